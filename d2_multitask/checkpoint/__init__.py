@@ -1,0 +1,21 @@
+"""Weight files: read without running code from them, matched to the model, reported in full.
+
+- `reading.py`: file -> names and tensors; files that want to run code are refused;
+- `matching.py`: the file's names -> the model's names;
+- `report.py`: what matched, what stayed fresh, what was unused;
+- `checkpointer.py`: the three behind Detectron2's `DetectionCheckpointer`.
+"""
+
+from __future__ import annotations
+
+from d2_multitask.checkpoint.checkpointer import MultitaskCheckpointer, load_weights
+from d2_multitask.checkpoint.reading import read_checkpoint
+from d2_multitask.checkpoint.report import LoadReport, ShapeMismatch
+
+__all__ = [
+    "LoadReport",
+    "MultitaskCheckpointer",
+    "ShapeMismatch",
+    "load_weights",
+    "read_checkpoint",
+]

@@ -1,0 +1,193 @@
+"""Finds for each tensor of a weight file its name in the model."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from detectron2.checkpoint import c2_model_loading
+from detectron2.layers import FrozenBatchNorm2d
+from torch import Tensor, nn
+
+from d2_multitask.checkpoint.report import LoadReport, ShapeMismatch
+
+# Below this share a file belongs to another architecture: what fits, fits by accident.
+_MIN_BACKBONE_SHARE = 0.5
+
+
+@dataclass
+class _Renamed:
+    """The file's tensors under the model's names, where a name was found."""
+
+    weights: dict[str, Tensor]
+    file_names: dict[str, str]  # new name -> name in the file
+    prefix: str = ""
+
+
+def match_weights(
+    model: nn.Module, checkpoint: dict[str, Any], file: str
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """Match the tensors of a weight file to those of a model, by name and shape.
+
+    Args:
+        model: The model; it is not changed.
+        checkpoint: From `read_checkpoint`.
+        file: The file's name, for the report.
+
+    Returns:
+        The tensors that fit, under the model's names, and the report.
+    """
+    state = model.state_dict()
+    try:
+        renamed = _rename(state, checkpoint)
+    except (AssertionError, ValueError) as error:  # from Detectron2's heuristics, without the file
+        raise ValueError(
+            f"The names in {file} fit the model in more than one way: {error}"
+        ) from error
+    report = LoadReport(file=file, prefix=renamed.prefix, ema=checkpoint.get("ema_used", False))
+    implied = _implied_statistics(model, renamed.weights)
+    matched = {}
+    for name, value in state.items():
+        weight = renamed.weights.get(name)
+        if weight is None:
+            (report.matched if name in implied else report.fresh).append(name)
+        elif weight.shape != value.shape:
+            mismatch = ShapeMismatch(name, tuple(weight.shape), tuple(value.shape))
+            report.mismatched.append(mismatch)
+        else:
+            report.matched.append(name)
+            matched[name] = weight
+    unused = [renamed.file_names[name] for name in renamed.weights if name not in state]
+    report.unused = [*unused, *checkpoint.get("skipped", [])]
+    return matched, report
+
+
+def check_architecture(report: LoadReport) -> None:
+    """Refuse weights of another architecture.
+
+    Args:
+        report: From `match_weights`. What counts is the backbone, or, for a model without one, the
+            whole; batch norms' counters do not count.
+
+    Raises:
+        ValueError: Fewer than half of its tensors found their values in the file.
+    """
+    mismatched = {mismatch.name: mismatch for mismatch in report.mismatched}
+    names = [*report.matched, *mismatched, *report.fresh]
+    names = [name for name in names if not name.endswith("num_batches_tracked")]
+    backbone = [name for name in names if name.startswith("backbone.")]
+    expected = set(backbone or names)
+    matched = expected.intersection(report.matched)
+    if len(matched) >= _MIN_BACKBONE_SHARE * len(expected):
+        return
+    what = "the backbone's tensors" if backbone else "the network's tensors"
+    missing = [name for name in names if name in expected and name not in matched]
+    wrong_shapes = [str(mismatched[name]) for name in missing if name in mismatched]
+    raise ValueError(
+        f"{report.file} holds the weights of another architecture: {len(matched)} of "
+        f"{len(expected)} of {what} ({100 * len(matched) / len(expected):.0f} %) found a value in "
+        f"it. Found in the file, for example: {report.unused[:3] or 'nothing else'}; expected, for "
+        f"example: {missing[:3]}; other shapes, for example: {wrong_shapes[:2] or 'none'}"
+    )
+
+
+def _rename(state: dict[str, Tensor], checkpoint: dict[str, Any]) -> _Renamed:
+    weights = checkpoint["model"]
+    file_names = {name: name for name in weights}
+    if checkpoint.get("matching_heuristics", False):
+        caffe2 = checkpoint.get("__author__") == "Caffe2"
+        return _rename_with_heuristics(state, weights, caffe2)
+    if _is_classic_resnet(state, weights):
+        file_names = {_detectron2_resnet_name(name): name for name in weights}
+        weights = {_detectron2_resnet_name(name): value for name, value in weights.items()}
+    prefix = _best_prefix(state, weights)
+    targets = {
+        name: prefix + name if prefix + name in state and prefix + name not in weights else name
+        for name in weights
+    }
+    return _Renamed(
+        weights={targets[name]: value for name, value in weights.items()},
+        file_names={targets[name]: file_names[name] for name in weights},
+        prefix=prefix,
+    )
+
+
+def _best_prefix(state: dict[str, Tensor], weights: dict[str, Tensor]) -> str:
+    """The one prefix that puts most of the file's tensors in place; "" where that is as good."""
+    places: collections.Counter[str] = collections.Counter()
+    for name, value in state.items():
+        parts = name.split(".")
+        for depth in range(len(parts)):
+            weight = weights.get(".".join(parts[depth:]))
+            if weight is not None and weight.shape == value.shape:
+                places["".join(f"{part}." for part in parts[:depth])] += 1
+    return min(places, key=lambda prefix: (-places[prefix], len(prefix)), default="")
+
+
+def _rename_with_heuristics(
+    state: dict[str, Tensor], weights: dict[str, Tensor], caffe2: bool
+) -> _Renamed:
+    """Detectron2's own renaming: Caffe2's names, then the longest common end of the names."""
+    file_names = {name: name for name in weights}
+    with _silenced(c2_model_loading.__name__):  # our report says the same in one table
+        if caffe2:
+            weights, file_names = c2_model_loading.convert_c2_detectron_names(weights)
+        aligned = c2_model_loading.align_and_update_state_dicts(state, weights, c2_conversion=False)
+    # It moves the tensor objects without telling from where.
+    names_by_tensor = {id(value): name for name, value in weights.items()}
+    renamed = _Renamed({}, {})
+    for name, value in aligned.items():
+        original = names_by_tensor[id(value)]
+        if name not in state:  # it leaves out what has another shape; the report must name it
+            ends = [key for key in state if key not in aligned and key.endswith(f".{name}")]
+            name = ends[0] if len(ends) == 1 else name
+        renamed.weights[name] = value
+        renamed.file_names[name] = file_names[original]
+    return renamed
+
+
+@contextlib.contextmanager
+def _silenced(logger_name: str) -> Iterator[None]:
+    logger = logging.getLogger(logger_name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _is_classic_resnet(state: dict[str, Tensor], weights: dict[str, Tensor]) -> bool:
+    """Whether a ResNet under torchvision's and timm's names meets Detectron2's ResNet."""
+    return "layer1.0.conv1.weight" in weights and any(
+        name.endswith("res2.0.conv1.weight") for name in state
+    )
+
+
+def _detectron2_resnet_name(name: str) -> str:
+    """torchvision's name of a ResNet's tensor -> Detectron2's (layer1.0.bn2 -> res2.0.conv2.norm).
+
+    The model zoo has no ImageNet weights of ResNet-18 and -34; torchvision has.
+    """
+    name = re.sub(r"^layer(\d)", lambda match: f"res{int(match[1]) + 1}", name)
+    name = re.sub(r"^(conv1|bn1)\.", r"stem.\1.", name)
+    name = name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+    return re.sub(r"\bbn(\d)\.", r"conv\1.norm.", name)
+
+
+def _implied_statistics(model: nn.Module, weights: dict[str, Tensor]) -> set[str]:
+    """Statistics that a file leaves out because they are folded into scale and shift.
+
+    Detectron2's frozen batch norm fills them in on loading (mean 0, variance 1).
+    """
+    implied = set()
+    for name, module in model.named_modules():
+        prefix = f"{name}." if name else ""
+        if isinstance(module, FrozenBatchNorm2d) and f"{prefix}weight" in weights:
+            implied |= {f"{prefix}running_mean", f"{prefix}running_var"}
+    return implied

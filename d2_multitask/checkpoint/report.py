@@ -1,0 +1,84 @@
+"""What a weight file gave to a model: lists for programs, one table for people."""
+
+from __future__ import annotations
+
+import collections
+import re
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from tabulate import tabulate
+
+_MAX_EXAMPLES = 10
+
+
+class ShapeMismatch(NamedTuple):
+    """A tensor that both have, with different shapes; the model keeps its own."""
+
+    name: str
+    file_shape: tuple[int, ...]
+    model_shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.file_shape} in the file, {self.model_shape} in the model"
+
+
+@dataclass
+class LoadReport:
+    """Which tensors of a model came from a weight file.
+
+    `matched`, `fresh` and the names of `mismatched` together are the whole state of the model.
+
+    Attributes:
+        matched: Names in the model that took the file's values. A frozen batch norm whose file has
+            only scale and shift (Caffe2) counts whole: the file means mean 0 and variance 1.
+        fresh: Names in the model that the file does not have; they keep their initial values.
+        unused: Names in the file, as they stand there, that the model has no place for.
+        mismatched: Tensors that both have, with different shapes.
+        file: The weight file.
+        prefix: What was put before the file's names to get the model's.
+        ema: The values are the file's exponential moving average.
+    """
+
+    matched: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    mismatched: list[ShapeMismatch] = field(default_factory=list)
+    file: str = ""
+    prefix: str = ""
+    ema: bool = False
+
+    def __str__(self) -> str:
+        columns = {
+            "matched": self.matched,
+            "left fresh": self.fresh,
+            "other shape": [mismatch.name for mismatch in self.mismatched],
+            "unused in file": self.unused,
+        }
+        title = f"Weights from {self.file}"
+        if self.prefix:
+            title += f", its names placed below '{self.prefix.rstrip('.')}'"
+        if self.ema:
+            title += ", exponential moving average"
+        examples = [f"  {mismatch}" for mismatch in self.mismatched[:_MAX_EXAMPLES]]
+        if len(self.mismatched) > _MAX_EXAMPLES:
+            examples.append(f"  and {len(self.mismatched) - _MAX_EXAMPLES} more")
+        if examples:
+            examples.insert(0, "Not loaded because of another shape:")
+        return "\n".join([f"{title} (number of tensors):", _table(columns), *examples])
+
+
+def _table(columns: dict[str, list[str]]) -> str:
+    """Counts by module, in the order in which the modules first appear."""
+    counts = {title: collections.Counter(map(_module, names)) for title, names in columns.items()}
+    modules = dict.fromkeys(module for counter in counts.values() for module in counter)
+    rows = [[module, *(counter[module] for counter in counts.values())] for module in modules]
+    rows.append(["total", *(len(names) for names in columns.values())])
+    rows = [[row[0], *(count or "" for count in row[1:])] for row in rows]
+    return tabulate(rows, headers=["module", *counts], tablefmt="github")
+
+
+def _module(name: str) -> str:
+    """Row of the table: `backbone.fpn_lateral3.weight` -> `backbone.fpn_lateral*`."""
+    parts = name.split(".")[:-1][:2] or [name.split("_")[0]]
+    return ".".join([*parts[:-1], re.sub(r"\d+$", "*", parts[-1])])

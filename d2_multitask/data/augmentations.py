@@ -1,0 +1,47 @@
+"""The augmentations that the config asks for."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
+
+from d2_multitask.data.color_jitter import ColorJitter
+from d2_multitask.data.scale_crop import ScaleCrop
+
+
+def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
+    """Augmentations in the order in which they are applied.
+
+    Training: scale-and-crop (``INPUT.SCALE_CROP``) or Detectron2's crop and resizing of the
+    shortest edge, then the flip (``INPUT.RANDOM_FLIP``), then colours (``INPUT.COLOR_JITTER``).
+    Test: resizing of the shortest edge to ``INPUT.MIN_SIZE_TEST`` (0 keeps the size).
+
+    Raises:
+        ValueError: two kinds of crop at once, or a value out of range.
+    """
+    augmentations = detection_utils.build_augmentation(cfg, is_train)  # resize, then flip
+    if not is_train:
+        return augmentations
+    if cfg.INPUT.SCALE_CROP.ENABLED:
+        if cfg.INPUT.CROP.ENABLED:
+            raise ValueError(
+                "INPUT.SCALE_CROP.ENABLED and INPUT.CROP.ENABLED: found both True, expected one "
+                "kind of crop"
+            )
+        augmentations[0] = ScaleCrop(
+            output_size=cfg.INPUT.SCALE_CROP.SIZE,
+            scale_range=cfg.INPUT.SCALE_CROP.SCALE_RANGE,
+            border=cfg.INPUT.SCALE_CROP.BORDER,
+            # The mean colour is what padding is after normalisation, at test as well.
+            fill=[round(value) for value in cfg.MODEL.PIXEL_MEAN],
+            ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+        )
+    elif cfg.INPUT.CROP.ENABLED:
+        augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+    jitter = cfg.INPUT.COLOR_JITTER
+    if jitter.ENABLED:
+        augmentations.append(
+            ColorJitter(jitter.BRIGHTNESS, jitter.CONTRAST, jitter.SATURATION, cfg.INPUT.FORMAT)
+        )
+    return augmentations

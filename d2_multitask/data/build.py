@@ -1,0 +1,209 @@
+"""The training set that a config asks for, checked against the network, and the data loaders."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import (
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
+
+from d2_multitask.data.catalog import load_dataset
+from d2_multitask.data.image_reading import ImageReadError, SizeMismatchError, read_image
+from d2_multitask.data.mapper import MultitaskDatasetMapper
+from d2_multitask.data.report import DATA_REPORT, ProblemReport, ReportingLoader
+
+logger = logging.getLogger(__name__)
+
+DatasetDicts = list[dict[str, Any]]
+
+NO_LABEL = "image without any label, not used for training"
+EMPTY_IMAGE = "image without objects and without a semantic map, not used for training"
+
+
+def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
+    """Load, check, filter and concatenate the data sets of ``DATASETS.TRAIN``.
+
+    Data sets may be labelled for different tasks. Where two of them have the same kind of labels,
+    the names must agree; and each task of ``MODEL.TASKS`` needs labels in at least one of them.
+
+    Returns:
+        Detectron2's dicts, to be given to ``build_detection_train_loader`` as ``dataset``.
+
+    Raises:
+        ValueError: a data set is not registered, empty, or unreadable; data sets disagree; the
+            network has another number of classes or joints; a task has no labels. The message names
+            the data set, what was found, what was expected, and the config key to set.
+    """
+    if not cfg.DATASETS.TRAIN:
+        raise ValueError("DATASETS.TRAIN: found nothing, expected at least one data set")
+    sets = {name: load_dataset(name) for name in cfg.DATASETS.TRAIN}
+    _check_names(cfg, list(sets))
+    for name, dataset_dicts in sets.items():
+        _check_readable(name, dataset_dicts, cfg.INPUT.FORMAT)
+        _check_category_ids(name, dataset_dicts)
+    dataset_dicts = list(itertools.chain.from_iterable(sets.values()))
+    _check_labels(cfg.MODEL.TASKS, dataset_dicts, list(sets))
+    dataset_dicts = filter_images(dataset_dicts, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+    if not dataset_dicts:
+        raise ValueError(
+            f"DATASETS.TRAIN: no image of {list(sets)} is left for training, because none has an "
+            "object or a semantic map"
+        )
+    return dataset_dicts
+
+
+def filter_images(
+    dataset_dicts: Sequence[dict[str, Any]],
+    filter_empty: bool,
+    report: ProblemReport = DATA_REPORT,
+) -> DatasetDicts:
+    """Leave out images that no task can learn from; what is left out is counted.
+
+    Args:
+        dataset_dicts: in Detectron2's format.
+        filter_empty: also leave out images that are labelled as having no object (crowds do not
+            count) unless they come with a semantic map of their own. Without it they are kept:
+            they teach what background looks like.
+        report: where they are counted.
+    """
+    kept = []
+    for record in dataset_dicts:
+        has_map = bool(record.get("sem_seg_file_name"))
+        has_objects = any(not a.get("iscrowd", 0) for a in record.get("annotations", ()))
+        if has_map or has_objects or (not filter_empty and "annotations" in record):
+            kept.append(record)
+        else:
+            kind = EMPTY_IMAGE if "annotations" in record else NO_LABEL
+            details = "DATALOADER.FILTER_EMPTY_ANNOTATIONS is True" if kind is EMPTY_IMAGE else ""
+            report.add(kind, str(record["file_name"]), details)
+    logger.info("%d of %d images are used for training", len(kept), len(dataset_dicts))
+    return kept
+
+
+def build_train_loader(
+    cfg: CfgNode, mapper: Callable[[dict[str, Any]], Any] | None = None
+) -> ReportingLoader:
+    """Detectron2's training loader over ``get_training_dicts``, with the workers' data report."""
+    dataset_dicts = get_training_dicts(cfg)  # first: it loads the metadata that the mapper needs
+    loader = build_detection_train_loader(
+        cfg,
+        dataset=dataset_dicts,
+        mapper=mapper if mapper is not None else MultitaskDatasetMapper(cfg, True),
+    )
+    return ReportingLoader(loader)
+
+
+def build_test_loader(
+    cfg: CfgNode, name: str, mapper: Callable[[dict[str, Any]], Any] | None = None
+) -> ReportingLoader:
+    """Detectron2's test loader over one data set, with the workers' data report."""
+    loader = build_detection_test_loader(
+        load_dataset(name),
+        mapper=mapper if mapper is not None else MultitaskDatasetMapper(cfg, False),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+    return ReportingLoader(loader)
+
+
+def _check_names(cfg: CfgNode, names: Sequence[str]) -> None:
+    """Names agree between data sets, and their numbers with the network of the asked tasks."""
+    tasks = set(cfg.MODEL.TASKS)
+    for key in ("thing_classes", "keypoint_names", "keypoint_flip_map", "stuff_classes"):
+        _check_agreement(key, names)
+    if tasks & {"det", "pose"}:
+        size = cfg.MODEL.CENTER_HEAD.NUM_CLASSES
+        _check_number("thing_classes", names, size, "MODEL.CENTER_HEAD.NUM_CLASSES")
+    if "pose" in tasks:
+        size = cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS
+        _check_number("keypoint_names", names, size, "MODEL.POSE_HEAD.NUM_KEYPOINTS")
+    if "seg" in tasks:
+        size = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        _check_number("stuff_classes", names, size, "MODEL.SEM_SEG_HEAD.NUM_CLASSES")
+
+
+def _check_agreement(key: str, names: Sequence[str]) -> None:
+    known = {name: MetadataCatalog.get(name).get(key) for name in names}
+    known = {name: _as_lists(value) for name, value in known.items() if value is not None}
+    first = next(iter(known), None)
+    for name, value in known.items():
+        if value != known[first]:
+            raise ValueError(
+                f"DATASETS.TRAIN: {key} of data set {name!r}: found {value}, expected "
+                f"{known[first]} as in {first!r}; train on one of them, or rename and reorder"
+            )
+
+
+def _check_number(key: str, names: Sequence[str], expected: int, config_key: str) -> None:
+    for name in names:
+        found = MetadataCatalog.get(name).get(key)
+        if found is not None and len(found) != expected:
+            raise ValueError(
+                f"Data set {name!r}: {key}: found {len(found)}, {list(found)}, expected {expected} "
+                f"as in the network; set {config_key} to {len(found)}"
+            )
+
+
+def _check_readable(name: str, dataset_dicts: DatasetDicts, image_format: str) -> None:
+    """One bad image is skipped later, but a data set of nothing else is a wrong folder."""
+    first_error = None
+    for record in dataset_dicts:
+        height, width = record.get("height"), record.get("width")
+        try:
+            read_image(
+                record["file_name"], image_format, (height, width) if height and width else None
+            )
+            return
+        except (ImageReadError, SizeMismatchError) as error:
+            first_error = first_error or error
+    raise ValueError(
+        f"Data set {name!r}: none of its {len(dataset_dicts)} images can be used, expected them in "
+        f"{MetadataCatalog.get(name).get('image_root', 'their folder')}. The first: {first_error}"
+    )
+
+
+def _check_category_ids(name: str, dataset_dicts: DatasetDicts) -> None:
+    classes = MetadataCatalog.get(name).get("thing_classes")
+    if classes is None:
+        return
+    found = {a["category_id"] for record in dataset_dicts for a in record.get("annotations", ())}
+    unknown = sorted(found - set(range(len(classes))))
+    if unknown:
+        raise ValueError(
+            f"Data set {name!r}: category_id: found {unknown}, expected 0..{len(classes) - 1} for "
+            f"the classes {list(classes)}"
+        )
+
+
+def _check_labels(tasks: Iterable[str], dataset_dicts: DatasetDicts, names: Sequence[str]) -> None:
+    """Every asked task that the data layer knows has something to learn from."""
+    objects = [
+        a for record in dataset_dicts for a in record.get("annotations", ()) if not a.get("iscrowd")
+    ]
+    found: Mapping[str, tuple[str, bool]] = {
+        "det": ("objects with boxes", bool(objects)),
+        "pose": ("objects with labelled joints", any(any(a.get("keypoints", ())) for a in objects)),
+        "seg": ("semantic maps", any(map(_has_sem_seg, dataset_dicts))),
+    }
+    for task in tasks:
+        what, there = found.get(task, ("", True))
+        if not there:
+            raise ValueError(
+                f"MODEL.TASKS: task {task!r} needs {what}, found none in {list(names)}; leave the "
+                "task out, or add a data set with such labels to DATASETS.TRAIN"
+            )
+
+
+def _has_sem_seg(record: Mapping[str, Any]) -> bool:
+    return bool(record.get("sem_seg_file_name") or record.get("sem_seg_from_annotations"))
+
+
+def _as_lists(value: Any) -> Any:
+    """Detectron2 writes pairs as tuples, others as lists; both mean the same."""
+    return [_as_lists(v) for v in value] if isinstance(value, list | tuple) else value

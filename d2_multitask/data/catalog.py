@@ -1,0 +1,40 @@
+"""Questions to Detectron2's catalogues, about data sets whose files are read only when needed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+
+
+def load_dataset(name: str) -> list[dict[str, Any]]:
+    """The dicts of a registered data set.
+
+    Raises:
+        ValueError: the name is not registered, or the data set is empty.
+    """
+    if name not in DatasetCatalog:
+        close = difflib.get_close_matches(name, DatasetCatalog, n=5, cutoff=0.4)
+        raise ValueError(
+            f"DATASETS: found {name!r}, expected a registered data set, such as {close}. Register "
+            "your own with DATASETS.REGISTER in the config or with register_coco_format."
+        )
+    dataset_dicts = DatasetCatalog.get(name)
+    if not dataset_dicts:
+        raise ValueError(f"Data set {name!r} is empty: found no image, expected at least one")
+    return dataset_dicts
+
+
+def loaded_metadata(name: str) -> Metadata:
+    """Metadata of a data set, complete: what only its file tells is read if it was not yet."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("thing_classes") is None and metadata.get("stuff_classes") is None:
+        load_dataset(name)
+    return metadata
+
+
+def with_keypoints(names: Sequence[str]) -> list[str]:
+    """Those of the data sets that name joints."""
+    return [name for name in names if loaded_metadata(name).get("keypoint_names")]

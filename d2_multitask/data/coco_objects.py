@@ -1,0 +1,196 @@
+"""One annotation of a COCO-format JSON -> one annotation in Detectron2's format, checked.
+
+What is wrong with one part of an object costs that part only: a bad mask does not cost the box, a
+bad box comes from a good mask, bad joints cost only the joints. Every loss is a ``Problem``.
+
+Coordinates: boxes and masks are continuous pixels, 0..W and 0..H. COCO's joints are pixel indices,
+so 0.5 is added to them, as Detectron2 does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from detectron2.structures import BoxMode
+
+from d2_multitask.data.masks import MaskError, clean_segmentation, mask_box
+from d2_multitask.data.report import Problem
+
+BAD_BOX = "object without a usable box or mask, left out"
+BOX_FROM_MASK = "bad box, replaced by the box of the mask"
+BOX_CLIPPED = "box reaches outside of the image, clipped"
+BAD_MASK = "bad mask, left out (the box is kept)"
+DEGENERATE_POLYGON = "polygon of fewer than three points, left out"
+UNKNOWN_CATEGORY = "object of an unknown category, its region is ignored"
+BAD_JOINTS = "joints of an object left out (the box is kept)"
+JOINT_OUTSIDE = "joint outside of the image, taken as not labelled"
+JOINT_NOT_FINITE = "joint with NaN or an infinite number, taken as not labelled"
+BAD_VISIBILITY = "joint whose visibility is not 0, 1 or 2, taken as not labelled"
+
+# COCO's own boxes leave the image by rounding; that is no problem of the data.
+_BOX_TOLERANCE = 1.0
+
+
+@dataclass
+class ObjectReader:
+    """Reads the annotations of one JSON.
+
+    Attributes:
+        contiguous_ids: the JSON's category id -> 0, 1, 2, ...
+        num_keypoints: joints of an object; 0 if the categories name none.
+        problems: what was wrong so far.
+    """
+
+    contiguous_ids: Mapping[int, int]
+    num_keypoints: int
+    problems: list[Problem] = field(default_factory=list)
+
+    def read(
+        self, annotation: Mapping[str, Any], height: int, width: int, where: str
+    ) -> dict[str, Any] | None:
+        """Read one annotation.
+
+        Args:
+            annotation: the JSON's object; it is not changed.
+            height: of its image.
+            width: of its image.
+            where: names the file and the annotation, for messages.
+
+        Returns:
+            Detectron2's dict with ``bbox`` (x, y, w, h), ``bbox_mode``, ``category_id`` and
+            ``iscrowd``; ``segmentation`` and ``keypoints`` if labelled and usable. ``None`` if not
+            even a box is left.
+        """
+        segmentation = self._read_mask(annotation.get("segmentation"), height, width, where)
+        box = self._read_box(annotation.get("bbox"), segmentation, height, width, where)
+        if box is None:
+            return None
+        # "ignore" is an old name for regions that are neither object nor background.
+        crowd = bool(annotation.get("iscrowd")) or bool(annotation.get("ignore"))
+        category_id = annotation.get("category_id")
+        category = self.contiguous_ids.get(category_id) if isinstance(category_id, int) else None
+        if category is None:
+            # Something is there, but not known what: neither an object nor background.
+            self._add(
+                UNKNOWN_CATEGORY,
+                where,
+                f"field 'category_id': found {category_id!r}, expected one of "
+                f"{list(self.contiguous_ids)}",
+            )
+            category, crowd = 0, True
+        result: dict[str, Any] = {
+            "bbox": box,
+            "bbox_mode": BoxMode.XYWH_ABS,
+            "category_id": category,
+            "iscrowd": int(crowd),
+        }
+        if segmentation is not None:
+            result["segmentation"] = segmentation
+        keypoints = self._read_keypoints(annotation.get("keypoints"), height, width, where)
+        if keypoints is not None:
+            result["keypoints"] = keypoints
+        return result
+
+    def _read_mask(self, segmentation: Any, height: int, width: int, where: str) -> Any:
+        if not segmentation:  # None, [] and {} are how tools write "no mask"
+            return None
+        try:
+            cleaned = clean_segmentation(segmentation, height, width)
+        except MaskError as error:
+            self._add(BAD_MASK, where, f"field 'segmentation': {error}")
+            return None
+        if isinstance(cleaned, list) and len(cleaned) < len(segmentation):
+            found = len(segmentation) - len(cleaned)
+            details = f"field 'segmentation': found {found} of {len(segmentation)} polygons"
+            self._add(DEGENERATE_POLYGON, where, details)
+        return cleaned
+
+    def _read_box(
+        self, box: Any, segmentation: Any, height: int, width: int, where: str
+    ) -> list[float] | None:
+        error = _box_error(box, height, width)
+        if error is not None:
+            kind, from_mask = BAD_BOX, None
+            if segmentation is not None:
+                from_mask = mask_box(segmentation, height, width)
+            if from_mask is not None and _box_error(from_mask, height, width) is None:
+                kind, box = BOX_FROM_MASK, from_mask
+            self._add(kind, where, f"field 'bbox': {error}")
+            if kind == BAD_BOX:
+                return None
+        x, y, w, h = box
+        x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
+        if (
+            x1 - x > _BOX_TOLERANCE
+            or y1 - y > _BOX_TOLERANCE
+            or (x + w - x2 > _BOX_TOLERANCE or y + h - y2 > _BOX_TOLERANCE)
+        ):
+            details = f"field 'bbox': found {list(box)} (x, y, w, h), the image is {width}x{height}"
+            self._add(BOX_CLIPPED, where, details)
+        return [float(x1), float(y1), float(x2 - x1), float(y2 - y1)]
+
+    def _read_keypoints(
+        self, keypoints: Any, height: int, width: int, where: str
+    ) -> list[float] | None:
+        if not keypoints:
+            return None
+        expected = 3 * self.num_keypoints
+        try:
+            points = np.array(keypoints, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            self._add(BAD_JOINTS, where, f"field 'keypoints': not a list of numbers: {error}")
+            return None
+        if points.shape != (expected,):
+            reason = "" if expected else "; the category names no joints"
+            details = f"field 'keypoints': found {points.size} numbers, expected {expected}{reason}"
+            self._add(BAD_JOINTS, where, details)
+            return None
+        points = points.reshape(-1, 3)  # (K, 3) x, y, visibility
+        if points.any():
+            self._check_points(points, height, width, where)
+        return points.reshape(-1).tolist()
+
+    def _check_points(self, points: np.ndarray, height: int, width: int, where: str) -> None:
+        """Shift (K, 3) labelled joints to continuous coordinates, in place; clear the bad ones."""
+        visibility = points[:, 2].copy()
+        known = np.isin(visibility, (0, 1, 2))
+        labelled = known & (visibility > 0)
+        finite = np.isfinite(points[:, :2]).all(axis=1)
+        points[:, :2] += 0.5
+        with np.errstate(invalid="ignore"):
+            inside = ((points[:, :2] >= 0) & (points[:, :2] <= (width, height))).all(axis=1)
+        for kind, bad in (
+            (BAD_VISIBILITY, ~known),
+            (JOINT_NOT_FINITE, labelled & ~finite),
+            (JOINT_OUTSIDE, labelled & finite & ~inside),
+        ):
+            for joint in np.flatnonzero(bad):
+                x, y = points[joint, :2] - 0.5
+                found = f"found ({x:g}, {y:g}), visibility {visibility[joint]:g}"
+                details = f"field 'keypoints': {found}, the image is {width}x{height}"
+                self._add(kind, f"{where}, joint {joint + 1}", details)
+        points[~(labelled & finite & inside)] = 0
+
+    def _add(self, kind: str, where: str, details: str) -> None:
+        self.problems.append(Problem(kind, where, details))
+
+
+def _box_error(box: Any, height: int, width: int) -> str | None:
+    if not isinstance(box, list | tuple) or len(box) != 4:
+        return f"found {box!r}, expected four numbers (x, y, w, h)"
+    try:
+        finite = all(math.isfinite(number) for number in box)
+    except TypeError:
+        return f"found {box!r}, expected four numbers (x, y, w, h)"
+    if not finite:
+        return f"found {list(box)}, expected finite numbers"
+    x, y, w, h = box
+    if w <= 0 or h <= 0:
+        return f"found {list(box)} (x, y, w, h), expected a width and height above 0"
+    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+        return f"found {list(box)} (x, y, w, h), outside of the {width}x{height} image"
+    return None

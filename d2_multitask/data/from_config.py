@@ -1,0 +1,116 @@
+"""The data keys of the config, and data sets registered from it.
+
+A YAML file can bring its own data set:
+
+    DATASETS:
+      REGISTER:
+        - NAME: my_people_train
+          JSON: data/train.json
+          IMAGE_ROOT: data/images
+      TRAIN: ("my_people_train",)
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from d2_multitask.data.coco_format import register_coco_format
+
+_REQUIRED = {"NAME": str, "JSON": str, "IMAGE_ROOT": str}
+_OPTIONAL = {
+    "SEM_SEG_ROOT": str,
+    "SEM_SEG_FROM_MASKS": bool,
+    "STUFF_CLASSES": (list, tuple),
+    "KEYPOINT_FLIP_PAIRS": (list, tuple),
+}
+_KEYS = {**_REQUIRED, **_OPTIONAL}
+
+
+def add_data_config(cfg: CfgNode) -> None:
+    """Declare the keys of the data side, with defaults and reasons."""
+    # Data sets of one's own without any Python: entries as in ``register_datasets``.
+    cfg.DATASETS.REGISTER = []
+
+    cfg.INPUT.SCALE_CROP = CfgNode()
+    # CenterNet's training crop; off, images are resized by Detectron2's MIN_SIZE_TRAIN.
+    cfg.INPUT.SCALE_CROP.ENABLED = False
+    # (height, width) of the network input: a fixed size wastes nothing on padding in a batch.
+    cfg.INPUT.SCALE_CROP.SIZE = (512, 512)
+    # Side of the window as a multiple of the one that just holds the image; CenterNet's range.
+    cfg.INPUT.SCALE_CROP.SCALE_RANGE = (0.6, 1.4)
+    # The window's centre stays so many pixels of the image away from its edges; CenterNet's value.
+    cfg.INPUT.SCALE_CROP.BORDER = 128
+    # Less of an object's box than this is too little to say what it is: ignored, not learnt.
+    cfg.INPUT.SCALE_CROP.MIN_VISIBLE = 0.05
+
+    cfg.INPUT.COLOR_JITTER = CfgNode()
+    # Random colours make a small data set larger; off, because a large one can do without.
+    cfg.INPUT.COLOR_JITTER.ENABLED = False
+    # Strengths in [0, 1]: each factor is drawn from 1 - strength to 1 + strength; CenterNet's 0.4.
+    cfg.INPUT.COLOR_JITTER.BRIGHTNESS = 0.4
+    cfg.INPUT.COLOR_JITTER.CONTRAST = 0.4
+    cfg.INPUT.COLOR_JITTER.SATURATION = 0.4
+
+
+def register_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Register the data sets of ``DATASETS.REGISTER``. Doing it again changes nothing.
+
+    Args:
+        entries: one mapping a data set, with ``NAME``, ``JSON``, ``IMAGE_ROOT`` and optionally
+            ``SEM_SEG_ROOT`` (folder of PNG maps named as the images, "" = none),
+            ``SEM_SEG_FROM_MASKS`` (default True, if there is no such folder), ``STUFF_CLASSES``
+            (names of the ids in the maps) and ``KEYPOINT_FLIP_PAIRS`` ([left, right] joint names).
+            Paths may hold ``~`` and environment variables.
+
+    Returns:
+        The names, in order.
+
+    Raises:
+        ValueError: a key is missing, misspelt or of the wrong type, or a name is taken.
+    """
+    if not isinstance(entries, list | tuple):
+        raise ValueError(
+            f"DATASETS.REGISTER: found {type(entries).__name__}, expected a list of entries with "
+            f"the keys {list(_REQUIRED)}"
+        )
+    names = []
+    for index, entry in enumerate(entries):
+        _check_entry(entry, f"DATASETS.REGISTER[{index}]")
+        register_coco_format(
+            entry["NAME"],
+            _expand(entry["JSON"]),
+            _expand(entry["IMAGE_ROOT"]),
+            sem_seg_root=_expand(entry.get("SEM_SEG_ROOT", "")) or None,
+            sem_seg_from_masks=entry.get("SEM_SEG_FROM_MASKS", True),
+            stuff_classes=entry.get("STUFF_CLASSES"),
+            keypoint_flip_pairs=entry.get("KEYPOINT_FLIP_PAIRS"),
+        )
+        names.append(entry["NAME"])
+    return names
+
+
+def _check_entry(entry: Any, where: str) -> None:
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"{where}: found {entry!r}, expected the keys {list(_KEYS)}")
+    for key, value in entry.items():
+        if key not in _KEYS:
+            close = difflib.get_close_matches(str(key).upper(), _KEYS, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(f"{where}: found key {key!r}, expected one of {list(_KEYS)}{hint}")
+        if key in _OPTIONAL and value is None:
+            continue
+        if not isinstance(value, _KEYS[key]):
+            expected = "a list" if isinstance(_KEYS[key], tuple) else _KEYS[key].__name__
+            raise ValueError(f"{where}: key {key}: found {value!r}, expected {expected}")
+    for key in _REQUIRED:
+        if not entry.get(key):
+            raise ValueError(f"{where}: key {key}: found nothing, expected a value")
+
+
+def _expand(path: str | None) -> str:
+    return os.path.expanduser(os.path.expandvars(path)) if path else ""

@@ -1,0 +1,126 @@
+"""Reads images and label maps of all the kinds that real folders hold, or says what is wrong.
+
+Images become (H, W, C) uint8 in the asked channel order: grey-scale is repeated over the channels,
+alpha is dropped, palettes are looked up, CMYK is converted, 16-bit values keep their high byte.
+EXIF orientation is applied, as Detectron2 does. Label maps keep their numbers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from detectron2.data import detection_utils
+from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.utils.file_io import PathManager
+from PIL import Image
+
+from d2_multitask.data.report import DATA_REPORT, ProblemReport
+
+EXIF_LEFT_OUT = "EXIF rotation not applied, because the labels are for the stored pixels"
+
+_ID_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+class ImageReadError(ValueError):
+    """An image file is missing, broken, or of a kind that cannot be read; names the file."""
+
+
+def read_image(
+    file_name: str,
+    image_format: str = "BGR",
+    expected_size: tuple[int, int] | None = None,
+    report: ProblemReport = DATA_REPORT,
+) -> np.ndarray:
+    """Read an image file.
+
+    Labels usually refer to the image as it is shown, so the EXIF orientation is applied. If the
+    expected size fits only the stored pixels, the labels were made on those: the rotation is left
+    out, and counted. (Half turns and mirrored images have one size only; they are shown.)
+
+    Args:
+        file_name: path, or anything else that Detectron2's ``PathManager`` opens.
+        image_format: Detectron2's ``INPUT.FORMAT``.
+        expected_size: (h, w) that the labels say, ``None`` to take any.
+        report: counts the rotations that were left out.
+
+    Returns:
+        (H, W, C) uint8, contiguous (float for ``YUV-BT.601``).
+
+    Raises:
+        ImageReadError: the file is missing, truncated or not an image.
+        SizeMismatchError: the image has another size than ``expected_size``, rotated or not.
+    """
+    try:
+        with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
+            stored = _to_8_bit(image)
+            stored.load()
+            shown = detection_utils._apply_exif_orientation(stored)
+            chosen = shown
+            if expected_size and _size(shown) != expected_size and _size(stored) == expected_size:
+                chosen = stored
+            pixels = detection_utils.convert_PIL_to_numpy(chosen, image_format)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, and more
+        raise ImageReadError(f"{file_name}: cannot be read as an image: {error}") from error
+    if expected_size and _size(chosen) != expected_size:
+        raise SizeMismatchError(
+            f"{file_name}: found an image of {_text(_size(shown))}, expected "
+            f"{_text(expected_size)} as the labels say (width x height)"
+        )
+    if chosen is not shown:
+        report.add(
+            EXIF_LEFT_OUT,
+            file_name,
+            f"found {_text(_size(shown))} when rotated as EXIF says, expected "
+            f"{_text(expected_size)} (width x height), which the stored pixels have",
+        )
+    return np.ascontiguousarray(pixels)
+
+
+def read_label_map(file_name: str) -> np.ndarray:
+    """Read a map of class ids; the numbers of a palette image are the ids, not its colours.
+
+    Returns:
+        (H, W) integers, as stored.
+
+    Raises:
+        ImageReadError: the file is missing, broken, or has more than one channel.
+    """
+    try:
+        with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
+            mode = image.mode
+            ids = np.array(image)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ImageReadError(f"{file_name}: cannot be read as a label map: {error}") from error
+    if mode not in _ID_MODES:
+        raise ImageReadError(
+            f"{file_name}: found an image of mode {mode}, expected one channel of class ids "
+            "(grey-scale or palette)"
+        )
+    return ids.astype(np.uint8) if mode == "1" else ids
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Pillow would clip 16-bit values at 255; their high byte is the picture."""
+    if image.mode == "F":
+        raise ValueError("found floating-point pixels, expected 8-bit or 16-bit integers")
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError(
+            f"found pixel values {values.min()}..{values.max()}, expected 0..65535 at most"
+        )
+    eight_bit = Image.fromarray((values >> 8).astype(np.uint8))
+    eight_bit.info.update(image.info)  # keeps the EXIF orientation
+    return eight_bit
+
+
+def _size(image: Image.Image) -> tuple[int, int]:
+    return image.height, image.width
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"

@@ -1,0 +1,88 @@
+"""Every number that decides how hard the pictures are, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """Settings of the synthetic scenes. Probabilities are in [0, 1], lengths in pixels.
+
+    Attributes:
+        short_side: range of the image's shorter side.
+        aspect_ratio: range of longer side / shorter side.
+        portrait_probability: of an image that is higher than wide.
+        people_weights: weights of 0, 1, 2, ... people in an image.
+        stature_range: stature of an upright adult as a fraction of the image's height.
+        small_stature_limit: upper end of the statures called small.
+        small_probability: of a small person; the other people are larger than the limit.
+        child_probability: of a child (0.55-0.8 of an adult's stature).
+        near_probability: of standing close to another person of the image, which makes overlaps.
+        cut_bottom_probability: of a large person whose legs are below the image.
+        cut_side_probability: of a person partly beyond the left or right edge.
+        pose_weights: weights of the poses in ``poses.POSES``.
+        view_weights: weights of seeing a person from the front, the back, the side, anywhere.
+        camera_pitch: largest angle in degrees by which the camera looks down.
+        roll: largest tilt of an ordinary person in the image plane, in degrees.
+        tilted_probability: of a strongly tilted person (up to ``tilted_roll`` degrees).
+        tilted_roll: see ``tilted_probability``.
+        camouflage_probability: of clothes that resemble the background.
+        distractors: range of the number of things behind the people.
+        occluder_probability: of one thing (or two) between or before the people.
+        crowd_probability: of a distant crowd, annotated as one ``iscrowd`` region.
+        crowd_people: range of the number of people in such a crowd.
+        min_visible_pixels: people with fewer visible pixels are not drawn.
+        min_visible_fraction: people of which less is visible are not drawn.
+        noise: range of the amplitude of the pixel noise, in grey levels.
+        blur_probability: of a slight blur (3 x 3 pixels).
+        gain: range of the brightness factor of the whole image.
+    """
+
+    short_side: tuple[int, int] = (160, 208)
+    aspect_ratio: tuple[float, float] = (1.0, 1.35)
+    portrait_probability: float = 0.4
+    people_weights: tuple[float, ...] = (0.03, 0.27, 0.31, 0.21, 0.11, 0.04, 0.03)
+    stature_range: tuple[float, float] = (0.2, 0.95)
+    small_stature_limit: float = 0.36
+    small_probability: float = 0.14
+    child_probability: float = 0.12
+    near_probability: float = 0.45
+    cut_bottom_probability: float = 0.09
+    cut_side_probability: float = 0.08
+    pose_weights: tuple[float, ...] = (0.34, 0.26, 0.07, 0.15, 0.08, 0.05, 0.05)
+    view_weights: tuple[float, ...] = (0.4, 0.2, 0.2, 0.2)
+    camera_pitch: float = 14.0
+    roll: float = 7.0
+    tilted_probability: float = 0.05
+    tilted_roll: float = 35.0
+    camouflage_probability: float = 0.12
+    distractors: tuple[int, int] = (2, 7)
+    occluder_probability: float = 0.2
+    crowd_probability: float = 0.02
+    crowd_people: tuple[int, int] = (9, 18)
+    min_visible_pixels: int = 40
+    min_visible_fraction: float = 0.08
+    noise: tuple[float, float] = (2.0, 14.0)
+    blur_probability: float = 0.6
+    gain: tuple[float, float] = (0.75, 1.2)
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name.endswith("_probability") and not 0.0 <= value <= 1.0:
+                raise ValueError(f"SceneConfig.{field.name}: expected 0 to 1, got {value}")
+            if field.name.endswith("_weights") and not (min(value) >= 0.0 and sum(value) > 0.0):
+                raise ValueError(
+                    f"SceneConfig.{field.name}: expected weights >= 0 with a sum > 0, got {value}"
+                )
+        if not 32 <= self.short_side[0] <= self.short_side[1]:
+            raise ValueError(
+                "SceneConfig.short_side: expected (low, high) with 32 <= low <= high, "
+                f"got {self.short_side}"
+            )
+        if not 1.0 <= self.aspect_ratio[0] <= self.aspect_ratio[1]:
+            raise ValueError(
+                "SceneConfig.aspect_ratio: expected (low, high) with 1 <= low <= high, "
+                f"got {self.aspect_ratio}"
+            )

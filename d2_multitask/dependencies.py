@@ -1,0 +1,108 @@
+"""Checks that PyTorch, torchvision and Detectron2 are there and fit together.
+
+pip cannot do this for us: which build of PyTorch is right depends on the machine, and Detectron2 is
+not on the package index under its own name. So they are not in `install_requires`;
+`import d2_multitask` calls `check_dependencies` first, and whoever lacks something reads what is
+wrong, which versions were found and what to type, instead of an error from deep inside.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+
+TORCH_COMMAND = "python -m pip install torch==2.14.1 torchvision==0.29.1"
+REPOSITORY_COMMAND = "python tools/install.py"
+
+# What a library of another build raises on import: a missing module or symbol (ImportError), a
+# shared library that does not load (OSError), operators that were never registered (RuntimeError,
+# AttributeError).
+_LOAD_ERRORS = (ImportError, OSError, RuntimeError, AttributeError)
+
+# Distributions that break Detectron2 when they are missing or too new, and the cure for each.
+_DETECTRON2_NEEDS = {
+    "cv2": ("opencv-python-headless", "python -m pip install opencv-python-headless"),
+    "pkg_resources": ("setuptools", "python -m pip install 'setuptools<81'"),
+    "iopath": ("iopath", "python -m pip install 'iopath>=0.1.7,<0.1.10'"),
+    "fvcore": ("fvcore", "python -m pip install 'fvcore>=0.1.5,<0.1.6'"),
+}
+
+
+def check_dependencies() -> None:
+    """Import PyTorch, torchvision and Detectron2, or say what to type.
+
+    Raises:
+        ImportError: One of the three is missing, does not load, or does not fit the others. The
+            message has the versions found and the command that mends it.
+    """
+    _import("torch", "PyTorch")
+    _import("torchvision", "torchvision")
+    _check_torchvision_operators()
+    # These three pull in nearly all of Detectron2, and we import them anyway.
+    for module in ("detectron2", "detectron2.data", "detectron2.modeling"):
+        _import(module, "Detectron2")
+
+
+def _import(module: str, title: str) -> None:
+    """Import `module`; turn a failure into an ImportError that a person can act on."""
+    try:
+        importlib.import_module(module)
+    except _LOAD_ERRORS as error:
+        package = module.partition(".")[0]
+        if isinstance(error, ModuleNotFoundError) and error.name == package:
+            raise ImportError(_message(f"{title} is not installed.", package)) from error
+        problem = f"{title} is installed but does not load: {type(error).__name__}: {error}"
+        raise ImportError(_message(problem, package, error)) from error
+
+
+def _check_torchvision_operators() -> None:
+    """torchvision may import without its compiled operators; Detectron2 fails only much later."""
+    import torch
+
+    try:
+        torch.ops.torchvision.nms  # noqa: B018 (the attribute access is the test)
+    except _LOAD_ERRORS as error:
+        problem = f"torchvision's compiled operators do not load with this PyTorch: {error}"
+        raise ImportError(_message(problem, "torchvision", error)) from error
+
+
+def _message(problem: str, package: str, error: Exception | None = None) -> str:
+    found = ", ".join(
+        f"{name} {_version(name)}" for name in ("torch", "torchvision", "detectron2", "setuptools")
+    )
+    cure = _cure(package, error)
+    return f"d2_multitask cannot start. {problem}\n  Found: {found}.\n{cure}"
+
+
+def _cure(package: str, error: Exception | None) -> str:
+    """What to type, most specific first."""
+    from_repository = f"  In a clone of d2_multitask, type: {REPOSITORY_COMMAND}"
+    if package in ("torch", "torchvision"):
+        return (
+            f"{from_repository}\n"
+            f"  Elsewhere, install the two as a pair, for example: {TORCH_COMMAND}"
+        )
+    for module, (distribution, command) in _DETECTRON2_NEEDS.items():
+        if error is not None and module in str(error):
+            return (
+                f"  Detectron2 needs another {distribution} ({_version(distribution)}): {command}"
+            )
+    missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
+    if missing and not missing.startswith("detectron2"):
+        return f"  Detectron2 needs the missing package: python -m pip install {missing}"
+    return (
+        f"{from_repository}\n"
+        "  Elsewhere, see detectron2.readthedocs.io, 'Installation'; after a change of PyTorch a "
+        "Detectron2 that was built from source must be built again."
+    )
+
+
+def _version(distribution: str) -> str:
+    """The installed version of `distribution`, under any of the names that it is published by."""
+    names = ("detectron2", "sal-detectron2") if distribution == "detectron2" else (distribution,)
+    for name in names:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "missing"

@@ -1,0 +1,135 @@
+"""Results in COCO's JSON formats: objects with boxes and joints, and semantic classes as RLE."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+from detectron2.data import Metadata
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Instances
+
+
+class CocoResults:
+    """Collects results image by image and writes three files.
+
+    ``FILE.json`` is COCO's list of results, which ``pycocotools``' ``loadRes`` takes: ``image_id``,
+    ``category_id``, ``bbox`` (x, y, w, h), ``score`` and, from networks with a pose head,
+    ``keypoints`` (x, y, score, ...; pixel indices, so that 0, 0 is the middle of the first pixel).
+    ``FILE_sem_seg.json`` is a list of ``image_id``, ``category_id``, ``segmentation`` (RLE), one
+    entry a semantic class that is in the image, background left out.
+    ``FILE_images.json`` is a list of ``id``, ``file_name``, ``width``, ``height``.
+
+    Args:
+        metadata: turns class numbers into the data set's category ids
+            (``thing_dataset_id_to_contiguous_id``); without it a class number + 1 is written.
+    """
+
+    def __init__(self, metadata: Metadata) -> None:
+        ids = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+        self._category_ids = {contiguous: original for original, contiguous in ids.items()}
+        self._stuff_classes = metadata.get("stuff_classes") or ()
+        self.objects: list[dict[str, Any]] = []
+        self.sem_seg: list[dict[str, Any]] = []
+        self.images: list[dict[str, Any]] = []
+
+    def add(
+        self,
+        image_id: int,
+        file_name: str,
+        image_hw: tuple[int, int],
+        instances: Instances | None,
+        classes: np.ndarray | None,
+    ) -> None:
+        """Add one image.
+
+        Args:
+            image_id: its id in the written files.
+            file_name: as the user knows it.
+            image_hw: (h, w).
+            instances: ``pred_boxes``, ``scores``, ``pred_classes``, maybe ``pred_keypoints``.
+            classes: (h, w) semantic classes, or ``None``.
+        """
+        height, width = image_hw
+        self.images.append(
+            {"id": image_id, "file_name": file_name, "width": width, "height": height}
+        )
+        if instances is not None:
+            for entry in instances_to_coco_json(_copied(instances), image_id):
+                entry["category_id"] = self._category_id(entry["category_id"])
+                self.objects.append(entry)
+        if classes is not None:
+            self.sem_seg += self._class_entries(image_id, classes)
+
+    def write(self, path: Path) -> list[Path]:
+        """Write the files; what no task gave is not written.
+
+        Returns:
+            The paths, the objects' (or, without any, the semantic classes') first.
+        """
+        contents = (("", self.objects), ("_sem_seg", self.sem_seg), ("_images", self.images))
+        paths = []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for suffix, entries in contents:
+            if suffix == "_sem_seg" and not entries:
+                continue
+            paths.append(path.with_name(f"{path.stem}{suffix}{path.suffix or '.json'}"))
+            paths[-1].write_text(json.dumps(entries), encoding="utf-8")
+        return paths
+
+    def _category_id(self, contiguous: int) -> int:
+        return self._category_ids.get(contiguous, contiguous + 1)
+
+    def _class_entries(self, image_id: int, classes: np.ndarray) -> list[dict[str, Any]]:
+        entries = []
+        for class_id in np.unique(classes).tolist():
+            if class_id == 0 and self._stuff_classes[:1] == ["background"]:
+                continue
+            rle = mask_util.encode(np.asfortranarray(classes == class_id, np.uint8))
+            rle["counts"] = rle["counts"].decode("ascii")
+            entries.append({"image_id": image_id, "category_id": class_id, "segmentation": rle})
+        return entries
+
+
+def known_image_ids(metadata: Metadata) -> dict[str, int]:
+    """Base name -> image id of the data set's own JSON; empty if there is no such file."""
+    json_file = metadata.get("json_file")
+    if not json_file or not Path(json_file).is_file():
+        return {}
+    images = json.loads(Path(json_file).read_text(encoding="utf-8")).get("images", ())
+    return {Path(image["file_name"]).name: image["id"] for image in images}
+
+
+def image_ids(file_names: Sequence[str], known: dict[str, int] | None = None) -> list[int]:
+    """Ids for the images of a run, one rule for all of them.
+
+    Args:
+        file_names: of the images.
+        known: base name -> id of the data set's own JSON, if there is one.
+
+    Returns:
+        The data set's ids if it knows every image; else the numbers that the names are, as in
+        ``000000000785.jpg``, if all are different numbers; else 1, 2, 3, ...
+    """
+    paths = [Path(name) for name in file_names]
+    known = known or {}
+    if all(path.name in known for path in paths):
+        return [known[path.name] for path in paths]
+    stems = [path.stem for path in paths]
+    if all(stem.isascii() and stem.isdigit() for stem in stems):
+        numbers = [int(stem) for stem in stems]
+        if len(set(numbers)) == len(numbers):
+            return numbers
+    return list(range(1, len(paths) + 1))
+
+
+def _copied(instances: Instances) -> Instances:
+    # Detectron2's function shifts the joints in place.
+    copied = Instances(instances.image_size, **instances.get_fields()).to("cpu")
+    if copied.has("pred_keypoints"):
+        copied.pred_keypoints = copied.pred_keypoints.clone()
+    return copied

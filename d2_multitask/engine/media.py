@@ -1,0 +1,141 @@
+"""Finding images and videos in what a user typed, and reading and writing videos with OpenCV."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+IMAGE_SUFFIXES = frozenset(
+    ".bmp .gif .jfif .jpeg .jpg .jp2 .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
+)
+VIDEO_SUFFIXES = frozenset(".avi .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .webm .wmv".split())
+DEFAULT_FPS = 25.0  # for streams that do not tell
+
+
+def find_media(inputs: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """The files that a list of files, folders and patterns stands for.
+
+    Args:
+        inputs: paths of files or folders (their direct content), or patterns such as ``in/*.jpg``.
+
+    Returns:
+        Images and videos, in the order given, sorted inside folders and patterns; each once. A file
+        that is named itself counts as an image if its ending is unknown.
+
+    Raises:
+        ValueError: an input does not exist, matches nothing, or is a folder without images.
+    """
+    found: dict[Path, None] = {}
+    for given in inputs:
+        path = Path(given).expanduser()
+        if path.is_dir():
+            files = [p for p in sorted(path.iterdir()) if p.is_file() and is_media(p)]
+            if not files:
+                raise ValueError(
+                    f"--input {given}: the folder holds no image and no video; expected files "
+                    f"ending in {' '.join(sorted(IMAGE_SUFFIXES))}"
+                )
+        elif path.is_file():
+            files = [path]
+        elif glob.has_magic(given):
+            matches = (
+                Path(p) for p in sorted(glob.glob(os.path.expanduser(given), recursive=True))
+            )
+            files = [p for p in matches if p.is_file() and is_media(p)]
+            if not files:
+                raise ValueError(f"--input {given}: the pattern matches no image and no video")
+        else:
+            raise ValueError(f"--input {given}: no such file or folder")
+        found.update(dict.fromkeys(files))
+    images = [p for p in found if p.suffix.lower() not in VIDEO_SUFFIXES]
+    return images, [p for p in found if p.suffix.lower() in VIDEO_SUFFIXES]
+
+
+def is_media(path: Path) -> bool:
+    """Whether the ending is that of an image or a video."""
+    return path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+
+
+class VideoReader:
+    """The frames of a video file or a camera, (H, W, 3) uint8 BGR each.
+
+    Args:
+        source: path of a file, or the number of a camera.
+
+    Attributes:
+        fps: frames a second.
+        num_frames: as the file says, ``None`` for cameras and files that do not say.
+
+    Raises:
+        ValueError: it cannot be opened.
+    """
+
+    def __init__(self, source: Path | int) -> None:
+        is_camera = isinstance(source, int)
+        self._capture = cv2.VideoCapture(source if is_camera else str(source))
+        if not self._capture.isOpened():
+            what = f"camera {source}" if is_camera else str(source)
+            raise ValueError(
+                f"{what}: cannot be opened; expected "
+                + ("a connected camera" if is_camera else "a video that this OpenCV can decode")
+            )
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        # Cameras and broken headers report 0, NaN or absurd rates.
+        self.fps = fps if 0.1 <= fps <= 1000 else DEFAULT_FPS
+        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.num_frames = count if count > 0 and not is_camera else None
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        try:
+            while True:
+                there, frame = self._capture.read()
+                if not there:
+                    return
+                yield frame
+        finally:
+            self._capture.release()
+
+
+class VideoWriter:
+    """Writes frames to an mp4 file; the first frame decides the size.
+
+    Args:
+        path: of the file.
+        fps: frames a second.
+        codec: four letters; ``mp4v`` comes with every OpenCV wheel.
+    """
+
+    def __init__(self, path: Path, fps: float, codec: str = "mp4v") -> None:
+        self.path, self.fps, self.codec = path, fps, codec
+        self._writer: cv2.VideoWriter | None = None
+        self._size_wh = (0, 0)
+
+    def write(self, frame: np.ndarray) -> None:
+        """Append a frame (H, W, 3) uint8 BGR; later frames are scaled to the size of the first.
+
+        Raises:
+            ValueError: OpenCV has no encoder for the codec, or the file cannot be written.
+        """
+        if self._writer is None:
+            # Encoders that halve the colour resolution need even sides.
+            self._size_wh = (max(frame.shape[1] // 2 * 2, 2), max(frame.shape[0] // 2 * 2, 2))
+            fourcc = cv2.VideoWriter_fourcc(*self.codec)
+            self._writer = cv2.VideoWriter(str(self.path), fourcc, self.fps, self._size_wh)
+            if not self._writer.isOpened():
+                raise ValueError(
+                    f"{self.path}: OpenCV cannot write this video (codec {self.codec!r}): expected "
+                    "a writable folder and an OpenCV with FFmpeg (pip install opencv-python-headless)"
+                )
+        if (frame.shape[1], frame.shape[0]) != self._size_wh:
+            frame = cv2.resize(frame, self._size_wh, interpolation=cv2.INTER_AREA)
+        self._writer.write(np.ascontiguousarray(frame))
+
+    def close(self) -> None:
+        """Finish the file; without a frame there is none."""
+        if self._writer is not None:
+            self._writer.release()

@@ -1,0 +1,173 @@
+"""Results for single images: a config with weights in, Detectron2's result dicts out."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import transforms as T
+from detectron2.modeling import build_model
+from torch import nn
+
+from d2_multitask.checkpoint import MultitaskCheckpointer
+from d2_multitask.heads.build import head_class, with_required
+
+logger = logging.getLogger(__name__)
+
+FINAL_WEIGHTS = "model_final.pth"
+
+
+class MultitaskPredictor:
+    """Runs a trained network on images, one or several at a time.
+
+    As Detectron2's ``DefaultPredictor`` (BGR in, ``INPUT.MIN_SIZE_TEST`` resizing, results at the
+    image's own size), and besides: batches, a choice of tasks, and no silent start from random
+    weights.
+
+    Args:
+        cfg: a config, ``MultitaskPredictor(cfg)``; or the four arguments below by name.
+        model: the network, with its weights; put into evaluation mode.
+        resize: brings an image to the size of the network input.
+        input_format: channel order that the network wants, ``"BGR"`` or ``"RGB"``.
+
+    Raises:
+        ValueError: no weights, see :func:`find_weights`; unknown channel order.
+    """
+
+    @configurable
+    def __init__(
+        self, *, model: nn.Module, resize: T.Augmentation, input_format: str = "BGR"
+    ) -> None:
+        if input_format not in ("BGR", "RGB"):
+            raise ValueError(f"INPUT.FORMAT: found {input_format!r}, expected 'BGR' or 'RGB'")
+        self.model = model.eval()
+        self.resize = resize
+        self.input_format = input_format
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Build the network and load ``MODEL.WEIGHTS``, or what ``OUTPUT_DIR`` holds."""
+        cfg = cfg.clone()
+        cfg.defrost()
+        # Set before building: a backbone with weights of its own need not load them first.
+        cfg.MODEL.WEIGHTS = find_weights(cfg)
+        return {
+            "model": load_trained_model(cfg),
+            "resize": T.ResizeShortestEdge(
+                [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST
+            ),
+            "input_format": cfg.INPUT.FORMAT,
+        }
+
+    def __call__(self, image: np.ndarray, tasks: Sequence[str] | None = None) -> dict[str, Any]:
+        """The result of one image, see :meth:`predict_batch`."""
+        return self.predict_batch([image], tasks)[0]
+
+    def predict_batch(
+        self, images: Sequence[np.ndarray], tasks: Sequence[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """Run the network on a batch.
+
+        Args:
+            images: (H, W, 3) uint8 **BGR** each, of any sizes.
+            tasks: the heads to run; ``None`` = ``TEST.TASKS`` of the config.
+
+        Returns:
+            One dict an image, in pixels of the image: ``instances`` and ``sem_seg`` (num_classes,
+            H, W), as far as the tasks give them.
+
+        Raises:
+            ValueError: an image of another shape or type; a task that the network does not have.
+        """
+        inputs = [self._network_input(image) for image in images]
+        with torch.inference_mode():
+            return self.model(inputs, tasks=tasks) if tasks else self.model(inputs)
+
+    def _network_input(self, image: np.ndarray) -> dict[str, Any]:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(
+                f"image: found an array of shape {image.shape} and type {image.dtype}, expected "
+                "(H, W, 3) and uint8, BGR"
+            )
+        height, width = image.shape[:2]
+        if self.input_format == "RGB":
+            image = image[:, :, ::-1]
+        resized = self.resize.get_transform(image).apply_image(image)
+        tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        return {"image": tensor, "height": height, "width": width}
+
+
+def load_trained_model(cfg: CfgNode) -> nn.Module:
+    """Build the network of ``cfg`` and give every tensor its value from ``MODEL.WEIGHTS``.
+
+    Raises:
+        ValueError: the checkpoint lacks some tensors, so that results would come from random
+            numbers: it is another network's, or holds weights to start a training from.
+    """
+    model = build_model(cfg)
+    checkpointer = MultitaskCheckpointer(model, use_ema=cfg.SOLVER.EMA.ENABLED)
+    checkpointer.load(cfg.MODEL.WEIGHTS)
+    report = checkpointer.report
+    missing = [name for name in report.fresh if not name.endswith("num_batches_tracked")]
+    missing += [mismatch.name for mismatch in report.mismatched]
+    if missing:
+        raise ValueError(
+            f"MODEL.WEIGHTS: {cfg.MODEL.WEIGHTS} has no values for {len(missing)} tensors of this "
+            f"network, e.g. {', '.join(missing[:3])}; expected the weights of a trained network of "
+            f"this config (with MODEL.TASKS {list(cfg.MODEL.TASKS)}): add "
+            f"`MODEL.WEIGHTS {os.path.join(cfg.OUTPUT_DIR, FINAL_WEIGHTS)}` or the path of another "
+            "checkpoint at the end of the command"
+        )
+    return model
+
+
+def find_weights(cfg: CfgNode) -> str:
+    """The checkpoint that a trained network is read from.
+
+    Returns:
+        ``MODEL.WEIGHTS``; if that is empty, ``OUTPUT_DIR/model_final.pth``.
+
+    Raises:
+        ValueError: neither is there; the message says what to type.
+    """
+    if cfg.MODEL.WEIGHTS:
+        weights = cfg.MODEL.WEIGHTS
+        if "://" not in weights and not os.path.isfile(weights):
+            raise ValueError(
+                f"MODEL.WEIGHTS: found {weights!r}, which is not a file; expected the path of a "
+                "checkpoint, e.g. MODEL.WEIGHTS output/demo/model_final.pth"
+            )
+        return weights
+    weights = os.path.join(cfg.OUTPUT_DIR, FINAL_WEIGHTS)
+    if not os.path.isfile(weights):
+        raise ValueError(
+            f"MODEL.WEIGHTS: found nothing, and there is no {weights}; expected the weights of a "
+            "trained network: add `MODEL.WEIGHTS path/to/model_final.pth` at the end of the "
+            "command, or train first: python tools/train_net.py --config-file FILE"
+        )
+    logger.info("MODEL.WEIGHTS is empty: taking the trained weights %s", weights)
+    return weights
+
+
+def chosen_tasks(cfg: CfgNode, tasks: Sequence[str] | None = None) -> list[str]:
+    """The tasks that will run: ``tasks``, else ``TEST.TASKS``, else ``MODEL.TASKS``.
+
+    Raises:
+        ValueError: a task that does not exist, or that this network does not have.
+    """
+    if not tasks:
+        return list(cfg.TEST.TASKS) or list(cfg.MODEL.TASKS)
+    there = with_required(cfg.MODEL.TASKS)
+    for task in tasks:
+        head_class(task, "tasks")
+        if task not in there:
+            raise ValueError(
+                f"tasks: found {task!r}, expected some of this network's MODEL.TASKS: "
+                f"{', '.join(there)}"
+            )
+    return list(tasks)

@@ -1,0 +1,70 @@
+"""What a command line does first: read the config, register data sets, set up logging and seed."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import default_setup
+
+from d2_multitask.config import load_config
+from d2_multitask.data.from_config import register_from_config
+from d2_multitask.model_configs import get_config_file
+
+logger = logging.getLogger(__name__)
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """The config of a run, ready to use, from the arguments of Detectron2's argument parser.
+
+    Args:
+        args: ``config_file`` (a path, or the name of a config that comes with the package),
+            ``opts`` (``KEY VALUE`` pairs), and what `detectron2.engine.default_setup` reads.
+
+    Returns:
+        The config, frozen. Data sets of ``DATASETS.REGISTER`` are registered; the logger, the
+        random seed and ``OUTPUT_DIR/config.yaml`` are there.
+
+    Raises:
+        ValueError: a file, key or value of the config is wrong.
+    """
+    args.config_file = find_config_file(args.config_file)
+    cfg = load_config(args.config_file, args.opts)
+    warning = fall_back_to_cpu(cfg)
+    register_from_config(cfg)
+    cfg.freeze()
+    default_setup(cfg, args)
+    if warning:
+        logger.warning(warning)
+    return cfg
+
+
+def find_config_file(name: str) -> str:
+    """A path as it is; otherwise the config of that name that comes with the package.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    return name if not name or os.path.isfile(name) else get_config_file(name)
+
+
+def fall_back_to_cpu(cfg: CfgNode) -> str:
+    """Change ``MODEL.DEVICE`` to the CPU if it names a GPU and there is none.
+
+    Args:
+        cfg: changed in place.
+
+    Returns:
+        The warning to log, empty if nothing had to be changed.
+    """
+    device = cfg.MODEL.DEVICE
+    if not device.startswith("cuda") or torch.cuda.is_available():
+        return ""
+    cfg.MODEL.DEVICE = "cpu"
+    return (
+        f"MODEL.DEVICE is {device!r}, but PyTorch {torch.__version__} finds no CUDA GPU here: "
+        "running on the CPU, which is many times slower."
+    )

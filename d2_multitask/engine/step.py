@@ -1,0 +1,151 @@
+"""One training step: Detectron2's, with a stop that names the culprit when a loss is not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine.train_loop import AMPTrainer, SimpleTrainer
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+
+from d2_multitask.engine.ema import unwrap
+
+Batch = list[dict[str, Any]]
+
+
+class BatchMemory:
+    """Iterates over a data loader and keeps the last batch, for messages and pictures."""
+
+    def __init__(self, loader: Iterable[Batch]) -> None:
+        self.loader = loader
+        self.last: Batch = []
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.loader:
+            self.last = batch
+            yield batch
+
+
+class _NamedLosses(SimpleTrainer):
+    """Detectron2's step, with checked losses and a total for each task.
+
+    The check happens after the backward pass and before the weights change, in every process, on
+    numbers that are fetched from the GPU anyway.
+    """
+
+    data_loader: BatchMemory
+
+    def _write_metrics(
+        self,
+        loss_dict: Mapping[str, Tensor],
+        data_time: float,
+        prefix: str = "",
+        iter: int | None = None,
+    ) -> None:
+        """Log the losses.
+
+        Raises:
+            FloatingPointError: a loss is not finite; names the iteration, the loss and the images.
+        """
+        iteration = self.iter if iter is None else iter
+        # One transfer for all of them; what Detectron2 reads after this is on the CPU already.
+        values = torch.stack([loss.detach().float() for loss in loss_dict.values()]).cpu()
+        if not torch.isfinite(values).all():
+            losses = dict(zip(loss_dict, values.tolist(), strict=True))
+            raise FloatingPointError(describe_losses(losses, iteration, self.data_loader.last))
+        losses = dict(zip(loss_dict, values, strict=True))
+        super()._write_metrics(losses, data_time, prefix, iter)
+        if comm.is_main_process():
+            storage = get_event_storage()
+            latest = (
+                storage.latest()
+            )  # means over all processes; a single loss is "total_loss" alone
+            means = {key: latest[prefix + key][0] for key in losses if prefix + key in latest}
+            totals = task_totals(means, _task_names(self.model))
+            storage.put_scalars(cur_iter=iteration, **totals)
+
+
+class FloatStep(_NamedLosses, SimpleTrainer):
+    """A step in single precision."""
+
+
+class CudaAmpStep(_NamedLosses, AMPTrainer):
+    """A step in mixed precision on a GPU: float16 with a scaled loss, Detectron2's AMPTrainer."""
+
+
+class CpuAmpStep(_NamedLosses, SimpleTrainer):
+    """A step in mixed precision on the CPU: bfloat16, whose range needs no scaled loss.
+
+    Detectron2's AMPTrainer insists on CUDA. The backward pass and the optimizer run inside the
+    autocast region too; they hold no operation that autocast changes.
+    """
+
+    def run_step(self) -> None:
+        """One step under autocast."""
+        with torch.autocast("cpu", torch.bfloat16):
+            super().run_step()
+
+
+def build_step(
+    cfg: CfgNode, model: nn.Module, data_loader: Iterable[Batch], optimizer: torch.optim.Optimizer
+) -> SimpleTrainer:
+    """The step for ``SOLVER.AMP.ENABLED`` and the model's device."""
+    memory = BatchMemory(data_loader)
+    if not cfg.SOLVER.AMP.ENABLED:
+        return FloatStep(model, memory, optimizer)
+    if next(model.parameters()).device.type == "cpu":
+        return CpuAmpStep(model, memory, optimizer)
+    scaler = torch.amp.GradScaler("cuda")
+    return CudaAmpStep(model, memory, optimizer, grad_scaler=scaler)
+
+
+def describe_losses(losses: Mapping[str, float], iteration: int, batch: Batch) -> str:
+    """What to tell a person when a loss is not finite.
+
+    Args:
+        losses: value of each ``loss_<task>_<term>``.
+        iteration: counted from 0.
+        batch: what the model was called with.
+    """
+    broken = {key: value for key, value in losses.items() if not math.isfinite(value)}
+    images = [str(x.get("file_name", x.get("image_id", "?"))) for x in batch]
+    return (
+        f"Loss became infinite or NaN at iteration {iteration}: "
+        + ", ".join(f"{key} = {value}" for key, value in broken.items())
+        + ". All losses: "
+        + ", ".join(f"{key} = {value:.4g}" for key, value in losses.items())
+        + ". Images of this batch:\n  "
+        + "\n  ".join(images)
+        + "\nOften the learning rate is too high (SOLVER.BASE_LR, SOLVER.WARMUP_ITERS, "
+        "SOLVER.CLIP_GRADIENTS), or a label is wrong: look at these images with "
+        "tools/visualize_data.py."
+    )
+
+
+def task_totals(losses: Mapping[str, float], tasks: Iterable[str]) -> dict[str, float]:
+    """Sum of the losses of each task.
+
+    Args:
+        losses: ``loss_<task>`` or ``loss_<task>_<term>`` -> value.
+        tasks: the names of the tasks; losses of none of them are left out.
+
+    Returns:
+        ``task/<task>`` -> sum, for the tasks that have a loss.
+    """
+    totals: dict[str, float] = {}
+    names = sorted(tasks, key=len, reverse=True)  # "part_seg" before "part"
+    for key, value in losses.items():
+        task = next((t for t in names if f"{key}_".startswith(f"loss_{t}_")), None)
+        if task is not None:
+            totals[f"task/{task}"] = totals.get(f"task/{task}", 0.0) + value
+    return totals
+
+
+def _task_names(model: nn.Module) -> list[str]:
+    """The names of the model's heads, none if it has no heads."""
+    return list(getattr(unwrap(model), "heads", ()))

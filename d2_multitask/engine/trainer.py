@@ -1,0 +1,188 @@
+"""Detectron2's DefaultTrainer with our data, steps, evaluators and checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine.hooks import EvalHook, PeriodicWriter
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter
+from torch import nn
+
+from d2_multitask.checkpoint import MultitaskCheckpointer
+from d2_multitask.data.build import get_test_dicts, get_training_dicts
+from d2_multitask.data.mapper import MultitaskDatasetMapper
+from d2_multitask.data.report import ReportingLoader
+from d2_multitask.engine.ema import EMA_KEY, EmaHook, build_weight_average
+from d2_multitask.engine.hooks import DataReportHook, PicturesHook, TimedProgress
+from d2_multitask.engine.solver import build_optimizer
+from d2_multitask.engine.step import build_step
+from d2_multitask.evaluation.build import build_evaluator
+from d2_multitask.evaluation.results import format_results, write_results
+
+logger = logging.getLogger(__name__)
+
+
+class MultitaskTrainer(DefaultTrainer):
+    """DefaultTrainer for this package.
+
+    What differs: data sets whose labels are partial; a choice of optimizers; losses that are
+    checked (`d2_multitask.engine.step`); averaged weights (``SOLVER.EMA``); evaluators from one
+    table, built before training too, so that a mistake in them shows at once; ``results.json``;
+    pictures each ``VIS_PERIOD`` iterations; a report of what was wrong with the data.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """
+        Args:
+            cfg: a complete config; see `d2_multitask.engine.setup`.
+
+        Raises:
+            ValueError: config and data sets do not fit each other.
+        """
+        super().__init__(cfg)
+        for name in cfg.DATASETS.TEST:
+            self.build_evaluator(cfg, name)
+
+    def build_hooks(self) -> list[HookBase]:
+        """Detectron2's hooks and ours, in the order in which they run."""
+        # DefaultTrainer.__init__ calls this last. Its own step and checkpointer are replaced here,
+        # before a hook takes hold of them.
+        self._trainer = build_step(self.cfg, self.model, self.data_loader, self.optimizer)
+        self.weight_average = build_weight_average(self.cfg, self.model)
+        self.checkpointer = self._build_checkpointer()
+        timer, *others = (self._adapted(hook) for hook in super().build_hooks())
+        ours: list[HookBase] = []
+        if self.weight_average is not None:
+            ours.append(EmaHook(self.weight_average))  # before saving and evaluation
+        if comm.is_main_process():
+            printer = CommonMetricPrinter(self.max_iter)
+            ours.append(TimedProgress(printer, self.cfg.SOLVER.LOG_PERIOD))
+            if self.cfg.VIS_PERIOD > 0:
+                ours.append(PicturesHook(self.cfg.VIS_PERIOD, self._draw_pictures))
+        return [timer, *ours, *others, DataReportHook()]
+
+    def _build_checkpointer(self) -> MultitaskCheckpointer:
+        more = {} if self.weight_average is None else {EMA_KEY: self.weight_average}
+        return MultitaskCheckpointer(
+            self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **more
+        )
+
+    def _adapted(self, hook: HookBase | None) -> HookBase | None:
+        """Detectron2's hook with what it has no argument for."""
+        if isinstance(hook, EvalHook):
+            return EvalHook(self.cfg.TEST.EVAL_PERIOD, self.evaluate)
+        if isinstance(hook, PeriodicWriter):
+            hook._period = self.cfg.SOLVER.LOG_PERIOD
+        return hook
+
+    @property
+    def last_batch(self) -> list[dict[str, Any]]:
+        """What the model was last trained with."""
+        return self.data_loader.last
+
+    def evaluate(self) -> dict[str, Any]:
+        """Evaluate the averaged weights if there are some, otherwise the weights as trained."""
+        model = self.model if self.weight_average is None else self.weight_average.model
+        self._last_eval_results = self.test(self.cfg, model)
+        return self._last_eval_results
+
+    def _draw_pictures(self, model: nn.Module, batch: list[dict[str, Any]]) -> dict[str, Any]:
+        from d2_multitask.visualization.training import draw_training_batch
+
+        return draw_training_batch(self.cfg, model, batch)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """See `d2_multitask.engine.solver.build_optimizer`."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
+        """Endless batches of ``DATASETS.TRAIN``."""
+        loader = build_detection_train_loader(
+            cfg, dataset=get_training_dicts(cfg), mapper=MultitaskDatasetMapper(cfg, True)
+        )
+        return ReportingLoader(loader)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
+        """Each image of a data set once."""
+        loader = build_detection_test_loader(
+            get_test_dicts(cfg, dataset_name),
+            mapper=MultitaskDatasetMapper(cfg, False),
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+        )
+        return ReportingLoader(loader)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """The evaluators of a data set; they write below ``OUTPUT_DIR/inference``."""
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        return build_evaluator(cfg, dataset_name, folder)
+
+    @classmethod
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: list[DatasetEvaluator] | None = None,
+    ) -> dict[str, Any]:
+        """Evaluate a model on every data set of ``DATASETS.TEST``.
+
+        The results are also logged as a table and written to ``OUTPUT_DIR/results.json``.
+
+        Args:
+            cfg: the config.
+            model: with its weights.
+            evaluators: one a data set, instead of those of `build_evaluator`.
+
+        Returns:
+            ``{task: {metric: value}}``; with several data sets one such dict for each name.
+        """
+        if not cfg.DATASETS.TEST:
+            logger.warning("DATASETS.TEST is empty: nothing is evaluated.")
+            return OrderedDict()
+        results = super().test(cfg, model, evaluators)
+        if comm.is_main_process():
+            path = write_results(results, cfg.OUTPUT_DIR)
+            logger.info(f"Results, also in {path}:\n{format_results(results)}")
+        return results
+
+
+def load_for_evaluation(cfg: CfgNode, model: nn.Module, *, resume: bool = False) -> None:
+    """Load the weights that an evaluation or prediction wants.
+
+    Args:
+        cfg: ``MODEL.WEIGHTS`` names the checkpoint, ``SOLVER.EMA.ENABLED`` whether its averaged
+            weights are wanted.
+        model: gets the weights.
+        resume: take the last checkpoint of ``OUTPUT_DIR`` instead, if there is one.
+    """
+    use_ema = cfg.SOLVER.EMA.ENABLED
+    checkpointer = MultitaskCheckpointer(model, cfg.OUTPUT_DIR, use_ema=use_ema)
+    path = cfg.MODEL.WEIGHTS
+    if resume and checkpointer.has_checkpoint():
+        path = checkpointer.get_checkpoint_file()
+    if not path:
+        logger.warning(
+            "MODEL.WEIGHTS is empty: a network with RANDOM weights is used. Give a checkpoint, for "
+            f"example: MODEL.WEIGHTS {os.path.join(cfg.OUTPUT_DIR, 'model_final.pth')}"
+        )
+        return
+    checkpointer.load(path)
+    if use_ema and not checkpointer.report.ema:
+        logger.warning(
+            f"SOLVER.EMA.ENABLED is True, but {path} has no averaged weights: those as trained are "
+            "used."
+        )

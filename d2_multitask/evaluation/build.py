@@ -1,0 +1,124 @@
+"""Which evaluators a data set gets: one table, from its metadata ``evaluator_type``.
+
+An entry is a list of builders ``(cfg, dataset_name, output_folder, tasks) -> evaluator or None``;
+``None`` says that the tasks or the labels leave nothing to measure. A new metric is one builder and
+its name in the table.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
+
+from d2_multitask.evaluation.coco import MultitaskCOCOEvaluator
+from d2_multitask.evaluation.sem_seg import MultitaskSemSegEvaluator, has_sem_seg
+
+logger = logging.getLogger(__name__)
+
+EvaluatorBuilder = Callable[[CfgNode, str, str, Sequence[str]], DatasetEvaluator | None]
+
+# COCO's metric of a task. Without "det" the boxes are only hulls of joints: not measured.
+COCO_METRICS = {"det": "bbox", "pose": "keypoints"}
+SEM_SEG_TASKS = frozenset({"seg"})
+
+
+def build_coco_evaluator(
+    cfg: CfgNode, dataset_name: str, output_folder: str, tasks: Sequence[str]
+) -> DatasetEvaluator | None:
+    """Box AP for "det", keypoint AP for "pose" where the data set has joints.
+
+    Raises:
+        ValueError: the pose head has another number of joints than the data set, or
+            ``TEST.KEYPOINT_OKS_SIGMAS`` has.
+    """
+    metrics = [metric for task, metric in COCO_METRICS.items() if task in tasks]
+    if not metrics:
+        return None
+    if "keypoints" in metrics:
+        _check_num_keypoints(cfg, dataset_name)
+    evaluator = MultitaskCOCOEvaluator(
+        dataset_name,
+        metrics,
+        output_dir=output_folder,
+        # COCO counts the best 100 boxes; more only where the config lets the model give more.
+        max_dets_per_image=max(100, cfg.TEST.DETECTIONS_PER_IMAGE),
+        kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+    )
+    return evaluator if evaluator.metrics else None
+
+
+def _check_num_keypoints(cfg: CfgNode, dataset_name: str) -> None:
+    names = MetadataCatalog.get(dataset_name).get("keypoint_names")
+    found = cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS
+    if names and len(names) != found:
+        raise ValueError(
+            f"MODEL.POSE_HEAD.NUM_KEYPOINTS: found {found}, expected {len(names)}, the joints of "
+            f"data set {dataset_name!r}: {list(names)}"
+        )
+
+
+def build_sem_seg_evaluator(
+    cfg: CfgNode, dataset_name: str, output_folder: str, tasks: Sequence[str]
+) -> DatasetEvaluator | None:
+    """IoU for "seg" where at least one image of the data set has semantic labels.
+
+    Raises:
+        ValueError: the segmentation head has another number of classes than the data set.
+    """
+    if not SEM_SEG_TASKS.intersection(tasks):
+        return None
+    if not any(has_sem_seg(record) for record in DatasetCatalog.get(dataset_name)):
+        logger.info(f"Data set {dataset_name!r} has no semantic labels: no IoU for it.")
+        return None
+    classes = MetadataCatalog.get(dataset_name).get("stuff_classes")
+    found = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if not classes or len(classes) != found:
+        known = f"{len(classes)}: {list(classes)}" if classes else "classes in 'stuff_classes'"
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES: found {found}, expected the number of semantic "
+            f"classes of data set {dataset_name!r}, {known}"
+        )
+    return MultitaskSemSegEvaluator(dataset_name, output_dir=output_folder)
+
+
+# The one table. "coco" and "sem_seg" are the types of Detectron2's own data sets.
+EVALUATORS: dict[str, tuple[EvaluatorBuilder, ...]] = {
+    "multitask_coco": (build_coco_evaluator, build_sem_seg_evaluator),
+    "coco": (build_coco_evaluator,),
+    "sem_seg": (build_sem_seg_evaluator,),
+}
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluators:
+    """The evaluators of a data set for ``TEST.TASKS`` (if empty, all of ``MODEL.TASKS``).
+
+    Args:
+        cfg: the config.
+        dataset_name: registered name.
+        output_folder: folder for predictions and intermediate files.
+
+    Returns:
+        Detectron2's collection of evaluators; it is empty, with a warning, if the data set has no
+        label for any of the tasks.
+
+    Raises:
+        ValueError: the ``evaluator_type`` is not in the table, or labels and config do not fit.
+    """
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if kind not in EVALUATORS:
+        raise ValueError(
+            f"Data set {dataset_name!r}: metadata 'evaluator_type' is {kind!r}, expected one of "
+            f"{sorted(EVALUATORS)}"
+        )
+    tasks = tuple(cfg.TEST.TASKS or cfg.MODEL.TASKS)
+    built = [build(cfg, dataset_name, output_folder, tasks) for build in EVALUATORS[kind]]
+    evaluators = [evaluator for evaluator in built if evaluator is not None]
+    if not evaluators:
+        logger.warning(
+            f"Data set {dataset_name!r} has no label for any of {tasks}: nothing to evaluate."
+        )
+    return DatasetEvaluators(evaluators)

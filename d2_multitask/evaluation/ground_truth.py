@@ -1,0 +1,129 @@
+"""The labels of a data set as COCO's metric wants them, whatever the file or registration left out.
+
+A data set with a COCO file (metadata ``json_file``) is scored against that file, whose ``area`` no
+registered dict keeps. Its annotations are read by the same rules as for training
+(`d2_multitask.data.coco_objects`), so that what training leaves out is left out here and what it
+ignores is ignored. The problems are in the data report already and are not reported again.
+Other data sets are scored against their registered dicts.
+
+Coordinates are COCO's: boxes (x, y, w, h) in continuous pixels, joints as pixel indices.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_dict
+
+from d2_multitask.data.coco_format import read_json
+from d2_multitask.data.coco_objects import ObjectReader
+
+CocoDict = dict[str, Any]
+
+
+def coco_ground_truth(dataset_name: str) -> CocoDict:
+    """The labels of a registered data set.
+
+    Returns:
+        COCO's format: ``images``, ``categories`` and, if the data set has object labels,
+        ``annotations``, each with an ``id`` from 1 on (COCO's metric takes a match with object 0
+        for no match), ``area``, ``iscrowd``, ``keypoints`` and ``num_keypoints``.
+
+    Raises:
+        ValueError: the data set cannot be read.
+    """
+    records = DatasetCatalog.get(dataset_name)  # checks the file, and publishes the metadata
+    metadata = MetadataCatalog.get(dataset_name)
+    labelled = any("annotations" in record for record in records)
+    if metadata.get("json_file"):
+        ground_truth = _from_file(metadata)
+    else:
+        # Detectron2's conversion shifts the joints of the dicts that it is given.
+        with temporary_dataset(dataset_name, copy.deepcopy(records)) as name:
+            ground_truth = convert_to_coco_dict(name)
+        if labelled:
+            ground_truth.setdefault("annotations", [])
+    if "annotations" in ground_truth:
+        _complete(ground_truth["annotations"], len(metadata.get("keypoint_names") or ()))
+    return ground_truth
+
+
+def _from_file(metadata: Metadata) -> CocoDict:
+    content = read_json(metadata.json_file)
+    if "annotations" in content:
+        content["annotations"] = _checked_annotations(content, metadata)
+    return content
+
+
+def _checked_annotations(content: Mapping[str, Any], metadata: Metadata) -> list[dict[str, Any]]:
+    """The annotations that training keeps, in COCO's coordinates."""
+    contiguous_ids = metadata.thing_dataset_id_to_contiguous_id
+    category_ids = {contiguous: known for known, contiguous in contiguous_ids.items()}
+    reader = ObjectReader(contiguous_ids, len(metadata.get("keypoint_names") or ()))
+    images = {image["id"]: image for image in content["images"]}
+    annotations, known = [], {}
+    for raw in content["annotations"]:
+        image_id = raw.get("image_id")
+        image = images.get(image_id) if isinstance(image_id, int | str) else None
+        first = known.setdefault(raw["id"], raw) if "id" in raw else raw
+        listed_twice = first is not raw and first == raw
+        if image is None or listed_twice:
+            continue
+        label = reader.read(raw, int(image["height"]), int(image["width"]), "")
+        if label is None:
+            continue
+        annotations.append(
+            {
+                "image_id": image["id"],
+                "category_id": category_ids[label["category_id"]],
+                "bbox": label["bbox"],
+                "area": raw.get("area"),
+                "iscrowd": label["iscrowd"],
+                "keypoints": _pixel_indices(label.get("keypoints", [])),
+            }
+        )
+    return annotations
+
+
+def _pixel_indices(keypoints: list[float]) -> list[float]:
+    """Continuous coordinates -> COCO's; joints that are not labelled are (0, 0, 0)."""
+    points = zip(keypoints[0::3], keypoints[1::3], keypoints[2::3], strict=True)
+    return [value for x, y, v in points for value in ((x - 0.5, y - 0.5, v) if v else (0, 0, 0))]
+
+
+def _complete(annotations: list[dict[str, Any]], num_keypoints: int) -> None:
+    """Fill in what COCO's metric reads of every object; in place."""
+    for number, annotation in enumerate(annotations, start=1):
+        annotation["id"] = number
+        area = annotation.get("area")
+        if not isinstance(area, int | float) or not math.isfinite(area) or area <= 0:
+            annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+        keypoints = annotation.get("keypoints") or [0] * (3 * num_keypoints)
+        annotation["keypoints"] = keypoints
+        annotation["num_keypoints"] = sum(visibility > 0 for visibility in keypoints[2::3])
+
+
+@contextmanager
+def temporary_dataset(like: str, records: list[dict[str, Any]], **metadata: Any) -> Iterator[str]:
+    """Registers ``records`` under a name that nobody has, for Detectron2's functions that want one.
+
+    Args:
+        like: registered name whose metadata it gets.
+        records: Detectron2's dataset dicts.
+        **metadata: replaces that of ``like``.
+    """
+    name = f"{like}_{uuid.uuid4().hex}"
+    DatasetCatalog.register(name, lambda: records)
+    values = {**MetadataCatalog.get(like).as_dict(), **metadata, "name": name}
+    MetadataCatalog.get(name).set(**values)
+    try:
+        yield name
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)

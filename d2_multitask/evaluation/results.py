@@ -1,0 +1,81 @@
+"""Results of an evaluation as a file (``results.json``) and as a table for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+RESULTS_FILE = "results.json"
+
+# The columns of the table: the numbers that papers give.
+MAIN_METRICS = ("AP", "AP50", "AP75", "mIoU")
+
+
+def to_plain(results: Any) -> Any:
+    """Results with Python's own floats; NaN and infinity, which JSON does not know, become None.
+
+    Args:
+        results: nested dict of numbers.
+    """
+    if isinstance(results, Mapping):
+        return {str(key): to_plain(value) for key, value in results.items()}
+    value = float(results)
+    return value if math.isfinite(value) else None
+
+
+def write_results(results: Mapping[str, Any], output_dir: str) -> str:
+    """Write ``output_dir/results.json`` in one step: readers see the old file or all of the new.
+
+    Args:
+        results: ``{task: {metric: value}}``, or ``{dataset: {task: {metric: value}}}``.
+        output_dir: existing or new folder.
+
+    Returns:
+        The path of the file.
+    """
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / RESULTS_FILE
+    partial = folder / f"{RESULTS_FILE}.{os.getpid()}.part"
+    partial.write_text(json.dumps(to_plain(results), indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+    return str(path)
+
+
+def format_results(results: Mapping[str, Any]) -> str:
+    """The main numbers as a Markdown table, one line a task (and data set, if there are several).
+
+    Args:
+        results: as for `write_results`.
+    """
+    rows = [
+        (name, metric, f"{value:.2f}" if math.isfinite(value) else "n/a")
+        for name, scores in _tasks(results)
+        for metric, value in _main_metrics(scores).items()
+    ]
+    headers = ("task", "metric", "value")
+    align = ("left", "left", "right")
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=align)
+
+
+def _tasks(results: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Mapping[str, float]]]:
+    """(name, {metric: value}) of every task, with the data set in the name if there is one."""
+    tasks: list[tuple[str, Mapping[str, float]]] = []
+    for key, value in results.items():
+        if any(isinstance(inner, Mapping) for inner in value.values()):
+            tasks += _tasks(value, f"{prefix}{key} / ")
+        elif value:
+            tasks.append((prefix + key, value))
+    return tasks
+
+
+def _main_metrics(scores: Mapping[str, float]) -> dict[str, float]:
+    """The numbers worth a line: all of them if none has a known name."""
+    main = {k: v for k, v in scores.items() if k in MAIN_METRICS or k.startswith("IoU-")}
+    return main or dict(scores)

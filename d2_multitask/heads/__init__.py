@@ -1,0 +1,20 @@
+"""Task heads: one file, one registered name each. Importing the package registers all of them."""
+
+from d2_multitask.heads.base import Branch, Decoded, TaskHead
+from d2_multitask.heads.box import BoxHead
+from d2_multitask.heads.build import TASK_HEAD_REGISTRY, build_heads
+from d2_multitask.heads.center import CenterHead
+from d2_multitask.heads.pose import PoseHead
+from d2_multitask.heads.sem_seg import SemSegHead
+
+__all__ = [
+    "TASK_HEAD_REGISTRY",
+    "BoxHead",
+    "Branch",
+    "CenterHead",
+    "Decoded",
+    "PoseHead",
+    "SemSegHead",
+    "TaskHead",
+    "build_heads",
+]

@@ -1,0 +1,207 @@
+"""What a task head is: a small network, its labels, losses and decoding, in one file each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+
+from d2_multitask.targets.decode import Peaks
+
+Predictions = dict[str, Tensor]
+Targets = dict[str, Any]
+
+
+@dataclass
+class Decoded:
+    """What the heads decode from one batch, as batched tensors until the very end.
+
+    Letters: N images, P peaks an image.
+
+    Attributes:
+        peaks: the centres, found once by the centre head; ``None`` in networks without one.
+        center_xy: (N, P, 2) sub-cell centres, stride units.
+        objects: fields of the objects by their name in ``Instances``, each (N, P, ...), pixels of
+            the network input. A head that answers at centres adds its fields here.
+        maps: answers for whole images, each (N, ...). A dense head adds its maps here.
+    """
+
+    peaks: Peaks | None = None
+    center_xy: Tensor | None = None
+    objects: dict[str, Tensor] = field(default_factory=dict)
+    maps: dict[str, Tensor] = field(default_factory=dict)
+
+
+class TaskHead(nn.Module):
+    """Base class and contract of all task heads.
+
+    A head reads backbone features, never ``cfg`` outside ``add_config`` and ``from_config``, and
+    never another head: what it shares with others goes through ``Decoded`` at inference.
+
+    Attributes:
+        requires: heads that must run before this one; they are built even if not asked for.
+        uses: heads that run before this one if they are there.
+        stride: input pixels per cell of this head's predictions.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ()
+    uses: ClassVar[tuple[str, ...]] = ()
+    stride: int
+
+    @staticmethod
+    def add_config(cfg: CfgNode) -> None:
+        """Declare the head's own keys in ``cfg``, each with a default and a reason."""
+
+    def layers(self, features: dict[str, Tensor]) -> Predictions:
+        """Features -> raw predictions ``(N, C, H / stride, W / stride)``; logits for scores."""
+        raise NotImplementedError(f"{type(self).__name__}.layers")
+
+    def targets(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> Targets:
+        """Labels on the prediction grid, on the device of ``images``.
+
+        A missing label is no loss, never background: an image without this task's labels must add
+        nothing to the losses.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.targets")
+
+    def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
+        """``{"loss_<task>_<term>": ()}``, weighted; zero with a graph if nothing is labelled."""
+        raise NotImplementedError(f"{type(self).__name__}.losses")
+
+    def inference(self, predictions: Predictions, images: ImageList, decoded: Decoded) -> None:
+        """Decode a batch into ``decoded``, in pixels of the network input."""
+        raise NotImplementedError(f"{type(self).__name__}.inference")
+
+    def postprocess(
+        self,
+        decoded: Decoded,
+        index: int,
+        image_size: tuple[int, int],
+        output_size: tuple[int, int],
+    ) -> dict[str, Any]:
+        """This head's part of one image's result, at the asked output size.
+
+        Args:
+            decoded: what the heads decoded, for the whole batch.
+            index: the image's place in the batch.
+            image_size: (h, w) of the network input before padding.
+            output_size: (h, w) asked for.
+
+        Returns:
+            Entries of the result dict; empty for heads whose answers travel on the objects.
+        """
+        return {}
+
+    def merge_flipped(self, predictions: Predictions, flipped: Predictions) -> Predictions:
+        """Average predictions with those of the horizontally flipped batch (flip test).
+
+        Args:
+            predictions: of the batch.
+            flipped: of the flipped batch, not flipped back.
+
+        Returns:
+            Predictions for the unflipped batch. By default the flipped ones are not used.
+        """
+        return predictions
+
+    def target_maps(self, targets: Targets) -> dict[str, Tensor]:
+        """Name -> (N, h, w) float in [0, 1], for pictures of what is to be learnt."""
+        return {}
+
+    def prediction_maps(self, predictions: Predictions) -> dict[str, Tensor]:
+        """Name -> (N, h, w) float in [0, 1], for pictures of what is predicted."""
+        return {}
+
+
+def feature_shape(input_shape: dict[str, ShapeSpec], name: str, key: str) -> ShapeSpec:
+    """The backbone output that a head reads.
+
+    Raises:
+        ValueError: the backbone has no such output, or does not tell its channels and stride.
+    """
+    if name not in input_shape:
+        raise ValueError(
+            f"{key}: found {name!r}, expected one of the backbone's outputs {sorted(input_shape)}"
+        )
+    shape = input_shape[name]
+    if not shape.channels or not shape.stride:
+        raise ValueError(
+            f"{key}: the backbone's output {name!r} has no channels or stride: {shape}"
+        )
+    return shape
+
+
+class Branch(nn.Sequential):
+    """3x3 convolution, ReLU, 1x1 convolution: one output of CenterNet (its section 5.1).
+
+    With ``conv_dim`` 0 the 1x1 convolution alone is left.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        conv_dim: int,
+        out_channels: int,
+        *,
+        norm: str = "",
+        bias: float = 0.0,
+        weight_std: float | None = 0.001,
+    ) -> None:
+        """
+        Args:
+            in_channels: channels of the feature map.
+            conv_dim: channels between the two convolutions.
+            out_channels: channels of the prediction.
+            norm: normalisation after the 3x3 convolution, a name of ``detectron2.layers.get_norm``.
+            bias: initial bias of the last layer.
+            weight_std: standard deviation of the last layer's initial weights; ``None`` keeps
+                PyTorch's initialisation, as CenterNet does for its heatmaps.
+        """
+        layers: list[nn.Module] = []
+        if conv_dim:
+            layers.append(
+                Conv2d(
+                    in_channels,
+                    conv_dim,
+                    3,
+                    padding=1,
+                    bias=not norm,
+                    norm=get_norm(norm, conv_dim),
+                    activation=nn.ReLU(inplace=True),
+                )
+            )
+            nn.init.kaiming_normal_(layers[0].weight, nonlinearity="relu")
+            if layers[0].bias is not None:
+                nn.init.zeros_(layers[0].bias)
+        predictor = Conv2d(conv_dim or in_channels, out_channels, 1)
+        if weight_std is not None:
+            nn.init.normal_(predictor.weight, std=weight_std)
+        nn.init.constant_(predictor.bias, bias)
+        layers.append(predictor)
+        super().__init__(*layers)
+
+
+def batch_instances(batched_inputs: list[dict[str, Any]]) -> list[Any]:
+    """``instances`` of each image, ``None`` where the image has no object labels."""
+    return [x.get("instances") for x in batched_inputs]
+
+
+def grid_size(images: ImageList, stride: int) -> tuple[int, int]:
+    """(h, w) of the prediction grid of a padded batch."""
+    height, width = images.tensor.shape[-2:]
+    return -(-height // stride), -(-width // stride)
+
+
+def image_cells(images: ImageList, stride: int) -> Tensor:
+    """(N, 1, h, w) bool, True for the cells that begin inside the unpadded image."""
+    height, width = grid_size(images, stride)
+    device = images.tensor.device
+    sizes = torch.tensor(images.image_sizes, device=device)  # (N, 2) h, w
+    rows = torch.arange(height, device=device) * stride < sizes[:, 0:1]  # (N, h)
+    columns = torch.arange(width, device=device) * stride < sizes[:, 1:2]  # (N, w)
+    return (rows[:, :, None] & columns[:, None, :])[:, None]

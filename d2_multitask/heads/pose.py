@@ -1,0 +1,313 @@
+"""The pose task: joints at object centres, refined by joint heatmaps (CenterNet, section 4.2)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data.detection_utils import create_keypoint_hflip_indices
+from detectron2.layers import ShapeSpec
+from detectron2.structures import ImageList
+from torch import Tensor
+
+from d2_multitask.heads.base import (
+    Branch,
+    Decoded,
+    Predictions,
+    Targets,
+    TaskHead,
+    batch_instances,
+    feature_shape,
+    grid_size,
+)
+from d2_multitask.heads.build import TASK_HEAD_REGISTRY
+from d2_multitask.heads.center import average_flipped_logits, heatmap_bias
+from d2_multitask.losses import gathered_l1_loss, heatmap_focal_loss
+from d2_multitask.targets.centers import (
+    BatchObjects,
+    assign_cells,
+    cells_of,
+    gather_objects,
+)
+from d2_multitask.targets.decode import (
+    find_joint_peaks,
+    gather_cells,
+    joint_hull,
+    match_joints,
+    sample_joint_scores,
+)
+from d2_multitask.targets.dense import cells_in_boxes, ignored_cells
+from d2_multitask.targets.gaussian import draw_gaussians, object_radius
+
+
+@TASK_HEAD_REGISTRY.register("pose")
+class PoseHead(TaskHead):
+    """Joint offsets from the centre, a heatmap per joint, the joint's offset in its cell."""
+
+    requires: ClassVar[tuple[str, ...]] = ("center",)
+    uses: ClassVar[tuple[str, ...]] = ("det",)
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        in_feature: str,
+        num_keypoints: int,
+        conv_dim: int,
+        norm: str,
+        gaussian: tuple[float, str],
+        assign_radius: int,
+        loss_weights: tuple[float, float, float],
+        peak_score_threshold: float,
+        max_distance: float,
+        topk: int,
+        flip_indices: list[int] | None = None,
+    ) -> None:
+        """
+        Args:
+            input_shape: channels and stride of the feature map.
+            in_feature: name of the backbone output to read.
+            num_keypoints: K.
+            conv_dim: channels of each branch's 3x3 convolution.
+            norm: normalisation after it.
+            gaussian: minimal overlap and radius rule of the joints' Gaussians.
+            assign_radius: see :func:`d2_multitask.targets.centers.assign_cells`.
+            loss_weights: of joint offsets, joint heatmaps, sub-cell offsets.
+            peak_score_threshold: least score of a joint peak that may be matched.
+            max_distance: how far a joint may move to its peak, in parts of the box's longer side.
+            topk: joint peaks looked at, per joint and image.
+            flip_indices: joint order after a horizontal flip, for the flip test.
+        """
+        super().__init__()
+        self.in_feature, self.stride, self.num_keypoints = (
+            in_feature,
+            input_shape.stride,
+            num_keypoints,
+        )
+        self.min_overlap, self.radius_rule = gaussian
+        self.assign_radius = assign_radius
+        self.offset_weight, self.heatmap_weight, self.heatmap_offset_weight = loss_weights
+        self.peak_score_threshold, self.max_distance, self.topk = (
+            peak_score_threshold,
+            max_distance,
+            topk,
+        )
+        self.flip_indices = flip_indices
+        channels = input_shape.channels
+        self.keypoint_offset = Branch(channels, conv_dim, 2 * num_keypoints, norm=norm)
+        self.keypoint_heatmap = Branch(
+            channels, conv_dim, num_keypoints, norm=norm, bias=heatmap_bias(), weight_std=None
+        )
+        self.keypoint_heatmap_offset = Branch(channels, conv_dim, 2, norm=norm)
+
+    @staticmethod
+    def add_config(cfg: CfgNode) -> None:
+        """Declare ``MODEL.POSE_HEAD``; see :meth:`TaskHead.add_config`."""
+        cfg.MODEL.POSE_HEAD = node = CfgNode()
+        # COCO's joints; another data set's number must be set here.
+        node.NUM_KEYPOINTS = 17
+        node.CONV_DIM = 64
+        # CenterNet's weights: all 1.
+        node.OFFSET_WEIGHT = 1.0
+        node.HEATMAP_WEIGHT = 1.0
+        node.HEATMAP_OFFSET_WEIGHT = 1.0
+        # CenterNet's rule of matching: peaks above 0.1, within 0.3 x the longer side of the box.
+        node.PEAK_SCORE_THRESH_TEST = 0.1
+        node.MAX_DISTANCE_TEST = 0.3
+        node.TOPK_TEST = 100
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Config and backbone outputs -> arguments of ``__init__``."""
+        node, center = cfg.MODEL.POSE_HEAD, cfg.MODEL.CENTER_HEAD
+        flip_test = cfg.TEST.AUG.ENABLED and cfg.TEST.AUG.FLIP
+        return {
+            "input_shape": feature_shape(
+                input_shape, center.IN_FEATURE, "MODEL.CENTER_HEAD.IN_FEATURE"
+            ),
+            "in_feature": center.IN_FEATURE,
+            "norm": center.NORM,
+            "gaussian": (center.MIN_OVERLAP, center.GAUSSIAN_RADIUS),
+            "assign_radius": center.ASSIGN_RADIUS,
+            "num_keypoints": node.NUM_KEYPOINTS,
+            "conv_dim": node.CONV_DIM,
+            "loss_weights": (
+                node.OFFSET_WEIGHT,
+                node.HEATMAP_WEIGHT,
+                node.HEATMAP_OFFSET_WEIGHT,
+            ),
+            "peak_score_threshold": node.PEAK_SCORE_THRESH_TEST,
+            "max_distance": node.MAX_DISTANCE_TEST,
+            "topk": node.TOPK_TEST,
+            "flip_indices": flip_indices(cfg) if flip_test else None,
+        }
+
+    def layers(self, features: dict[str, Tensor]) -> Predictions:
+        """-> raw predictions on the (h, w) grid.
+
+        ``keypoint_offset`` (N, 2K, h, w): joint minus the cell, (x, y) per joint, stride units.
+        ``keypoint_heatmap`` (N, K, h, w): logits. ``keypoint_heatmap_offset`` (N, 2, h, w): joint
+        minus its own cell, (x, y), stride units, shared by all joints.
+        """
+        feature = features[self.in_feature]
+        return {
+            "keypoint_offset": self.keypoint_offset(feature),
+            "keypoint_heatmap": self.keypoint_heatmap(feature),
+            "keypoint_heatmap_offset": self.keypoint_heatmap_offset(feature),
+        }
+
+    def targets(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> Targets:
+        """Joint offsets (A, K, 2) with their weights (A, K, 1), joint heatmaps, sub-cell offsets.
+
+        No loss where a label is missing: joints of visibility 0, images without joint labels, and,
+        on the joint heatmaps, crowds and the boxes of people none of whose joints are labelled.
+        """
+        objects = gather_objects(
+            batch_instances(batched_inputs),
+            self.stride,
+            images.tensor.device,
+            self.num_keypoints,
+        )
+        grid, num_images = grid_size(images, self.stride), len(batched_inputs)
+        cells = assign_cells(objects, num_images, grid, self.assign_radius)
+        keypoints = objects.keypoints[cells.object_index]  # (A, K, 3)
+        crowd = ignored_cells(
+            [x.get("ignore_mask") for x in batched_inputs],
+            tuple(images.tensor.shape[-2:]),
+            self.stride,
+            images.tensor.device,
+        )
+        return {
+            "cells": cells,
+            "keypoint_offset": keypoints[..., :2] - cells.xy[:, None],
+            "keypoint_weight": (keypoints[..., 2:] > 0).float(),
+            **self._heatmap_targets(objects, crowd, num_images, grid),
+        }
+
+    def _heatmap_targets(
+        self, objects: BatchObjects, crowd: Tensor, num_images: int, grid: tuple[int, int]
+    ) -> Targets:
+        """Joint heatmaps (N, K, h, w), valid cells, and the J labelled joints' own cells."""
+        labelled = objects.keypoints[..., 2] > 0  # (M, K)
+        object_index, joint = labelled.nonzero(as_tuple=True)  # (J,)
+        joint_xy = objects.keypoints[object_index, joint, :2]  # (J, 2)
+        joint_cell = cells_of(joint_xy, grid)
+        radius = object_radius(objects.wh, self.min_overlap, self.radius_rule)
+        image_index = objects.image_index[object_index]
+        heatmap = draw_gaussians(
+            image_index * self.num_keypoints + joint,
+            joint_cell,
+            radius[object_index],
+            num_images * self.num_keypoints,
+            grid,
+        ).view(num_images, self.num_keypoints, *grid)
+        unlabelled = ~labelled.any(1)  # (M,)
+        unknown = cells_in_boxes(
+            objects.boxes[unlabelled], objects.image_index[unlabelled], num_images, grid
+        )
+        valid = ~(crowd | unknown) | (heatmap == 1)
+        return {
+            "keypoint_heatmap": heatmap,
+            "valid": valid & objects.keypoints_labelled[:, None, None, None],
+            "joint_image": image_index,
+            "joint_cell": joint_cell,
+            "keypoint_heatmap_offset": joint_xy - joint_cell,
+        }
+
+    def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
+        """``loss_pose_offset``, ``loss_pose_heatmap`` and ``loss_pose_heatmap_offset``."""
+        offset = targets["cells"].gather(predictions["keypoint_offset"])
+        offset = gathered_l1_loss(
+            offset.view(-1, self.num_keypoints, 2),
+            targets["keypoint_offset"],
+            targets["keypoint_weight"],
+        )
+        heatmap = heatmap_focal_loss(
+            predictions["keypoint_heatmap"], targets["keypoint_heatmap"], targets["valid"]
+        )
+        cell = targets["joint_cell"]
+        at_joints = predictions["keypoint_heatmap_offset"][
+            targets["joint_image"], :, cell[:, 1], cell[:, 0]
+        ]
+        heatmap_offset = gathered_l1_loss(at_joints, targets["keypoint_heatmap_offset"])
+        return {
+            "loss_pose_offset": offset * self.offset_weight,
+            "loss_pose_heatmap": heatmap * self.heatmap_weight,
+            "loss_pose_heatmap_offset": heatmap_offset * self.heatmap_offset_weight,
+        }
+
+    def inference(self, predictions: Predictions, images: ImageList, decoded: Decoded) -> None:
+        """Add ``pred_keypoints`` (N, P, K, 3): x, y in pixels of the network input, confidence.
+
+        The confidence is the joint heatmap's score where the joint ends up. Without boxes from
+        another head the joints' hull serves as ``pred_boxes``.
+        """
+        cell = decoded.peaks.xy  # (N, P, 2)
+        offset = gather_cells(predictions["keypoint_offset"].float(), cell)
+        regressed = cell[:, :, None] + offset.unflatten(2, (self.num_keypoints, 2))
+        boxes = decoded.objects.get("pred_boxes")
+        boxes = joint_hull(regressed) if boxes is None else boxes / self.stride
+        heatmap = predictions["keypoint_heatmap"].float().sigmoid()
+        joints, _ = match_joints(
+            regressed,
+            *self._joint_peaks(heatmap, predictions["keypoint_heatmap_offset"].float()),
+            boxes,
+            score_threshold=self.peak_score_threshold,
+            max_distance=self.max_distance,
+        )
+        scores = sample_joint_scores(heatmap, joints)
+        keypoints = torch.cat([joints * self.stride, scores[..., None]], -1)
+        decoded.objects["pred_keypoints"] = keypoints
+        if "pred_boxes" not in decoded.objects:
+            decoded.objects["pred_boxes"] = joint_hull(joints) * self.stride
+
+    def _joint_peaks(self, heatmap: Tensor, heatmap_offset: Tensor) -> tuple[Tensor, Tensor]:
+        """Sub-cell positions (N, K, Q, 2), stride units, and scores (N, K, Q) of joint peaks."""
+        scores, cell = find_joint_peaks(heatmap, self.topk)
+        offset = gather_cells(heatmap_offset, cell.flatten(1, 2)).view(*cell.shape)
+        return cell + offset, scores
+
+    def merge_flipped(self, predictions: Predictions, flipped: Predictions) -> Predictions:
+        """Average offsets and heatmaps after swapping left and right joints."""
+        order = self.flip_indices or list(range(self.num_keypoints))
+        mirrored = flipped["keypoint_offset"].flip(-1).unflatten(1, (-1, 2))[:, order]
+        # A flip maps x - cell to 1 - (x - cell): the cell's other edge becomes its origin.
+        mirrored = torch.stack([1 - mirrored[:, :, 0], mirrored[:, :, 1]], 2).flatten(1, 2)
+        return {
+            **predictions,
+            "keypoint_offset": (predictions["keypoint_offset"] + mirrored) / 2,
+            "keypoint_heatmap": average_flipped_logits(
+                predictions["keypoint_heatmap"], flipped["keypoint_heatmap"][:, order]
+            ),
+        }
+
+    def target_maps(self, targets: Targets) -> dict[str, Tensor]:
+        """``joints`` (N, h, w): all joint heatmaps in one."""
+        return {"joints": targets["keypoint_heatmap"].amax(1)}
+
+    def prediction_maps(self, predictions: Predictions) -> dict[str, Tensor]:
+        """``joints`` (N, h, w): the strongest joint's score."""
+        return {"joints": predictions["keypoint_heatmap"].float().sigmoid().amax(1)}
+
+
+def flip_indices(cfg: CfgNode) -> list[int]:
+    """Joint order after a horizontal flip, from the metadata of the first data set of the config.
+
+    Raises:
+        ValueError: no data set is named, or it has another number of joints than the network.
+    """
+    names = list(cfg.DATASETS.TEST) or list(cfg.DATASETS.TRAIN)
+    if not names:
+        raise ValueError(
+            "TEST.AUG.FLIP: the flip test must know which joints swap sides; expected a data set "
+            "with joints in DATASETS.TEST or DATASETS.TRAIN, found none"
+        )
+    indices = [int(i) for i in create_keypoint_hflip_indices(names[:1])]
+    if len(indices) != cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS:
+        raise ValueError(
+            f"MODEL.POSE_HEAD.NUM_KEYPOINTS: found {cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS}, expected "
+            f"{len(indices)}, the joints of data set {names[0]!r}"
+        )
+    return indices

@@ -1,0 +1,104 @@
+"""Losses of all heads: in float32, and zero with a graph when there is nothing to learn.
+
+Every function takes logits or raw regressions and returns a scalar. None of them is affected by
+autocast: half precision rounds 1 - 1e-4 to 1, which makes CenterNet's clamped focal loss infinite.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from detectron2.utils import comm
+from torch import Tensor
+
+
+def average_over_workers(count: Tensor) -> Tensor:
+    """Mean of a count over all training processes, at least 1.
+
+    With one normaliser for all workers the sum of their gradients is that of one large batch.
+
+    Args:
+        count: () number of positives of this worker's batch.
+
+    Returns:
+        () float32, on the same device, without a graph.
+    """
+    count = count.detach().float()
+    if comm.get_world_size() > 1:
+        count = count.clone()
+        dist.all_reduce(count)
+        count = count / comm.get_world_size()
+    return count.clamp(min=1)
+
+
+def heatmap_focal_loss(
+    logits: Tensor,
+    target: Tensor,
+    valid: Tensor | None = None,
+    alpha: float = 2.0,
+    beta: float = 4.0,
+) -> Tensor:
+    """Penalty-reduced focal loss on a Gaussian heatmap (CenterNet, equation 1).
+
+    Positives are the cells whose target is exactly 1; the sum is divided by their number in the
+    batch. The logarithms come from log-sigmoid, so no probability has to be clamped.
+
+    Args:
+        logits: (N, C, h, w).
+        target: (N, C, h, w) in [0, 1].
+        valid: (N, 1, h, w) or (N, C, h, w) bool; False cells cost nothing. ``None`` = all valid.
+        alpha: focusing exponent.
+        beta: exponent that reduces the penalty near a peak.
+
+    Returns:
+        () float32.
+    """
+    logits = logits.float()
+    probability = logits.sigmoid()
+    positive = target == 1
+    loss_positive = (1 - probability).pow(alpha) * F.logsigmoid(logits)
+    loss_negative = (1 - target).pow(beta) * probability.pow(alpha) * F.logsigmoid(-logits)
+    loss = -torch.where(positive, loss_positive, loss_negative)
+    if valid is not None:
+        loss = torch.where(valid, loss, torch.zeros_like(loss))
+        positive = positive & valid
+    return loss.sum() / average_over_workers(positive.sum())
+
+
+def gathered_l1_loss(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean absolute difference over the labelled numbers.
+
+    Args:
+        prediction: (A, ...) regressions read at A cells.
+        target: same shape.
+        weight: broadcastable to it, 0 where a number is not labelled; ``None`` = all labelled.
+
+    Returns:
+        () float32; 0, with a graph, if nothing is labelled.
+    """
+    difference = (prediction.float() - target).abs()
+    if weight is None:
+        count = torch.tensor(difference.numel(), device=difference.device)
+    else:
+        weight = weight.expand_as(difference).float()
+        difference = torch.where(weight > 0, difference * weight, torch.zeros_like(difference))
+        count = weight.sum()
+    return difference.sum() / average_over_workers(count)
+
+
+def masked_cross_entropy(logits: Tensor, target: Tensor, ignore_value: int) -> Tensor:
+    """Cross-entropy averaged over the pixels that have a label.
+
+    ``torch.nn.functional.cross_entropy`` gives NaN if every pixel is ignored; this gives 0.
+
+    Args:
+        logits: (N, C, H, W).
+        target: (N, H, W) int64 in [0, C) or ``ignore_value``.
+        ignore_value: label that costs nothing.
+
+    Returns:
+        () float32.
+    """
+    total = F.cross_entropy(logits.float(), target, ignore_index=ignore_value, reduction="sum")
+    return total / average_over_workers((target != ignore_value).sum())

@@ -1,0 +1,32 @@
+"""Backbones whose finest output has stride 4; importing the package registers all of them.
+
+A backbone is a feature network ("bottom up": `res2`..`res5`, strides 4 to 32) and a neck that
+brings its features to stride 4 (`p2`). One file per family, each with one registered builder,
+chosen by `MODEL.BACKBONE.NAME`:
+
+- `resnet.py`: `build_resnet_fpn_stride4_backbone`, Detectron2's ResNet;
+- `feature_extractor.py`: `build_feature_fpn_stride4_backbone`, any torchvision or timm network.
+
+Detectron2's own FPN builders work too; they also compute the levels that nobody reads here.
+"""
+
+from __future__ import annotations
+
+from d2_multitask.modeling.backbones.config import add_backbone_config
+from d2_multitask.modeling.backbones.feature_extractor import (
+    FeatureExtractor,
+    build_feature_extractor,
+    build_feature_fpn_stride4_backbone,
+)
+from d2_multitask.modeling.backbones.fpn import StrideFourFPN, build_stride_four_fpn
+from d2_multitask.modeling.backbones.resnet import build_resnet_fpn_stride4_backbone
+
+__all__ = [
+    "FeatureExtractor",
+    "StrideFourFPN",
+    "add_backbone_config",
+    "build_feature_extractor",
+    "build_feature_fpn_stride4_backbone",
+    "build_resnet_fpn_stride4_backbone",
+    "build_stride_four_fpn",
+]

@@ -1,0 +1,183 @@
+"""Decoding: predictions on the grid -> objects. The exact inverse of ``centers.py``.
+
+Letters: N images, C classes, K joints, P peaks an image, Q joint peaks, (h, w) grid size.
+Everything is in stride units until a head multiplies by the stride.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """The strongest local maxima of each image's heatmaps, best first.
+
+    Attributes:
+        scores: (N, P) in [0, 1].
+        channels: (N, P) int64, the class (or joint) of the peak.
+        xy: (N, P, 2) int64 cell (x, y).
+    """
+
+    scores: Tensor
+    channels: Tensor
+    xy: Tensor
+
+
+def suppress_non_peaks(heatmap: Tensor, kernel: int = 3) -> Tensor:
+    """Keep the cells that equal the maximum of their ``kernel`` x ``kernel`` window, zero the rest.
+
+    Args:
+        heatmap: (N, C, h, w) scores in [0, 1].
+        kernel: odd window side, cells.
+
+    Returns:
+        (N, C, h, w).
+    """
+    highest = F.max_pool2d(heatmap, kernel, stride=1, padding=kernel // 2)
+    return heatmap * (heatmap == highest)
+
+
+def find_peaks(heatmap: Tensor, topk: int, kernel: int = 3) -> Peaks:
+    """The ``topk`` best peaks over all classes of each image.
+
+    Args:
+        heatmap: (N, C, h, w) scores in [0, 1].
+        topk: P; fewer if the grid has fewer cells.
+        kernel: see :func:`suppress_non_peaks`.
+    """
+    _, num_channels, height, width = heatmap.shape
+    flat = suppress_non_peaks(heatmap, kernel).flatten(1)  # (N, C * h * w)
+    scores, index = flat.topk(min(topk, num_channels * height * width), dim=1)
+    cell = index % (height * width)
+    xy = torch.stack([cell % width, torch.div(cell, width, rounding_mode="floor")], -1)
+    return Peaks(scores, torch.div(index, height * width, rounding_mode="floor"), xy)
+
+
+def find_joint_peaks(heatmap: Tensor, topk: int, kernel: int = 3) -> tuple[Tensor, Tensor]:
+    """The ``topk`` best peaks of each joint of each image.
+
+    Args:
+        heatmap: (N, K, h, w) scores in [0, 1].
+        topk: Q; fewer if the grid has fewer cells.
+        kernel: see :func:`suppress_non_peaks`.
+
+    Returns:
+        scores (N, K, Q) and cells (N, K, Q, 2) int64 (x, y).
+    """
+    height, width = heatmap.shape[2:]
+    flat = suppress_non_peaks(heatmap, kernel).flatten(2)  # (N, K, h * w)
+    scores, cell = flat.topk(min(topk, height * width), dim=2)
+    xy = torch.stack([cell % width, torch.div(cell, width, rounding_mode="floor")], -1)
+    return scores, xy
+
+
+def gather_cells(feature: Tensor, xy: Tensor) -> Tensor:
+    """Read a map at cells.
+
+    Args:
+        feature: (N, C, h, w).
+        xy: (N, P, 2) int64 cells (x, y), inside the grid.
+
+    Returns:
+        (N, P, C).
+    """
+    flat = xy[..., 1] * feature.shape[3] + xy[..., 0]  # (N, P)
+    index = flat[:, None, :].expand(-1, feature.shape[1], -1)  # (N, C, P)
+    return feature.flatten(2).gather(2, index).transpose(1, 2)
+
+
+def decode_boxes(center_xy: Tensor, wh: Tensor) -> Tensor:
+    """Boxes around centres.
+
+    Args:
+        center_xy: (..., 2) sub-cell centres (x, y).
+        wh: (..., 2) width and height; negative sizes count as 0.
+
+    Returns:
+        (..., 4) xyxy, same unit.
+    """
+    half = wh.clamp(min=0) / 2
+    return torch.cat([center_xy - half, center_xy + half], -1)
+
+
+def joint_hull(joints_xy: Tensor, margin: float = 0.1) -> Tensor:
+    """The box around an object's joints, for networks without a box head.
+
+    Args:
+        joints_xy: (..., K, 2).
+        margin: part of each side that is added on either end: a body reaches beyond its joints.
+
+    Returns:
+        (..., 4) xyxy, same unit.
+    """
+    low, high = joints_xy.amin(-2), joints_xy.amax(-2)
+    grow = (high - low) * margin
+    return torch.cat([low - grow, high + grow], -1)
+
+
+def match_joints(
+    regressed_xy: Tensor,
+    peak_xy: Tensor,
+    peak_scores: Tensor,
+    boxes: Tensor,
+    *,
+    score_threshold: float,
+    max_distance: float,
+) -> tuple[Tensor, Tensor]:
+    """Move regressed joints to the joint-heatmap peaks that explain them (CenterNet, section 4.2).
+
+    A joint takes the nearest of its peaks that scores above ``score_threshold``, lies inside the
+    object's box and within ``max_distance`` x the box's longer side; else it stays where it was
+    regressed.
+
+    Args:
+        regressed_xy: (N, P, K, 2).
+        peak_xy: (N, K, Q, 2) sub-cell peak positions.
+        peak_scores: (N, K, Q).
+        boxes: (N, P, 4) xyxy.
+        score_threshold: least peak score.
+        max_distance: part of the box's longer side.
+
+    Returns:
+        joints (N, P, K, 2) and matched (N, P, K) bool.
+    """
+    if peak_scores.shape[-1] == 0 or regressed_xy.shape[1] == 0:
+        return regressed_xy, torch.zeros_like(regressed_xy[..., 0], dtype=torch.bool)
+    peaks = peak_xy[:, None]  # (N, 1, K, Q, 2)
+    distance = (regressed_xy[:, :, :, None] - peaks).norm(dim=-1)  # (N, P, K, Q)
+    low, high = boxes[:, :, None, None, :2], boxes[:, :, None, None, 2:]  # (N, P, 1, 1, 2)
+    reach = max_distance * (boxes[..., 2:] - boxes[..., :2]).amax(-1)  # (N, P)
+    allowed = (
+        ((peaks >= low) & (peaks <= high)).all(-1)
+        & (distance <= reach[:, :, None, None])
+        & (peak_scores > score_threshold)[:, None]
+    )
+    distance = torch.where(allowed, distance, torch.full_like(distance, float("inf")))
+    nearest, index = distance.min(-1)  # (N, P, K)
+    matched = nearest.isfinite()
+    candidates = peaks.expand(-1, regressed_xy.shape[1], -1, -1, -1)
+    found = candidates.gather(3, index[..., None, None].expand(*index.shape, 1, 2)).squeeze(3)
+    return torch.where(matched[..., None], found, regressed_xy), matched
+
+
+def sample_joint_scores(heatmap: Tensor, joints_xy: Tensor) -> Tensor:
+    """Joint confidence: the joint's heatmap at the cell that the joint lies in.
+
+    Args:
+        heatmap: (N, K, h, w) scores in [0, 1].
+        joints_xy: (N, P, K, 2) stride units; joints outside the grid score 0.
+
+    Returns:
+        (N, P, K) in [0, 1].
+    """
+    height, width = heatmap.shape[2:]
+    cell = joints_xy.floor()
+    inside = (cell >= 0).all(-1) & (cell[..., 0] < width) & (cell[..., 1] < height)
+    flat = (cell[..., 1].clamp(0, height - 1) * width + cell[..., 0].clamp(0, width - 1)).long()
+    scores = heatmap.flatten(2).gather(2, flat.transpose(1, 2)).transpose(1, 2)  # (N, P, K)
+    return scores * inside

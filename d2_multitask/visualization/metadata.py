@@ -1,0 +1,139 @@
+"""What classes, joints and limbs are called, with generic names where the data set is not known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from detectron2.config import CfgNode
+from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data.datasets.builtin_meta import (
+    COCO_PERSON_KEYPOINT_NAMES,
+    KEYPOINT_CONNECTION_RULES,
+)
+from torch import Tensor
+
+BACKGROUND = "background"
+# The edges of COCO's skeleton that Detectron2's rules leave out: without them no torso is drawn.
+_TORSO = (
+    ("left_shoulder", "left_hip"),
+    ("right_shoulder", "right_hip"),
+    ("left_ear", "left_shoulder"),
+    ("right_ear", "right_shoulder"),
+)
+_LIMB_COLOR = (255, 255, 255)
+
+
+def dataset_metadata(cfg: CfgNode) -> Metadata:
+    """The metadata of the first test data set (else the first training data set) of ``cfg``.
+
+    An unregistered data set gives empty metadata; nothing is read from disk and no entry is added
+    to Detectron2's catalogue.
+    """
+    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+        if name in MetadataCatalog.list():
+            return MetadataCatalog.get(name)
+    return Metadata()
+
+
+def picture_metadata(
+    metadata: Metadata | None = None,
+    *,
+    num_classes: int | None = None,
+    num_keypoints: int | None = None,
+    num_sem_seg_classes: int | None = None,
+) -> Metadata:
+    """Metadata with every name that drawing needs; generic names replace what is missing.
+
+    Args:
+        metadata: of the data set, as far as it is known.
+        num_classes: object classes of the network; names of another number (of another data set)
+            are replaced. ``None`` takes the names as they are, one class if there are none.
+        num_keypoints: joints an object, likewise; 17 (COCO's) if there are no names.
+        num_sem_seg_classes: classes of the semantic map, likewise; background and the object
+            classes if there are no names.
+
+    Returns:
+        New metadata: ``thing_classes``, ``stuff_classes``, ``keypoint_names``,
+        ``keypoint_connection_rules`` and, if the data set tells it,
+        ``thing_dataset_id_to_contiguous_id``.
+    """
+    known = metadata if metadata is not None else Metadata()
+    things = _names(known.get("thing_classes"), num_classes)
+    things = things or [f"class {i}" for i in range(num_classes or 1)]
+    stuff = _names(known.get("stuff_classes"), num_sem_seg_classes)
+    if stuff is None and num_sem_seg_classes in (None, len(things) + 1):
+        stuff = [BACKGROUND, *things]
+    stuff = stuff or [f"class {i}" for i in range(num_sem_seg_classes or 2)]
+    joints = _names(known.get("keypoint_names"), num_keypoints)
+    rules = known.get("keypoint_connection_rules") if joints else None
+    if not joints:
+        is_coco = num_keypoints in (None, len(COCO_PERSON_KEYPOINT_NAMES))
+        joints = list(COCO_PERSON_KEYPOINT_NAMES) if is_coco else None
+        joints = joints or [f"joint {i}" for i in range(num_keypoints or 0)]
+        rules = KEYPOINT_CONNECTION_RULES if is_coco else None
+    picture = Metadata(
+        thing_classes=things,
+        stuff_classes=stuff,
+        keypoint_names=joints,
+        keypoint_connection_rules=_with_torso(joints, rules or ()),
+    )
+    if known.get("thing_dataset_id_to_contiguous_id"):
+        picture.thing_dataset_id_to_contiguous_id = known.thing_dataset_id_to_contiguous_id
+    return picture
+
+
+def metadata_for(
+    metadata: Metadata | None,
+    class_ids: Tensor | None = None,
+    keypoints: Tensor | None = None,
+    num_sem_seg_classes: int | None = None,
+) -> Metadata:
+    """:func:`picture_metadata` that fits what one image shows, whatever data set it comes from.
+
+    Args:
+        metadata: of the data set, as far as it is known.
+        class_ids: (n,) contiguous classes of the objects.
+        keypoints: (n, K, ...) joints of the objects.
+        num_sem_seg_classes: classes of the semantic map.
+    """
+    names = metadata.get("thing_classes") if metadata is not None else None
+    highest = int(class_ids.max()) if class_ids is not None and len(class_ids) else 0
+    return picture_metadata(
+        metadata,
+        num_classes=None if names and highest < len(names) else highest + 1,
+        num_keypoints=None if keypoints is None else keypoints.shape[1],
+        num_sem_seg_classes=num_sem_seg_classes,
+    )
+
+
+def cfg_metadata(cfg: CfgNode) -> Metadata:
+    """:func:`picture_metadata` of the data set and the network that ``cfg`` describes."""
+    return picture_metadata(
+        dataset_metadata(cfg),
+        num_classes=cfg.MODEL.CENTER_HEAD.NUM_CLASSES,
+        num_keypoints=cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS,
+        num_sem_seg_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+    )
+
+
+def limbs(metadata: Metadata) -> list[tuple[int, int]]:
+    """The pairs of joint indices that are joined by a line."""
+    index = {name: i for i, name in enumerate(metadata.get("keypoint_names") or ())}
+    rules = metadata.get("keypoint_connection_rules") or ()
+    return [(index[a], index[b]) for a, b, _ in rules if a in index and b in index]
+
+
+def _names(names: Sequence[str] | None, count: int | None) -> list[str] | None:
+    return list(names) if names and count in (None, len(names)) else None
+
+
+def _with_torso(
+    names: Sequence[str], rules: Sequence[tuple[str, str, tuple[int, int, int]]]
+) -> list[tuple[str, str, tuple[int, int, int]]]:
+    present = {frozenset(rule[:2]) for rule in rules}
+    extra = [
+        (a, b, _LIMB_COLOR)
+        for a, b in _TORSO
+        if rules and a in names and b in names and frozenset((a, b)) not in present
+    ]
+    return [*rules, *extra]

@@ -1,0 +1,145 @@
+"""One image's result as a picture: class colours, boxes and skeletons."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from detectron2.data import Metadata
+from detectron2.structures import Instances
+from torch import Tensor
+
+from d2_multitask.visualization import style
+from d2_multitask.visualization.canvas import DrawnObjects, PictureCanvas
+from d2_multitask.visualization.metadata import BACKGROUND, metadata_for
+
+CONFIDENCE_THRESHOLD = 0.3
+KEYPOINT_THRESHOLD = 0.1
+
+
+def draw_result(
+    image: np.ndarray,
+    result: dict[str, Any],
+    metadata: Metadata | None = None,
+    *,
+    confidence_threshold: float = CONFIDENCE_THRESHOLD,
+    keypoint_threshold: float = KEYPOINT_THRESHOLD,
+    draw_boxes: bool = True,
+    min_long_side: int = style.MIN_LONG_SIDE,
+) -> np.ndarray:
+    """Draw what the network found.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        result: one entry of the model's output, at the size of ``image``: ``instances`` with
+            ``pred_boxes``, ``scores``, ``pred_classes`` and, if any, ``pred_keypoints`` (n, K, 3);
+            ``sem_seg`` (num_classes, H, W) scores. Each is optional.
+        metadata: names of classes and joints; generic ones replace what is missing or does not fit.
+        confidence_threshold: objects below it are not drawn.
+        keypoint_threshold: joints below it, and the limbs that end there, are not drawn.
+        draw_boxes: whether boxes are drawn; without a box head they are just the joints' hull.
+        min_long_side: smaller images are enlarged to it (pixels).
+
+    Returns:
+        The picture (h, w, 3) uint8 RGB, of the size of ``image`` or larger.
+    """
+    instances, sem_seg = result.get("instances"), result.get("sem_seg")
+    metadata = metadata_for(
+        metadata,
+        class_ids=None if instances is None else instances.pred_classes,
+        keypoints=_keypoints(instances),
+        num_sem_seg_classes=None if sem_seg is None else len(sem_seg),
+    )
+    canvas = PictureCanvas(image, metadata, min_long_side)
+    if sem_seg is not None:
+        classes = class_map(sem_seg, canvas.size_hw)
+        canvas.set_background(blend_class_map(canvas.picture_array, classes, metadata))
+    if instances is not None:
+        chosen = confident(instances, confidence_threshold)
+        canvas.draw_objects(drawn_results(chosen, metadata, keypoint_threshold, draw_boxes))
+    return canvas.picture()
+
+
+def confident(instances: Instances, threshold: float) -> Instances:
+    """The objects that score at least ``threshold``, on the CPU, best first."""
+    instances = instances.to("cpu")
+    order = instances.scores.argsort(descending=True, stable=True)
+    return instances[order[instances.scores[order] >= threshold]]
+
+
+def drawn_results(
+    instances: Instances, metadata: Metadata, keypoint_threshold: float, draw_boxes: bool = True
+) -> DrawnObjects:
+    """Results of one image as :class:`DrawnObjects`; a single class is not named in the labels."""
+    keypoints = _keypoints(instances)
+    joints = None if keypoints is None else keypoints.detach().numpy()
+    names = metadata.thing_classes
+    labels = [
+        f"{score:.0%}" if len(names) == 1 else f"{names[class_id]} {score:.0%}"
+        for score, class_id in zip(
+            instances.scores.tolist(), instances.pred_classes.tolist(), strict=True
+        )
+    ]
+    return DrawnObjects(
+        boxes=instances.pred_boxes.tensor.detach().numpy() if draw_boxes else None,
+        joints_xy=None if joints is None else joints[..., :2],
+        joints_shown=None if joints is None else joints[..., 2] >= keypoint_threshold,
+        labels=labels,
+    )
+
+
+def class_map(sem_seg: Tensor, size_hw: tuple[int, int]) -> np.ndarray:
+    """The best class of each pixel.
+
+    Args:
+        sem_seg: (num_classes, H, W) scores; they are resized, not the classes, so that borders stay
+            smooth.
+        size_hw: (h, w) of the map.
+
+    Returns:
+        (h, w) int64.
+    """
+    scores = sem_seg.detach().float().cpu()
+    if tuple(scores.shape[1:]) != tuple(size_hw):
+        scores = torch.nn.functional.interpolate(
+            scores[None], size=tuple(size_hw), mode="bilinear", align_corners=False
+        )[0]
+    return scores.argmax(0).numpy()
+
+
+def blend_class_map(
+    image: np.ndarray, classes: np.ndarray, metadata: Metadata, ignore_value: int = 255
+) -> np.ndarray:
+    """Tint each class but the background in its colour, and hatch what is ignored.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        classes: (h, w) class ids; resized to the image with nearest neighbours if needed.
+        metadata: ``stuff_classes``; a first class named "background" is left uncoloured.
+        ignore_value: label that is hatched in grey.
+
+    Returns:
+        A new (H, W, 3) uint8 RGB.
+    """
+    if classes.shape != image.shape[:2]:
+        size_wh = (image.shape[1], image.shape[0])
+        resized = cv2.resize(
+            classes.astype(np.int32).astype(np.float32), size_wh, interpolation=cv2.INTER_NEAREST
+        )
+        classes = resized.astype(np.int64)
+    first = 1 if metadata.stuff_classes[0] == BACKGROUND else 0
+    blended = image
+    for class_id in np.unique(classes).tolist():
+        if class_id == ignore_value:
+            blended = style.blend_hatching(blended, classes == class_id)
+        elif class_id >= first:
+            color = style.class_color(class_id - first)
+            blended = style.blend_color(blended, classes == class_id, color)
+    return blended
+
+
+def _keypoints(instances: Instances | None) -> Tensor | None:
+    has_joints = instances is not None and instances.has("pred_keypoints")
+    return instances.pred_keypoints if has_joints else None

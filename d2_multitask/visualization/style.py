@@ -1,0 +1,124 @@
+"""Colours, sizes and blending: the look that all pictures share, as pure NumPy functions."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+# One colour an object, in this order, so that neighbours in the list differ in hue. All are light
+# enough to be seen on photographs and carry dark text.
+OBJECT_COLORS: tuple[tuple[int, int, int], ...] = (
+    (255, 92, 92),
+    (90, 235, 255),
+    (255, 215, 64),
+    (105, 240, 174),
+    (234, 108, 255),
+    (255, 150, 30),
+    (186, 255, 92),
+    (255, 140, 180),
+    (40, 225, 220),
+    (200, 165, 255),
+    (255, 178, 145),
+)
+# Semantic classes (background excluded). The first one is the person of two-class maps; it is used
+# as an object's colour nowhere, so that a mask and a box are not mistaken for one another.
+CLASS_COLORS: tuple[tuple[int, int, int], ...] = (
+    (0, 140, 255),
+    (255, 120, 60),
+    (90, 210, 90),
+    (220, 90, 220),
+    (240, 200, 40),
+    (120, 110, 255),
+    (0, 200, 170),
+    (235, 80, 110),
+    (160, 130, 90),
+    (150, 200, 255),
+)
+IGNORE_COLOR: tuple[int, int, int] = (128, 128, 128)
+HEATMAP_COLORS = cv2.COLORMAP_TURBO
+
+MIN_LONG_SIDE = 640  # pixels; smaller images are enlarged before drawing, to be readable
+
+
+def object_color(index: int) -> tuple[int, int, int]:
+    """RGB colour of the ``index``-th object of an image; the palette repeats."""
+    return OBJECT_COLORS[index % len(OBJECT_COLORS)]
+
+
+def class_color(class_id: int) -> tuple[int, int, int]:
+    """RGB colour of a semantic class, counted without the background; the palette repeats."""
+    return CLASS_COLORS[class_id % len(CLASS_COLORS)]
+
+
+def zoom_for(image_hw: tuple[int, int], min_long_side: int = MIN_LONG_SIDE) -> float:
+    """The factor (>= 1) that brings the longer side to at least ``min_long_side`` pixels."""
+    return max(1.0, min_long_side / max(image_hw))
+
+
+def enlarge(image: np.ndarray, zoom: float) -> np.ndarray:
+    """Enlarge an image (H, W, 3) uint8 by ``zoom``, smoothly; always a copy."""
+    if zoom == 1.0:
+        return np.ascontiguousarray(image).copy()
+    height, width = (max(round(side * zoom), 1) for side in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def blend_color(
+    image: np.ndarray, mask: np.ndarray, color: tuple[int, int, int], alpha: float = 0.45
+) -> np.ndarray:
+    """Tint the pixels of ``mask`` and draw its outline.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) bool.
+        color: RGB.
+        alpha: how much of the colour covers the image, in [0, 1].
+
+    Returns:
+        A new (H, W, 3) uint8 RGB.
+    """
+    if not mask.any():
+        return image.copy()
+    # Blurring by about a pixel smooths the staircase of the mask's border.
+    cover = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 0.8)[..., None] * alpha
+    blended = image * (1 - cover) + np.asarray(color, np.float32) * cover
+    blended = blended.clip(0, 255).astype(np.uint8)
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    lighter = tuple(int(channel + 0.45 * (255 - channel)) for channel in color)
+    width = max(round(line_width(image.shape[:2]) * 0.6), 1)
+    return cv2.drawContours(blended, outlines, -1, lighter, width, cv2.LINE_AA)
+
+
+def blend_hatching(image: np.ndarray, mask: np.ndarray, alpha: float = 0.6) -> np.ndarray:
+    """Draw grey diagonal stripes over the pixels of ``mask`` (H, W) bool: not to be learnt from."""
+    height, width = mask.shape
+    period = max(round(line_width((height, width)) * 5), 4)
+    stripes = (np.add.outer(np.arange(height), np.arange(width)) // (period // 2)) % 2 == 0
+    cover = (mask * np.where(stripes, alpha, 0.3 * alpha))[..., None]
+    return (image * (1 - cover) + np.asarray(IGNORE_COLOR) * cover).clip(0, 255).astype(np.uint8)
+
+
+def blend_heatmap(image: np.ndarray, heatmap: np.ndarray, alpha: float = 0.75) -> np.ndarray:
+    """Blend a map in [0, 1] over a dimmed grey version of the image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        heatmap: (h, w) float in [0, 1]; it is stretched over the whole image. NaN counts as 0.
+        alpha: cover of the map where it is 1.
+
+    Returns:
+        A new (H, W, 3) uint8 RGB.
+    """
+    height, width = image.shape[:2]
+    values = np.nan_to_num(heatmap.astype(np.float32)).clip(0, 1)
+    values = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
+    colored = cv2.applyColorMap((values * 255).astype(np.uint8), HEATMAP_COLORS)[..., ::-1]
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] * 0.6
+    # The square root keeps the flanks of a Gaussian visible without covering what is near zero.
+    cover = np.sqrt(values)[..., None] * alpha
+    return (grey * (1 - cover) + colored * cover).clip(0, 255).astype(np.uint8)
+
+
+def line_width(image_hw: tuple[int, int]) -> float:
+    """Width of lines in pixels for a picture of this size: 2 at 512 x 512, growing with it."""
+    return max((image_hw[0] * image_hw[1]) ** 0.5 / 256, 1.2)

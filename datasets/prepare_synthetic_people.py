@@ -1,0 +1,123 @@
+"""Draw the synthetic people data set: images, boxes, masks, joints, semantic and part maps.
+
+Writes <root>/synthetic_people. It is safe to interrupt and to repeat: what is complete is left
+alone, what is not is drawn again. Needs no download.
+
+    python datasets/prepare_synthetic_people.py
+    python datasets/prepare_synthetic_people.py --num-train 5000 --image-size 256 320 --workers 8
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+try:
+    import d2_multitask  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "d2_multitask":
+        raise
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # not installed: use this clone
+
+from d2_multitask.data.synthetic_people import SceneConfig, write_synthetic_people
+
+
+class ProgressLine:
+    """One line that tells how far it is and how long it will take."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._start = time.monotonic()
+        self._shown = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show the line, at most twice a second, and at the end."""
+        now = time.monotonic()
+        if done < total and (done == 0 or now - self._shown < 0.5):
+            return
+        self._shown = now
+        seconds = now - self._start
+        left = seconds / max(done, 1) * (total - done)
+        line = f"{self._name}: {done}/{total} images, {seconds:.0f} s, ETA {left:.0f} s"
+        if sys.stdout.isatty():
+            print(f"\r{line}   ", end="\n" if done == total else "", flush=True)
+        else:
+            print(line, flush=True)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    default_root = os.environ.get("DETECTRON2_DATASETS", "datasets")
+    low, high = SceneConfig().short_side
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path(default_root),
+        help="folder of all data sets (default: $DETECTRON2_DATASETS or 'datasets')",
+    )
+    parser.add_argument("--num-train", type=int, default=1200, help="images (default: 1200)")
+    parser.add_argument("--num-val", type=int, default=200, help="images (default: 200)")
+    parser.add_argument("--seed", type=int, default=0, help="other seed, other images (default: 0)")
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        default=(low, high),
+        help=f"range of the shorter side in pixels (default: {low} {high})",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(os.cpu_count() or 1, 8),
+        help="processes (default: one per core, at most 8)",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace a data set that was made with other arguments",
+    )
+    return parser.parse_args()
+
+
+def prepare(arguments: argparse.Namespace) -> None:
+    """Draw both splits."""
+    config = replace(SceneConfig(), short_side=tuple(arguments.image_size))
+    for split, num_images in (("train", arguments.num_train), ("val", arguments.num_val)):
+        start = time.monotonic()
+        json_file = write_synthetic_people(
+            arguments.root,
+            split,
+            num_images,
+            arguments.seed,
+            config=config,
+            num_workers=arguments.workers,
+            overwrite=arguments.overwrite,
+            progress=ProgressLine(split),
+        )
+        print(f"{json_file} is complete ({time.monotonic() - start:.0f} s)", flush=True)
+
+
+def main() -> None:
+    """Run, and tell the user's errors without a traceback."""
+    # A plain kill ends the worker processes, too: it becomes an exception that closes the pool.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        prepare(parse_arguments())
+    except ValueError as error:
+        sys.exit(f"error: {error}\n(--overwrite replaces what is there)" if "other arguments" in
+                 str(error) else f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command continues")
+
+
+if __name__ == "__main__":
+    main()

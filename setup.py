@@ -1,0 +1,87 @@
+"""Packaging of d2_multitask.
+
+PyTorch, torchvision, Detectron2 and OpenCV are not in `install_requires`. Which build of them is
+right depends on the machine, and pip, asked for them, might replace a working one.
+`tools/install.py` installs them where they are missing; `import d2_multitask` says what to type if
+they still are.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+
+EXTRAS = {
+    "safetensors": ["safetensors>=0.4"],
+    "fast-eval": ["hotcoco>=1.0"],  # COCO metrics, several times faster than pycocotools
+}
+
+
+class BuildWithConfigs(build_py):
+    """Copies `configs/` into the built package, so that a wheel finds its config files.
+
+    They stay at the top of the repository, where people look for them. A symbolic link inside the
+    package would do the same but shows every file twice and breaks on Windows.
+    """
+
+    def run(self):
+        super().run()
+        if self.editable_mode:  # an editable install reads the repository's own folder
+            return
+        target = Path(self.build_lib) / "d2_multitask" / "configs"
+        shutil.rmtree(target, ignore_errors=True)  # of an earlier build, maybe with old files
+        for source in self._config_files():
+            copy = target / source.relative_to(ROOT / "configs")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
+
+    def get_outputs(self, include_bytecode=True):
+        outputs = super().get_outputs(include_bytecode)
+        if self.editable_mode:
+            return outputs
+        package = Path(self.build_lib) / "d2_multitask"
+        return outputs + [str(package / path.relative_to(ROOT)) for path in self._config_files()]
+
+    @staticmethod
+    def _config_files():
+        return sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+def read_version() -> str:
+    """The version is written once, in the package; importing it here would need PyTorch."""
+    text = (ROOT / "d2_multitask" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE)
+    if match is None:
+        raise ValueError('d2_multitask/__init__.py has no line like: __version__ = "1.2.3"')
+    return match.group(1)
+
+
+setup(
+    name="d2_multitask",
+    version=read_version(),
+    description="Multitask networks and anchor-free detection of people, on Detectron2",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["d2_multitask", "d2_multitask.*"]),
+    python_requires=">=3.10",
+    install_requires=[
+        "numpy",
+        "Pillow>=9.1",
+        "pycocotools>=2.0.4",
+        "PyYAML",
+        "timm>=1.0",
+    ],
+    extras_require={
+        **EXTRAS,
+        "dev": ["hypothesis", "pytest", "ruff", *EXTRAS["safetensors"], *EXTRAS["fast-eval"]],
+    },
+    cmdclass={"build_py": BuildWithConfigs},
+)

@@ -1,0 +1,44 @@
+"""Which heads a list of tasks means, and in which order."""
+
+from __future__ import annotations
+
+import pytest
+from support import TinyBackbone
+
+from d2_multitask.config import get_multitask_cfg
+from d2_multitask.heads import build_heads
+from d2_multitask.heads.build import with_required
+
+
+@pytest.mark.parametrize(
+    ("tasks", "heads"),
+    [
+        (["seg"], ["seg"]),
+        (["det"], ["center", "det"]),
+        (["pose"], ["center", "pose"]),
+        (["pose", "det"], ["center", "det", "pose"]),  # pose reads boxes, so det runs first
+        (["seg", "pose", "det"], ["seg", "center", "det", "pose"]),
+        (["det", "det"], ["center", "det"]),
+    ],
+)
+def test_order(tasks: list[str], heads: list[str]) -> None:
+    assert with_required(tasks) == heads
+
+
+def test_unknown_task_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"MODEL.TASKS.*'boxes'.*center, det, pose, seg"):
+        with_required(["boxes"])
+
+
+def test_no_task() -> None:
+    cfg = get_multitask_cfg()
+    cfg.MODEL.TASKS = []
+    with pytest.raises(ValueError, match="MODEL.TASKS.*at least one"):
+        build_heads(cfg, TinyBackbone().output_shape())
+
+
+def test_unknown_feature_names_the_known_ones() -> None:
+    cfg = get_multitask_cfg()
+    cfg.MODEL.CENTER_HEAD.IN_FEATURE = "p3"
+    with pytest.raises(ValueError, match=r"CENTER_HEAD.IN_FEATURE.*'p3'.*\['p2'\]"):
+        build_heads(cfg, TinyBackbone().output_shape())

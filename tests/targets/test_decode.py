@@ -1,0 +1,97 @@
+"""Peaks, gathering, boxes and joint matching on cases that can be checked by eye."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from d2_multitask.targets.decode import (
+    decode_boxes,
+    find_joint_peaks,
+    find_peaks,
+    gather_cells,
+    joint_hull,
+    match_joints,
+    sample_joint_scores,
+)
+
+
+def test_peaks_over_classes_best_first() -> None:
+    heatmap = torch.zeros(1, 2, 4, 5)
+    heatmap[0, 0, 1, 3] = 0.9
+    heatmap[0, 0, 1, 2] = 0.8  # beside a higher cell: no peak
+    heatmap[0, 1, 3, 0] = 0.7
+    heatmap[0, 1, 0, 4] = 0.95
+    peaks = find_peaks(heatmap, 3)
+    torch.testing.assert_close(peaks.scores, torch.tensor([[0.95, 0.9, 0.7]]))
+    assert peaks.channels.tolist() == [[1, 0, 1]]
+    assert peaks.xy.tolist() == [[[4, 0], [3, 1], [0, 3]]]
+
+
+def test_more_peaks_asked_for_than_cells() -> None:
+    assert find_peaks(torch.rand(2, 1, 2, 2), 100).scores.shape == (2, 4)
+    assert find_joint_peaks(torch.rand(2, 3, 2, 2), 100)[0].shape == (2, 3, 4)
+
+
+def test_gather_reads_row_times_width() -> None:
+    """Not row times height: a mistake that square maps hide."""
+    feature = torch.arange(2 * 3 * 5).view(1, 2, 3, 5)
+    read = gather_cells(feature, torch.tensor([[[4, 0], [1, 2]]]))
+    assert read.tolist() == [[[4, 19], [11, 26]]]
+
+
+def test_boxes_around_centres() -> None:
+    boxes = decode_boxes(torch.tensor([[2.5, 3.0]]), torch.tensor([[3.0, -1.0]]))
+    assert boxes.tolist() == [[1.0, 3.0, 4.0, 3.0]]
+
+
+def test_hull_with_margin() -> None:
+    joints = torch.tensor([[[0.0, 0.0], [10.0, 20.0], [5.0, 5.0]]])
+    assert joint_hull(joints, 0.1).tolist() == [[-1.0, -2.0, 11.0, 22.0]]
+
+
+# One object with box (0, 0)-(10, 20): a joint may move by 0.3 * 20 = 6.
+@pytest.mark.parametrize(
+    ("peaks", "scores", "expected", "matched"),
+    [
+        ([(4, 4), (7, 7)], [0.5, 0.9], (4, 4), True),  # the nearest, not the strongest
+        ([(4, 4), (7, 7)], [0.1, 0.9], (7, 7), True),  # 0.1 is not above the threshold
+        ([(5, 11.1)], [0.9], (5, 5), False),  # 6.1 away
+        ([(5, 10.9)], [0.9], (5, 10.9), True),  # 5.9 away
+        ([(-0.5, 5)], [0.9], (5, 5), False),  # outside the box
+        ([(9, 9), (-0.1, 5)], [0.9, 0.9], (9, 9), True),  # nearest is outside, next is inside
+        ([], [], (5, 5), False),  # no peak at all
+    ],
+)
+def test_matching(peaks, scores, expected, matched) -> None:
+    joints, found = match_joints(
+        torch.tensor([[[[5.0, 5.0]]]]),
+        torch.tensor(peaks, dtype=torch.float32).view(1, 1, -1, 2),
+        torch.tensor(scores, dtype=torch.float32).view(1, 1, -1),
+        torch.tensor([[[0.0, 0.0, 10.0, 20.0]]]),
+        score_threshold=0.1,
+        max_distance=0.3,
+    )
+    torch.testing.assert_close(joints[0, 0, 0], torch.tensor(expected, dtype=torch.float32))
+    assert found.item() is matched
+
+
+def test_matching_keeps_objects_joints_and_images_apart() -> None:
+    regressed = torch.tensor([[[[1.0, 1], [8, 8]], [[7.0, 1], [2, 8]]]]).repeat(2, 1, 1, 1)
+    peaks = torch.tensor([[[[2.0, 1], [8, 1]], [[3, 8], [9, 8]]]]).repeat(2, 1, 1, 1)
+    peaks[1] += 0.5
+    boxes = torch.tensor([[[0.0, 0, 10, 10]] * 2]).repeat(2, 1, 1)
+    joints, _ = match_joints(
+        regressed, peaks, torch.ones(2, 2, 2), boxes, score_threshold=0.1, max_distance=0.3
+    )
+    assert joints[0].tolist() == [[[2, 1], [9, 8]], [[8, 1], [3, 8]]]
+    assert joints[1].tolist() == [[[2.5, 1.5], [9.5, 8.5]], [[8.5, 1.5], [3.5, 8.5]]]
+
+
+def test_joint_scores_are_read_in_the_joints_cell() -> None:
+    heatmap = torch.zeros(1, 2, 3, 4)
+    heatmap[0, 0, 2, 1] = 0.6
+    heatmap[0, 1, 0, 3] = 0.3
+    joints = torch.tensor([[[[1.9, 2.1], [3.0, 0.5]], [[4.1, 2.0], [3.5, -0.1]]]])
+    scores = sample_joint_scores(heatmap, joints)
+    torch.testing.assert_close(scores, torch.tensor([[[0.6, 0.3], [0.0, 0.0]]]))

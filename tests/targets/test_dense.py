@@ -1,0 +1,51 @@
+"""Padding of label maps, ignored cells."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from d2_multitask.targets.dense import cells_in_boxes, ignored_cells, pad_label_maps
+
+CPU = torch.device("cpu")
+
+
+def test_padding_and_missing_maps_get_the_fill_value() -> None:
+    batch = pad_label_maps([torch.ones(2, 3, dtype=torch.long), None], (3, 4), 255, CPU)
+    assert batch.tolist() == [
+        [[1, 1, 1, 255], [1, 1, 1, 255], [255] * 4],
+        [[255] * 4] * 3,
+    ]
+
+
+def test_map_larger_than_the_image_is_named() -> None:
+    with pytest.raises(ValueError, match="found 5x3.*at most.*4x4"):
+        pad_label_maps([torch.zeros(5, 3, dtype=torch.long)], (4, 4), 0, CPU)
+
+
+def test_a_cell_with_one_ignored_pixel_is_ignored() -> None:
+    mask = torch.zeros(8, 8, dtype=torch.bool)
+    mask[3, 4] = True
+    cells = ignored_cells([mask, None], (8, 8), 4, CPU)
+    assert cells[0, 0].tolist() == [[False, True], [False, False]]
+    assert not cells[1].any()
+
+
+def test_a_grid_is_rounded_up() -> None:
+    mask = torch.zeros(5, 9, dtype=torch.bool)
+    mask[4, 8] = True
+    cells = ignored_cells([mask], (5, 9), 4, CPU)
+    assert cells.shape == (1, 1, 2, 3) and cells[0, 0, 1, 2] and cells.sum() == 1
+
+
+def test_cells_whose_centre_lies_in_a_box() -> None:
+    boxes = torch.tensor([[0.4, 0.0, 2.4, 1.0], [0.6, 1.0, 3.0, 2.0]])
+    cells = cells_in_boxes(boxes, torch.tensor([0, 1]), 3, (2, 3))
+    assert cells[0, 0].tolist() == [[True, True, False], [False] * 3]
+    assert cells[1, 0].tolist() == [[False] * 3, [False, True, True]]
+    assert not cells[2].any()
+
+
+def test_no_boxes() -> None:
+    none = cells_in_boxes(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), 2, (3, 3))
+    assert none.shape == (2, 1, 3, 3) and not none.any()

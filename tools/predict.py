@@ -1,0 +1,334 @@
+#!/usr/bin/env python
+"""Shows what a trained network finds in images, videos or a camera's stream, and writes it as JSON.
+
+    python tools/predict.py --config-file configs/quick/mcn_seg_det_pose.yaml --input photos/ \
+        --output output/photos MODEL.WEIGHTS output/demo/model_final.pth
+    python tools/predict.py ... --input a.jpg b.png "more/*.jpg" --tasks seg pose --contact-sheet
+    python tools/predict.py ... --input street.mp4 --json output/street.json
+    python tools/predict.py ... --webcam --max-images 250
+
+Overlays are written to --output under the inputs' names (videos and cameras as .mp4); small images
+are enlarged so that the drawing can be read. Without MODEL.WEIGHTS, OUTPUT_DIR/model_final.pth is
+taken. --json FILE.json writes three files for the objects that reach --confidence-threshold (use 0
+to evaluate them): FILE.json is COCO's list of results, FILE_sem_seg.json holds each semantic class
+but the background as RLE, FILE_images.json the image ids; see d2_multitask/engine/coco_results.py.
+
+Exit code: 0; 1 if no input could be read; 2 if something was typed wrong; 130 if interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from detectron2.config import CfgNode, get_cfg
+from detectron2.utils.logger import setup_logger
+
+import d2_multitask  # noqa: F401 (registers data sets and networks)
+from d2_multitask.config import load_config
+from d2_multitask.data.from_config import register_from_config
+from d2_multitask.data.image_reading import ImageReadError, read_image
+from d2_multitask.engine.coco_results import CocoResults, image_ids, known_image_ids
+from d2_multitask.engine.media import VideoReader, VideoWriter, find_media
+from d2_multitask.engine.predictor import MultitaskPredictor, chosen_tasks
+from d2_multitask.engine.setup import fall_back_to_cpu
+from d2_multitask.visualization.grid import contact_sheet, fit, side_by_side
+from d2_multitask.visualization.metadata import cfg_metadata, dataset_metadata
+from d2_multitask.visualization.predictions import (
+    CONFIDENCE_THRESHOLD,
+    KEYPOINT_THRESHOLD,
+    class_map,
+    confident,
+    draw_result,
+)
+
+logger = logging.getLogger("d2_multitask.predict")
+
+WRITABLE = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+SHEET_NAME = "contact_sheet.png"
+MAX_SHEET_PICTURES = 100
+SHEET_CELL = 360  # pixels
+
+
+class Picture(NamedTuple):
+    """One image or frame on its way through the tool."""
+
+    image: np.ndarray  # (H, W, 3) uint8 BGR
+    image_id: int
+    name: str  # as the user knows it
+
+
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, help="path, or name below configs/")
+    parser.add_argument(
+        "--input", nargs="+", default=[], help="images, folders, patterns, videos, or: webcam"
+    )
+    parser.add_argument(
+        "--webcam", nargs="?", type=int, const=0, metavar="NUMBER", help="read a camera (default 0)"
+    )
+    parser.add_argument("--output", type=Path, default=Path("output/predictions"))
+    parser.add_argument("--confidence-threshold", type=float, default=CONFIDENCE_THRESHOLD)
+    parser.add_argument("--keypoint-threshold", type=float, default=KEYPOINT_THRESHOLD)
+    parser.add_argument("--tasks", nargs="+", help="run these heads only, e.g. seg det pose")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write COCO-format results")
+    parser.add_argument("--max-images", type=int, help="most images, and most frames of a video")
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--contact-sheet", action="store_true", help=f"also write {SHEET_NAME}")
+    parser.add_argument("--side-by-side", action="store_true", help="the input next to the overlay")
+    parser.add_argument("--opts", dest="option_opts", nargs=argparse.REMAINDER, default=[])
+    words, overrides = split_overrides(arguments)
+    args = parser.parse_args(words)
+    args.opts = [*args.option_opts, *overrides]
+    if "webcam" in args.input:
+        args.input = [given for given in args.input if given != "webcam"]
+        args.webcam = args.webcam or 0
+    if not args.input and args.webcam is None:
+        parser.error("nothing to read: give --input FILE ..., --input FOLDER, or --webcam")
+    for name in ("max_images", "batch_size"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')}: found {getattr(args, name)}, expected >= 1")
+    return args
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate `KEY VALUE ...` at the end from the options.
+
+    argparse cannot: `--input a.jpg MODEL.WEIGHTS x.pth` would be three inputs.
+    """
+    keys = set(get_cfg())
+    for index, word in enumerate(arguments):
+        if word == "--opts":
+            break
+        is_key = word in keys or ("." in word and word.split(".")[0] in keys)
+        if is_key and not Path(word).exists():
+            return list(arguments[:index]), list(arguments[index:])
+    return list(arguments), []
+
+
+class Predictions:
+    """The work of one call: runs the network, writes overlays, collects JSON and the sheet."""
+
+    def __init__(self, args: argparse.Namespace, cfg: CfgNode) -> None:
+        self.args = args
+        self.tasks = chosen_tasks(cfg, args.tasks)
+        self.predictor = MultitaskPredictor(cfg)
+        self.metadata = cfg_metadata(cfg)
+        self.json = CocoResults(self.metadata) if args.json else None
+        self.sheet: list[np.ndarray] = []
+        self.sheet_names: list[str] = []
+        self.num_objects = 0
+
+    def overlays(self, pictures: Iterable[Picture]) -> Iterator[tuple[Picture, np.ndarray]]:
+        """Each picture with its overlay (h, w, 3) uint8 RGB."""
+        pictures = iter(pictures)
+        while batch := list(itertools.islice(pictures, self.args.batch_size)):
+            results = self.predictor.predict_batch([p.image for p in batch], self.args.tasks)
+            for picture, result in zip(batch, results, strict=True):
+                yield picture, self._overlay(picture, result)
+
+    def _overlay(self, picture: Picture, result: dict[str, Any]) -> np.ndarray:
+        rgb = np.ascontiguousarray(picture.image[..., ::-1])
+        if "instances" in result:
+            result["instances"] = confident(result["instances"], self.args.confidence_threshold)
+            self.num_objects += len(result["instances"])
+        if self.json is not None:
+            self._add_json(picture, result)
+        overlay = draw_result(
+            rgb,
+            result,
+            self.metadata,
+            confidence_threshold=self.args.confidence_threshold,
+            keypoint_threshold=self.args.keypoint_threshold,
+            # Without a box head, boxes are no more than the hull of the joints.
+            draw_boxes="det" in self.tasks or "pose" not in self.tasks,
+        )
+        if self.args.side_by_side:
+            overlay = side_by_side([rgb, overlay], cell_width=overlay.shape[1])
+        if self.args.contact_sheet and len(self.sheet) < MAX_SHEET_PICTURES:
+            self.sheet.append(fit(overlay, SHEET_CELL, SHEET_CELL))
+            self.sheet_names.append(Path(picture.name).name)
+        return overlay
+
+    def _add_json(self, picture: Picture, result: dict[str, Any]) -> None:
+        size = picture.image.shape[:2]
+        classes = class_map(result["sem_seg"], size) if "sem_seg" in result else None
+        self.json.add(picture.image_id, picture.name, size, result.get("instances"), classes)
+
+    def finish(self) -> list[Path]:
+        """Write what was collected; returns the paths."""
+        paths = self.json.write(self.args.json) if self.json is not None else []
+        if self.sheet:
+            sheet = contact_sheet(self.sheet, self.sheet_names, cell_width=SHEET_CELL)
+            paths.append(self.args.output / SHEET_NAME)
+            write_image(paths[-1], sheet)
+        return paths
+
+
+class Progress:
+    """One line that says how far it is: rewritten on a terminal, every few seconds elsewhere."""
+
+    def __init__(self, total: int | None) -> None:
+        self.total, self.done, self.start = total, 0, time.monotonic()
+        self._is_terminal, self._last = sys.stdout.isatty(), 0.0
+
+    def step(self, name: str) -> None:
+        """One more is done."""
+        self.done += 1
+        now = time.monotonic()
+        is_end = self.done == self.total
+        if not is_end and now - self._last < (0.1 if self._is_terminal else 5):
+            return
+        self._last = now
+        of = f"/{self.total}" if self.total else ""
+        rate = self.done / max(now - self.start, 1e-6)
+        eta = f", eta {(self.total - self.done) / rate:.0f} s" if self.total and not is_end else ""
+        line = f"{self.done}{of}  {rate:.1f} images/s{eta}  {name}"
+        if self._is_terminal:
+            print(f"\r\033[K{line}", end="\n" if is_end else "", flush=True)
+        else:
+            print(line, flush=True)
+
+
+def run_images(work: Predictions, paths: list[Path], ids: list[int]) -> tuple[int, int]:
+    """Predict on image files; returns how many were done and how many could not be read."""
+    targets = dict(zip(map(str, paths), output_paths(paths, work.args.output), strict=True))
+    unreadable: list[str] = []
+
+    def read() -> Iterator[Picture]:
+        for path, image_id in zip(paths, ids, strict=True):
+            try:
+                yield Picture(read_image(str(path), "BGR"), image_id, str(path))
+            except ImageReadError as error:
+                unreadable.append(str(path))
+                logger.warning("left out: %s", error)
+
+    progress = Progress(len(paths))
+    for picture, overlay in work.overlays(read()):
+        write_image(targets[picture.name], overlay)
+        progress.step(targets[picture.name].name)
+    return progress.done, len(unreadable)
+
+
+def run_video(work: Predictions, source: Path | int, first_id: int) -> int:
+    """Predict on the frames of a video or camera; returns how many there were."""
+    reader = VideoReader(source)
+    name = f"webcam_{source}" if isinstance(source, int) else source.name
+    target = work.args.output / Path(name).with_suffix(".mp4").name
+    refuse_to_overwrite(target, [] if isinstance(source, int) else [source])
+    limit = work.args.max_images
+    total = reader.num_frames
+    if limit is not None:
+        total = min(total, limit) if total else limit
+    frames = (
+        Picture(frame, first_id + index, f"{name}#{index}")
+        for index, frame in enumerate(itertools.islice(reader, limit))
+    )
+    writer, progress = VideoWriter(target, reader.fps), Progress(total)
+    try:
+        for picture, overlay in work.overlays(frames):
+            writer.write(overlay[..., ::-1])
+            progress.step(picture.name)
+    except KeyboardInterrupt:
+        # Stopping a camera is the ordinary end of it, and what was seen so far is worth keeping.
+        print(f"\nStopped after {progress.done} frames.")
+    finally:
+        writer.close()
+    if not progress.done:
+        logger.warning("left out: %s: no frame could be read", name)
+    return progress.done
+
+
+def output_paths(paths: Sequence[Path], folder: Path) -> list[Path]:
+    """Where each overlay goes: the input's name; with its number in front if the name is taken."""
+    taken: set[str] = set()
+    targets = []
+    for index, path in enumerate(paths):
+        suffix = path.suffix if path.suffix.lower() in WRITABLE else ".png"
+        name = path.with_suffix(suffix).name
+        if name in taken:
+            name = f"{index + 1}_{name}"
+        taken.add(name)
+        targets.append(folder / name)
+        refuse_to_overwrite(targets[-1], paths)
+    return targets
+
+
+def refuse_to_overwrite(target: Path, inputs: Sequence[Path]) -> None:
+    if target.exists() and any(target.resolve() == path.resolve() for path in inputs):
+        raise ValueError(
+            f"--output {target.parent}: {target.name} would overwrite the input itself"
+        )
+
+
+def write_image(path: Path, rgb: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 RGB; the ending says the format."""
+    if not cv2.imwrite(str(path), rgb[..., ::-1]):
+        raise ValueError(f"{path}: cannot be written; expected a writable folder with space left")
+
+
+def build_cfg(args: argparse.Namespace) -> CfgNode:
+    cfg = load_config(args.config_file, args.opts)
+    if warning := fall_back_to_cpu(cfg):
+        logger.warning(warning)
+    try:
+        register_from_config(cfg)
+    except (ValueError, OSError) as error:
+        # Only names depend on it: a network must run where its training data is not.
+        logger.warning("The data sets are not here, so generic names are used: %s", error)
+    cfg.freeze()
+    return cfg
+
+
+def run(args: argparse.Namespace) -> int:
+    images, videos = find_media(args.input) if args.input else ([], [])
+    images = images[: args.max_images]
+    cfg = build_cfg(args)
+    work = Predictions(args, cfg)
+    args.output.mkdir(parents=True, exist_ok=True)
+    ids = image_ids(
+        list(map(str, images)), known_image_ids(dataset_metadata(cfg)) if args.json else None
+    )
+    start = time.monotonic()
+    done, unreadable = run_images(work, images, ids) if images else (0, 0)
+    next_id = max(ids, default=0) + 1
+    for source in [*videos, *([] if args.webcam is None else [args.webcam])]:
+        frames = run_video(work, source, next_id)
+        done, next_id = done + frames, next_id + frames
+        unreadable += not frames
+    if not done:
+        logger.error("Nothing could be read: %d of %d inputs failed.", unreadable, unreadable)
+        return 1
+    written = work.finish()
+    print(f"{done} images, {work.num_objects} objects, {time.monotonic() - start:.1f} s")
+    if unreadable:
+        print(f"{unreadable} inputs could not be read; see the warnings above.")
+    print(f"Overlays: {args.output}", *(f"Also: {path}" for path in written), sep="\n")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parse_args(sys.argv[1:] if arguments is None else arguments)
+    setup_logger(name="d2_multitask", abbrev_name="d2_multitask")
+    try:
+        return run(args)
+    except (ValueError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
