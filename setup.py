@@ -73,10 +73,12 @@ setup(
     packages=find_packages(include=["d2_multitask", "d2_multitask.*"]),
     python_requires=">=3.10",
     install_requires=[
+        "matplotlib",
         "numpy",
         "Pillow>=9.1",
         "pycocotools>=2.0.4",
         "PyYAML",
+        "tabulate",
         "timm>=1.0",
     ],
     extras_require={

@@ -1,9 +1,35 @@
-"""d2_multitask: multitask dense prediction and anchor-free detection on Detectron2."""
+"""Multitask networks and anchor-free detection on Detectron2.
+
+Importing the package registers everything under its name: data sets, networks, backbones, heads.
+"""
 
 from __future__ import annotations
 
+# First, so that who lacks PyTorch or Detectron2 reads what to type.
 from d2_multitask.dependencies import check_dependencies
 
 check_dependencies()
 
+import d2_multitask.data.builtin  # noqa: E402, F401 (registers the data sets)
+from d2_multitask.config import (  # noqa: E402
+    add_multitask_config,
+    get_multitask_cfg,
+    load_config,
+)
+from d2_multitask.data.coco_format import register_coco_format  # noqa: E402
+from d2_multitask.heads import TASK_HEAD_REGISTRY  # noqa: E402 (registers the heads)
+from d2_multitask.model_configs import get_config_file  # noqa: E402
+from d2_multitask.modeling import MultitaskCenterNet  # noqa: E402 (registers the networks)
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "TASK_HEAD_REGISTRY",
+    "MultitaskCenterNet",
+    "__version__",
+    "add_multitask_config",
+    "get_config_file",
+    "get_multitask_cfg",
+    "load_config",
+    "register_coco_format",
+]

@@ -1,7 +1,7 @@
-"""Checks that PyTorch, torchvision and Detectron2 are there and fit together.
+"""Checks that PyTorch, torchvision, Detectron2 and OpenCV are there and fit together.
 
-pip cannot do this for us: which build of PyTorch is right depends on the machine, and Detectron2 is
-not on the package index under its own name. So they are not in `install_requires`;
+pip cannot do this for us: which build of PyTorch or OpenCV is right depends on the machine, and
+Detectron2 is not on the package index under its own name. So they are not in `install_requires`;
 `import d2_multitask` calls `check_dependencies` first, and whoever lacks something reads what is
 wrong, which versions were found and what to type, instead of an error from deep inside.
 """
@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import warnings
 
 TORCH_COMMAND = "python -m pip install torch==2.14.1 torchvision==0.29.1"
+OPENCV_COMMAND = "python -m pip install opencv-python-headless"
 REPOSITORY_COMMAND = "python tools/install.py"
 
 # What a library of another build raises on import: a missing module or symbol (ImportError), a
@@ -21,7 +23,6 @@ _LOAD_ERRORS = (ImportError, OSError, RuntimeError, AttributeError)
 
 # Distributions that break Detectron2 when they are missing or too new, and the cure for each.
 _DETECTRON2_NEEDS = {
-    "cv2": ("opencv-python-headless", "python -m pip install opencv-python-headless"),
     "pkg_resources": ("setuptools", "python -m pip install 'setuptools<81'"),
     "iopath": ("iopath", "python -m pip install 'iopath>=0.1.7,<0.1.10'"),
     "fvcore": ("fvcore", "python -m pip install 'fvcore>=0.1.5,<0.1.6'"),
@@ -29,18 +30,22 @@ _DETECTRON2_NEEDS = {
 
 
 def check_dependencies() -> None:
-    """Import PyTorch, torchvision and Detectron2, or say what to type.
+    """Import PyTorch, torchvision, OpenCV and Detectron2, or say what to type.
 
     Raises:
-        ImportError: One of the three is missing, does not load, or does not fit the others. The
-            message has the versions found and the command that mends it.
+        ImportError: One of them is missing, does not load, or does not fit the others. The message
+            has the versions found and the command that mends it.
     """
     _import("torch", "PyTorch")
     _import("torchvision", "torchvision")
     _check_torchvision_operators()
-    # These three pull in nearly all of Detectron2, and we import them anyway.
-    for module in ("detectron2", "detectron2.data", "detectron2.modeling"):
-        _import(module, "Detectron2")
+    _import("cv2", "OpenCV")
+    with warnings.catch_warnings():
+        # Detectron2 still uses it, and nobody who reads this warning could do anything about it.
+        warnings.filterwarnings("ignore", ".*torch.jit.script.* is deprecated", FutureWarning)
+        # These three pull in nearly all of Detectron2, and we import them anyway.
+        for module in ("detectron2", "detectron2.data", "detectron2.modeling"):
+            _import(module, "Detectron2")
 
 
 def _import(module: str, title: str) -> None:
@@ -82,6 +87,8 @@ def _cure(package: str, error: Exception | None) -> str:
             f"{from_repository}\n"
             f"  Elsewhere, install the two as a pair, for example: {TORCH_COMMAND}"
         )
+    if package == "cv2":
+        return f"{from_repository}\n  Elsewhere: {OPENCV_COMMAND}"
     for module, (distribution, command) in _DETECTRON2_NEEDS.items():
         if error is not None and module in str(error):
             return (

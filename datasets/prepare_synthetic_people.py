@@ -36,9 +36,10 @@ class ProgressLine:
         self._shown = 0.0
 
     def __call__(self, done: int, total: int) -> None:
-        """Show the line, at most twice a second, and at the end."""
+        """Show the line now and then (less often in a log file), and at the end."""
         now = time.monotonic()
-        if done < total and (done == 0 or now - self._shown < 0.5):
+        pause = 0.5 if sys.stdout.isatty() else 5.0
+        if done < total and (done == 0 or now - self._shown < pause):
             return
         self._shown = now
         seconds = now - self._start
@@ -113,8 +114,7 @@ def main() -> None:
     try:
         prepare(parse_arguments())
     except ValueError as error:
-        sys.exit(f"error: {error}\n(--overwrite replaces what is there)" if "other arguments" in
-                 str(error) else f"error: {error}")
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command continues")
 

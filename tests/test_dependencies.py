@@ -44,6 +44,7 @@ def check(folder: Path, libraries: dict[str, str]) -> str:
 COMPLETE = {
     "torch": TORCH,
     "torchvision": "",
+    "cv2": "",
     "detectron2": "",
     "detectron2.data": "",
     "detectron2.modeling": "",
@@ -92,8 +93,12 @@ CASES = {
         ["Detectron2 needs another iopath (1.2.3)", "pip install 'iopath>=0.1.7,<0.1.10'"],
     ),
     "opencv-missing": (
-        {"detectron2.modeling": "import cv2"},
-        ["opencv-python-headless (missing)", "python -m pip install opencv-python-headless"],
+        {"cv2": None},
+        ["OpenCV is not installed.", REPOSITORY, "pip install opencv-python-headless"],
+    ),
+    "opencv-without-system-libraries": (
+        {"cv2": "raise ImportError('libGL.so.1: cannot open shared object file')"},
+        ["OpenCV is installed but does not load", "libGL", "pip install opencv-python-headless"],
     ),
     "another-package-missing": (
         {"detectron2.data": "import termcolor"},

@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -37,6 +38,7 @@ SHOWN_METRICS = (
 
 def main() -> int:
     args = parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception: `run` sees it
     start = time.monotonic()
     try:
         draw_data(args)
@@ -69,7 +71,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def draw_data(args: argparse.Namespace) -> None:
-    title("1/3", "Data: drawing the synthetic people", "under a minute or two, once")
+    title("1/3", "Data: drawing the synthetic people", "about a minute on two cores, once")
     sizes = {"--num-train": args.num_train, "--num-val": args.num_val}
     given = [word for flag, size in sizes.items() if size for word in (flag, str(size))]
     run("datasets/prepare_synthetic_people.py", *given)
@@ -92,14 +94,14 @@ def write_pictures(args: argparse.Namespace) -> None:
     images = data_folder() / "synthetic_people" / "val" / "images"
     wanted = min(args.max_pictures, len(list(images.iterdir())))
     fresh = [path for path in pictures(args) if is_newer(path, weights)]
-    if len(fresh) >= wanted:
+    if len(fresh) > wanted:  # the pictures and, written last, the sheet that shows them all
         print("Done by an earlier run.")
         return
     run(
         "tools/predict.py",
         *("--config-file", args.config_file),
         *("--input", str(images)),
-        *("--max-images", str(args.max_pictures)),
+        *("--max-images", str(args.max_pictures), "--contact-sheet"),
         *("--output", str(args.output / "pictures")),
         *("MODEL.WEIGHTS", str(weights)),
         *args.opts,
@@ -109,7 +111,7 @@ def write_pictures(args: argparse.Namespace) -> None:
 def report(args: argparse.Namespace, seconds: float) -> None:
     """Print where the pictures are, then the results as a table."""
     results = json.loads((args.output / "results.json").read_text(encoding="utf-8"))
-    print("\nPictures:")
+    print("\nPictures (contact_sheet.png shows all of them):")
     for path in pictures(args):
         print(f"  {path}")
     print(f"\nResults on the validation images ({args.output / 'results.json'}):")
@@ -126,7 +128,7 @@ def pictures(args: argparse.Namespace) -> list[Path]:
 
 def data_folder() -> Path:
     """Detectron2's folder of data sets; a relative one starts where the tools run."""
-    return ROOT / os.environ.get("DETECTRON2_DATASETS", "datasets")
+    return ROOT / os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
 def is_newer(path: Path, other: Path) -> bool:
@@ -142,9 +144,24 @@ def title(number: str, text: str, duration: str) -> None:
 
 
 def run(script: str, *arguments: str) -> None:
-    """Run one of the repository's scripts from the repository's root, with its output visible."""
+    """Run one of the repository's scripts from the repository's root, with its output visible.
+
+    It never outlives the demo, and has the time to put in order what it is writing.
+    """
     print(f"$ {shlex.join(['python', script, *arguments])}", flush=True)
-    subprocess.run([sys.executable, "-u", script, *arguments], cwd=ROOT, check=True)
+    # Detectron2 uses what PyTorch calls deprecated; the warning would only puzzle the reader.
+    flags = ["-u", "-W", "ignore::FutureWarning:torch.jit._script"]
+    with subprocess.Popen([sys.executable, *flags, script, *arguments], cwd=ROOT) as process:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:  # Ctrl-C reaches both; a second one ends the waiting
+            process.wait()
+            raise
+        except SystemExit:  # SIGTERM reached the demo alone
+            process.terminate()
+            raise
+    if code:
+        raise subprocess.CalledProcessError(code, process.args)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ import hashlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -99,6 +100,8 @@ class StepError(Exception):
 
 def main() -> int:
     args = parse_args()
+    # When told to end, end as on Ctrl-C: the program that runs just now must not go on alone.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if sys.version_info < (3, 10):  # noqa: UP036 (the other parts of the project cannot say it)
         print(f"Found Python {sys.version.split()[0]}, expected 3.10, 3.11 or 3.12.")
         return 1
@@ -134,7 +137,8 @@ def parse_args() -> argparse.Namespace:
         choices=["wheel", "source"],
         default="wheel",
         help="where Detectron2 comes from if none is installed: the package index, or a build of "
-        "upstream's source, which also has the compiled operators (default: %(default)s)",
+        "upstream's source, which also has the compiled operators (default: %(default)s); to "
+        "exchange an installed one: python -m pip uninstall detectron2, then this",
     )
     parser.add_argument(
         "--torch-index-url",

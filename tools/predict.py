@@ -34,7 +34,7 @@ from detectron2.utils.logger import setup_logger
 
 import d2_multitask  # noqa: F401 (registers data sets and networks)
 from d2_multitask.config import load_config
-from d2_multitask.data.from_config import register_from_config
+from d2_multitask.data.from_config import register_datasets
 from d2_multitask.data.image_reading import ImageReadError, read_image
 from d2_multitask.engine.coco_results import CocoResults, image_ids, known_image_ids
 from d2_multitask.engine.media import VideoReader, VideoWriter, find_media
@@ -282,7 +282,7 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
     if warning := fall_back_to_cpu(cfg):
         logger.warning(warning)
     try:
-        register_from_config(cfg)
+        register_datasets(cfg.DATASETS.REGISTER)
     except (ValueError, OSError) as error:
         # Only names depend on it: a network must run where its training data is not.
         logger.warning("The data sets are not here, so generic names are used: %s", error)

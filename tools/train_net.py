@@ -12,7 +12,9 @@ are in OUTPUT_DIR/results.json.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -27,23 +29,40 @@ from d2_multitask.engine.trainer import MultitaskTrainer, load_for_evaluation
 
 def main(args: argparse.Namespace) -> dict[str, Any] | None:
     """One process of the run."""
-    cfg = setup(args)
     if args.eval_only:
-        model = MultitaskTrainer.build_model(cfg)
-        load_for_evaluation(cfg, model, resume=args.resume)
-        results = MultitaskTrainer.test(cfg, model)
-        if comm.is_main_process():
-            verify_results(cfg, results)
-        return results
-    trainer = MultitaskTrainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
+        return evaluate(args)
+    with mistakes_without_traceback():
+        cfg = setup(args)
+        trainer = MultitaskTrainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 
 
-def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+def evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    """What --eval-only does."""
+    with mistakes_without_traceback():
+        cfg = setup(args)
+        model = MultitaskTrainer.build_model(cfg)
+        load_for_evaluation(cfg, model, resume=args.resume)
+    results = MultitaskTrainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+@contextlib.contextmanager
+def mistakes_without_traceback() -> Iterator[None]:
+    """Show a mistake in config, data or weights as its message alone, and stop."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"Error: {error}")
+
+
+def parse_args() -> argparse.Namespace:
     """Detectron2's arguments, checked."""
     parser = default_argument_parser()
-    args = parser.parse_args(arguments)
+    args = parser.parse_args()
     if args.num_gpus > 1 and args.num_gpus > torch.cuda.device_count():
         parser.error(
             f"--num-gpus {args.num_gpus}: PyTorch finds {torch.cuda.device_count()} CUDA GPUs here"
@@ -51,20 +70,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def run(args: argparse.Namespace) -> None:
-    """Start the processes of this machine."""
+if __name__ == "__main__":
+    arguments = parse_args()
     launch(
         main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
+        arguments.num_gpus,
+        num_machines=arguments.num_machines,
+        machine_rank=arguments.machine_rank,
+        dist_url=arguments.dist_url,
+        args=(arguments,),
     )
-
-
-if __name__ == "__main__":
-    try:
-        run(parse_args())
-    except ValueError as error:
-        sys.exit(f"Error: {error}")

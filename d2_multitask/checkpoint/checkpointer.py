@@ -186,7 +186,7 @@ def _find_file(path: str) -> str:
 
 
 def _log(report: LoadReport) -> None:
-    """Log the report; as a warning if a part of the feature network got no weights."""
+    """Log the report; as a warning if a part of the feature network got nothing."""
     lost = [*report.fresh, *(mismatch.name for mismatch in report.mismatched)]
     lost = [
         name
@@ -196,7 +196,7 @@ def _log(report: LoadReport) -> None:
     logger.log(logging.WARNING if lost else logging.INFO, "%s", report)
     if lost:
         logger.warning(
-            "%d tensors of the feature network keep random values, for example %s.",
+            "%d tensors of the feature network keep their initial values, for example %s.",
             len(lost),
             lost[:3],
         )

@@ -87,6 +87,7 @@ def check_architecture(report: LoadReport) -> None:
         return
     what = "the backbone's tensors" if backbone else "the network's tensors"
     missing = [name for name in names if name in expected and name not in matched]
+    missing.sort(key=lambda name: "bottom_up" not in name)  # the telling names first
     wrong_shapes = [str(mismatched[name]) for name in missing if name in mismatched]
     raise ValueError(
         f"{report.file} holds the weights of another architecture: {len(matched)} of "

@@ -25,8 +25,9 @@ _MODEL_KEYS = ("model", "state_dict", "model_state", "model_state_dict")
 _EMA_KEYS = ("ema", "ema_state", "model_ema", "ema_model", "state_dict_ema")
 
 _DAMAGED = (
-    "It is damaged, cut off, or not a weight file at all ({size} bytes). Download or copy it "
-    "again; for a checkpoint of an interrupted training, take the one before it"
+    "It is damaged, cut off, or not a weight file at all ({size} bytes). Get a fresh copy (if this "
+    "is a cached download, delete it first); instead of a checkpoint of an interrupted training, "
+    "take the one before it"
 )
 _REFUSED = (
     "Loading it could run code. If you trust its source, save its tensors alone once: load it in "

@@ -13,9 +13,7 @@ reads nothing; the JSON is read when the data set is first used. What makes the 
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
+from d2_multitask.data.coco_json import read_images, read_json
 from d2_multitask.data.coco_metadata import Categories, read_categories
 from d2_multitask.data.coco_objects import ObjectReader
 from d2_multitask.data.report import DATA_REPORT, Problem
@@ -34,7 +33,6 @@ EVALUATOR_TYPE = "multitask_coco"
 IGNORE_LABEL = 255
 BACKGROUND = "background"
 
-SAME_IMAGE_TWICE = "image listed twice, one entry left out"
 SAME_ANNOTATION_ID = "annotation id used twice, both objects are kept"
 SAME_ANNOTATION_TWICE = "object listed twice, one entry left out"
 UNKNOWN_IMAGE = "annotation of an unknown image, left out"
@@ -78,7 +76,7 @@ class CocoFormatDataset:
         """
         content = read_json(self.json_file)
         problems: list[Problem] = []
-        records = self._read_images(content, problems)
+        records = read_images(content, self.name, self.json_file, self.image_root, problems)
         metadata: dict[str, Any] = {}
         if "annotations" in content:
             categories = read_categories(
@@ -95,35 +93,6 @@ class CocoFormatDataset:
         DATA_REPORT.extend(problems)
         _log_size(self.name, self.json_file, dataset_dicts)
         return dataset_dicts
-
-    def _read_images(
-        self, content: Mapping[str, Any], problems: list[Problem]
-    ) -> dict[int | str, dict[str, Any]]:
-        """Image id -> Detectron2's dict, without labels."""
-        images = content.get("images")
-        if not isinstance(images, list):
-            raise ValueError(
-                f"{self.json_file}: field 'images': found {type(images).__name__}, expected a list"
-            )
-        if not images:
-            raise ValueError(
-                f"{self.json_file}: field 'images' is empty, so data set {self.name!r} is empty; "
-                "expected at least one image"
-            )
-        records: dict[int | str, dict[str, Any]] = {}
-        for index, image in enumerate(images):
-            where = f"{self.json_file}: images[{index}]"
-            record = _read_image_entry(image, self.image_root, where)
-            known = records.setdefault(record["image_id"], record)
-            if known is record:
-                continue
-            if known != record:
-                raise ValueError(
-                    f"{where}: field 'id': found {record['image_id']!r}, which "
-                    f"{known['file_name']} has too; expected a different id for each image"
-                )
-            problems.append(Problem(SAME_IMAGE_TWICE, where, f"id {record['image_id']!r}"))
-        return records
 
     def _read_annotations(
         self,
@@ -282,8 +251,8 @@ def register_coco_format(
         json_file: COCO's format: ``images``, ``annotations``, ``categories``; joints and skeleton
             in the category. Without ``annotations`` the images are unlabelled.
         image_root: folder that the JSON's ``file_name`` is relative to.
-        sem_seg_root: folder with semantic maps, PNG of class ids (255 = ignore) named as the
-        images.
+        sem_seg_root: folder with semantic maps, PNG of class ids (255 = ignore) that have the
+            images' names.
         sem_seg_from_masks: without ``sem_seg_root``, derive the semantic map from the objects'
             masks, if there are any: class = category + 1, 0 = background, crowds ignored.
         stuff_classes: names of the ids in the semantic maps; ``None`` is "background" followed by
@@ -322,50 +291,6 @@ def register_coco_format(
         evaluator_type=EVALUATOR_TYPE,
         **values,
     )
-
-
-def read_json(json_file: str) -> dict[str, Any]:
-    """Read a JSON file that holds one object.
-
-    Raises:
-        ValueError: the file is missing, broken, or holds something else.
-    """
-    if not PathManager.isfile(json_file):
-        raise ValueError(
-            f"{json_file}: there is no such file; expected annotations in COCO's JSON format. "
-            "Data sets that come with a name live below $DETECTRON2_DATASETS (default: ./datasets)."
-        )
-    try:
-        with PathManager.open(json_file, "r") as file:
-            content = json.load(file)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{json_file}: found broken JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{json_file}: found {type(content).__name__}, expected an object")
-    return content
-
-
-def _read_image_entry(image: Any, image_root: str, where: str) -> dict[str, Any]:
-    if not isinstance(image, dict):
-        raise ValueError(f"{where}: found {type(image).__name__}, expected an object")
-    image_id, file_name = image.get("id"), image.get("file_name")
-    if isinstance(image_id, bool) or not isinstance(image_id, int | str):
-        raise ValueError(f"{where}: field 'id': found {image_id!r}, expected a number")
-    if not isinstance(file_name, str) or not file_name:
-        raise ValueError(f"{where}: field 'file_name': found {file_name!r}, expected a file name")
-    record: dict[str, Any] = {
-        "file_name": os.path.join(image_root, file_name),
-        "image_id": image_id,
-    }
-    for field in ("height", "width"):
-        size = image.get(field)
-        if not isinstance(size, int | float) or not 1 <= size < math.inf or size != int(size):
-            raise ValueError(
-                f"{where} ({file_name}): field '{field}': found {size!r}, expected a number of "
-                "pixels above 0"
-            )
-        record[field] = int(size)
-    return record
 
 
 def _image_of(

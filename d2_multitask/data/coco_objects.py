@@ -141,8 +141,9 @@ class ObjectReader:
         expected = 3 * self.num_keypoints
         try:
             points = np.array(keypoints, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            self._add(BAD_JOINTS, where, f"field 'keypoints': not a list of numbers: {error}")
+        except (TypeError, ValueError):
+            details = f"field 'keypoints': found {str(keypoints)[:80]}, expected a list of numbers"
+            self._add(BAD_JOINTS, where, details)
             return None
         if points.shape != (expected,):
             reason = "" if expected else "; the category names no joints"
@@ -155,25 +156,22 @@ class ObjectReader:
         return points.reshape(-1).tolist()
 
     def _check_points(self, points: np.ndarray, height: int, width: int, where: str) -> None:
-        """Shift (K, 3) labelled joints to continuous coordinates, in place; clear the bad ones."""
+        """Shift (K, 3) labelled joints to continuous coordinates, in place; clear the others."""
         visibility = points[:, 2].copy()
-        known = np.isin(visibility, (0, 1, 2))
-        labelled = known & (visibility > 0)
-        finite = np.isfinite(points[:, :2]).all(axis=1)
+        labelled = (visibility == 1) | (visibility == 2)
         points[:, :2] += 0.5
-        with np.errstate(invalid="ignore"):
-            inside = ((points[:, :2] >= 0) & (points[:, :2] <= (width, height))).all(axis=1)
-        for kind, bad in (
-            (BAD_VISIBILITY, ~known),
-            (JOINT_NOT_FINITE, labelled & ~finite),
-            (JOINT_OUTSIDE, labelled & finite & ~inside),
-        ):
-            for joint in np.flatnonzero(bad):
-                x, y = points[joint, :2] - 0.5
-                found = f"found ({x:g}, {y:g}), visibility {visibility[joint]:g}"
-                details = f"field 'keypoints': {found}, the image is {width}x{height}"
-                self._add(kind, f"{where}, joint {joint + 1}", details)
-        points[~(labelled & finite & inside)] = 0
+        # NaN and infinite numbers are not inside either.
+        inside = ((points[:, :2] >= 0) & (points[:, :2] <= (width, height))).all(axis=1)
+        good = labelled & inside
+        for joint in np.flatnonzero(~good & (visibility != 0)):
+            x, y = points[joint, :2] - 0.5
+            kind = BAD_VISIBILITY
+            if labelled[joint]:
+                kind = JOINT_OUTSIDE if np.isfinite(points[joint]).all() else JOINT_NOT_FINITE
+            found = f"found ({x:g}, {y:g}), visibility {visibility[joint]:g}"
+            details = f"field 'keypoints': {found}, the image is {width}x{height}"
+            self._add(kind, f"{where}, joint {joint + 1}", details)
+        points[~good] = 0
 
     def _add(self, kind: str, where: str, details: str) -> None:
         self.problems.append(Problem(kind, where, details))

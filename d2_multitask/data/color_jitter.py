@@ -8,12 +8,44 @@ says. The only difference is that colours are cut at 0 and 255 once, at the end.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from detectron2.data import transforms as T
 
 # Weights of red, green and blue in the grey value (ITU-R BT.601).
 _GRAY_RGB = (0.299, 0.587, 0.114)
+
+
+def color_matrix(
+    weights: Sequence[float],
+    order: Sequence[int],
+    mean_color: Sequence[float],
+    gray: Sequence[float] = _GRAY_RGB,
+) -> np.ndarray:
+    """One matrix for blends with black (0), the mean grey (1) and the pixel's grey (2).
+
+    Args:
+        weights: (3,) of the image in each blend; 1 changes nothing.
+        order: in which the blends are made, a permutation of 0, 1, 2.
+        mean_color: (3,) of the image.
+        gray: (3,) weights of the channels in the grey value.
+
+    Returns:
+        (3, 4): colour c becomes ``matrix[:, :3] @ c + matrix[:, 3]``.
+    """
+    gray = np.array(gray)
+    matrix, offset = np.eye(3), np.zeros(3)
+    for kind in order:
+        weight = weights[kind]
+        blend, shift = weight * np.eye(3), np.zeros(3)
+        if kind == 1:  # the mean grey of the image as it is by now
+            shift += (1 - weight) * gray @ (matrix @ mean_color + offset)
+        elif kind == 2:
+            blend += (1 - weight) * np.tile(gray, (3, 1))
+        matrix, offset = blend @ matrix, blend @ offset + shift
+    return np.column_stack([matrix, offset])
 
 
 class ColorMatrixTransform(T.Transform):
@@ -83,16 +115,8 @@ class ColorJitter(T.Augmentation):
 
     def get_transform(self, image: np.ndarray) -> ColorMatrixTransform:
         """Draw the strengths and their order; ``image`` is (H, W, 3)."""
-        gray = np.array(_GRAY_RGB if self.image_format == "RGB" else _GRAY_RGB[::-1])
-        matrix, offset = np.eye(3), np.zeros(3)
-        mean_color = np.array(cv2.mean(image)[:3])
-        strengths = (self.brightness, self.contrast, self.saturation)
-        for kind in np.argsort(self._rand_range(size=3)):
-            weight = self._rand_range(1 - strengths[kind], 1 + strengths[kind])
-            blend, shift = weight * np.eye(3), np.zeros(3)
-            if kind == 1:  # the mean grey of the image as it is by now
-                shift += (1 - weight) * gray @ (matrix @ mean_color + offset)
-            elif kind == 2:
-                blend += (1 - weight) * np.tile(gray, (3, 1))
-            matrix, offset = blend @ matrix, blend @ offset + shift
-        return ColorMatrixTransform(np.column_stack([matrix, offset]))
+        gray = _GRAY_RGB if self.image_format == "RGB" else _GRAY_RGB[::-1]
+        strengths = np.array([self.brightness, self.contrast, self.saturation])
+        weights = self._rand_range(1 - strengths, 1 + strengths, 3)
+        order = np.argsort(self._rand_range(size=3))
+        return ColorMatrixTransform(color_matrix(weights, order, cv2.mean(image)[:3], gray))

@@ -18,7 +18,7 @@ from detectron2.data.detection_utils import transform_keypoint_annotations
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, Keypoints
 
 from d2_multitask.data.masks import decode
-from d2_multitask.data.report import DATA_REPORT, ProblemReport
+from d2_multitask.data.report import DATA_REPORT
 from d2_multitask.data.sem_seg import annotation_rle, paint_box
 
 WRONG_JOINTS = "joints of an object left out (the box is kept)"
@@ -35,7 +35,9 @@ class InstanceBuilder:
         load_masks: give ``gt_masks``.
         min_visible: an object with less than this part of its box inside the window is not learnt
             as an object; what is seen of it is ignored.
-        report: where unusable masks and joints are counted.
+
+    Unusable masks and joints are counted in ``DATA_REPORT``. It is not an attribute, because a
+    worker process gets a copy of this object but has a report of its own.
     """
 
     def __init__(
@@ -44,12 +46,10 @@ class InstanceBuilder:
         hflip_indices: Sequence[int] | None = None,
         load_masks: bool = False,
         min_visible: float = 0.05,
-        report: ProblemReport = DATA_REPORT,
     ) -> None:
         self.hflip_indices = None if hflip_indices is None else np.asarray(hflip_indices)
         self.load_masks = load_masks
         self.min_visible = min_visible
-        self.report = report
 
     def __call__(
         self,
@@ -123,7 +123,7 @@ class InstanceBuilder:
                 points[index] = given.reshape(-1, 3)
             elif len(given):
                 details = f"found {len(given)} numbers, expected {3 * num_keypoints}"
-                self.report.add(WRONG_JOINTS, f"{where}: object {index}", details)
+                DATA_REPORT.add(WRONG_JOINTS, f"{where}: object {index}", details)
         # One call for all objects: the row of joint k of object i is i * K + k.
         first_rows = num_keypoints * np.arange(len(objects))[:, None]
         flipped_rows = (first_rows + self.hflip_indices).reshape(-1)
@@ -148,7 +148,7 @@ class InstanceBuilder:
         masks = torch.zeros((len(objects), *image_size), dtype=torch.bool)
         for index, annotation in enumerate(objects):
             rle = annotation_rle(
-                annotation, *original_size, self.report, f"{where}: object {index}"
+                annotation, *original_size, DATA_REPORT, f"{where}: object {index}"
             )
             if rle is not None:
                 masks[index] = torch.from_numpy(_transform_mask(decode(rle), transforms))
@@ -165,7 +165,7 @@ class InstanceBuilder:
             return None
         mask = np.zeros(original_size, dtype=bool)
         for annotation in crowds:
-            rle = annotation_rle(annotation, *original_size, self.report, f"{where}: crowd")
+            rle = annotation_rle(annotation, *original_size, DATA_REPORT, f"{where}: crowd")
             if rle is None:
                 paint_box(mask, annotation, True)
             else:

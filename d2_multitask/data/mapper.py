@@ -35,8 +35,8 @@ class MultitaskDatasetMapper:
 
     - ``image``: (3, H, W) uint8; ``height``, ``width``: original size; ``file_name``, ``image_id``;
     - ``instances`` (training; absent without ``annotations``): see ``InstanceBuilder``;
-    - ``ignore_mask`` (training; absent if empty): (H, W) bool, crowds and cut-off remains of
-    objects;
+    - ``ignore_mask`` (training; absent if empty): (H, W) bool, crowds and remains of objects that
+      were cut off;
     - ``sem_seg`` (training; absent if unlabelled): (H, W) int64, ``ignore_value`` = no label;
     - ``data_problems``: only in worker processes, taken out again by ``ReportingLoader``.
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.engine import HookBase
 from detectron2.utils.events import EventWriter
 from torch import nn
@@ -18,7 +17,7 @@ from d2_multitask.data.report import DATA_REPORT, ProblemReport
 logger = logging.getLogger(__name__)
 
 Batch = list[dict[str, Any]]
-# (model in evaluation mode, batch) -> {name: RGB picture (H, W, 3) uint8}
+# (model, batch) -> {name: RGB picture (H, W, 3) uint8}; must leave the model as it was
 DrawPictures = Callable[[nn.Module, Batch], dict[str, np.ndarray]]
 
 
@@ -75,19 +74,14 @@ class PicturesHook(HookBase):
         """Draw, if it is time to."""
         if (self.trainer.iter + 1) % self._period:
             return
-        model = self.trainer.model
-        training = model.training
-        model.eval()
         try:
-            with torch.no_grad():
-                pictures = self._draw(model, self.trainer.last_batch)
+            pictures = self._draw(self.trainer.model, self.trainer.last_batch)
         except Exception:
             logger.exception("Pictures for TensorBoard cannot be drawn:")
-            pictures = {}
-        finally:
-            model.train(training)
+            return
         for name, picture in pictures.items():
-            self.trainer.storage.put_image(name, np.ascontiguousarray(picture.transpose(2, 0, 1)))
+            chw = np.ascontiguousarray(picture.transpose(2, 0, 1))
+            self.trainer.storage.put_image(name, chw)
 
 
 class DataReportHook(HookBase):

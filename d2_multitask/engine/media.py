@@ -129,7 +129,7 @@ class VideoWriter:
             if not self._writer.isOpened():
                 raise ValueError(
                     f"{self.path}: OpenCV cannot write this video (codec {self.codec!r}): expected "
-                    "a writable folder and an OpenCV with FFmpeg (pip install opencv-python-headless)"
+                    "a writable folder and an OpenCV with FFmpeg, as its wheels are"
                 )
         if (frame.shape[1], frame.shape[0]) != self._size_wh:
             frame = cv2.resize(frame, self._size_wh, interpolation=cv2.INTER_AREA)

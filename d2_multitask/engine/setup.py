@@ -9,9 +9,11 @@ import os
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from d2_multitask.config import load_config
-from d2_multitask.data.from_config import register_from_config
+from d2_multitask.data.from_config import register_datasets
 from d2_multitask.model_configs import get_config_file
 
 logger = logging.getLogger(__name__)
@@ -33,8 +35,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     args.config_file = find_config_file(args.config_file)
     cfg = load_config(args.config_file, args.opts)
+    # Detectron2 sets up its own logger and fvcore's, not those of packages on top of it.
+    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="d2_multitask", abbrev_name="d2mt")
     warning = fall_back_to_cpu(cfg)
-    register_from_config(cfg)
+    register_datasets(cfg.DATASETS.REGISTER)
     cfg.freeze()
     default_setup(cfg, args)
     if warning:

@@ -62,9 +62,8 @@ class _NamedLosses(SimpleTrainer):
         super()._write_metrics(losses, data_time, prefix, iter)
         if comm.is_main_process():
             storage = get_event_storage()
-            latest = (
-                storage.latest()
-            )  # means over all processes; a single loss is "total_loss" alone
+            # Means over all processes. A lone loss is not there: it is "total_loss" only.
+            latest = storage.latest()
             means = {key: latest[prefix + key][0] for key in losses if prefix + key in latest}
             totals = task_totals(means, _task_names(self.model))
             storage.put_scalars(cur_iter=iteration, **totals)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine.hooks import EvalHook, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator
@@ -20,11 +21,9 @@ from detectron2.utils.events import CommonMetricPrinter
 from torch import nn
 
 from d2_multitask.checkpoint import MultitaskCheckpointer
-from d2_multitask.data.build import get_test_dicts, get_training_dicts
-from d2_multitask.data.mapper import MultitaskDatasetMapper
-from d2_multitask.data.report import ReportingLoader
+from d2_multitask.data.build import build_test_loader, build_train_loader
 from d2_multitask.engine.ema import EMA_KEY, EmaHook, build_weight_average
-from d2_multitask.engine.hooks import DataReportHook, PicturesHook, TimedProgress
+from d2_multitask.engine.hooks import DataReportHook, DrawPictures, PicturesHook, TimedProgress
 from d2_multitask.engine.solver import build_optimizer
 from d2_multitask.engine.step import build_step
 from d2_multitask.evaluation.build import build_evaluator
@@ -50,9 +49,11 @@ class MultitaskTrainer(DefaultTrainer):
         Raises:
             ValueError: config and data sets do not fit each other.
         """
-        super().__init__(cfg)
-        for name in cfg.DATASETS.TEST:
-            self.build_evaluator(cfg, name)
+        with warnings.catch_warnings():
+            # Of Detectron2's own mixed-precision step, which build_hooks replaces.
+            warnings.filterwarnings("ignore", message=".*GradScaler")
+            super().__init__(cfg)
+        self._evaluators = [self.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
 
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks and ours, in the order in which they run."""
@@ -69,7 +70,7 @@ class MultitaskTrainer(DefaultTrainer):
             printer = CommonMetricPrinter(self.max_iter)
             ours.append(TimedProgress(printer, self.cfg.SOLVER.LOG_PERIOD))
             if self.cfg.VIS_PERIOD > 0:
-                ours.append(PicturesHook(self.cfg.VIS_PERIOD, self._draw_pictures))
+                ours.append(PicturesHook(self.cfg.VIS_PERIOD, picture_drawer(self.cfg)))
         return [timer, *ours, *others, DataReportHook()]
 
     def _build_checkpointer(self) -> MultitaskCheckpointer:
@@ -94,13 +95,8 @@ class MultitaskTrainer(DefaultTrainer):
     def evaluate(self) -> dict[str, Any]:
         """Evaluate the averaged weights if there are some, otherwise the weights as trained."""
         model = self.model if self.weight_average is None else self.weight_average.model
-        self._last_eval_results = self.test(self.cfg, model)
+        self._last_eval_results = self.test(self.cfg, model, self._evaluators)
         return self._last_eval_results
-
-    def _draw_pictures(self, model: nn.Module, batch: list[dict[str, Any]]) -> dict[str, Any]:
-        from d2_multitask.visualization.training import draw_training_batch
-
-        return draw_training_batch(self.cfg, model, batch)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -110,20 +106,12 @@ class MultitaskTrainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         """Endless batches of ``DATASETS.TRAIN``."""
-        loader = build_detection_train_loader(
-            cfg, dataset=get_training_dicts(cfg), mapper=MultitaskDatasetMapper(cfg, True)
-        )
-        return ReportingLoader(loader)
+        return build_train_loader(cfg)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
         """Each image of a data set once."""
-        loader = build_detection_test_loader(
-            get_test_dicts(cfg, dataset_name),
-            mapper=MultitaskDatasetMapper(cfg, False),
-            num_workers=cfg.DATALOADER.NUM_WORKERS,
-        )
-        return ReportingLoader(loader)
+        return build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -158,6 +146,16 @@ class MultitaskTrainer(DefaultTrainer):
             path = write_results(results, cfg.OUTPUT_DIR)
             logger.info(f"Results, also in {path}:\n{format_results(results)}")
         return results
+
+
+def picture_drawer(cfg: CfgNode) -> DrawPictures:
+    """A function that draws targets and predictions of a training batch."""
+    # Drawing libraries take a second to import; only trainings that draw pay for it.
+    from d2_multitask.visualization.metadata import dataset_metadata
+    from d2_multitask.visualization.training import training_pictures
+
+    metadata, input_format = dataset_metadata(cfg), cfg.INPUT.FORMAT
+    return partial(training_pictures, metadata=metadata, input_format=input_format)
 
 
 def load_for_evaluation(cfg: CfgNode, model: nn.Module, *, resume: bool = False) -> None:

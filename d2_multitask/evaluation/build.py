@@ -1,49 +1,71 @@
 """Which evaluators a data set gets: one table, from its metadata ``evaluator_type``.
 
-An entry is a list of builders ``(cfg, dataset_name, output_folder, tasks) -> evaluator or None``;
-``None`` says that the tasks or the labels leave nothing to measure. A new metric is one builder and
-its name in the table.
+An entry is a list of builders ``(cfg, request) -> evaluator or None``; ``None`` says that the tasks
+or the labels leave nothing to measure. A new metric is one builder and its name in the table.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
+from d2_multitask.data.catalog import load_dataset
 from d2_multitask.evaluation.coco import MultitaskCOCOEvaluator
 from d2_multitask.evaluation.sem_seg import MultitaskSemSegEvaluator, has_sem_seg
 
 logger = logging.getLogger(__name__)
-
-EvaluatorBuilder = Callable[[CfgNode, str, str, Sequence[str]], DatasetEvaluator | None]
 
 # COCO's metric of a task. Without "det" the boxes are only hulls of joints: not measured.
 COCO_METRICS = {"det": "bbox", "pose": "keypoints"}
 SEM_SEG_TASKS = frozenset({"seg"})
 
 
-def build_coco_evaluator(
-    cfg: CfgNode, dataset_name: str, output_folder: str, tasks: Sequence[str]
-) -> DatasetEvaluator | None:
+class EvaluationRequest(NamedTuple):
+    """What is to be evaluated.
+
+    Attributes:
+        dataset_name: registered name.
+        records: the data set's dicts.
+        tasks: names of tasks.
+        output_folder: for predictions.
+    """
+
+    dataset_name: str
+    records: Sequence[dict[str, Any]]
+    tasks: Sequence[str]
+    output_folder: str
+
+    @property
+    def metadata(self) -> Metadata:
+        """The data set's metadata, complete because its dicts are loaded."""
+        return MetadataCatalog.get(self.dataset_name)
+
+
+EvaluatorBuilder = Callable[[CfgNode, EvaluationRequest], DatasetEvaluator | None]
+
+
+def build_coco_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEvaluator | None:
     """Box AP for "det", keypoint AP for "pose" where the data set has joints.
 
     Raises:
         ValueError: the pose head has another number of joints than the data set, or
             ``TEST.KEYPOINT_OKS_SIGMAS`` has.
     """
-    metrics = [metric for task, metric in COCO_METRICS.items() if task in tasks]
+    metrics = [metric for task, metric in COCO_METRICS.items() if task in request.tasks]
     if not metrics:
         return None
     if "keypoints" in metrics:
-        _check_num_keypoints(cfg, dataset_name)
+        _check_num_keypoints(cfg, request)
     evaluator = MultitaskCOCOEvaluator(
-        dataset_name,
+        request.dataset_name,
         metrics,
-        output_dir=output_folder,
+        output_dir=request.output_folder,
+        records=request.records,
         # COCO counts the best 100 boxes; more only where the config lets the model give more.
         max_dets_per_image=max(100, cfg.TEST.DETECTIONS_PER_IMAGE),
         kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
@@ -51,38 +73,38 @@ def build_coco_evaluator(
     return evaluator if evaluator.metrics else None
 
 
-def _check_num_keypoints(cfg: CfgNode, dataset_name: str) -> None:
-    names = MetadataCatalog.get(dataset_name).get("keypoint_names")
+def _check_num_keypoints(cfg: CfgNode, request: EvaluationRequest) -> None:
+    names = request.metadata.get("keypoint_names")
     found = cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS
     if names and len(names) != found:
         raise ValueError(
             f"MODEL.POSE_HEAD.NUM_KEYPOINTS: found {found}, expected {len(names)}, the joints of "
-            f"data set {dataset_name!r}: {list(names)}"
+            f"data set {request.dataset_name!r}: {list(names)}"
         )
 
 
-def build_sem_seg_evaluator(
-    cfg: CfgNode, dataset_name: str, output_folder: str, tasks: Sequence[str]
-) -> DatasetEvaluator | None:
+def build_sem_seg_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEvaluator | None:
     """IoU for "seg" where at least one image of the data set has semantic labels.
 
     Raises:
         ValueError: the segmentation head has another number of classes than the data set.
     """
-    if not SEM_SEG_TASKS.intersection(tasks):
+    if not SEM_SEG_TASKS.intersection(request.tasks):
         return None
-    if not any(has_sem_seg(record) for record in DatasetCatalog.get(dataset_name)):
-        logger.info(f"Data set {dataset_name!r} has no semantic labels: no IoU for it.")
+    if not any(map(has_sem_seg, request.records)):
+        logger.info(f"Data set {request.dataset_name!r} has no semantic labels: no IoU for it.")
         return None
-    classes = MetadataCatalog.get(dataset_name).get("stuff_classes")
+    classes = request.metadata.get("stuff_classes")
     found = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     if not classes or len(classes) != found:
         known = f"{len(classes)}: {list(classes)}" if classes else "classes in 'stuff_classes'"
         raise ValueError(
             f"MODEL.SEM_SEG_HEAD.NUM_CLASSES: found {found}, expected the number of semantic "
-            f"classes of data set {dataset_name!r}, {known}"
+            f"classes of data set {request.dataset_name!r}, {known}"
         )
-    return MultitaskSemSegEvaluator(dataset_name, output_dir=output_folder)
+    return MultitaskSemSegEvaluator(
+        request.dataset_name, output_dir=request.output_folder, records=request.records
+    )
 
 
 # The one table. "coco" and "sem_seg" are the types of Detectron2's own data sets.
@@ -106,8 +128,10 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
         label for any of the tasks.
 
     Raises:
-        ValueError: the ``evaluator_type`` is not in the table, or labels and config do not fit.
+        ValueError: the data set cannot be read, its ``evaluator_type`` is not in the table, or
+            labels and config do not fit.
     """
+    records = load_dataset(dataset_name)
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind not in EVALUATORS:
         raise ValueError(
@@ -115,7 +139,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
             f"{sorted(EVALUATORS)}"
         )
     tasks = tuple(cfg.TEST.TASKS or cfg.MODEL.TASKS)
-    built = [build(cfg, dataset_name, output_folder, tasks) for build in EVALUATORS[kind]]
+    request = EvaluationRequest(dataset_name, records, tasks, output_folder)
+    built = [build(cfg, request) for build in EVALUATORS[kind]]
     evaluators = [evaluator for evaluator in built if evaluator is not None]
     if not evaluators:
         logger.warning(

@@ -38,9 +38,7 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
     - the labels are read by the rules of training (`d2_multitask.evaluation.ground_truth`);
     - ``"keypoints"`` is left out where no object of the data set has a labelled joint;
     - no prediction at all is scored as what it is, AP 0 where there are objects, with a warning;
-    - predictions with a NaN or infinite number are left out and counted;
-    - images that were never processed are counted (their objects are missed), and of an image that
-      comes twice the first one counts.
+    - predictions with a NaN or infinite number are left out and counted.
 
     Attributes:
         metrics: the metrics that are computed, a part of those asked for.
@@ -52,6 +50,7 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
         metrics: Sequence[str] = ("bbox", "keypoints"),
         *,
         output_dir: str | None,
+        records: Sequence[dict[str, Any]] | None = None,
         distributed: bool = True,
         max_dets_per_image: int | None = None,
         kpt_oks_sigmas: Sequence[float] = (),
@@ -61,6 +60,7 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
             dataset_name: registered name.
             metrics: ``"bbox"``, ``"keypoints"`` or both.
             output_dir: folder for the predictions, ``None`` to write none.
+            records: the data set's dicts, if they are loaded already.
             distributed: gather predictions from all processes.
             max_dets_per_image: boxes counted per image, best first (COCO: 100). Keypoint AP always
                 counts 20.
@@ -69,9 +69,8 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
         Raises:
             ValueError: the labels cannot be read, or there are not as many sigmas as joints.
         """
-        ground_truth = coco_ground_truth(dataset_name)
+        ground_truth = coco_ground_truth(dataset_name, records)
         self._dataset_name = dataset_name
-        self._seen: set[Any] = set()
         self._num_not_finite = 0
         with _as_coco_dataset(dataset_name, ground_truth) as name:
             super().__init__(
@@ -107,7 +106,6 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
     def reset(self) -> None:
         """Forget the predictions of an earlier round."""
         super().reset()
-        self._seen.clear()
         self._num_not_finite = 0
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
@@ -123,9 +121,6 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
         """
         for input_, output in zip(inputs, outputs, strict=True):
             self._check_output(input_, output)
-            if input_["image_id"] in self._seen:
-                continue
-            self._seen.add(input_["image_id"])
             instances = output["instances"].to(self._cpu_device)
             finite = _finite_rows(instances)
             self._num_not_finite += int((~finite).sum())
@@ -153,28 +148,17 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
             ``{"bbox": {"AP": ...}, "keypoints": {...}}`` in 0-100; NaN where there is no object to
             find (of that size). Empty in all processes but the first.
         """
-        self._report_losses(img_ids)
+        if self._num_not_finite:
+            logger.warning(
+                f"{self._num_not_finite} predictions on {self._dataset_name!r} hold a NaN or "
+                "infinite number and are left out. The weights are probably broken."
+            )
         results = super().evaluate(img_ids) or {}
         if comm.is_main_process() and self._do_evaluation and not results:
             class_names = self._metadata.get("thing_classes")
             for metric in self.metrics:
                 results[metric] = self._derive_coco_results(None, metric, class_names)
         return results
-
-    def _report_losses(self, img_ids: list[Any] | None) -> None:
-        if self._num_not_finite:
-            logger.warning(
-                f"{self._num_not_finite} predictions on {self._dataset_name!r} hold a NaN or "
-                "infinite number and are left out. The weights are probably broken."
-            )
-        seen = set().union(*comm.all_gather(self._seen)) if self._distributed else self._seen
-        expected = set(self._coco_api.imgs if img_ids is None else img_ids)
-        num_missing = len(expected - seen)
-        if num_missing and comm.is_main_process():
-            logger.warning(
-                f"{num_missing} of {len(expected)} images of {self._dataset_name!r} were not given "
-                "to the model; their objects count as missed."
-            )
 
     def _derive_coco_results(
         self, coco_eval: COCOeval | None, iou_type: str, class_names: list[str] | None = None

@@ -14,21 +14,28 @@ from __future__ import annotations
 import copy
 import math
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
 
-from d2_multitask.data.coco_format import read_json
+from d2_multitask.data.catalog import load_dataset
+from d2_multitask.data.coco_json import read_json
 from d2_multitask.data.coco_objects import ObjectReader
 
 CocoDict = dict[str, Any]
 
 
-def coco_ground_truth(dataset_name: str) -> CocoDict:
+def coco_ground_truth(
+    dataset_name: str, records: Sequence[dict[str, Any]] | None = None
+) -> CocoDict:
     """The labels of a registered data set.
+
+    Args:
+        dataset_name: registered name.
+        records: its dicts, if they are loaded already.
 
     Returns:
         COCO's format: ``images``, ``categories`` and, if the data set has object labels,
@@ -38,14 +45,15 @@ def coco_ground_truth(dataset_name: str) -> CocoDict:
     Raises:
         ValueError: the data set cannot be read.
     """
-    records = DatasetCatalog.get(dataset_name)  # checks the file, and publishes the metadata
+    if records is None:
+        records = load_dataset(dataset_name)  # checks the file, and publishes the metadata
     metadata = MetadataCatalog.get(dataset_name)
     labelled = any("annotations" in record for record in records)
     if metadata.get("json_file"):
         ground_truth = _from_file(metadata)
     else:
         # Detectron2's conversion shifts the joints of the dicts that it is given.
-        with temporary_dataset(dataset_name, copy.deepcopy(records)) as name:
+        with temporary_dataset(dataset_name, copy.deepcopy(list(records))) as name:
             ground_truth = convert_to_coco_dict(name)
         if labelled:
             ground_truth.setdefault("annotations", [])

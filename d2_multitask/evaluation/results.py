@@ -49,7 +49,7 @@ def write_results(results: Mapping[str, Any], output_dir: str) -> str:
 
 
 def format_results(results: Mapping[str, Any]) -> str:
-    """The main numbers as a Markdown table, one line a task (and data set, if there are several).
+    """The main numbers as a Markdown table, one line a metric.
 
     Args:
         results: as for `write_results`.

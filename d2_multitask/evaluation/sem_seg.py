@@ -7,12 +7,14 @@ the masks of the objects. Images with neither are left out and counted.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 
+from d2_multitask.data.catalog import load_dataset
 from d2_multitask.data.sem_seg import load_sem_seg
 from d2_multitask.evaluation.ground_truth import temporary_dataset
 
@@ -30,15 +32,22 @@ class MultitaskSemSegEvaluator(SemSegEvaluator):
     """
 
     def __init__(
-        self, dataset_name: str, *, output_dir: str | None, distributed: bool = True
+        self,
+        dataset_name: str,
+        *,
+        output_dir: str | None,
+        records: Sequence[dict[str, Any]] | None = None,
+        distributed: bool = True,
     ) -> None:
         """
         Args:
             dataset_name: registered name.
             output_dir: folder for the predictions, ``None`` to write none.
+            records: the data set's dicts, if they are loaded already.
             distributed: gather the counts of all processes.
         """
-        records = DatasetCatalog.get(dataset_name)
+        if records is None:
+            records = load_dataset(dataset_name)
         self._records = {r["file_name"]: r for r in records if has_sem_seg(r)}
         ignore_label = MetadataCatalog.get(dataset_name).get("ignore_label", DEFAULT_IGNORE_LABEL)
         # Detectron2 wants a label file of every image. Derived maps have none: `process` loads the
@@ -59,7 +68,7 @@ class MultitaskSemSegEvaluator(SemSegEvaluator):
         """Count the pixels of a few images.
 
         Args:
-            inputs: what the model was called with; ``file_name`` is used.
+            inputs: what the model was called with: ``file_name``, ``height``, ``width``.
             outputs: what it returned, ``{"sem_seg": (num_classes, height, width)}`` each, at the
                 size of the original image.
 
@@ -68,7 +77,7 @@ class MultitaskSemSegEvaluator(SemSegEvaluator):
                 the labels.
         """
         for input_, output in zip(inputs, outputs, strict=True):
-            labels = self._load_labels(input_["file_name"])
+            labels = self._load_labels(input_)
             if labels is None:
                 self._num_unlabelled += 1
                 continue
@@ -76,15 +85,15 @@ class MultitaskSemSegEvaluator(SemSegEvaluator):
             self._check_output(input_["file_name"], output)
             super().process([input_], [output])
 
-    def _load_labels(self, file_name: str) -> np.ndarray | None:
+    def _load_labels(self, input_: dict[str, Any]) -> np.ndarray | None:
         """(H, W) uint8, ``None`` if the image has no usable labels; the data report says why."""
-        record = self._records.get(file_name)
+        record = self._records.get(input_["file_name"])
         if record is None:
             return None
         return load_sem_seg(
             record,
-            record["height"],
-            record["width"],
+            input_["height"],
+            input_["width"],
             num_classes=self._num_classes,
             ignore_value=self._ignore_label,
         )

@@ -160,6 +160,8 @@ class PictureCanvas(Visualizer):
         (left, top), (_, bottom) = corners
         side = bottom - top
         size = max(self.line_width * 5.5 * float(np.clip(side / (60 * self.line_width), 0.7, 1)), 9)
+        if side < 2 * size:
+            return  # the tag would hide the object and its neighbours
         canvas_h, canvas_w = self.size_hw
         height = size * 1.3
         above = top - height >= 0

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from detectron2.config import CfgNode
-from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata
 from detectron2.data.datasets.builtin_meta import (
     COCO_PERSON_KEYPOINT_NAMES,
     KEYPOINT_CONNECTION_RULES,
 )
 from torch import Tensor
+
+from d2_multitask.data.catalog import loaded_metadata
+
+logger = logging.getLogger(__name__)
 
 BACKGROUND = "background"
 # The edges of COCO's skeleton that Detectron2's rules leave out: without them no torso is drawn.
@@ -24,14 +29,19 @@ _LIMB_COLOR = (255, 255, 255)
 
 
 def dataset_metadata(cfg: CfgNode) -> Metadata:
-    """The metadata of the first test data set (else the first training data set) of ``cfg``.
+    """The metadata of the first data set of ``DATASETS.TEST``, else of ``DATASETS.TRAIN``.
 
-    An unregistered data set gives empty metadata; nothing is read from disk and no entry is added
-    to Detectron2's catalogue.
+    A data set's own JSON is read if only it tells the names. Pictures must be possible where the
+    data is not: a set that is unknown or cannot be read is skipped with a warning, and if none is
+    left the metadata is empty.
     """
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        if name in MetadataCatalog.list():
-            return MetadataCatalog.get(name)
+        if name not in DatasetCatalog:
+            continue
+        try:
+            return loaded_metadata(name)
+        except (ValueError, OSError, KeyError) as error:
+            logger.warning("No names from data set %r, which cannot be read: %s", name, error)
     return Metadata()
 
 

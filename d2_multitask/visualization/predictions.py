@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from detectron2.data import Metadata
@@ -116,27 +115,23 @@ def blend_class_map(
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        classes: (h, w) class ids; resized to the image with nearest neighbours if needed.
+        classes: (h, w) class ids, at the size of the image or another.
         metadata: ``stuff_classes``; a first class named "background" is left uncoloured.
         ignore_value: label that is hatched in grey.
 
     Returns:
         A new (H, W, 3) uint8 RGB.
     """
-    if classes.shape != image.shape[:2]:
-        size_wh = (image.shape[1], image.shape[0])
-        resized = cv2.resize(
-            classes.astype(np.int32).astype(np.float32), size_wh, interpolation=cv2.INTER_NEAREST
-        )
-        classes = resized.astype(np.int64)
     first = 1 if metadata.stuff_classes[0] == BACKGROUND else 0
     blended = image
     for class_id in np.unique(classes).tolist():
+        if class_id < first:
+            continue
+        mask = style.resize_mask(classes == class_id, image.shape[:2])
         if class_id == ignore_value:
-            blended = style.blend_hatching(blended, classes == class_id)
-        elif class_id >= first:
-            color = style.class_color(class_id - first)
-            blended = style.blend_color(blended, classes == class_id, color)
+            blended = style.blend_hatching(blended, mask)
+        else:
+            blended = style.blend_color(blended, mask, style.class_color(class_id - first))
     return blended
 
 

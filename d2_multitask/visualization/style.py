@@ -34,8 +34,9 @@ CLASS_COLORS: tuple[tuple[int, int, int], ...] = (
     (160, 130, 90),
     (150, 200, 255),
 )
-IGNORE_COLOR: tuple[int, int, int] = (128, 128, 128)
-HEATMAP_COLORS = cv2.COLORMAP_TURBO
+# Dark and light in turn, so that one of them is seen on any ground.
+STRIPE_GREYS: tuple[int, int] = (60, 170)
+HEATMAP_COLORS = cv2.COLORMAP_PLASMA
 
 MIN_LONG_SIDE = 640  # pixels; smaller images are enlarged before drawing, to be readable
 
@@ -61,6 +62,14 @@ def enlarge(image: np.ndarray, zoom: float) -> np.ndarray:
         return np.ascontiguousarray(image).copy()
     height, width = (max(round(side * zoom), 1) for side in image.shape[:2])
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def resize_mask(mask: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """Resize (H, W) bool to (h, w) with smooth borders, unlike nearest neighbours."""
+    if mask.shape == tuple(size_hw):
+        return mask
+    size_wh = (size_hw[1], size_hw[0])
+    return cv2.resize(mask.astype(np.float32), size_wh, interpolation=cv2.INTER_LINEAR) >= 0.5
 
 
 def blend_color(
@@ -89,13 +98,14 @@ def blend_color(
     return cv2.drawContours(blended, outlines, -1, lighter, width, cv2.LINE_AA)
 
 
-def blend_hatching(image: np.ndarray, mask: np.ndarray, alpha: float = 0.6) -> np.ndarray:
+def blend_hatching(image: np.ndarray, mask: np.ndarray, alpha: float = 0.55) -> np.ndarray:
     """Draw grey diagonal stripes over the pixels of ``mask`` (H, W) bool: not to be learnt from."""
     height, width = mask.shape
-    period = max(round(line_width((height, width)) * 5), 4)
+    period = max(round(line_width((height, width)) * 8), 4)
     stripes = (np.add.outer(np.arange(height), np.arange(width)) // (period // 2)) % 2 == 0
-    cover = (mask * np.where(stripes, alpha, 0.3 * alpha))[..., None]
-    return (image * (1 - cover) + np.asarray(IGNORE_COLOR) * cover).clip(0, 255).astype(np.uint8)
+    color = np.where(stripes, *STRIPE_GREYS)[..., None]
+    cover = (mask * alpha)[..., None]
+    return (image * (1 - cover) + color * cover).clip(0, 255).astype(np.uint8)
 
 
 def blend_heatmap(image: np.ndarray, heatmap: np.ndarray, alpha: float = 0.75) -> np.ndarray:

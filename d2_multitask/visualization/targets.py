@@ -64,7 +64,7 @@ def draw_labels(
         picture = blend_class_map(picture, classes, metadata, ignore_value)
     if "ignore_mask" in batched_input:
         mask = batched_input["ignore_mask"].cpu().numpy()
-        picture = style.blend_hatching(picture, _resized_mask(mask, canvas.size_hw))
+        picture = style.blend_hatching(picture, style.resize_mask(mask, canvas.size_hw))
     canvas.set_background(picture)
     if instances is not None:
         canvas.draw_objects(drawn_labels(instances, metadata))
@@ -87,17 +87,20 @@ def draw_dataset_dict(
     dataset_dict: dict[str, Any],
     metadata: Metadata,
     *,
+    sem_seg: np.ndarray | None = None,
     min_long_side: int = style.MIN_LONG_SIDE,
 ) -> np.ndarray:
     """Draw the annotations of one image as the data set gives them, before any mapper.
 
     Unlike Detectron2's ``draw_dataset_dict`` it allows objects of which some have masks or joints
-    and others do not. Each object's mask has the object's colour; crowds are hatched.
+    and others do not. Each object's mask has the object's colour, unless there is a semantic map,
+    which is drawn instead; crowds are hatched.
 
     Args:
         image: (H, W, 3) uint8 RGB, as large as the annotations say.
         dataset_dict: Detectron2's standard dict.
         metadata: see ``metadata.picture_metadata``.
+        sem_seg: (H, W) class ids of the data set's own semantic map, if it has one.
         min_long_side: smaller images are enlarged to it (pixels).
 
     Returns:
@@ -105,18 +108,20 @@ def draw_dataset_dict(
     """
     canvas = PictureCanvas(image, metadata, min_long_side)
     picture, crowds = canvas.picture_array, []
+    if sem_seg is not None:
+        picture = blend_class_map(picture, sem_seg, metadata)
     objects: list[dict[str, Any]] = []
     for annotation in dataset_dict.get("annotations", ()):
         mask = _annotation_mask(annotation, image.shape[:2], str(dataset_dict.get("file_name")))
         if annotation.get("iscrowd", 0):
             crowds.append(mask if mask is not None else _box_mask(annotation, image.shape[:2]))
             continue
-        if mask is not None:
-            mask = _resized_mask(mask, canvas.size_hw)
+        if mask is not None and sem_seg is None:
+            mask = style.resize_mask(mask, canvas.size_hw)
             picture = style.blend_color(picture, mask, style.object_color(len(objects)), 0.35)
         objects.append(annotation)
     if crowds:
-        crowd = _resized_mask(np.logical_or.reduce(crowds), canvas.size_hw)
+        crowd = style.resize_mask(np.logical_or.reduce(crowds), canvas.size_hw)
         picture = style.blend_hatching(picture, crowd)
     canvas.set_background(picture)
     canvas.draw_objects(_drawn_annotations(objects, metadata))
@@ -213,10 +218,3 @@ def _box_mask(annotation: dict[str, Any], image_hw: tuple[int, int]) -> np.ndarr
     mask = np.zeros(image_hw, bool)
     mask[max(int(y0), 0) : max(round(y1), 0), max(int(x0), 0) : max(round(x1), 0)] = True
     return mask
-
-
-def _resized_mask(mask: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    if mask.shape == tuple(size_hw):
-        return mask
-    size_wh = (size_hw[1], size_hw[0])
-    return cv2.resize(mask.astype(np.float32), size_wh, interpolation=cv2.INTER_LINEAR) >= 0.5

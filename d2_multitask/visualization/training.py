@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
 from detectron2.data import Metadata
 from torch import Tensor, nn
 
 from d2_multitask.visualization.grid import contact_sheet
-from d2_multitask.visualization.metadata import dataset_metadata
 from d2_multitask.visualization.predictions import draw_result
 from d2_multitask.visualization.targets import draw_labels, draw_map, rgb_image
 
 _LONG_SIDE = 400  # pixels a picture: large enough to see joints, small enough to log often
-
-
-def draw_training_batch(
-    cfg: CfgNode, model: nn.Module, batched_inputs: list[dict[str, Any]]
-) -> dict[str, np.ndarray]:
-    """:func:`training_pictures` with names and channel order from the config."""
-    return training_pictures(
-        model,
-        batched_inputs,
-        metadata=dataset_metadata(cfg),
-        input_format=cfg.INPUT.FORMAT,
-    )
+_SIZE = {"min_long_side": _LONG_SIDE}
 
 
 def training_pictures(
@@ -53,56 +40,57 @@ def training_pictures(
         input_format: ``INPUT.FORMAT``.
 
     Returns:
-        name -> (H, W, 3) uint8 RGB: ``results`` (labels, results) and ``map_<name>`` for each map
-        of the heads (target, prediction); the upper row is what is to be learnt.
+        name -> (H, W, 3) uint8 RGB: ``pictures/results`` (labels, results) and ``pictures/<map>``
+        for each map of the heads (target, prediction); the upper row is what is to be learnt.
     """
     network = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     inputs = batched_inputs[:max_images]
     with evaluation_mode(network), torch.no_grad():
-        images = network.preprocess_image(inputs)
-        targets, predictions = head_maps(network, inputs)
+        targets, padded_hw = target_maps(network, inputs)
+        predictions = prediction_maps(network, inputs)
         # Without `height` and `width` the results have the size of the network input.
         results = network([{"image": x["image"]} for x in inputs])
-    padded_hw = tuple(images.tensor.shape[-2:])
     pixels = [rgb_image(x, input_format) for x in inputs]
     pictures = {
-        "results": _two_rows(
-            [
-                draw_labels(x, metadata, input_format=input_format, min_long_side=_LONG_SIDE)
-                for x in inputs
-            ],
-            [
-                draw_result(image, result, metadata, min_long_side=_LONG_SIDE)
-                for image, result in zip(pixels, results, strict=True)
-            ],
+        "pictures/results": _two_rows(
+            [draw_labels(x, metadata, input_format=input_format, **_SIZE) for x in inputs],
+            [draw_result(*pair, metadata, **_SIZE) for pair in zip(pixels, results, strict=True)],
         )
     }
     for name in targets:
         rows = [
-            [
-                draw_map(image, values, padded_hw, min_long_side=_LONG_SIDE)
-                for image, values in zip(pixels, maps[name], strict=True)
-            ]
+            [draw_map(*pair, padded_hw, **_SIZE) for pair in zip(pixels, maps[name], strict=True)]
             for maps in (targets, predictions)
             if name in maps
         ]
-        pictures[f"map_{name}"] = _two_rows(*rows)
+        pictures[f"pictures/{name}"] = _two_rows(*rows)
     return pictures
 
 
 @torch.no_grad()
-def head_maps(
+def target_maps(
     network: nn.Module, batched_inputs: list[dict[str, Any]]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The heads' target maps and prediction maps of a batch, name -> (N, h, w) in [0, 1]."""
+) -> tuple[dict[str, Tensor], tuple[int, int]]:
+    """What the heads are to learn from a batch; the network itself does not run.
+
+    Returns:
+        name -> (N, h, w) in [0, 1], and the (H, W) of the padded input that the maps cover.
+    """
     images = network.preprocess_image(batched_inputs)
-    features = network.backbone(images.tensor)
-    targets: dict[str, Tensor] = {}
-    predictions: dict[str, Tensor] = {}
+    maps: dict[str, Tensor] = {}
     for head in network.heads.values():
-        targets.update(head.target_maps(head.targets(batched_inputs, images)))
-        predictions.update(head.prediction_maps(head.layers(features)))
-    return targets, predictions
+        maps.update(head.target_maps(head.targets(batched_inputs, images)))
+    return maps, tuple(images.tensor.shape[-2:])
+
+
+@torch.no_grad()
+def prediction_maps(network: nn.Module, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """What the heads say of a batch: name -> (N, h, w) in [0, 1]."""
+    features = network.backbone(network.preprocess_image(batched_inputs).tensor)
+    maps: dict[str, Tensor] = {}
+    for head in network.heads.values():
+        maps.update(head.prediction_maps(head.layers(features)))
+    return maps
 
 
 @contextlib.contextmanager
@@ -117,7 +105,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _two_rows(upper: list[np.ndarray], lower: list[np.ndarray]) -> np.ndarray:
+def _two_rows(upper: list[np.ndarray], lower: Sequence[np.ndarray] = ()) -> np.ndarray:
     captions = [f"{i + 1}: labels" for i in range(len(upper))]
     captions += [f"{i + 1}: predicted" for i in range(len(lower))]
     return contact_sheet(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -42,8 +44,8 @@ PREDICT = (
 import pathlib
 output = pathlib.Path(sys.argv[sys.argv.index('--output') + 1])
 output.mkdir(exist_ok=True)
-for number in range(2):
-    (output / f'{number}.png').touch()
+for name in ('0', '1', 'contact_sheet'):
+    (output / f'{name}.png').touch()
 """
 )
 
@@ -87,18 +89,19 @@ def test_runs_the_three_tools_in_order(repository):
         "datasets/prepare_synthetic_people.py --num-train 24 --num-val 8",
         f"tools/train_net.py {config} --resume OUTPUT_DIR {out} SOLVER.MAX_ITER 4",
         f"tools/predict.py {config} --input {repository}/datasets/synthetic_people/val/images "
-        f"--max-images 2 --output {out}/pictures MODEL.WEIGHTS {out}/model_final.pth "
-        "SOLVER.MAX_ITER 4",
+        f"--max-images 2 --contact-sheet --output {out}/pictures "
+        f"MODEL.WEIGHTS {out}/model_final.pth SOLVER.MAX_ITER 4",
     ]
 
 
 def test_ends_with_pictures_and_results(repository):
     lines = run_demo(repository).stdout.splitlines()
-    start = lines.index("Pictures:")
+    (start,) = (n for n, line in enumerate(lines) if line.startswith("Pictures"))
     folder = repository / "output" / "demo"
-    assert lines[start + 1 : start + 3] == [f"  {folder}/pictures/{n}.png" for n in (0, 1)]
-    assert lines[start + 4] == f"Results on the validation images ({folder}/results.json):"
-    assert [line.split()[:3] for line in lines[start + 5 : start + 8]] == [
+    names = ("0", "1", "contact_sheet")
+    assert lines[start + 1 : start + 4] == [f"  {folder}/pictures/{name}.png" for name in names]
+    assert lines[start + 5] == f"Results on the validation images ({folder}/results.json):"
+    assert [line.split()[:3] for line in lines[start + 6 : start + 9]] == [
         ["boxes", "AP", "51.2"],
         ["boxes", "AP50", "90.0"],
         ["segmentation", "IoU-person", "74.0"],
@@ -110,7 +113,7 @@ def test_second_run_only_repeats_the_report(repository):
     (repository / "calls.txt").unlink()
     second = run_demo(repository).stdout
     assert calls(repository) == ["datasets/prepare_synthetic_people.py"]
-    assert first.split("Pictures:")[1].split("Finished")[0] in second
+    assert first.split("Pictures (")[1].split("Finished")[0] in second
 
 
 def test_weights_without_their_evaluation_are_taken_up_again(repository):
@@ -128,7 +131,42 @@ def test_failing_tool_is_named_without_a_traceback_of_the_demo(repository):
     assert "failed with exit code 7" in result.stdout
     assert "train_net.py --config-file" in result.stdout
     assert "Traceback" not in result.stderr
-    assert "Pictures:" not in result.stdout
+    assert "Pictures (" not in result.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    ("sent", "to_group", "code"),
+    [
+        pytest.param(signal.SIGINT, True, 130, id="ctrl-c"),
+        pytest.param(signal.SIGTERM, False, 143, id="terminated"),
+    ],
+)
+def test_no_tool_outlives_the_demo(repository, sent, to_group, code):
+    (repository / "tools" / "train_net.py").write_text(
+        "import os, pathlib, time\n"
+        "pathlib.Path('pid.part').write_text(str(os.getpid()))\n"
+        "os.rename('pid.part', 'pid')\n"
+        "try:\n    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    time.sleep(0.6)\n    open('tidied', 'w').close()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "tools/demo.py"],
+        cwd=repository,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as demo:
+        pid_file = repository / "pid"
+        deadline = time.monotonic() + 30
+        while not pid_file.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.1)  # the child is in its `try` by then
+        (os.killpg if to_group else os.kill)(demo.pid, sent)
+        assert demo.wait(timeout=30) == code
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid_file.read_text()), 0)
+    assert (repository / "tidied").exists() == to_group
 
 
 @pytest.mark.slow
@@ -152,5 +190,5 @@ def test_real_tools_from_data_to_pictures(tmp_path):
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     results = json.loads((output / "results.json").read_text())
     assert {"bbox", "keypoints", "sem_seg"} <= set(results)
-    assert len(list((output / "pictures").iterdir())) == 2
+    assert len(list((output / "pictures").iterdir())) == 2 + 1
     assert str(output / "pictures") in result.stdout

@@ -92,7 +92,7 @@ def _outdoor(rng: RandomStream, canvas: Canvas, horizon: int) -> None:
 
 
 def _room(rng: RandomStream, canvas: Canvas, horizon: int) -> None:
-    floor = int(rng.uniform(0.5, 0.85) * canvas.height)
+    floor = horizon + int(rng.uniform(0.08, 0.25) * canvas.height)
     _texture(rng, canvas, 0, floor, random_cloth(rng))
     if rng.chance(0.5):  # wallpaper, tiles or boards
         wall = random_material(rng, plain=0.0)
@@ -142,7 +142,7 @@ def _foliage(rng: RandomStream, canvas: Canvas, horizon: int) -> None:
     high = jitter(rng, rng.choice(_LEAVES), 60.0)
     canvas.image[:] = _colours(noise, tuple(0.6 * v for v in low), tuple(1.4 * v for v in high))
     if rng.chance(0.6):
-        _texture(rng, canvas, int(0.8 * height), height, rng.choice(_GROUNDS))
+        _texture(rng, canvas, horizon + int(0.2 * height), height, rng.choice(_GROUNDS))
 
 
 def _abstract(rng: RandomStream, canvas: Canvas, horizon: int) -> None:

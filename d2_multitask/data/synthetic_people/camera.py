@@ -31,7 +31,7 @@ def take_photograph(rng: RandomStream, config: SceneConfig, image: np.ndarray) -
     height, width, _ = image.shape
     gain = rng.uniform(*config.gain)
     cast = np.array([gain * rng.uniform(0.92, 1.08) for _ in range(3)], dtype=np.float32)
-    offset = rng.uniform(-12.0, 18.0)
+    offset = rng.uniform(-14.0, 10.0)
     slope = rng.uniform(-0.2, 0.2)
     ramp = np.arange(width, dtype=np.float32) * np.float32(slope / width)
     image = image * (np.float32(1.0 - 0.5 * slope) + ramp)[None, :, None] * cast

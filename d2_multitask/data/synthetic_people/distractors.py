@@ -69,7 +69,9 @@ def tree(rng: RandomStream, canvas: Canvas, light: Light, x: float, y: float, sc
             _paint(canvas, light, (Cone(blob_x, blob_y, size, blob_x + 1, blob_y, size),), leaves)
 
 
-def limbs(rng: RandomStream, canvas: Canvas, light: Light, x: float, y: float, scale: float) -> None:
+def limbs(
+    rng: RandomStream, canvas: Canvas, light: Light, x: float, y: float, scale: float
+) -> None:
     """Bars jointed like arms or legs, but on no body."""
     material = Material(_body_colour(rng))
     point_x, point_y = x, y - rng.uniform(0.0, 1.0) * scale
@@ -83,7 +85,9 @@ def limbs(rng: RandomStream, canvas: Canvas, light: Light, x: float, y: float, s
         point_x, point_y, radius = end_x, end_y, 0.75 * radius
 
 
-def blobs(rng: RandomStream, canvas: Canvas, light: Light, x: float, y: float, scale: float) -> None:
+def blobs(
+    rng: RandomStream, canvas: Canvas, light: Light, x: float, y: float, scale: float
+) -> None:
     """Balls with colours of skin and hair."""
     for _ in range(rng.integer(1, 3)):
         size = rng.uniform(0.035, 0.12) * scale
@@ -137,7 +141,9 @@ def furniture(
         )
 
 
-def panel(rng: RandomStream, canvas: Canvas, light: Light, x: float, y: float, scale: float) -> None:
+def panel(
+    rng: RandomStream, canvas: Canvas, light: Light, x: float, y: float, scale: float
+) -> None:
     """A poster, a door or a box: an upright rectangle with another one in it."""
     half, height = rng.uniform(0.08, 0.35) * scale, rng.uniform(0.2, 1.1) * scale
     low = y - rng.uniform(0.0, 0.6) * scale

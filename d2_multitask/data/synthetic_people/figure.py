@@ -20,7 +20,7 @@ from d2_multitask.data.synthetic_people.canvas import (
     Stamp,
 )
 from d2_multitask.data.synthetic_people.geometry import Vec3, mix
-from d2_multitask.data.synthetic_people.head import paint_head
+from d2_multitask.data.synthetic_people.head import Head
 from d2_multitask.data.synthetic_people.labels import KEYPOINT_NAMES, PART_ID
 from d2_multitask.data.synthetic_people.outfit import Outfit, scaled
 from d2_multitask.data.synthetic_people.place import Place
@@ -87,11 +87,16 @@ class Figure:
         low = min(points[f"{side}_{end}"].y for side, _ in SIDES for end in ends)
         return low - 0.02 * self.body.girth
 
+    def highest(self) -> float:
+        """y of the top of the head, in statures above the hips."""
+        return self.skeleton.points["skull"].y + self.body.head
+
     def paint(self, canvas: Canvas, light: Light, owner: int) -> None:
         """Draw the person and stamp its pixels with ``owner`` and the parts."""
         for piece in sorted(self._pieces(), key=lambda piece: piece.depth):
             if piece.part == "skull":
-                paint_head(canvas, self.skeleton, self.body, self.outfit, self.place, light, owner)
+                head = Head(self.skeleton, self.body.head, self.outfit, self.place)
+                head.paint(canvas, light, owner)
                 continue
             carried = piece.part == "background"
             stamp = Stamp(NOBODY if carried else owner, PART_ID[piece.part])
@@ -190,7 +195,9 @@ class Figure:
         points, top = self.skeleton.points, self._cloth(self.outfit.top)
         depth = 0.5 * points["neck"].z
         hips = self._cone(points["left_hip"], 0.056, points["right_hip"], 0.056)
-        waist = self._cone(Vec3(0.0, 0.0, 0.0), 0.062, mix(Vec3(0, 0, 0), points["neck"], 0.3), 0.06)
+        waist = self._cone(
+            Vec3(0.0, 0.0, 0.0), 0.062, mix(Vec3(0, 0, 0), points["neck"], 0.3), 0.06
+        )
         pelvis = Layer((hips, waist), self._cloth(self.outfit.bottom), waist)
         axis = self._cone(points["neck"], 0.125, Vec3(0.0, 0.0, 0.0), 0.105)
         neck = Layer((self._cone(points["neck"], 0.031, points["skull"], 0.027),), self._skin())
@@ -202,7 +209,7 @@ class Figure:
         return Material(self.outfit.skin)
 
     def _torso_cones(self) -> tuple[Cone, ...]:
-        """Cones from the shoulders to the hips, side by side, and one from the neck to each shoulder."""
+        """Cones side by side from the shoulders to the hips, and from the neck to each shoulder."""
         points = self.skeleton.points
         reach = 0.84 if self.outfit.tucked else 1.04
         nape = self._on_torso(0.0, 0.014, 0.0)
@@ -214,7 +221,9 @@ class Figure:
             hip = between(points, "left_hip", "right_hip", across)
             drop = (top_radius - 0.03) / self.body.torso * self.body.girth
             cones.append(
-                self._cone(mix(shoulder, hip, drop), top_radius, mix(shoulder, hip, reach), low_radius)
+                self._cone(
+                    mix(shoulder, hip, drop), top_radius, mix(shoulder, hip, reach), low_radius
+                )
             )
         return tuple(cones)
 
@@ -248,10 +257,12 @@ class Figure:
         start = points["skull"].plus(axes.apply(Vec3(0.0, 0.1, -0.35)), radius)
         end = points["skull"].plus(axes.apply(Vec3(0.0, -1.7, -0.6)), radius)
         cone = self.place.cone(start, 0.98 * radius, end, 0.7 * radius)
-        # Seen from the front the neck and the torso cover its lower end, from behind it covers
-        # them, however the head is held.
-        faces_viewer = axes.z.z > 0.0
-        depth = 0.5 * points["neck"].z - 0.001 if faces_viewer else points["skull"].z + 0.059
+        # Seen from the front the neck and the torso cover its lower end, from the side it covers
+        # them, and from behind it covers the head, too.
+        facing = axes.z.z
+        depth = points["skull"].z + (0.059 if facing > -0.6 else 0.061)
+        if facing > 0.0:
+            depth = 0.5 * points["neck"].z - 0.001
         return Piece("head", depth, (Layer((cone,), Material(self.outfit.hair)),))
 
     def _backpack(self) -> Piece:

@@ -26,9 +26,7 @@ class Vec3(NamedTuple):
 
     def plus(self, other: Vec3, scale: float = 1.0) -> Vec3:
         """``self + scale * other``."""
-        return Vec3(
-            self.x + scale * other.x, self.y + scale * other.y, self.z + scale * other.z
-        )
+        return Vec3(self.x + scale * other.x, self.y + scale * other.y, self.z + scale * other.z)
 
     def times(self, scale: float) -> Vec3:
         """``scale * self``."""

@@ -6,6 +6,8 @@ hair or skin is seen there. So a head looks right from every side: a face in fro
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from d2_multitask.data.synthetic_people.canvas import (
@@ -17,11 +19,11 @@ from d2_multitask.data.synthetic_people.canvas import (
     Stamp,
     shade,
 )
-from d2_multitask.data.synthetic_people.geometry import Frame, Vec3
+from d2_multitask.data.synthetic_people.geometry import Vec3
 from d2_multitask.data.synthetic_people.labels import PART_ID
-from d2_multitask.data.synthetic_people.outfit import Outfit
+from d2_multitask.data.synthetic_people.outfit import Colour, Outfit
 from d2_multitask.data.synthetic_people.place import Place
-from d2_multitask.data.synthetic_people.skeleton import SIDES, Body, Skeleton
+from d2_multitask.data.synthetic_people.skeleton import SIDES, Skeleton
 
 # Hair grows where up * y - front * z > limit on the unit sphere: (front, limit) by style.
 _HAIRLINE: dict[str, tuple[float, float]] = {
@@ -30,142 +32,120 @@ _HAIRLINE: dict[str, tuple[float, float]] = {
     "bald": (1.2, 0.9),
     "hat": (0.1, 0.3),
 }
+_EYE_WHITE: Colour = (225.0, 222.0, 215.0)
+_PUPIL: Colour = (35.0, 26.0, 22.0)
 
 
-def paint_head(
-    canvas: Canvas,
-    skeleton: Skeleton,
-    body: Body,
-    outfit: Outfit,
-    place: Place,
-    light: Light,
-    owner: int,
-) -> None:
-    """Draw the head of a figure and stamp its pixels."""
-    stamp = Stamp(owner, PART_ID["head"])
-    skin = Material(outfit.skin)
-    ears = {side: _feature(skeleton, body, place, f"{side}_ear", 0.2) for side, _ in SIDES}
-    behind = {side: _direction(skeleton, body, f"{side}_ear").z < -0.1 for side in ears}
-    for side, ear in ears.items():
-        if behind[side]:
-            canvas.paint((ear,), skin, light, stamp=stamp)
-    patch = canvas.cover(_shape(skeleton, body, place))
-    if patch is not None:
-        canvas.fill(patch, _surface(canvas, patch, skeleton, body, outfit, place, light), stamp)
-    for side, ear in ears.items():
-        if not behind[side] and outfit.hair_style != "long":
-            canvas.paint((ear,), skin, light, stamp=stamp)
-    _paint_face(canvas, skeleton, body, outfit, place, stamp)
-    if outfit.hair_style == "hat":
-        _paint_brim(canvas, skeleton, body, outfit, place, stamp)
+@dataclass(frozen=True)
+class Head:
+    """The head of a figure; positions and sizes below are in radii of the skull, head's axes.
 
+    Attributes:
+        skeleton: of the figure.
+        radius: of the skull, in adult statures.
+        outfit: skin, hair and hat.
+        place: of the figure.
+    """
 
-def _direction(skeleton: Skeleton, body: Body, name: str) -> Vec3:
-    """From the middle of the skull to a named point, in radii of the skull."""
-    return skeleton.points[name].plus(skeleton.points["skull"], -1.0).times(1.0 / body.head)
+    skeleton: Skeleton
+    radius: float
+    outfit: Outfit
+    place: Place
 
+    def paint(self, canvas: Canvas, light: Light, owner: int) -> None:
+        """Draw the head and stamp its pixels with the person ``owner``."""
+        stamp = Stamp(owner, PART_ID["head"])
+        skin = Material(self.outfit.skin)
+        ears = [(self.depth(f"{side}_ear"), self._ear(side)) for side, _ in SIDES]
+        for depth, ear in ears:
+            if depth < -0.1:
+                canvas.paint((ear,), skin, light, stamp=stamp)
+        patch = canvas.cover(self._shape())
+        if patch is not None:
+            canvas.fill(patch, self._surface(canvas, patch, light), stamp)
+        for depth, ear in ears:
+            if depth >= -0.1 and self.outfit.hair_style != "long":
+                canvas.paint((ear,), skin, light, stamp=stamp)
+        for cone, colour in self._face():
+            canvas.paint((cone,), Material(colour), only_on=stamp)
+        peak_depth = self._at(0.0, 0.36, 1.4).z - self.skeleton.points["skull"].z
+        if self.outfit.hair_style == "hat" and peak_depth > -0.2 * self.radius:
+            canvas.paint((self._brim(),), Material(_tinted(self.outfit.accent)), stamp=stamp)
 
-def _feature(
-    skeleton: Skeleton,
-    body: Body,
-    place: Place,
-    name: str,
-    radius: float,
-    reach: tuple[float, float, float] = (0.0, 0.0, 0.0),
-) -> Cone:
-    """A mark at a named point; ``reach`` is its half extent in the head's axes; skull radii."""
-    half = skeleton.head.apply(Vec3(*reach)).times(body.head)
-    middle = skeleton.points[name]
-    size = radius * body.head
-    return place.cone(middle.plus(half, -1.0), size, middle.plus(half), size)
+    def depth(self, name: str) -> float:
+        """How far a named point is nearer to the viewer than the middle of the skull."""
+        return (self.skeleton.points[name].z - self.skeleton.points["skull"].z) / self.radius
 
+    def _at(self, x: float, y: float, z: float) -> Vec3:
+        """A position given from the middle of the skull."""
+        offset = self.skeleton.head.apply(Vec3(x, y, z))
+        return self.skeleton.points["skull"].plus(offset, self.radius)
 
-def _shape(skeleton: Skeleton, body: Body, place: Place) -> tuple[Cone, ...]:
-    """The silhouette: skull and jaw, and the nose, which stands out in profile."""
-    points, radius = skeleton.points, body.head
-    bridge = points["skull"].plus(skeleton.head.apply(Vec3(0.0, 0.15, 0.85)), radius)
-    return (
-        place.cone(points["skull"], radius, points["jaw"], 0.62 * radius),
-        place.cone(bridge, 0.1 * radius, points["nose"], 0.13 * radius),
-    )
+    def _bar(self, middle: Vec3, half_width: float, radius: float) -> Cone:
+        """A bar from the head's right to its left."""
+        half = self.skeleton.head.x.times(half_width * self.radius)
+        size = radius * self.radius
+        return self.place.cone(middle.plus(half, -1.0), size, middle.plus(half), size)
 
+    def _ear(self, side: str) -> Cone:
+        return self._bar(self.skeleton.points[f"{side}_ear"], 0.0, 0.2)
 
-def _surface(
-    canvas: Canvas,
-    patch: Patch,
-    skeleton: Skeleton,
-    body: Body,
-    outfit: Outfit,
-    place: Place,
-    light: Light,
-) -> np.ndarray:
-    """Colours (h, w, 3) of skin and hair with their shading."""
-    x, y = canvas.grid(patch.rows, patch.columns)
-    center_x, center_y = place.point(skeleton.points["skull"])
-    per_radius = np.float32(1.0 / (place.scale * body.head))
-    normal_x = (x - np.float32(center_x)) * per_radius
-    normal_y = (y - np.float32(center_y)) * per_radius
-    squared = normal_x * normal_x + normal_y * normal_y
-    normal_z = np.sqrt(np.maximum(np.float32(1.0) - squared, np.float32(0.0)))
-    front, limit = _HAIRLINE[outfit.hair_style]
-    axes: Frame = skeleton.head
-    growth = axes.y.plus(axes.z, -front)  # the hair's direction, in camera axes
-    height = (
-        normal_x * np.float32(growth.x)
-        - normal_y * np.float32(growth.y)
-        + normal_z * np.float32(growth.z)
-    )
-    covered = height > np.float32(limit)
-    hair = outfit.accent if outfit.hair_style == "hat" else outfit.hair
-    colours = np.where(
-        covered[..., None], np.array(hair, np.float32), np.array(outfit.skin, np.float32)
-    )
-    return colours * shade(normal_x, normal_y, light)[..., None]
+    def _brim(self) -> Cone:
+        """The peak of a cap."""
+        start, end = self._at(0.0, 0.42, 0.8), self._at(0.0, 0.36, 1.4)
+        return self.place.cone(start, 0.3 * self.radius, end, 0.12 * self.radius)
 
-
-def _paint_face(
-    canvas: Canvas,
-    skeleton: Skeleton,
-    body: Body,
-    outfit: Outfit,
-    place: Place,
-    stamp: Stamp,
-) -> None:
-    """Eyes, brows, nose and mouth where they face the viewer; labels stay as they are."""
-    red, green, blue = outfit.skin
-    darker = Material((0.72 * red, 0.68 * green, 0.66 * blue))
-    for name, _ in SIDES:
-        if _direction(skeleton, body, f"{name}_eye").z < 0.12:
-            continue
-        white = _feature(skeleton, body, place, f"{name}_eye", 0.1, (0.1, 0.0, 0.0))
-        pupil = _feature(skeleton, body, place, f"{name}_eye", 0.11)
-        canvas.paint((white,), Material((225.0, 222.0, 215.0)), only_on=stamp)
-        canvas.paint((pupil,), Material((35.0, 26.0, 22.0)), only_on=stamp)
-        brow = skeleton.points[f"{name}_eye"].plus(skeleton.head.y, 0.24 * body.head)
-        half = skeleton.head.x.times(0.17 * body.head)
-        arch = place.cone(
-            brow.plus(half, -1.0), 0.05 * body.head, brow.plus(half), 0.05 * body.head
+    def _shape(self) -> tuple[Cone, ...]:
+        """The silhouette: skull and jaw, and the nose, which stands out in profile."""
+        points, radius = self.skeleton.points, self.radius
+        return (
+            self.place.cone(points["skull"], radius, points["jaw"], 0.62 * radius),
+            self.place.cone(self._at(0.0, 0.15, 0.85), 0.1 * radius, points["nose"], 0.13 * radius),
         )
-        canvas.paint((arch,), Material(outfit.hair), only_on=stamp)
-    if _direction(skeleton, body, "nose").z > 0.2:
-        tip = _feature(skeleton, body, place, "nose", 0.13, (0.03, 0.0, 0.0))
-        canvas.paint((tip,), darker, only_on=stamp)
-    mouth = skeleton.points["skull"].plus(skeleton.head.apply(Vec3(0.0, -0.62, 0.86)), body.head)
-    if mouth.z - skeleton.points["skull"].z > 0.15 * body.head:
-        half = skeleton.head.x.times(0.22 * body.head)
-        lips = place.cone(
-            mouth.plus(half, -1.0), 0.07 * body.head, mouth.plus(half), 0.07 * body.head
+
+    def _surface(self, canvas: Canvas, patch: Patch, light: Light) -> np.ndarray:
+        """Colours (h, w, 3) of skin and hair with their shading."""
+        x, y = canvas.grid(patch.rows, patch.columns)
+        center_x, center_y = self.place.point(self.skeleton.points["skull"])
+        per_radius = np.float32(1.0 / (self.place.scale * self.radius))
+        normal_x = (x - np.float32(center_x)) * per_radius
+        normal_y = (y - np.float32(center_y)) * per_radius
+        squared = normal_x * normal_x + normal_y * normal_y
+        normal_z = np.sqrt(np.maximum(np.float32(1.0) - squared, np.float32(0.0)))
+        front, limit = _HAIRLINE[self.outfit.hair_style]
+        growth = self.skeleton.head.y.plus(self.skeleton.head.z, -front)
+        height = (
+            normal_x * np.float32(growth.x)
+            - normal_y * np.float32(growth.y)
+            + normal_z * np.float32(growth.z)
         )
-        canvas.paint((lips,), Material((0.68 * red, 0.38 * green, 0.4 * blue)), only_on=stamp)
+        on_top = self.outfit.accent if self.outfit.hair_style == "hat" else self.outfit.hair
+        colours = np.where(
+            (height > np.float32(limit))[..., None],
+            np.array(on_top, np.float32),
+            np.array(self.outfit.skin, np.float32),
+        )
+        return colours * shade(normal_x, normal_y, light)[..., None]
+
+    def _face(self) -> list[tuple[Cone, Colour]]:
+        """Eyes, brows, nose and mouth as far as they face the viewer."""
+        points, skin = self.skeleton.points, self.outfit.skin
+        marks = []
+        for side, _ in SIDES:
+            eye = points[f"{side}_eye"]
+            if self.depth(f"{side}_eye") > 0.12:
+                brow = eye.plus(self.skeleton.head.y, 0.24 * self.radius)
+                marks.append((self._bar(eye, 0.1, 0.1), _EYE_WHITE))
+                marks.append((self._bar(eye, 0.0, 0.11), _PUPIL))
+                marks.append((self._bar(brow, 0.17, 0.05), self.outfit.hair))
+        if self.depth("nose") > 0.2:
+            marks.append((self._bar(points["nose"], 0.03, 0.13), _tinted(skin, 0.72, 0.68, 0.66)))
+        mouth = self._at(0.0, -0.62, 0.86)
+        if mouth.z - points["skull"].z > 0.15 * self.radius:
+            marks.append((self._bar(mouth, 0.22, 0.07), _tinted(skin, 0.68, 0.38, 0.4)))
+        return marks
 
 
-def _paint_brim(
-    canvas: Canvas, skeleton: Skeleton, body: Body, outfit: Outfit, place: Place, stamp: Stamp
-) -> None:
-    """The peak of a cap, when it is on the viewer's side or stands out to the side."""
-    start = skeleton.points["skull"].plus(skeleton.head.apply(Vec3(0.0, 0.42, 0.8)), body.head)
-    end = skeleton.points["skull"].plus(skeleton.head.apply(Vec3(0.0, 0.36, 1.4)), body.head)
-    if end.z - skeleton.points["skull"].z > -0.2 * body.head:
-        brim = place.cone(start, 0.3 * body.head, end, 0.12 * body.head)
-        red, green, blue = outfit.accent
-        canvas.paint((brim,), Material((0.8 * red, 0.8 * green, 0.8 * blue)), stamp=stamp)
+def _tinted(colour: Colour, red: float = 0.8, green: float = 0.8, blue: float = 0.8) -> Colour:
+    """The colour with its channels multiplied."""
+    return colour[0] * red, colour[1] * green, colour[2] * blue

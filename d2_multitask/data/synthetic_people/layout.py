@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from d2_multitask.data.synthetic_people.canvas import Light
@@ -130,20 +130,28 @@ def _random_spot(
     cut_bottom = rng.chance(config.cut_bottom_probability)
     if cut_bottom:
         scale = rng.uniform(0.7, 1.25) * height
-    x = rng.uniform(0.08, 0.92) * width
-    if others and rng.chance(config.near_probability):
-        other = rng.choice(others)
-        x = other.x + rng.sign() * rng.uniform(0.05, 0.3) * max(scale, other.scale)
-    elif rng.chance(config.cut_side_probability):
-        x = rng.uniform(-0.03, 0.04) * width
-        x = width - x if rng.chance(0.5) else x
+    x = _random_x(rng, config, others, width, scale)
     ground = horizon + rng.uniform(0.9, 1.1) * scale + rng.uniform(-0.02, 0.02) * height
     if cut_bottom:
         ground = height + rng.uniform(0.1, 0.5) * scale
     else:
         ground = min(max(ground, 1.04 * scale), 0.99 * height)
-    x = min(max(x, -0.03 * width), 1.03 * width)
     return Spot(number, x, ground, scale)
+
+
+def _random_x(
+    rng: RandomStream, config: SceneConfig, others: list[Spot], width: int, scale: float
+) -> float:
+    """The x coordinate of one more person: beside another, at the edge, or anywhere inside."""
+    margin = min(0.17 * scale, 0.4 * width)
+    if others and rng.chance(config.near_probability):
+        other = rng.choice(others)
+        x = other.x + rng.sign() * rng.uniform(0.06, 0.3) * max(scale, other.scale)
+        return min(max(x, 0.5 * margin), width - 0.5 * margin)
+    if rng.chance(config.cut_side_probability):
+        x = rng.uniform(-0.05, 0.08) * scale
+        return width - x if rng.chance(0.5) else x
+    return rng.uniform(margin, width - margin)
 
 
 def _random_occluders(
@@ -175,38 +183,46 @@ def _random_view(rng: RandomStream, config: SceneConfig, pitch: float) -> Frame:
     return turn(about_x=pitch, about_y=yaw, about_z=roll)
 
 
+def _stand(figure: Figure, spot: Spot, height: int) -> Figure:
+    """The figure moved to where its lowest point is on the spot's ground.
+
+    A figure that is cut by the lower edge of an image of this height is moved up as far as needed
+    to show its upper half: someone who crouches would be nearly out of sight otherwise.
+    """
+    y = spot.ground + figure.lowest() * spot.scale
+    middle = 0.5 * (figure.highest() + figure.lowest())
+    return replace(figure, place=figure.place._replace(y=min(y, height + middle * spot.scale)))
+
+
 def make_figure(
     rng: RandomStream,
     config: SceneConfig,
+    layout: Layout,
     spot: Spot,
-    pitch: float,
-    background: Colour | None,
+    background: Colour,
 ) -> tuple[Figure, bool]:
     """Body, pose and looks of the person at a spot, and whether it needs a seat.
 
     Args:
         rng: the stream of this person.
         config: settings.
+        layout: the scene.
         spot: where it stands.
-        pitch: the angle in degrees by which the camera looks down.
-        background: colour behind the person, for clothes that resemble it.
+        background: colour behind the person, for clothes that may resemble it.
     """
     body = random_body(rng, config.child_probability)
     pose = POSES[rng.weighted(config.pose_weights)](rng)
-    view = _random_view(rng, config, pitch)
+    view = _random_view(rng, config, layout.pitch)
     camouflage = background if rng.chance(config.camouflage_probability) else None
     outfit = random_outfit(rng, camouflage)
-    skeleton = build_skeleton(body, pose, view)
-    figure = Figure(body, skeleton, outfit, Place(spot.x, 0.0, spot.scale))
-    origin = spot.ground + figure.lowest() * spot.scale
-    return Figure(body, skeleton, outfit, Place(spot.x, origin, spot.scale)), pose.seated
+    figure = Figure(body, build_skeleton(body, pose, view), outfit, Place(spot.x, 0.0, spot.scale))
+    return _stand(figure, spot, layout.height), pose.seated
 
 
-def make_distant_figure(rng: RandomStream, spot: Spot, pitch: float) -> Figure:
+def make_distant_figure(rng: RandomStream, layout: Layout, spot: Spot) -> Figure:
     """A person of a crowd: any looks, standing."""
     body = random_body(rng, 0.2)
-    skeleton = build_skeleton(body, standing(rng), turn(pitch, rng.uniform(-180, 180), 0.0))
-    outfit = random_outfit(rng)
-    figure = Figure(body, skeleton, outfit, Place(spot.x, 0.0, spot.scale))
-    origin = spot.ground + figure.lowest() * spot.scale
-    return Figure(body, skeleton, outfit, Place(spot.x, origin, spot.scale))
+    view = turn(layout.pitch, rng.uniform(-180, 180), 0.0)
+    skeleton = build_skeleton(body, standing(rng), view)
+    figure = Figure(body, skeleton, random_outfit(rng), Place(spot.x, 0.0, spot.scale))
+    return _stand(figure, spot, layout.height)

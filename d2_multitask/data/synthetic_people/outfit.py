@@ -97,9 +97,7 @@ def random_material(
     if rng.chance(plain):
         return Material(colour)
     second = random_cloth(rng) if rng.chance(0.6) else jitter(rng, colour, 60.0)
-    return Material(
-        colour, second, rng.choice(_PATTERNS), rng.uniform(0.022, 0.075), rng.uniform()
-    )
+    return Material(colour, second, rng.choice(_PATTERNS), rng.uniform(0.022, 0.075), rng.uniform())
 
 
 def random_outfit(rng: RandomStream, camouflage: Colour | None = None) -> Outfit:
@@ -125,9 +123,7 @@ def random_outfit(rng: RandomStream, camouflage: Colour | None = None) -> Outfit
         legs=legs,
         leg_length=rng.uniform(0.55, 1.0),
         hair_style=("short", "long", "bald", "hat")[rng.weighted((0.5, 0.3, 0.07, 0.13))],
-        front=("plain", "zip", "jacket", "print", "tie")[
-            rng.weighted((0.3, 0.2, 0.2, 0.2, 0.1))
-        ],
+        front=("plain", "zip", "jacket", "print", "tie")[rng.weighted((0.3, 0.2, 0.2, 0.2, 0.1))],
         tucked=rng.chance(0.5),
         backpack=random_material(rng, plain=0.8) if rng.chance(0.1) else None,
     )

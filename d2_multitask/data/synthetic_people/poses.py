@@ -86,7 +86,10 @@ def _sideways_arm(rng: RandomStream) -> Limb:
 
 def _raised_arm(rng: RandomStream) -> Limb:
     return Limb(
-        rng.uniform(110, 165), rng.uniform(-10, 20), rng.uniform(0, 80), twist=rng.uniform(-100, -70)
+        rng.uniform(110, 165),
+        rng.uniform(-10, 20),
+        rng.uniform(0, 80),
+        twist=rng.uniform(-100, -70),
     )
 
 
@@ -126,9 +129,7 @@ def _stride(rng: RandomStream, reach: float, arm_bend: tuple[float, float], lean
         return Limb(rng.uniform(0, 5), flexion, leading_bend if flexion > 0 else trailing_bend)
 
     def arm(flexion: float) -> Limb:
-        return Limb(
-            rng.uniform(4, 16), flexion, rng.uniform(*arm_bend), twist=rng.uniform(0, 30)
-        )
+        return Limb(rng.uniform(4, 16), flexion, rng.uniform(*arm_bend), twist=rng.uniform(0, 30))
 
     swing = reach * rng.uniform(0.7, 1.3)
     return Pose(

@@ -182,7 +182,7 @@ def _paint_crowd(rng: RandomStream, canvas: Canvas, layout: Layout, config: Scen
     for number in range(count):
         x = left + (number + rng.uniform(-0.3, 0.3)) * 0.26 * scale
         ground = layout.horizon + rng.uniform(0.95, 1.3) * scale
-        figure = make_distant_figure(rng, Spot(number, x, ground, scale), layout.pitch)
+        figure = make_distant_figure(rng, layout, Spot(number, x, ground, scale))
         figure.paint(canvas, layout.light, CROWD)
 
 
@@ -195,7 +195,7 @@ def _paint_person(
     owner: int,
 ) -> _Painted:
     """Paint one person with its shadow and its seat."""
-    figure, seated = make_figure(rng, config, spot, layout.pitch, _colour_at(canvas, spot))
+    figure, seated = make_figure(rng, config, layout, spot, _colour_at(canvas, spot))
     _paint_shadow(canvas, spot, rng.uniform(0.1, 0.5))
     if seated:
         _paint_seat(rng, canvas, figure, spot)
@@ -236,7 +236,4 @@ def _paint_seat(rng: RandomStream, canvas: Canvas, figure: Figure, spot: Spot) -
             material,
             stamp=NOT_A_PERSON,
         )
-    canvas.paint_box(
-        spot.x - half, top, spot.x + half, spot.ground, material, stamp=NOT_A_PERSON
-    )
-
+    canvas.paint_box(spot.x - half, top, spot.x + half, spot.ground, material, stamp=NOT_A_PERSON)

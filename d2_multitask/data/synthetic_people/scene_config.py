@@ -47,7 +47,7 @@ class SceneConfig:
     small_stature_limit: float = 0.36
     small_probability: float = 0.14
     child_probability: float = 0.12
-    near_probability: float = 0.45
+    near_probability: float = 0.3
     cut_bottom_probability: float = 0.09
     cut_side_probability: float = 0.08
     pose_weights: tuple[float, ...] = (0.34, 0.26, 0.07, 0.15, 0.08, 0.05, 0.05)
@@ -61,8 +61,8 @@ class SceneConfig:
     occluder_probability: float = 0.2
     crowd_probability: float = 0.02
     crowd_people: tuple[int, int] = (9, 18)
-    min_visible_pixels: int = 40
-    min_visible_fraction: float = 0.08
+    min_visible_pixels: int = 60
+    min_visible_fraction: float = 0.3
     noise: tuple[float, float] = (2.0, 14.0)
     blur_probability: float = 0.6
     gain: tuple[float, float] = (0.75, 1.2)
@@ -75,6 +75,11 @@ class SceneConfig:
             if field.name.endswith("_weights") and not (min(value) >= 0.0 and sum(value) > 0.0):
                 raise ValueError(
                     f"SceneConfig.{field.name}: expected weights >= 0 with a sum > 0, got {value}"
+                )
+        for name, number in (("pose_weights", 7), ("view_weights", 4)):
+            if len(getattr(self, name)) != number:
+                raise ValueError(
+                    f"SceneConfig.{name}: expected {number} weights, got {getattr(self, name)}"
                 )
         if not 32 <= self.short_side[0] <= self.short_side[1]:
             raise ValueError(

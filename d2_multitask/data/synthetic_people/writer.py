@@ -153,7 +153,8 @@ def _is_complete(work: _Split, overwrite: bool) -> bool:
         return False
     raise ValueError(
         f"{work.json_file}: info.arguments: this split was made with other arguments "
-        f"({_difference(found, wanted)}); ask for it to be overwritten, or use another folder"
+        f"({_difference(found, wanted)}); pass overwrite=True (--overwrite on the command line) "
+        "to replace it, or use another folder"
     )
 
 

@@ -19,8 +19,8 @@ def add_backbone_config(cfg: CfgNode) -> None:
     node.WEIGHTS = ""
     # Let the library download its default weights. False, because training must not need a network.
     node.PRETRAINED = False
-    # torchvision only: nodes of strides 4, 8, ..., in this order. [] = the last block at each
-    # stride, so that all weights are used. MobileNetV2 without its last layer, 1280 channels made
+    # torchvision only: nodes of strides 4, 8, ... to read. [] = the last block at each stride, so
+    # that all weights are used. MobileNetV2 without its last layer, 1280 channels made
     # for the classifier, is lighter: ["features.3", "features.6", "features.13", "features.17"].
     node.OUT_NODES = []
     # Number of levels, from the finest, whose layers are fixed: 1 = all up to stride 4, 2 = up to

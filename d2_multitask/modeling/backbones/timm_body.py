@@ -48,6 +48,12 @@ def build_timm_body(name: str, in_channels: int, pretrained: bool) -> nn.Module:
         raise ValueError(
             f"MODEL.FEATURE_EXTRACTOR.NAME 'timm/{name}' gives no feature maps: {error}"
         ) from error
+    indices = _last_indices(name, strides)
+    return timm.create_model(name, pretrained=pretrained, out_indices=indices, **options)
+
+
+def _last_indices(name: str, strides: list[int]) -> list[int]:
+    """Index of the last feature map at each wanted stride."""
     missing = [stride for stride in WANTED_STRIDES if stride not in strides]
     if missing:
         raise ValueError(
@@ -55,5 +61,4 @@ def build_timm_body(name: str, in_channels: int, pretrained: bool) -> nn.Module:
             f"{sorted(set(strides))}; expected {list(WANTED_STRIDES)}"
         )
     last = {stride: index for index, stride in enumerate(strides)}
-    out_indices = [last[stride] for stride in WANTED_STRIDES]
-    return timm.create_model(name, pretrained=pretrained, out_indices=out_indices, **options)
+    return [last[stride] for stride in WANTED_STRIDES]

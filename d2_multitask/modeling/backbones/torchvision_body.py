@@ -19,7 +19,7 @@ def build_torchvision_body(
 
     Args:
         name: Name of a classification network, as torchvision lists it.
-        out_nodes: Nodes to return, finest first. Empty = at each stride the output of the last
+        out_nodes: Nodes to return, in any order. Empty = at each stride the output of the last
             block (`find_last_blocks`); for MobileNetV2 features.3, .6, .13 and .18. So the whole
             feature part is used and all its weights have a place; what a last wide layer costs at
             stride 32 is small (MobileNetV2: about 7 % of its multiplications).

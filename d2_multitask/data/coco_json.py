@@ -1,0 +1,108 @@
+"""The file level of COCO's format: a JSON object with images that have an id, a name and a size."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from detectron2.utils.file_io import PathManager
+
+from d2_multitask.data.report import Problem
+
+SAME_IMAGE_TWICE = "image listed twice, one entry left out"
+
+
+def read_json(json_file: str) -> dict[str, Any]:
+    """Read a JSON file that holds one object.
+
+    Raises:
+        ValueError: the file is missing, broken, or holds something else.
+    """
+    if not PathManager.isfile(json_file):
+        raise ValueError(
+            f"{json_file}: there is no such file; expected annotations in COCO's JSON format. "
+            "Data sets that come with a name live below $DETECTRON2_DATASETS (default: ./datasets)."
+        )
+    try:
+        with PathManager.open(json_file, "r") as file:
+            content = json.load(file)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{json_file}: found broken JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{json_file}: found {type(content).__name__}, expected an object")
+    return content
+
+
+def read_images(
+    content: Mapping[str, Any],
+    dataset_name: str,
+    json_file: str,
+    image_root: str,
+    problems: list[Problem],
+) -> dict[int | str, dict[str, Any]]:
+    """Read the field ``images``.
+
+    Args:
+        content: the JSON.
+        dataset_name: for messages.
+        json_file: for messages.
+        image_root: folder that the file names are relative to.
+        problems: entries that were listed twice are added here.
+
+    Returns:
+        Image id -> Detectron2's dict with ``file_name, image_id, height, width``, in file order.
+
+    Raises:
+        ValueError: the list is missing or empty, an image lacks a field, or two different images
+            have the same id, so that it is not known whose the annotations are.
+    """
+    images = content.get("images")
+    if not isinstance(images, list):
+        raise ValueError(
+            f"{json_file}: field 'images': found {type(images).__name__}, expected a list"
+        )
+    if not images:
+        raise ValueError(
+            f"{json_file}: field 'images' is empty, so data set {dataset_name!r} is empty; "
+            "expected at least one image"
+        )
+    records: dict[int | str, dict[str, Any]] = {}
+    for index, image in enumerate(images):
+        where = f"{json_file}: images[{index}]"
+        record = _read_image(image, image_root, where)
+        known = records.setdefault(record["image_id"], record)
+        if known is record:
+            continue
+        if known != record:
+            raise ValueError(
+                f"{where}: field 'id': found {record['image_id']!r}, which {known['file_name']} "
+                "has too; expected a different id for each image"
+            )
+        problems.append(Problem(SAME_IMAGE_TWICE, where, f"field 'id': {record['image_id']!r}"))
+    return records
+
+
+def _read_image(image: Any, image_root: str, where: str) -> dict[str, Any]:
+    if not isinstance(image, dict):
+        raise ValueError(f"{where}: found {type(image).__name__}, expected an object")
+    image_id, file_name = image.get("id"), image.get("file_name")
+    if isinstance(image_id, bool) or not isinstance(image_id, int | str):
+        raise ValueError(f"{where}: field 'id': found {image_id!r}, expected a number")
+    if not isinstance(file_name, str) or not file_name:
+        raise ValueError(f"{where}: field 'file_name': found {file_name!r}, expected a file name")
+    record: dict[str, Any] = {
+        "file_name": os.path.join(image_root, file_name),
+        "image_id": image_id,
+    }
+    for field in ("height", "width"):
+        size = image.get(field)
+        if not isinstance(size, int | float) or not 1 <= size < math.inf or size != int(size):
+            raise ValueError(
+                f"{where} ({file_name}): field '{field}': found {size!r}, expected a number of "
+                "pixels above 0"
+            )
+        record[field] = int(size)
+    return record

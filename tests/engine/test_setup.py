@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import logging
+from argparse import Namespace
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from engine_support import write_people
+
+from d2_multitask.config import get_multitask_cfg
+from d2_multitask.engine.setup import fall_back_to_cpu, find_config_file, setup
+
+
+@pytest.fixture
+def loggers():
+    """Puts the loggers back that setup changes for good."""
+    names = ("detectron2", "fvcore", "d2_multitask")
+    before = {
+        name: (logger.level, logger.propagate, list(logger.handlers))
+        for name in names
+        for logger in [logging.getLogger(name)]
+    }
+    yield
+    for name, (level, propagate, handlers) in before.items():
+        logger = logging.getLogger(name)
+        logger.level, logger.propagate, logger.handlers = level, propagate, handlers
+
+
+def test_setup_reads_registers_freezes_and_logs(loggers, tmp_path):
+    json_file = write_people(tmp_path / "people", num_images=1)
+    config = tmp_path / "mine.yaml"
+    config.write_text(
+        f"""
+DATASETS:
+  REGISTER:
+    - {{NAME: "setup_test", JSON: "{json_file}", IMAGE_ROOT: "{tmp_path}/people"}}
+"""
+    )
+    output = tmp_path / "out"
+    args = Namespace(
+        config_file=str(config),
+        opts=["OUTPUT_DIR", str(output), "MODEL.DEVICE", "cpu", "SEED", "3"],
+        eval_only=True,
+    )
+    try:
+        cfg = setup(args)
+        logging.getLogger("d2_multitask.anything").info("it is written")
+        assert len(DatasetCatalog.get("setup_test")) == 1
+    finally:
+        DatasetCatalog.remove("setup_test")
+        MetadataCatalog.remove("setup_test")
+    assert cfg.is_frozen()
+    assert cfg.SEED == 3
+    assert "setup_test" in (output / "config.yaml").read_text()
+    assert "it is written" in (output / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("device", "has_gpu", "expected", "warns"),
+    [
+        ("cuda", False, "cpu", True),
+        ("cuda:1", False, "cpu", True),
+        ("cuda", True, "cuda", False),
+        ("cpu", False, "cpu", False),
+        ("mps", False, "mps", False),
+    ],
+)
+def test_device_that_is_not_there(device, has_gpu, expected, warns, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    cfg = get_multitask_cfg()
+    cfg.MODEL.DEVICE = device
+    warning = fall_back_to_cpu(cfg)
+    assert cfg.MODEL.DEVICE == expected
+    assert (device in warning) == warns
+
+
+def test_config_file_is_a_path_or_a_name(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("")
+    assert find_config_file(str(path)) == str(path)
+    assert find_config_file("quick/mcn_det.yaml").endswith("configs/quick/mcn_det.yaml")
+    assert find_config_file("") == ""
+    with pytest.raises(ValueError, match=r"no_such\.yaml"):
+        find_config_file("no_such.yaml")

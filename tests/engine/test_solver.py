@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from d2_multitask.config import get_multitask_cfg
+from d2_multitask.engine.solver import build_optimizer
+
+
+@pytest.fixture
+def cfg():
+    cfg = get_multitask_cfg()
+    cfg.SOLVER.BASE_LR = 0.01
+    cfg.SOLVER.WEIGHT_DECAY = 0.1
+    cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
+    return cfg
+
+
+def small_model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("SGD", torch.optim.SGD), ("ADAM", torch.optim.Adam), ("ADAMW", torch.optim.AdamW)],
+)
+def test_name_chooses_the_optimizer(name, kind, cfg):
+    cfg.SOLVER.OPTIMIZER = name
+    optimizer = build_optimizer(cfg, small_model())
+    assert type(optimizer) is kind
+    assert optimizer.defaults["lr"] == 0.01
+    assert optimizer.defaults["weight_decay"] == 0.1
+
+
+@pytest.mark.parametrize("name", ["SGD", "ADAM", "ADAMW"])
+def test_normalisation_has_its_own_weight_decay(name, cfg):
+    cfg.SOLVER.OPTIMIZER = name
+    model = small_model()
+    optimizer = build_optimizer(cfg, model)
+    decay = {p: g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert len(decay) == len(list(model.parameters()))
+    assert decay[model[0].weight] == 0.1
+    assert decay[model[1].weight] == decay[model[1].bias] == 0
+
+
+@pytest.mark.parametrize("name", ["SGD", "ADAM", "ADAMW"])
+def test_frozen_parameters_are_left_out(name, cfg):
+    cfg.SOLVER.OPTIMIZER = name
+    model = small_model()
+    model[0].requires_grad_(False)
+    optimizer = build_optimizer(cfg, model)
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == 4
+
+
+@pytest.mark.parametrize("name", ["SGD", "ADAM", "ADAMW"])
+def test_gradients_are_clipped(name, cfg):
+    cfg.SOLVER.OPTIMIZER = name
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "norm"
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.5
+    model = small_model()
+    optimizer = build_optimizer(cfg, model)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 100.0)
+    optimizer.step()
+    assert max(p.grad.norm() for p in model.parameters()) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_adamw_step_is_that_of_the_paper(cfg):
+    """First step of AdamW by hand: w - lr * wd * w - lr * g / (|g| + eps) (arXiv 1711.05101)."""
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    model = nn.Linear(1, 1, bias=False)
+    model.weight.data.fill_(2.0)
+    optimizer = build_optimizer(cfg, model)
+    model.weight.grad = torch.full_like(model.weight, 5.0)
+    optimizer.step()
+    assert model.weight.item() == pytest.approx(2.0 - 0.01 * 0.1 * 2.0 - 0.01, abs=1e-6)
+
+
+def test_unknown_name(cfg):
+    cfg.SOLVER.OPTIMIZER = "ADAMV"
+    with pytest.raises(ValueError, match=r"SOLVER\.OPTIMIZER: found 'ADAMV'.*'SGD', 'ADAM'"):
+        build_optimizer(cfg, small_model())

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from d2_multitask.config import get_multitask_cfg
+from d2_multitask.engine.step import (
+    BatchMemory,
+    CpuAmpStep,
+    FloatStep,
+    build_step,
+    describe_losses,
+    task_totals,
+)
+
+
+class FakeModel(nn.Module):
+    """Losses that the batch says; records the type that its layer computes in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+        self.heads = nn.ModuleDict({"det": nn.Identity(), "pose": nn.Identity()})
+        self.dtypes: list[torch.dtype] = []
+
+    def forward(self, batch):
+        out = self.layer(torch.ones(1, 2))
+        self.dtypes.append(out.dtype)
+        graph = out.float().sum()
+        return {
+            "loss_det_wh": graph * 0 + batch[0]["det"],
+            "loss_pose_offset": graph**2 + batch[0]["pose"],
+            "loss_pose_heatmap": graph * 0 + 0.5,
+        }
+
+
+def batch(number: int, det: float = 1.0, pose: float = 2.0):
+    names = [f"image_{number}_{i}.png" for i in range(2)]
+    return [{"file_name": name, "det": det, "pose": pose} for name in names]
+
+
+def make_step(batches, amp: bool = False):
+    cfg = get_multitask_cfg()
+    cfg.SOLVER.AMP.ENABLED = amp
+    torch.manual_seed(0)
+    model = FakeModel()
+    return build_step(cfg, model, batches, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def run(step, iterations: int):
+    with EventStorage() as storage:
+        for iteration in range(iterations):
+            storage.iter = step.iter = iteration
+            step.run_step()
+    return storage
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_broken_loss_names_iteration_loss_value_and_images(value):
+    step = make_step([batch(0), batch(1, pose=value), batch(2)])
+    with pytest.raises(FloatingPointError) as error:
+        run(step, 3)
+    message = str(error.value)
+    assert "iteration 1:" in message
+    assert f"loss_pose_offset = {value}" in message
+    assert "image_1_0.png" in message
+    assert "image_1_1.png" in message
+    assert "image_0_0.png" not in message
+    assert "image_2_0.png" not in message
+
+
+def test_weights_are_not_changed_by_a_broken_loss():
+    step = make_step([batch(0), batch(1, det=math.nan)])
+    run(step, 1)
+    before = step.model.layer.weight.detach().clone()
+    with pytest.raises(FloatingPointError):
+        run(step, 1)
+    assert torch.equal(step.model.layer.weight, before)
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_weights_change_and_losses_are_logged(amp):
+    step = make_step([batch(i, det=float(i)) for i in range(3)], amp)
+    before = step.model.layer.weight.detach().clone()
+    storage = run(step, 3)
+    assert not torch.equal(step.model.layer.weight, before)
+    assert storage.history("loss_det_wh").values() == [(0, 0), (1, 1), (2, 2)]
+    pose = storage.history("loss_pose_offset").latest()
+    assert storage.history("task/pose").latest() == pytest.approx(pose + 0.5)
+    assert storage.history("task/det").latest() == 2
+    assert storage.history("total_loss").latest() == pytest.approx(2 + pose + 0.5)
+
+
+@pytest.mark.parametrize(
+    ("amp", "kind", "dtype"),
+    [(False, FloatStep, torch.float32), (True, CpuAmpStep, torch.bfloat16)],
+)
+def test_mixed_precision_on_the_cpu_is_bfloat16(amp, kind, dtype):
+    step = make_step([batch(0)], amp)
+    assert type(step) is kind
+    run(step, 1)
+    assert step.model.dtypes == [dtype]
+    assert step.model.layer.weight.dtype == torch.float32
+
+
+def test_batch_memory_keeps_the_last_batch_only():
+    memory = BatchMemory([batch(0), batch(1)])
+    assert memory.last == []
+    for expected, seen in zip([batch(0), batch(1)], memory, strict=True):
+        assert seen == memory.last == expected
+
+
+@pytest.mark.parametrize(
+    ("losses", "tasks", "expected"),
+    [
+        pytest.param({"loss_seg": 1.0}, ["seg"], {"task/seg": 1}, id="loss without a term"),
+        pytest.param(
+            {"loss_det_wh": 1.0, "loss_det_offset": 2.0, "loss_pose_heatmap_offset": 4.0},
+            ["det", "pose"],
+            {"task/det": 3, "task/pose": 4},
+            id="several terms",
+        ),
+        pytest.param(
+            {"loss_part_seg_ce": 1.0, "loss_part_box": 2.0},
+            ["part", "part_seg"],
+            {"task/part_seg": 1, "task/part": 2},
+            id="a name that begins with another",
+        ),
+        pytest.param({"loss_rpn_cls": 1.0, "extra": 2.0}, ["det"], {}, id="of no task"),
+        pytest.param({"loss_details": 1.0}, ["det"], {}, id="only looks like the task"),
+    ],
+)
+def test_task_totals(losses, tasks, expected):
+    assert task_totals(losses, tasks) == expected
+
+
+def test_message_for_images_without_a_file():
+    text = describe_losses({"loss_a": math.nan, "loss_b": 1.0}, 7, [{"image_id": 5}, {}])
+    assert "iteration 7: loss_a = nan." in text
+    assert "loss_b = 1" in text
+    assert "\n  5\n  ?" in text
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_mixed_precision_on_the_gpu_is_detectron2s():
+    from detectron2.engine.train_loop import AMPTrainer
+
+    cfg = get_multitask_cfg()
+    cfg.SOLVER.AMP.ENABLED = True
+    model = FakeModel().cuda()
+    assert isinstance(build_step(cfg, model, [], torch.optim.SGD(model.parameters())), AMPTrainer)

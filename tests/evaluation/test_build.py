@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from evaluation_support import JOINTS, inputs_of, perfect_outputs, two_images
+
+from d2_multitask.evaluation.build import EVALUATORS, build_evaluator
+
+
+def evaluate(cfg, name, outputs):
+    evaluator = build_evaluator(cfg, name, cfg.OUTPUT_DIR)
+    evaluator.reset()
+    evaluator.process(inputs_of(name), outputs)
+    return evaluator.evaluate()
+
+
+@pytest.mark.parametrize(
+    ("tasks", "test_tasks", "expected"),
+    [
+        (["seg", "det", "pose"], [], {"bbox", "keypoints", "sem_seg"}),
+        (["seg", "det", "pose"], ["det"], {"bbox"}),
+        (["seg", "pose"], [], {"keypoints", "sem_seg"}),
+        (["seg"], [], {"sem_seg"}),
+        (["pose"], [], {"keypoints"}),
+        (["det", "a_task_without_a_metric"], [], {"bbox"}),
+    ],
+)
+def test_tasks_choose_the_metrics(tasks, test_tasks, expected, cfg, register):
+    content = two_images()
+    cfg.MODEL.TASKS, cfg.TEST.TASKS = tasks, test_tasks
+    results = evaluate(cfg, register(content), perfect_outputs(content))
+    assert set(results) == expected
+
+
+def test_labels_as_predictions_get_100_in_one_run(cfg, register):
+    content = two_images()
+    results = evaluate(cfg, register(content), perfect_outputs(content))
+    for task, metric in (("bbox", "AP"), ("keypoints", "AP"), ("sem_seg", "IoU-person")):
+        assert results[task][metric] == pytest.approx(100)
+
+
+def test_data_set_without_a_mask_has_no_iou(cfg, register, caplog):
+    content = two_images()
+    outputs = perfect_outputs(content)
+    for annotation in content["annotations"]:
+        del annotation["segmentation"]
+    with caplog.at_level(logging.INFO):
+        results = evaluate(cfg, register(content), outputs)
+    assert set(results) == {"bbox", "keypoints"}
+    assert "no semantic labels" in caplog.text
+
+
+def test_nothing_to_evaluate_is_a_warning(cfg, register, caplog):
+    content = two_images()
+    outputs = perfect_outputs(content)
+    cfg.MODEL.TASKS = ["seg"]
+    for annotation in content["annotations"]:
+        del annotation["segmentation"]
+    assert evaluate(cfg, register(content), outputs) == {}
+    assert "nothing to evaluate" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "MODEL.POSE_HEAD.NUM_KEYPOINTS",
+            17,
+            r"MODEL\.POSE_HEAD\.NUM_KEYPOINTS: found 17, expected 5.*joint_0",
+        ),
+        (
+            "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+            54,
+            r"MODEL\.SEM_SEG_HEAD\.NUM_CLASSES: found 54.*2: \['background', 'person'\]",
+        ),
+        ("TEST.KEYPOINT_OKS_SIGMAS", [], r"TEST\.KEYPOINT_OKS_SIGMAS: found none.*expected 5"),
+        ("TEST.KEYPOINT_OKS_SIGMAS", [0.1] * 4, r"found 4 values, expected 5"),
+    ],
+)
+def test_config_that_does_not_fit_the_data(key, value, message, cfg, register):
+    cfg.merge_from_list([key, value])
+    with pytest.raises(ValueError, match=message):
+        build_evaluator(cfg, register(two_images()), cfg.OUTPUT_DIR)
+
+
+def test_unknown_evaluator_type(cfg):
+    name = "evaluation_test_unknown"
+    DatasetCatalog.register(name, lambda: [{}])
+    MetadataCatalog.get(name).set(evaluator_type="lvis", keypoint_names=JOINTS)
+    try:
+        with pytest.raises(ValueError, match="'lvis', expected one of.*'multitask_coco'"):
+            build_evaluator(cfg, name, cfg.OUTPUT_DIR)
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_the_table_knows_the_type_that_registration_gives(register):
+    assert MetadataCatalog.get(register(two_images())).evaluator_type in EVALUATORS

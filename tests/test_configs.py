@@ -1,0 +1,57 @@
+"""Every YAML file builds on the CPU without weights, learns one step and answers once."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from support import REPOSITORY, labelled_image
+
+from d2_multitask.config import load_config
+
+CONFIGS = REPOSITORY / "configs"
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+SUBSETS = [
+    subset for size in (1, 2, 3) for subset in itertools.combinations(("seg", "det", "pose"), size)
+]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(CONFIGS)))
+def test_trains_and_answers(path: Path) -> None:
+    cfg = load_config(path)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.FEATURE_EXTRACTOR.WEIGHTS = ""
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    batch = [
+        labelled_image(64, 96, num_keypoints=cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS, seed=seed)
+        for seed in range(2)
+    ]
+    loss = sum(model(batch).values())
+    loss.backward()
+    assert torch.isfinite(loss)
+    results = model.eval()(batch[:1])
+    assert len(results) == 1
+    if "sem_seg" in results[0]:
+        assert results[0]["sem_seg"].shape == (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, 64, 96)
+
+
+@pytest.mark.parametrize("folder", ["", "quick"])
+@pytest.mark.parametrize("subset", SUBSETS, ids="_".join)
+def test_the_seven_subsets_are_there(subset: tuple[str, ...], folder: str) -> None:
+    cfg = load_config(CONFIGS / folder / f"mcn_{'_'.join(subset)}.yaml")
+    assert tuple(cfg.MODEL.TASKS) == subset
+    assert cfg.OUTPUT_DIR.endswith("mcn_" + "_".join(subset))
+
+
+def test_subsets_differ_in_their_tasks_only() -> None:
+    for folder in ("", "quick"):
+        texts = set()
+        for subset in SUBSETS:
+            cfg = load_config(CONFIGS / folder / f"mcn_{'_'.join(subset)}.yaml")
+            cfg.MODEL.TASKS, cfg.OUTPUT_DIR = [], ""
+            texts.add(cfg.dump())
+        assert len(texts) == 1

@@ -1,0 +1,253 @@
+"""tools/predict.py as a user runs it, on tiny images and a tiny network with random weights."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from PIL import Image
+from support import REPOSITORY
+
+from d2_multitask.config import load_config
+from d2_multitask.engine.media import VideoReader, VideoWriter
+
+TOOL = REPOSITORY / "tools" / "predict.py"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    """The tool as a module, for cases that need no process of their own."""
+    spec = importlib.util.spec_from_file_location("predict_tool", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    # Detectron2's logger would no longer pass messages on, also not to later tests.
+    module.setup_logger = lambda **_: None
+    return module
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """The output folder of a training: config.yaml and model_final.pth, of random numbers."""
+    folder = tmp_path_factory.mktemp("trained")
+    cfg = load_config("quick/mcn_seg_det_pose.yaml")
+    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 8
+    cfg.MODEL.FPN.OUT_CHANNELS = 8
+    cfg.MODEL.CENTER_HEAD.SCORE_THRESH_TEST = 0.0
+    cfg.OUTPUT_DIR = str(folder)
+    cfg.DATASETS.TEST = ("nobody_registered_this",)
+    (folder / "config.yaml").write_text(cfg.dump())
+    torch.manual_seed(0)
+    torch.save({"model": build_model(cfg).state_dict()}, folder / "model_final.pth")
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A folder of images of many kinds, one of them broken."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rgb = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    image = Image.fromarray(rgb)
+    image.save(folder / "colour.png")
+    image.convert("L").save(folder / "grey.jpg")
+    image.convert("RGBA").save(folder / "alpha.png")
+    image.convert("CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray(rgb[..., 0].astype(np.uint16) * 256).save(folder / "deep.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown rotated by a quarter turn
+    image.save(folder / "turned.jpg", exif=exif)
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def arguments(trained: Path, *more: object) -> list[str]:
+    return ["--config-file", str(trained / "config.yaml"), *map(str, more)]
+
+
+def test_a_folder_of_images_as_a_user_types_it(trained, photos, tmp_path):
+    out, json_file = tmp_path / "out", tmp_path / "r.json"
+    command = [
+        *(sys.executable, str(TOOL)),
+        *arguments(trained, "--output", out, "--json", json_file, "--contact-sheet"),
+        *("--confidence-threshold", "0.05", "--tasks", "seg", "det", "pose"),
+        *("--input", str(photos), "MODEL.WEIGHTS", str(trained / "model_final.pth")),
+    ]
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    names = {"alpha.png", "cmyk.jpg", "colour.png", "deep.png", "grey.jpg", "turned.jpg"}
+    assert {p.name for p in out.iterdir()} == {*names, "contact_sheet.png"}
+    assert cv2.imread(str(out / "colour.png")).shape == (480, 640, 3)  # enlarged
+    assert cv2.imread(str(out / "turned.jpg")).shape == (640, 480, 3)  # EXIF applied
+    assert "broken.png" in done.stdout + done.stderr
+    assert "1 inputs could not be read" in done.stdout
+    check_json(json_file, names)
+
+
+def check_json(json_file: Path, names: set[str]) -> None:
+    images = json.loads(json_file.with_name("r_images.json").read_text())
+    assert {Path(image["file_name"]).name for image in images} == names
+    sizes = {Path(image["file_name"]).name: (image["width"], image["height"]) for image in images}
+    assert sizes["turned.jpg"] == (48, 64)
+    objects = json.loads(json_file.read_text())
+    assert objects
+    assert {entry["image_id"] for entry in objects} <= {image["id"] for image in images}
+    assert all(len(entry["keypoints"]) == 51 for entry in objects)
+    assert all(entry["category_id"] == 1 and entry["score"] >= 0.05 for entry in objects)
+    sem_seg = json.loads(json_file.with_name("r_sem_seg.json").read_text())
+    assert {entry["category_id"] for entry in sem_seg} == {1}
+
+
+def test_the_final_weights_of_the_output_folder_are_the_default(tool, trained, photos, tmp_path):
+    out = tmp_path / "out"
+    inputs = [photos / "colour.png", photos / "grey.jpg"]
+    assert tool.main(arguments(trained, "--input", *inputs, "--output", out)) == 0
+    assert {p.name for p in out.iterdir()} == {"colour.png", "grey.jpg"}
+
+
+def test_max_images_and_side_by_side(tool, trained, photos, tmp_path):
+    out = tmp_path / "out"
+    options = ["--max-images", 1, "--side-by-side", "--output", out]
+    assert tool.main(arguments(trained, "--input", f"{photos}/*.png", *options)) == 0
+    (path,) = out.iterdir()
+    assert path.name == "alpha.png"
+    assert cv2.imread(str(path)).shape[1] > 1280
+
+
+def test_one_name_in_two_folders_gives_two_overlays(tool, trained, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / "a.png"), np.zeros((32, 32, 3), np.uint8))
+    out = tmp_path / "out"
+    inputs = [tmp_path / "one", tmp_path / "two"]
+    assert tool.main(arguments(trained, "--input", *inputs, "--output", out)) == 0
+    assert {p.name for p in out.iterdir()} == {"a.png", "2_a.png"}
+
+
+def test_a_video_becomes_a_video(tool, trained, tmp_path, capsys):
+    writer = VideoWriter(tmp_path / "street.avi", 12)
+    for value in range(6):
+        writer.write(np.full((48, 64, 3), 30 * value, np.uint8))
+    writer.close()
+    options = [
+        "--max-images",
+        4,
+        "--batch-size",
+        3,
+        "--tasks",
+        "det",
+        "--json",
+        tmp_path / "r.json",
+    ]
+    out = tmp_path / "out"
+    inputs = ["--input", tmp_path / "street.avi"]
+    assert tool.main(arguments(trained, *inputs, "--output", out, *options)) == 0
+    reader = VideoReader(out / "street.mp4")
+    assert reader.fps == pytest.approx(12)
+    assert [frame.shape for frame in reader] == [(480, 640, 3)] * 4
+    images = json.loads((tmp_path / "r_images.json").read_text())
+    assert [image["file_name"] for image in images] == [f"street.avi#{i}" for i in range(4)]
+    assert not (tmp_path / "r_sem_seg.json").exists()  # not asked for
+    assert "4/4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        pytest.param(["--input", "absent.png"], 2, "no such file", id="absent"),
+        pytest.param(["--input", "empty"], 2, "no image and no video", id="empty-folder"),
+        pytest.param(["--input", "broken.png"], 1, "Nothing could be read", id="only-broken"),
+        pytest.param(["--input", "broken.mp4"], 2, "cannot be opened", id="broken-video"),
+        pytest.param(
+            ["--input", "ok.png", "--tasks", "depth"], 2, "expected some of: .*seg", id="task"
+        ),
+        pytest.param(
+            ["--input", "ok.png", "MODEL.WEIGHTZ", "x"], 2, "did you mean MODEL.WEIGHTS", id="key"
+        ),
+        pytest.param(
+            ["--input", "ok.png", "MODEL.WEIGHTS", "x.pth"], 2, "is not a file", id="weights"
+        ),
+        pytest.param(["--input", "ok.png", "--output", "."], 2, "would overwrite", id="overwrite"),
+        pytest.param(["--input", "ok.png", "--max-images", "0"], 2, "expected >= 1", id="zero"),
+        pytest.param([], 2, "nothing to read", id="no-input"),
+    ],
+)
+def test_what_a_mistake_gets(
+    tool, trained, tmp_path, monkeypatch, capsys, caplog, options, code, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    cv2.imwrite("ok.png", np.zeros((32, 32, 3), np.uint8))
+    try:
+        found = tool.main(arguments(trained, *options))
+    except SystemExit as exit_:  # argparse ends the process itself
+        found = exit_.code
+    assert found == code
+    printed = capsys.readouterr()
+    assert re.search(message, printed.err + printed.out + caplog.text)
+
+
+def test_a_model_config_without_trained_weights_says_what_to_type(tool, tmp_path, capsys):
+    cv2.imwrite(str(tmp_path / "ok.png"), np.zeros((32, 32, 3), np.uint8))
+    options = ["--config-file", "quick/mcn_det.yaml", "--input", str(tmp_path / "ok.png")]
+    assert tool.main([*options, "OUTPUT_DIR", str(tmp_path / "none")]) == 2
+    assert "add `MODEL.WEIGHTS path/to/model_final.pth`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "overrides"),
+    [
+        pytest.param(
+            ["--input", "a.jpg", "b.jpg", "MODEL.WEIGHTS", "x.pth"],
+            ["--input", "a.jpg", "b.jpg"],
+            ["MODEL.WEIGHTS", "x.pth"],
+            id="after-many-inputs",
+        ),
+        pytest.param(
+            ["--tasks", "seg", "SEED", "3"], ["--tasks", "seg"], ["SEED", "3"], id="key-without-dot"
+        ),
+        pytest.param(
+            ["--input", "SEEDS.JPG"], ["--input", "SEEDS.JPG"], [], id="a-file-in-capitals"
+        ),
+        pytest.param(
+            ["--input", "a", "--opts", "SEED", "3"],
+            ["--input", "a", "--opts", "SEED", "3"],
+            [],
+            id="left-to-argparse-after-opts",
+        ),
+    ],
+)
+def test_overrides_are_found_behind_the_options(tool, words, options, overrides):
+    assert tool.split_overrides(words) == (options, overrides)
+
+
+def test_opts_and_plain_overrides_mean_the_same(tool):
+    common = ["--config-file", "c.yaml", "--input", "a"]
+    for words in ([*common, "--opts", "SEED", "3"], [*common, "SEED", "3"]):
+        assert tool.parse_args(words).opts == ["SEED", "3"]
+
+
+@pytest.mark.parametrize(
+    ("words", "camera"),
+    [
+        pytest.param(["--webcam"], 0, id="default"),
+        pytest.param(["--webcam", "2"], 2, id="number"),
+        pytest.param(["--input", "webcam"], 0, id="as-input"),
+        pytest.param(["--input", "a.png"], None, id="none"),
+    ],
+)
+def test_the_camera_is_asked_for(tool, words, camera):
+    assert tool.parse_args(["--config-file", "c.yaml", *words]).webcam == camera
