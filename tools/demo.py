@@ -117,7 +117,10 @@ def report(args: argparse.Namespace, seconds: float) -> None:
     print(f"\nResults on the validation images ({args.output / 'results.json'}):")
     for task, key, metric, meaning in SHOWN_METRICS:
         if metric in results.get(key, {}):
-            print(f"  {task:<13}{metric:<11}{results[key][metric]:6.1f}   {meaning}")
+            value = results[key][metric]  # None: could not be computed
+            print(
+                f"  {task:<13}{metric:<11}{'-' if value is None else f'{value:.1f}':>6}   {meaning}"
+            )
     print(f"\nFinished in {seconds / 60:.1f} minutes.")
 
 

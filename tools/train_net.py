@@ -44,7 +44,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         cfg = setup(args)
         model = MultitaskTrainer.build_model(cfg)
         load_for_evaluation(cfg, model, resume=args.resume)
-    results = MultitaskTrainer.test(cfg, model)
+        evaluators = [MultitaskTrainer.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+    results = MultitaskTrainer.test(cfg, model, evaluators)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results

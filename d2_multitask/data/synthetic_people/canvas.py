@@ -128,6 +128,14 @@ class Canvas:
         self._x = np.arange(width, dtype=np.float32)[None, :] + np.float32(0.5)
         self._y = np.arange(height, dtype=np.float32)[:, None] + np.float32(0.5)
 
+    def copy(self) -> Canvas:
+        """A canvas with the same content, to paint on without changing this one."""
+        other = Canvas(self.height, self.width)
+        other.image[:] = self.image
+        other.owner[:] = self.owner
+        other.part[:] = self.part
+        return other
+
     def window(
         self, left: float, top: float, right: float, bottom: float
     ) -> tuple[slice, slice] | None:

@@ -85,9 +85,11 @@ def draw_scene(seed: int, split: str, index: int, config: SceneConfig | None = N
     config = config or SceneConfig()
     streams = SceneStreams(seed, split, index)
     layout = random_layout(streams, config)
+    empty = _paint_empty(streams, layout, config)
     hidden: frozenset[int] = frozenset()
     while True:
-        canvas, painted = _paint_scene(streams, layout, config, hidden)
+        canvas = empty.copy()
+        painted = _paint_people(streams, canvas, layout, config, hidden)
         unseen = _unseen(canvas, painted, config)
         if not unseen:
             break
@@ -140,14 +142,23 @@ def _grown(mask: np.ndarray, pixels: int) -> np.ndarray:
     return mask
 
 
-def _paint_scene(
-    streams: SceneStreams, layout: Layout, config: SceneConfig, hidden: frozenset[int]
-) -> tuple[Canvas, list[_Painted]]:
-    """Paint everything from far to near, without the people numbered in ``hidden``."""
+def _paint_empty(streams: SceneStreams, layout: Layout, config: SceneConfig) -> Canvas:
+    """The scene before anyone who is annotated enters it."""
     canvas = Canvas(layout.height, layout.width)
     _paint_surroundings(streams.stream(Purpose.BACKGROUND), canvas, layout, config)
     if layout.has_crowd:
         _paint_crowd(streams.stream(Purpose.CROWD), canvas, layout, config)
+    return canvas
+
+
+def _paint_people(
+    streams: SceneStreams,
+    canvas: Canvas,
+    layout: Layout,
+    config: SceneConfig,
+    hidden: frozenset[int],
+) -> list[_Painted]:
+    """Paint people and occluders from far to near, without the people numbered in ``hidden``."""
     painted: list[_Painted] = []
     people = [(spot.scale, 0, spot) for spot in layout.people if spot.number not in hidden]
     things = [(spot.scale, 1, spot) for spot in layout.occluders]
@@ -158,7 +169,7 @@ def _paint_scene(
         else:
             rng = streams.stream(Purpose.PERSON, spot.number)
             painted.append(_paint_person(rng, canvas, layout, config, spot, len(painted)))
-    return canvas, painted
+    return painted
 
 
 def _paint_surroundings(
