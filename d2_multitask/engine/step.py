@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +16,8 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from d2_multitask.engine.ema import unwrap
+
+logger = logging.getLogger(__name__)
 
 Batch = list[dict[str, Any]]
 
@@ -90,15 +94,31 @@ class CpuAmpStep(_NamedLosses, SimpleTrainer):
             super().run_step()
 
 
+def has_native_bfloat16(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor multiplies bfloat16 itself, as Linux tells; elsewhere ``False``."""
+    try:
+        words = set(cpu_info.read_text().split())
+    except OSError:
+        return False
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
 def build_step(
     cfg: CfgNode, model: nn.Module, data_loader: Iterable[Batch], optimizer: torch.optim.Optimizer
 ) -> SimpleTrainer:
-    """The step for ``SOLVER.AMP.ENABLED`` and the model's device."""
+    """The step for ``SOLVER.AMP.ENABLED`` and the model's device.
+
+    On a processor that only emulates bfloat16, mixed precision would cost time instead of saving
+    it; there the step stays in single precision and says so.
+    """
     memory = BatchMemory(data_loader)
     if not cfg.SOLVER.AMP.ENABLED:
         return FloatStep(model, memory, optimizer)
     if next(model.parameters()).device.type == "cpu":
-        return CpuAmpStep(model, memory, optimizer)
+        if has_native_bfloat16():
+            return CpuAmpStep(model, memory, optimizer)
+        logger.info("SOLVER.AMP: this processor has no bfloat16 arithmetic; training in float32.")
+        return FloatStep(model, memory, optimizer)
     scaler = torch.amp.GradScaler("cuda")
     return CudaAmpStep(model, memory, optimizer, grad_scaler=scaler)
 

@@ -34,6 +34,7 @@ class MultitaskCenterNet(nn.Module):
         pixel_std: Sequence[float],
         test_tasks: Sequence[str] = (),
         flip_test: bool = False,
+        channels_last: bool = True,
     ) -> None:
         """
         Args:
@@ -43,6 +44,7 @@ class MultitaskCenterNet(nn.Module):
             pixel_std: (3,), likewise.
             test_tasks: the heads that run at inference; empty = all.
             flip_test: average predictions with those of the flipped image.
+            channels_last: keep weights and activations in the memory order (N, H, W, C).
         """
         super().__init__()
         self.backbone = backbone
@@ -52,6 +54,8 @@ class MultitaskCenterNet(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
         self.test_tasks = self._checked_tasks(test_tasks)
         self.flip_test = flip_test
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.to(memory_format=self.memory_format)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -64,6 +68,7 @@ class MultitaskCenterNet(nn.Module):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "test_tasks": cfg.TEST.TASKS,
             "flip_test": cfg.TEST.AUG.ENABLED and cfg.TEST.AUG.FLIP,
+            "channels_last": cfg.MODEL.CHANNELS_LAST,
         }
 
     @property
@@ -147,11 +152,13 @@ class MultitaskCenterNet(nn.Module):
             (move_device_like(x["image"], self.pixel_mean) - self.pixel_mean) / self.pixel_std
             for x in batched_inputs
         ]
-        return ImageList.from_tensors(
+        batch = ImageList.from_tensors(
             images,
             self.backbone.size_divisibility,
             padding_constraints=self.backbone.padding_constraints,
         )
+        batch.tensor = batch.tensor.contiguous(memory_format=self.memory_format)
+        return batch
 
     def _checked_tasks(self, tasks: Sequence[str]) -> list[str]:
         """The heads to run for ``tasks``, in order.

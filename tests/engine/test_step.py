@@ -14,6 +14,7 @@ from d2_multitask.engine.step import (
     FloatStep,
     build_step,
     describe_losses,
+    has_native_bfloat16,
     task_totals,
 )
 
@@ -96,15 +97,35 @@ def test_weights_change_and_losses_are_logged(amp):
 
 
 @pytest.mark.parametrize(
-    ("amp", "kind", "dtype"),
-    [(False, FloatStep, torch.float32), (True, CpuAmpStep, torch.bfloat16)],
+    ("amp", "native", "kind", "dtype"),
+    [
+        (False, True, FloatStep, torch.float32),
+        (True, True, CpuAmpStep, torch.bfloat16),
+        (True, False, FloatStep, torch.float32),  # emulated bfloat16 would cost time
+    ],
 )
-def test_mixed_precision_on_the_cpu_is_bfloat16(amp, kind, dtype):
+def test_mixed_precision_on_the_cpu_is_bfloat16(amp, native, kind, dtype, monkeypatch):
+    monkeypatch.setattr("d2_multitask.engine.step.has_native_bfloat16", lambda: native)
     step = make_step([batch(0)], amp)
     assert type(step) is kind
     run(step, 1)
     assert step.model.dtypes == [dtype]
     assert step.model.layer.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("text", "native"),
+    [
+        ("flags : fpu avx512f avx512_bf16 avx512_vbmi", True),
+        ("flags : amx_bf16 amx_tile", True),
+        ("Features : fp asimd bf16", True),
+        ("flags : fpu avx2 avx512f", False),
+    ],
+)
+def test_processor_with_bfloat16(tmp_path, text, native):
+    (tmp_path / "cpuinfo").write_text(text)
+    assert has_native_bfloat16(tmp_path / "cpuinfo") is native
+    assert has_native_bfloat16(tmp_path / "absent") is False
 
 
 def test_batch_memory_keeps_the_last_batch_only():

@@ -163,13 +163,23 @@ BACKGROUNDS: tuple[Callable[[RandomStream, Canvas, int], None], ...] = (
 )
 
 
-def paint_background(rng: RandomStream, canvas: Canvas, horizon: int) -> None:
+def paint_background(rng: RandomStream, canvas: Canvas, horizon: int, contrast: float) -> None:
     """Fill the whole canvas with one of the kinds of background.
 
     Args:
         rng: the stream of the background.
         canvas: is painted over; its labels stay as they are.
         horizon: row where the ground begins in the open air.
+        contrast: 1 keeps the colours, 0 leaves plain grey.
     """
     kind = BACKGROUNDS[rng.weighted((0.27, 0.25, 0.2, 0.13, 0.15))]
     kind(rng, canvas, horizon)
+    _fade(canvas, rng.uniform(60.0, 200.0), contrast)
+
+
+def _fade(canvas: Canvas, grey: float, contrast: float) -> None:
+    """Take contrast and as much of the colour from what is painted so far."""
+    image, keep = canvas.image, np.float32(contrast)
+    brightness = (image[..., 0:1] + image[..., 1:2] + image[..., 2:3]) * np.float32(1 / 3)
+    muted = brightness + keep * (image - brightness)
+    canvas.image[:] = np.float32(grey) + keep * (muted - np.float32(grey))

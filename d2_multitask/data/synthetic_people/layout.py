@@ -214,15 +214,17 @@ def make_figure(
     pose = POSES[rng.weighted(config.pose_weights)](rng)
     view = _random_view(rng, config, layout.pitch)
     camouflage = background if rng.chance(config.camouflage_probability) else None
-    outfit = random_outfit(rng, camouflage)
+    outfit = random_outfit(rng, config, camouflage)
     figure = Figure(body, build_skeleton(body, pose, view), outfit, Place(spot.x, 0.0, spot.scale))
     return _stand(figure, spot, layout.height), pose.seated
 
 
-def make_distant_figure(rng: RandomStream, layout: Layout, spot: Spot) -> Figure:
+def make_distant_figure(
+    rng: RandomStream, config: SceneConfig, layout: Layout, spot: Spot
+) -> Figure:
     """A person of a crowd: any looks, standing."""
     body = random_body(rng, 0.2)
     view = turn(layout.pitch, rng.uniform(-180, 180), 0.0)
     skeleton = build_skeleton(body, standing(rng), view)
-    figure = Figure(body, skeleton, random_outfit(rng), Place(spot.x, 0.0, spot.scale))
+    figure = Figure(body, skeleton, random_outfit(rng, config), Place(spot.x, 0.0, spot.scale))
     return _stand(figure, spot, layout.height)

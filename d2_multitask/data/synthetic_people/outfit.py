@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from d2_multitask.data.synthetic_people.canvas import Material
 from d2_multitask.data.synthetic_people.random_stream import RandomStream
+from d2_multitask.data.synthetic_people.scene_config import SceneConfig
 
 Colour = tuple[float, float, float]
 
@@ -77,12 +78,12 @@ def random_skin(rng: RandomStream) -> Colour:
     return jitter(rng, rng.choice(_SKINS), 14.0)
 
 
-def random_cloth(rng: RandomStream) -> Colour:
-    """A colour of cloth: any hue, often muted, sometimes nearly black or white."""
-    kind = rng.weighted((0.5, 0.25, 0.15, 0.1))
+def random_cloth(rng: RandomStream, saturation: tuple[float, float] = (0.15, 0.9)) -> Colour:
+    """A colour of cloth: any hue of a saturation in [0, 1], sometimes nearly black or white."""
+    kind = rng.weighted((0.7, 0.15, 0.1, 0.05))
     if kind == 0:
         red, green, blue = colorsys.hsv_to_rgb(
-            rng.uniform(), rng.uniform(0.15, 0.9), rng.uniform(0.2, 0.95)
+            rng.uniform(), rng.uniform(*saturation), rng.uniform(0.3, 0.95)
         )
         return 255.0 * red, 255.0 * green, 255.0 * blue
     low, high = ((0, 0), (20, 70), (185, 240), (80, 170))[kind]
@@ -100,15 +101,23 @@ def random_material(
     return Material(colour, second, rng.choice(_PATTERNS), rng.uniform(0.022, 0.075), rng.uniform())
 
 
-def random_outfit(rng: RandomStream, camouflage: Colour | None = None) -> Outfit:
+def random_outfit(
+    rng: RandomStream, config: SceneConfig, camouflage: Colour | None = None
+) -> Outfit:
     """Random looks.
 
     Args:
         rng: the stream of this person.
+        config: settings.
         camouflage: a colour of the background; if given, the clothes resemble it.
     """
-    top = random_material(rng, jitter(rng, camouflage, 22.0) if camouflage else None, 0.45)
-    bottom = random_material(rng, jitter(rng, camouflage, 30.0) if camouflage else None, 0.8)
+
+    def cloth(likeness: float) -> Material:
+        own = random_cloth(rng, config.cloth_saturation)
+        colour = jitter(rng, camouflage, likeness) if camouflage else own
+        return random_material(rng, colour, config.plain_probability)
+
+    top, bottom = cloth(22.0), cloth(30.0)
     legs = ("trousers", "shorts", "skirt")[rng.weighted((0.66, 0.2, 0.14))]
     if legs == "skirt" and rng.chance(0.5):
         bottom = top  # a dress

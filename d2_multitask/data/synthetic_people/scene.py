@@ -175,7 +175,7 @@ def _paint_people(
 def _paint_surroundings(
     rng: RandomStream, canvas: Canvas, layout: Layout, config: SceneConfig
 ) -> None:
-    paint_background(rng, canvas, int(layout.horizon))
+    paint_background(rng, canvas, int(layout.horizon), config.background_contrast)
     spots = []
     for number in range(rng.integer(*config.distractors)):
         scale = rng.uniform(0.25, 1.0) * layout.height
@@ -193,7 +193,7 @@ def _paint_crowd(rng: RandomStream, canvas: Canvas, layout: Layout, config: Scen
     for number in range(count):
         x = left + (number + rng.uniform(-0.3, 0.3)) * 0.26 * scale
         ground = layout.horizon + rng.uniform(0.95, 1.3) * scale
-        figure = make_distant_figure(rng, layout, Spot(number, x, ground, scale))
+        figure = make_distant_figure(rng, config, layout, Spot(number, x, ground, scale))
         figure.paint(canvas, layout.light, CROWD)
 
 

@@ -28,6 +28,10 @@ class SceneConfig:
         tilted_probability: of a strongly tilted person (up to ``tilted_roll`` degrees).
         tilted_roll: see ``tilted_probability``.
         camouflage_probability: of clothes that resemble the background.
+        plain_probability: of a piece of clothing without a pattern.
+        cloth_saturation: range of the saturation of clothes that are neither black nor white.
+        background_contrast: how strong the background's colours are: 1 as painted, 0 plain grey.
+            Things in front of it keep theirs.
         distractors: range of the number of things behind the people.
         occluder_probability: of one thing (or two) between or before the people.
         crowd_probability: of a distant crowd, annotated as one ``iscrowd`` region.
@@ -42,28 +46,31 @@ class SceneConfig:
     short_side: tuple[int, int] = (160, 208)
     aspect_ratio: tuple[float, float] = (1.0, 1.35)
     portrait_probability: float = 0.4
-    people_weights: tuple[float, ...] = (0.03, 0.27, 0.31, 0.21, 0.11, 0.04, 0.03)
-    stature_range: tuple[float, float] = (0.2, 0.95)
-    small_stature_limit: float = 0.36
-    small_probability: float = 0.14
-    child_probability: float = 0.12
-    near_probability: float = 0.3
-    cut_bottom_probability: float = 0.09
-    cut_side_probability: float = 0.08
-    pose_weights: tuple[float, ...] = (0.34, 0.26, 0.07, 0.15, 0.08, 0.05, 0.05)
-    view_weights: tuple[float, ...] = (0.4, 0.2, 0.2, 0.2)
+    people_weights: tuple[float, ...] = (0.03, 0.33, 0.36, 0.2, 0.08)
+    stature_range: tuple[float, float] = (0.45, 0.95)
+    small_stature_limit: float = 0.5
+    small_probability: float = 0.08
+    child_probability: float = 0.05
+    near_probability: float = 0.2
+    cut_bottom_probability: float = 0.06
+    cut_side_probability: float = 0.06
+    pose_weights: tuple[float, ...] = (0.42, 0.33, 0.05, 0.12, 0.03, 0.02, 0.03)
+    view_weights: tuple[float, ...] = (0.6, 0.14, 0.16, 0.1)
     camera_pitch: float = 14.0
-    roll: float = 7.0
-    tilted_probability: float = 0.05
+    roll: float = 5.0
+    tilted_probability: float = 0.02
     tilted_roll: float = 35.0
-    camouflage_probability: float = 0.12
-    distractors: tuple[int, int] = (2, 7)
-    occluder_probability: float = 0.2
+    camouflage_probability: float = 0.02
+    plain_probability: float = 0.9
+    cloth_saturation: tuple[float, float] = (0.5, 0.95)
+    background_contrast: float = 0.5
+    distractors: tuple[int, int] = (1, 4)
+    occluder_probability: float = 0.08
     crowd_probability: float = 0.02
     crowd_people: tuple[int, int] = (9, 18)
     min_visible_pixels: int = 60
     min_visible_fraction: float = 0.3
-    noise: tuple[float, float] = (2.0, 14.0)
+    noise: tuple[float, float] = (1.0, 6.0)
     blur_probability: float = 0.6
     gain: tuple[float, float] = (0.75, 1.2)
 

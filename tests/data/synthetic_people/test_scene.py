@@ -96,6 +96,9 @@ _GOLDEN_CONFIG = SceneConfig(
     tilted_probability=0.1,
     tilted_roll=35.0,
     camouflage_probability=0.3,
+    plain_probability=0.6,
+    cloth_saturation=(0.2, 0.9),
+    background_contrast=0.7,
     distractors=(5, 9),
     occluder_probability=0.5,
     crowd_probability=0.5,
@@ -119,10 +122,10 @@ def digest(scene):
 @pytest.mark.parametrize(
     ("index", "expected"),
     [
-        (0, "f09c75067d219b6e0571ad2399251f9de671cb2828046c2bb7900639a82f63bc"),
-        (1, "da73b4e8b87d7552d16451945e744075f95dc3f247f1927b2c64833bd89cd64a"),
-        (2, "87ceafffd1296db68b2a7343143259e63c91c05ea0b462b56ea3454f60a60ab3"),
-        (3, "82bbb0726740442f12c13b5f5313fc70a3fdce31b57d76ec5bd3a07dff96deaa"),
+        (0, "28108bb50f47aec159cf6a53b19730b2f96ada3be38af0b0f58bae022a9be7c8"),
+        (1, "8b75cf8ab74b67ab36fd761b6f2a6f0e1035d7c470d0559f2c940a0de1c9fa9c"),
+        (2, "d2e387df73c1ef09f945dd10a965df70c02c885f75f6254d2aa4d8a8298c9b5a"),
+        (3, "44ec6cf9d647a6dabffb2994a7df445bab57a3f05f420b1b9123a5b2414b9241"),
     ],
 )
 def test_pixels_and_labels_are_the_same_on_every_machine(index, expected):

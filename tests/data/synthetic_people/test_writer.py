@@ -133,7 +133,7 @@ def test_a_complete_split_is_left_alone(tmp_path):
         pytest.param({"seed": 1}, "seed: found 0, expected 1", id="seed"),
         pytest.param({"num_images": 4}, "num_images: found 3, expected 4", id="number"),
         pytest.param(
-            {"config": replace(SMALL, roll=3.0)}, r"scene_config.roll: found 7.0", id="config"
+            {"config": replace(SMALL, roll=3.0)}, r"scene_config.roll: found 5.0", id="config"
         ),
     ],
 )
