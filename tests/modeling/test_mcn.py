@@ -148,6 +148,21 @@ def test_autocast_keeps_losses_in_float32() -> None:
     sum(losses.values()).backward()
 
 
+def test_memory_order_changes_no_number() -> None:
+    batch = [labelled_image(seed=1)]
+    answers, losses = [], []
+    for channels_last in (True, False):
+        model = model_of(["seg", "det", "pose"], channels_last=channels_last)
+        order = torch.channels_last if channels_last else torch.contiguous_format
+        assert model.backbone.conv.weight.is_contiguous(memory_format=order)
+        losses.append(model(batch))
+        answers.append(model.eval()(batch)[0])
+    for name, value in losses[0].items():
+        torch.testing.assert_close(value, losses[1][name])
+    torch.testing.assert_close(answers[0]["sem_seg"], answers[1]["sem_seg"])
+    torch.testing.assert_close(answers[0]["instances"].scores, answers[1]["instances"].scores)
+
+
 def test_normalisation_is_per_channel() -> None:
     model = model_of(["seg"])
     images = model.preprocess_image([{"image": torch.full((3, 8, 8), 155, dtype=torch.uint8)}])
