@@ -49,13 +49,13 @@ class SceneConfig:
     people_weights: tuple[float, ...] = (0.03, 0.35, 0.38, 0.18, 0.06)
     stature_range: tuple[float, float] = (0.4, 0.95)
     small_stature_limit: float = 0.6
-    small_probability: float = 0.12
+    small_probability: float = 0.1
     child_probability: float = 0.03
     near_probability: float = 0.16
     cut_bottom_probability: float = 0.06
     cut_side_probability: float = 0.06
     pose_weights: tuple[float, ...] = (0.55, 0.3, 0.03, 0.06, 0.03, 0.01, 0.02)
-    view_weights: tuple[float, ...] = (0.78, 0.06, 0.1, 0.06)
+    view_weights: tuple[float, ...] = (0.86, 0.04, 0.06, 0.04)
     camera_pitch: float = 14.0
     roll: float = 5.0
     tilted_probability: float = 0.02
