@@ -56,8 +56,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", help="also write the numbers to this file")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ...")
-    return parser.parse_args()
+    # After a positional argument, argparse.REMAINDER would swallow the options too.
+    args, opts = parser.parse_known_args()
+    args.opts = opts
+    return args
 
 
 def measure_targets(cfg: CfgNode, args: argparse.Namespace) -> dict[str, float]:

@@ -207,10 +207,13 @@ class PoseHead(TaskHead):
         unknown = cells_in_boxes(
             objects.boxes[unlabelled], objects.image_index[unlabelled], num_images, grid
         )
-        valid = ~(crowd | unknown) | (heatmap == 1)
+        ignored = crowd | unknown  # (N, 1, h, w)
+        valid = objects.keypoints_labelled[:, None, None, None]
+        if ignored.any():
+            valid = (~ignored | (heatmap == 1)) & valid
         return {
             "keypoint_heatmap": heatmap,
-            "valid": valid & objects.keypoints_labelled[:, None, None, None],
+            "valid": valid,
             "joint_image": image_index,
             "joint_cell": joint_cell,
             "keypoint_heatmap_offset": joint_xy - joint_cell,

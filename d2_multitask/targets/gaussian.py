@@ -88,21 +88,21 @@ def draw_gaussians(
     height, width = grid_hw
     if len(channel) == 0:
         return torch.zeros((num_channels, height, width), device=channel.device)
-    radii = torch.unique(radius).tolist()
-    # A margin of the largest window spares every bounds check; it is cut off at the end. No window
-    # need reach further than across the grid.
-    margin = min(radii[-1], max(height, width) - 1)
-    full_h, full_w = height + 2 * margin, width + 2 * margin
-    canvas = torch.zeros(num_channels * full_h * full_w, device=channel.device)
-    origin = (channel * full_h + cell_xy[:, 1] + margin) * full_w + cell_xy[:, 0] + margin
-    for r in radii:
-        reach = min(r, margin)
+    # One cell more than the heatmaps have: it takes what falls outside of them.
+    outside = num_channels * height * width
+    canvas = torch.zeros(outside + 1, device=channel.device)
+    for r in torch.unique(radius).tolist():
+        here = radius == r
+        reach = min(r, max(height, width) - 1)  # no window need reach further than across the grid
         steps = torch.arange(-reach, reach + 1, device=channel.device)
         profile = torch.exp(-steps.square() / (2 * ((2 * r + 1) / 6) ** 2))
-        window = (profile[:, None] * profile[None, :]).flatten()
-        window_index = (steps[:, None] * full_w + steps[None, :]).flatten()
-        here = origin[radius == r]
-        index = (here[:, None] + window_index[None, :]).flatten()
-        canvas.scatter_reduce_(0, index, window.repeat(len(here)), "amax")
-    canvas = canvas.view(num_channels, full_h, full_w)
-    return canvas[:, margin : margin + height, margin : margin + width].contiguous()
+        window = profile[:, None] * profile[None, :]
+        x = cell_xy[here, 0, None] + steps  # (n, 2 * reach + 1)
+        y = cell_xy[here, 1, None] + steps
+        inside_x, inside_y = (x >= 0) & (x < width), (y >= 0) & (y < height)
+        row = (channel[here, None] * height + y) * width
+        index = row[:, :, None] + x[:, None, :]  # (n, 2 * reach + 1, 2 * reach + 1)
+        if not (inside_x.all() and inside_y.all()):
+            index = torch.where(inside_y[:, :, None] & inside_x[:, None, :], index, outside)
+        canvas.scatter_reduce_(0, index.flatten(), window.expand_as(index).reshape(-1), "amax")
+    return canvas[:outside].view(num_channels, height, width)
