@@ -102,9 +102,7 @@ def draw_gaussians(
         inside_x, inside_y = (x >= 0) & (x < width), (y >= 0) & (y < height)
         row = (channel[here, None] * height + y) * width
         index = row[:, :, None] + x[:, None, :]  # (n, 2 * reach + 1, 2 * reach + 1)
-        cut = ~(inside_x.all(1) & inside_y.all(1))  # (n,), windows that reach over the border
-        if cut.any():
-            inside = inside_y[cut][:, :, None] & inside_x[cut][:, None, :]
-            index[cut] = torch.where(inside, index[cut], outside)
+        if not (inside_x.all() and inside_y.all()):
+            index = torch.where(inside_y[:, :, None] & inside_x[:, None, :], index, outside)
         canvas.scatter_reduce_(0, index.flatten(), window.expand_as(index).reshape(-1), "amax")
     return canvas[:outside].view(num_channels, height, width)
