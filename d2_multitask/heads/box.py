@@ -41,6 +41,7 @@ class BoxHead(TaskHead):
         norm: str = "",
         assign_radius: int = 0,
         wh_weight: float = 0.1,
+        wh_scale: float = 1.0,
     ) -> None:
         """
         Args:
@@ -50,10 +51,11 @@ class BoxHead(TaskHead):
             norm: normalisation after it.
             assign_radius: see :func:`d2_multitask.targets.centers.assign_cells`.
             wh_weight: weight of the size's L1 loss.
+            wh_scale: the last layer's output times this is the size in stride units.
         """
         super().__init__()
         self.in_feature, self.stride = in_feature, input_shape.stride
-        self.assign_radius, self.wh_weight = assign_radius, wh_weight
+        self.assign_radius, self.wh_weight, self.wh_scale = assign_radius, wh_weight, wh_scale
         self.wh = Branch(input_shape.channels, conv_dim, 2, norm=norm)
 
     @staticmethod
@@ -63,6 +65,10 @@ class BoxHead(TaskHead):
         node.CONV_DIM = 64
         # Sizes are in cells and an order of magnitude larger than offsets, hence CenterNet's 0.1.
         node.WH_WEIGHT = 0.1
+        # Cells per unit of the last layer's output. Adam moves a weight by about the learning rate
+        # whatever the loss, so outputs of tens of cells take it thousands of iterations: 16 brings
+        # them within reach of short schedules. 1 belongs to CenterNet's published weights.
+        node.WH_SCALE = 1.0
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -77,11 +83,12 @@ class BoxHead(TaskHead):
             "assign_radius": center.ASSIGN_RADIUS,
             "conv_dim": cfg.MODEL.DET_HEAD.CONV_DIM,
             "wh_weight": cfg.MODEL.DET_HEAD.WH_WEIGHT,
+            "wh_scale": cfg.MODEL.DET_HEAD.WH_SCALE,
         }
 
     def layers(self, features: dict[str, Tensor]) -> Predictions:
         """-> wh (N, 2, h, w), (width, height), stride units."""
-        return {"wh": self.wh(features[self.in_feature])}
+        return {"wh": self.wh(features[self.in_feature]) * self.wh_scale}
 
     def targets(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> Targets:
         """wh (A, 2) at the assigned cells, stride units."""

@@ -157,8 +157,9 @@ class CenterHead(TaskHead):
         return {"heatmap": self.heatmap(feature), "offset": self.offset(feature)}
 
     def targets(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> Targets:
-        """Heatmap (N, num_classes, h, w), its valid cells (N, 1, h, w), and offsets at assigned
-        cells.
+        """Heatmap (N, num_classes, h, w), its valid cells, and offsets at assigned cells.
+
+        ``valid`` is broadcastable to the heatmap: (N, 1, h, w), or (N, 1, 1, 1) without crowds.
 
         Invalid are the cells of crowds, but for the centres of labelled objects in them, and all
         cells of images without object labels.
@@ -179,7 +180,9 @@ class CenterHead(TaskHead):
             self.stride,
             device,
         )
-        valid = (~crowd | (heatmap == 1)) & objects.labelled[:, None, None, None]
+        valid = objects.labelled[:, None, None, None]
+        if crowd.any():
+            valid = (~crowd | (heatmap == 1)) & valid
         cells = assign_cells(objects, num_images, grid, self.assign_radius)
         offset = objects.center_xy[cells.object_index] - cells.xy
         return {"heatmap": heatmap, "valid": valid, "cells": cells, "offset": offset}

@@ -60,6 +60,7 @@ class PoseHead(TaskHead):
         gaussian: tuple[float, str],
         assign_radius: int,
         loss_weights: tuple[float, float, float],
+        offset_scale: float = 1.0,
         peak_score_threshold: float,
         max_distance: float,
         topk: int,
@@ -75,6 +76,7 @@ class PoseHead(TaskHead):
             gaussian: minimal overlap and radius rule of the joints' Gaussians.
             assign_radius: see :func:`d2_multitask.targets.centers.assign_cells`.
             loss_weights: of joint offsets, joint heatmaps, sub-cell offsets.
+            offset_scale: the last layer's output times this is a joint offset in stride units.
             peak_score_threshold: least score of a joint peak that may be matched.
             max_distance: how far a joint may move to its peak, in parts of the box's longer side.
             topk: joint peaks looked at, per joint and image.
@@ -89,6 +91,7 @@ class PoseHead(TaskHead):
         self.min_overlap, self.radius_rule = gaussian
         self.assign_radius = assign_radius
         self.offset_weight, self.heatmap_weight, self.heatmap_offset_weight = loss_weights
+        self.offset_scale = offset_scale
         self.peak_score_threshold, self.max_distance, self.topk = (
             peak_score_threshold,
             max_distance,
@@ -113,6 +116,8 @@ class PoseHead(TaskHead):
         node.OFFSET_WEIGHT = 1.0
         node.HEATMAP_WEIGHT = 1.0
         node.HEATMAP_OFFSET_WEIGHT = 1.0
+        # Cells per unit of the joint offsets' last layer; see MODEL.DET_HEAD.WH_SCALE.
+        node.OFFSET_SCALE = 1.0
         # CenterNet's rule of matching: peaks above 0.1, within 0.3 x the longer side of the box.
         node.PEAK_SCORE_THRESH_TEST = 0.1
         node.MAX_DISTANCE_TEST = 0.3
@@ -138,6 +143,7 @@ class PoseHead(TaskHead):
                 node.HEATMAP_WEIGHT,
                 node.HEATMAP_OFFSET_WEIGHT,
             ),
+            "offset_scale": node.OFFSET_SCALE,
             "peak_score_threshold": node.PEAK_SCORE_THRESH_TEST,
             "max_distance": node.MAX_DISTANCE_TEST,
             "topk": node.TOPK_TEST,
@@ -153,7 +159,7 @@ class PoseHead(TaskHead):
         """
         feature = features[self.in_feature]
         return {
-            "keypoint_offset": self.keypoint_offset(feature),
+            "keypoint_offset": self.keypoint_offset(feature) * self.offset_scale,
             "keypoint_heatmap": self.keypoint_heatmap(feature),
             "keypoint_heatmap_offset": self.keypoint_heatmap_offset(feature),
         }
@@ -203,11 +209,11 @@ class PoseHead(TaskHead):
             num_images * self.num_keypoints,
             grid,
         ).view(num_images, self.num_keypoints, *grid)
-        unlabelled = ~labelled.any(1)  # (M,)
-        unknown = cells_in_boxes(
-            objects.boxes[unlabelled], objects.image_index[unlabelled], num_images, grid
-        )
-        ignored = crowd | unknown  # (N, 1, h, w)
+        ignored, unlabelled = crowd, ~labelled.any(1)  # (N, 1, h, w), (M,)
+        if unlabelled.any():
+            ignored = crowd | cells_in_boxes(
+                objects.boxes[unlabelled], objects.image_index[unlabelled], num_images, grid
+            )
         valid = objects.keypoints_labelled[:, None, None, None]
         if ignored.any():
             valid = (~ignored | (heatmap == 1)) & valid

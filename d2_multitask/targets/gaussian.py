@@ -71,8 +71,9 @@ def draw_gaussians(
 ) -> Tensor:
     """Draw every Gaussian in its window, keeping the larger value where windows meet.
 
-    The window of radius r has side 2r + 1 and sigma (2r + 1) / 6; its peak is exactly 1. All
-    objects of equal radius share one window and are drawn by one scatter, so the Python loop runs
+    The window of radius r has side 2r + 1 and sigma (2r + 1) / 6; its peak is exactly 1. A Gaussian
+    is the product of its row and its column, so exponentials are taken along the axes only, of all
+    objects at once. Objects of equal radius are then drawn by one scatter: the Python loop runs
     over distinct radii (bounded by the grid), never over objects or images.
 
     Args:
@@ -86,23 +87,29 @@ def draw_gaussians(
         (C, h, w) float32 in [0, 1].
     """
     height, width = grid_hw
+    canvas = torch.zeros(num_channels * height * width, device=channel.device)
     if len(channel) == 0:
-        return torch.zeros((num_channels, height, width), device=channel.device)
-    # One cell more than the heatmaps have: it takes what falls outside of them.
-    outside = num_channels * height * width
-    canvas = torch.zeros(outside + 1, device=channel.device)
-    for r in torch.unique(radius).tolist():
-        here = radius == r
-        reach = min(r, max(height, width) - 1)  # no window need reach further than across the grid
-        steps = torch.arange(-reach, reach + 1, device=channel.device)
-        profile = torch.exp(-steps.square() / (2 * ((2 * r + 1) / 6) ** 2))
-        window = profile[:, None] * profile[None, :]
-        x = cell_xy[here, 0, None] + steps  # (n, 2 * reach + 1)
-        y = cell_xy[here, 1, None] + steps
-        inside_x, inside_y = (x >= 0) & (x < width), (y >= 0) & (y < height)
-        row = (channel[here, None] * height + y) * width
-        index = row[:, :, None] + x[:, None, :]  # (n, 2 * reach + 1, 2 * reach + 1)
-        if not (inside_x.all() and inside_y.all()):
-            index = torch.where(inside_y[:, :, None] & inside_x[:, None, :], index, outside)
-        canvas.scatter_reduce_(0, index.flatten(), window.expand_as(index).reshape(-1), "amax")
-    return canvas[:outside].view(num_channels, height, width)
+        return canvas.view(num_channels, height, width)
+    radius, order = radius.sort()
+    radii, radius_index, counts = torch.unique_consecutive(
+        radius, return_inverse=True, return_counts=True
+    )
+    farthest = max(height, width) - 1  # no window need reach further than across the grid
+    reach = min(int(radii[-1]), farthest)
+    steps = torch.arange(-reach, reach + 1, device=channel.device)  # (S,)
+    profile = torch.exp(steps.square() / (-2 * ((2 * radii + 1) / 6).square())[:, None])
+    cell = cell_xy[order].t()[:, :, None] + steps  # (2, M, S), x and y
+    # What falls outside of the grid is moved into it with the value 0, which changes no maximum.
+    last = cell.new_tensor([width - 1, height - 1])[:, None, None]
+    clipped = torch.minimum(cell.clamp(min=0), last)
+    gaussian_x, gaussian_y = profile[radius_index] * (clipped == cell)  # (M, S) each
+    column, row = clipped[0], (clipped[1] + channel[order, None] * height) * width
+    start = 0
+    for r, count in zip(radii.tolist(), counts.tolist(), strict=True):
+        r = min(r, farthest)
+        here = slice(start, start + count), slice(reach - r, reach + r + 1)
+        index = row[here][:, :, None] + column[here][:, None, :]  # (count, 2r + 1, 2r + 1)
+        window = gaussian_y[here][:, :, None] * gaussian_x[here][:, None, :]
+        canvas.scatter_reduce_(0, index.view(-1), window.view(-1), "amax")
+        start += count
+    return canvas.view(num_channels, height, width)
