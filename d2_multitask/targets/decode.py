@@ -80,12 +80,15 @@ def gather_cells(feature: Tensor, xy: Tensor) -> Tensor:
     """Read a map at cells.
 
     Args:
-        feature: (N, C, h, w).
+        feature: (N, C, h, w), or an object with a method ``gather_cells(xy)`` that knows the values
+            at cells without the map.
         xy: (N, P, 2) int64 cells (x, y), inside the grid.
 
     Returns:
         (N, P, C).
     """
+    if not isinstance(feature, Tensor):
+        return feature.gather_cells(xy)
     flat = xy[..., 1] * feature.shape[3] + xy[..., 0]  # (N, P)
     index = flat[:, None, :].expand(-1, feature.shape[1], -1)  # (N, C, P)
     return feature.flatten(2).gather(2, index).transpose(1, 2)
