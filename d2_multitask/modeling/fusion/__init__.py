@@ -11,6 +11,7 @@ import logging
 
 import torch
 from torch import nn
+
 from d2_multitask.modeling.fusion.cellwise import make_cellwise
 from d2_multitask.modeling.fusion.compiling import compile_network
 from d2_multitask.modeling.fusion.norms import fuse_norms
