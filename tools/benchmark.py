@@ -110,7 +110,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="autocast")
     parser.add_argument("--no-channels-last", action="store_true")
     parser.add_argument("--no-fuse", action="store_true", help="networks as they are trained")
-    parser.add_argument("--compile", action="store_true", help="torch.compile our networks")
+    parser.add_argument("--compile", action="store_true", help="cost: also compiled networks")
     # After options that take several words, argparse.REMAINDER would swallow the others too.
     args, args.opts = parser.parse_known_args(arguments)
     for word in args.opts[::2]:
@@ -127,7 +127,6 @@ def setting_of(args: argparse.Namespace) -> Setting:
         dtype=DTYPES[args.dtype],
         channels_last=not args.no_channels_last,
         fused=not args.no_fuse,
-        compiled=args.compile,
         size=args.size,
         people=args.people,
     )
@@ -140,7 +139,6 @@ def describe_setting(args: argparse.Namespace) -> str:
         args.dtype,
         "channels-first" if args.no_channels_last else "channels-last",
         "not fused" if args.no_fuse else "fused",
-        *(["compiled"] if args.compile else []),
         f"{args.clock} clock",
         f"PyTorch {torch.__version__}",
     ]
@@ -164,7 +162,7 @@ def run_cost(args: argparse.Namespace) -> Outcome:
     setting = setting_of(args)
     rows = {} if args.no_detectron2 else detectron2_rows(setting)
     for config_file in args.config_file:
-        rows.update(rows_of_config(config_file, args.opts, setting))
+        rows.update(rows_of_config(config_file, args.opts, setting, args.compile))
     costs = measure_costs(
         rows,
         setting,

@@ -89,7 +89,9 @@ def measure_costs(
         costs[name].parts = _median_parts(parts[name][warmup:])
         call = partial(contestants[name], one[name])
         costs[name].peak_memory = peak_memory(call)
-        if not setting.compiled:  # the counter would not see into a compiled graph
+        if not contestants[
+            name
+        ].setting.compiled:  # the counter would not see into a compiled graph
             costs[name].multiply_adds = count_multiply_adds(call)
     if batch_runs:
         batches = {n: contestants[n].prepare(setting.images(batch_size)) for n in timings}

@@ -139,8 +139,10 @@ def _coco_content(truth: Batch) -> dict[str, Any]:
     for index, entry in enumerate(truth, start=1):
         images.append({"id": index, "file_name": f"{index}.png", "height": height, "width": width})
         people = entry["instances"]
+        joints_inside = people.gt_keypoints.tensor.clone()
+        joints_inside[..., :2] = joints_inside[..., :2].minimum(torch.tensor([width, height]) - 1.0)
         for box, joints in zip(
-            people.gt_boxes.tensor.tolist(), people.gt_keypoints.tensor.tolist(), strict=True
+            people.gt_boxes.tensor.tolist(), joints_inside.tolist(), strict=True
         ):
             w, h = box[2] - box[0], box[3] - box[1]
             annotations.append(

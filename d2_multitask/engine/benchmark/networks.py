@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from detectron2 import model_zoo
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_backbone, build_model
+from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import Tensor, nn
 
 from d2_multitask.config import load_config
@@ -163,9 +164,26 @@ def build_detectron2_networks(setting: Setting) -> Contestant:
         cfg.TEST.DETECTIONS_PER_IMAGE = setting.people
         torch.manual_seed(0)
         network = build_model(cfg).eval()
+        calm_residuals(network)
         set_score_threshold(network, setting.images(1), 3 * setting.people)
         networks.append(network)
     return Contestant(networks, sum(map(count_parameters, networks)), setting)
+
+
+@torch.no_grad()
+def calm_residuals(network: nn.Module, weight: float = 0.1) -> None:
+    """Keep the features of a random ResNet at the size of its inputs.
+
+    With fixed batch norms of weight 1 they grow with every block, until all scores are 1 and all
+    boxes are the image.
+
+    Args:
+        network: a Detectron2 network of bottleneck blocks; changed.
+        weight: of the last norm of each block.
+    """
+    for block in network.modules():
+        if isinstance(block, BottleneckBlock):
+            block.conv3.norm.weight.fill_(weight)
 
 
 @torch.no_grad()
@@ -194,14 +212,22 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def rows_of_config(config_file: str, opts: Sequence[str], setting: Setting) -> dict[str, Builder]:
+def rows_of_config(
+    config_file: str, opts: Sequence[str], setting: Setting, compiled: bool = False
+) -> dict[str, Builder]:
     """The rows that belong to a config: joint, the compositions that do the same, the limit.
 
     The compositions are there if the config has the three tasks.
+
+    Args:
+        config_file: a path, or the name of a config that comes with the package.
+        opts: overrides.
+        setting: how networks are run.
+        compiled: also the joint network through ``torch.compile``.
     """
     name = config_file.removesuffix(".yaml").rsplit("configs/", 1)[-1]
 
-    def builder(tasks: Sequence[Sequence[str]] | None) -> Builder:
+    def builder(tasks: Sequence[Sequence[str]] | None, setting: Setting = setting) -> Builder:
         def build() -> Contestant:
             cfg = network_cfg(config_file, opts, setting)
             return build_networks(cfg, tasks or [cfg.MODEL.TASKS], setting)
@@ -209,6 +235,8 @@ def rows_of_config(config_file: str, opts: Sequence[str], setting: Setting) -> d
         return build
 
     rows = {name: builder(None)}
+    if compiled:
+        rows[f"{name}: compiled"] = builder(None, replace(setting, compiled=True))
     try:
         tasks = set(network_cfg(config_file, opts, setting).MODEL.TASKS)
     except ValueError:
