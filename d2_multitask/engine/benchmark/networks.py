@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -149,18 +150,23 @@ def build_detectron2_backbone(setting: Setting, depth: int = 18) -> Contestant:
     return BareBackbone(backbone, count_parameters(backbone), setting)
 
 
-def build_detectron2_networks(setting: Setting) -> Contestant:
+def build_detectron2_networks(setting: Setting, proposals: int = 1000) -> Contestant:
     """Detectron2's way to the same three answers: Keypoint R-CNN and Panoptic FPN, ResNet-50.
 
     The weights are random, so the score threshold is set such that objects are found: at most
     ``setting.people`` an image reach the keypoint and the mask head, and a few times as many the
     suppression of boxes before it.
+
+    Args:
+        setting: how networks are run.
+        proposals: most boxes an image that the box head looks at; 1000 is the model zoo's.
     """
     networks = []
     for name in (KEYPOINT_RCNN, PANOPTIC_FPN):
         cfg = model_zoo.get_config(name)
         cfg.MODEL.WEIGHTS = ""
         cfg.MODEL.DEVICE = setting.device
+        cfg.MODEL.RPN.POST_NMS_TOPK_TEST = proposals
         cfg.TEST.DETECTIONS_PER_IMAGE = setting.people
         torch.manual_seed(0)
         network = build_model(cfg).eval()
@@ -251,10 +257,12 @@ def rows_of_config(
 
 
 def detectron2_rows(setting: Setting) -> dict[str, Builder]:
-    """Detectron2's composition and the backbone that speeds are given in."""
+    """Detectron2's composition, as it comes and with few proposals, and the backbone that speeds
+    are given in.
+    """
+    composition = "Detectron2: Keypoint R-CNN and Panoptic FPN, R50"
     return {
-        "Detectron2: Keypoint R-CNN and Panoptic FPN, R50": lambda: build_detectron2_networks(
-            setting
-        ),
-        "Detectron2: bare R18-FPN (256)": lambda: build_detectron2_backbone(setting),
+        composition: partial(build_detectron2_networks, setting),
+        f"{composition}, 100 proposals": partial(build_detectron2_networks, setting, 100),
+        "Detectron2: bare R18-FPN (256)": partial(build_detectron2_backbone, setting),
     }
