@@ -45,7 +45,10 @@ def measure_targets(
 def measure_decoding(
     cfg: CfgNode, setting: Setting, batch: int | None = None, runs: int = 10
 ) -> dict[str, float]:
-    """Decoding and post-processing against the network's forward pass."""
+    """Decoding and post-processing against the network's forward pass.
+
+    In a fused network decoding includes the branches that wait for their cells.
+    """
     contestant = build_networks(cfg, [cfg.MODEL.TASKS], setting)
     (model,) = contestant.networks
     inputs = setting.images(batch or 1)
@@ -53,11 +56,11 @@ def measure_decoding(
 
     @torch.no_grad()
     def forward() -> dict[str, Any]:
-        images = model.preprocess_image(inputs)
         features = model.backbone(images.tensor)
         return {name: model.heads[name].layers(features) for name in names}
 
-    images, predictions = model.preprocess_image(inputs), forward()
+    images = model.preprocess_image(inputs)
+    predictions = forward()
 
     @torch.no_grad()
     def decode() -> list[dict[str, Any]]:

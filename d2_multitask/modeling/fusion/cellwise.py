@@ -74,6 +74,8 @@ class CellwisePrediction:
     def __mul__(self, scale: float) -> CellwisePrediction:
         return CellwisePrediction(self.branch, self.feature, self.scale * scale)
 
+    __rmul__ = __mul__
+
     def gather_cells(self, xy: Tensor) -> Tensor:
         """(N, P, 2) int64 cells (x, y) -> (N, P, predictions), float32."""
         return self.branch.at_cells(self.feature, xy).float() * self.scale
