@@ -9,10 +9,12 @@ PROBE := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:
 INSTALL_ARGS :=
 # For the demo, e.g. DEMO_ARGS='SOLVER.MAX_ITER 100'
 DEMO_ARGS :=
+# For the benchmark, e.g. BENCHMARK_ARGS='--threads 2 --only fast'
+BENCHMARK_ARGS :=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo demo-clean test test-slow lint format clean
+.PHONY: help install demo demo-clean benchmark test test-slow lint format clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -44,6 +46,9 @@ demo: install ## draw data, train and evaluate the small network, write pictures
 
 demo-clean: ## forget the demo's training and pictures, to start it anew
 	rm -rf output/demo
+
+benchmark: install ## measure every ratio of speed and size beside its target (output/benchmark)
+	@$(VENV)/bin/python tools/benchmark.py ratios $(BENCHMARK_ARGS)
 
 test: install ## the tests, without the slow ones
 	$(VENV)/bin/python -m pytest -m "not slow"

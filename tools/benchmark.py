@@ -1,149 +1,248 @@
 #!/usr/bin/env python
-"""Measure, side by side in one run: target making, decoding, training memory.
+"""Measures what networks cost, everything that is compared in turn in one run.
 
-    python tools/benchmark.py targets
-    python tools/benchmark.py decoding --config-file configs/mcn_seg_det_pose.yaml
-    python tools/benchmark.py memory --config-file configs/mcn_seg_det_pose.yaml --iterations 300
+    python tools/benchmark.py ratios          # what we promise, beside the targets
+    python tools/benchmark.py cost --config-file mcn_r18_seg_det_pose.yaml mcn_seg_det_pose.yaml
+    python tools/benchmark.py step --config-file mcn_r18_seg_det_pose.yaml
+    python tools/benchmark.py loader --config-file mcn_r18_seg_det_pose.yaml --workers 0 1 2
+    python tools/benchmark.py evaluation | targets | decoding | memory
 
-Overrides may follow as KEY VALUE. The networks have random weights. Times are medians; compare the
-ratios, not the seconds.
+ratios      all ratios by name; results.json in --output
+cost        parameters, multiply-adds, latency, throughput, memory and parts: each config, the
+            single-task networks that do the same, its bare backbone, Detectron2's composition
+step        where a training step's time goes, on synthetic people
+loader      images a second of the training loader alone, by number of workers
+evaluation  COCO's metrics through our evaluator against pycocotools
+targets     target making against the customary loop
+decoding    decoding and post-processing against the forward pass
+memory      peak memory of a training and whether it grows
+
+Config overrides may follow as KEY VALUE. Networks have random weights. Compare ratios, not seconds;
+on a machine that others use too, add --clock cpu --threads 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
-from detectron2.modeling import build_model
-from detectron2.structures import ImageList
 
-import d2_multitask
-from d2_multitask.engine.benchmark import loop_targets, random_people, time_interleaved
-from d2_multitask.heads import Decoded
+import d2_multitask  # noqa: F401 (registers data sets and networks)
+from d2_multitask.engine.benchmark.cost import cost_json, cost_table, measure_costs, parts_table
+from d2_multitask.engine.benchmark.evaluation import measure_evaluation
+from d2_multitask.engine.benchmark.networks import (
+    Setting,
+    detectron2_rows,
+    network_cfg,
+    rows_of_config,
+)
+from d2_multitask.engine.benchmark.ratios import (
+    GROUPS,
+    Effort,
+    measure_ratios,
+    ratio_table,
+    ratios_json,
+    training_cfg,
+)
+from d2_multitask.engine.benchmark.single import (
+    measure_decoding,
+    measure_growth,
+    measure_targets,
+)
+from d2_multitask.engine.benchmark.timing import CLOCKS
+from d2_multitask.engine.benchmark.training import (
+    measure_loader,
+    measure_steps,
+    share_around_network,
+)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# What a command prints, what it writes as JSON, and whether all of it succeeded.
+Outcome = tuple[str, dict[str, Any], bool]
 
 
-def main() -> None:
-    args = parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parse_args(arguments)
     torch.set_num_threads(args.threads)
-    cfg = d2_multitask.load_config(args.config_file, args.opts)
-    cfg.MODEL.WEIGHTS = ""
-    cfg.MODEL.DEVICE = args.device
-    results = {"targets": measure_targets, "decoding": measure_decoding, "memory": measure_memory}[
-        args.what
-    ](cfg, args)
-    for name, value in results.items():
-        print(f"{name:<44}{value:>12.4g}")
-    if args.json:
-        Path(args.json).write_text(json.dumps(results, indent=2) + "\n")
+    try:
+        text, content, succeeded = COMMANDS[args.what](args)
+    except ValueError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    print(text)
+    content["setting"] = describe_setting(args)
+    path = args.output / ("results.json" if args.what == "ratios" else f"{args.what}.json")
+    args.output.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    print(f"\n{describe_setting(args)}\nAlso in {path}")
+    return 0 if succeeded else 1
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["targets", "decoding", "memory"])
-    parser.add_argument("--config-file", default="mcn_seg_det_pose.yaml")
-    parser.add_argument("--size", type=int, default=512, help="side of the input, pixels")
-    parser.add_argument("--batch", type=int, help="images (default: targets 16, else 1 or 2)")
+    parser.add_argument("what", choices=sorted(COMMANDS))
+    parser.add_argument("--config-file", nargs="+", default=["mcn_r18_seg_det_pose.yaml"])
+    parser.add_argument("--output", type=Path, default=Path("output/benchmark"))
+    parser.add_argument("--size", type=int, default=512, help="side of the images, pixels")
+    parser.add_argument("--batch", type=int, help="images of a batch (each command has its own)")
     parser.add_argument("--people", type=int, default=10, help="people an image")
-    parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--runs", type=int, default=8, help="counted runs, or training steps")
+    parser.add_argument("--warmup", type=int, default=2, help="runs before them")
+    parser.add_argument("--batch-runs", type=int, default=3, help="cost: runs of a batch; 0 = none")
     parser.add_argument("--iterations", type=int, default=300, help="memory: training steps")
+    parser.add_argument("--images", type=int, default=64, help="images drawn for step and loader")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="of the loader")
+    parser.add_argument("--only", nargs="+", choices=sorted(GROUPS), help="ratios: these alone")
+    parser.add_argument("--no-detectron2", action="store_true", help="cost: without its rows")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", help="also write the numbers to this file")
-    # After a positional argument, argparse.REMAINDER would swallow the options too.
-    args, opts = parser.parse_known_args()
-    args.opts = opts
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="autocast")
+    parser.add_argument("--no-channels-last", action="store_true")
+    parser.add_argument("--no-fuse", action="store_true", help="networks as they are trained")
+    parser.add_argument("--compile", action="store_true", help="cost: also compiled networks")
+    # After options that take several words, argparse.REMAINDER would swallow the others too.
+    args, args.opts = parser.parse_known_args(arguments)
+    for word in args.opts[::2]:
+        if word.startswith("-"):
+            parser.error(f"unrecognized arguments: {word}")
+    if args.runs < 1 or args.size < 32:
+        parser.error("expected --runs >= 1 and --size >= 32")
     return args
 
 
-def measure_targets(cfg: CfgNode, args: argparse.Namespace) -> dict[str, float]:
-    """Our targets of centre, box and pose against the per-object NumPy loop."""
-    batch = random_people(args.batch or 16, args.people, (args.size, args.size))
-    model = build_model(cfg)
-    images = ImageList.from_tensors([x["image"].float() for x in batch])
-    heads = [head for name, head in model.heads.items() if name in ("center", "det", "pose")]
-    timings = time_interleaved(
-        {
-            "ours": lambda: [head.targets(batch, images) for head in heads],
-            "loop": lambda: loop_targets(batch, heads[0].stride),
-        },
-        args.runs,
+def setting_of(args: argparse.Namespace) -> Setting:
+    return Setting(
+        device=args.device,
+        dtype=DTYPES[args.dtype],
+        channels_last=not args.no_channels_last,
+        fused=not args.no_fuse,
+        size=args.size,
+        people=args.people,
     )
-    ours, loop = timings["ours"].median, timings["loop"].median
-    return {
-        "targets, ours, ms": ours * 1e3,
-        "targets, NumPy loop, ms": loop * 1e3,
-        "ratio loop / ours": loop / ours,
-    }
 
 
-def measure_decoding(cfg: CfgNode, args: argparse.Namespace) -> dict[str, float]:
-    """Decoding and post-processing against the network's forward pass."""
-    model = build_model(cfg).eval()
-    batch = random_people(args.batch or 1, args.people, (args.size, args.size))
-    images = model.preprocess_image(batch)
-    names = list(model.heads)
-
-    @torch.no_grad()
-    def forward() -> dict[str, Any]:
-        features = model.backbone(images.tensor)
-        return {name: model.heads[name].layers(features) for name in names}
-
-    predictions = forward()
-
-    @torch.no_grad()
-    def decode() -> list[dict[str, Any]]:
-        decoded = Decoded()
-        for name in names:
-            model.heads[name].inference(predictions[name], images, decoded)
-        return [
-            {
-                key: value
-                for name in names
-                for key, value in model.heads[name].postprocess(decoded, index, size, size).items()
-            }
-            for index, size in enumerate(images.image_sizes)
-        ]
-
-    timings = time_interleaved({"forward": forward, "decode": decode}, args.runs)
-    forward_time, decode_time = timings["forward"].median, timings["decode"].median
-    return {
-        "forward, ms": forward_time * 1e3,
-        "decoding and post-processing, ms": decode_time * 1e3,
-        "decoding in % of forward": 100 * decode_time / forward_time,
-    }
+def describe_setting(args: argparse.Namespace) -> str:
+    options = [
+        f"{args.size}x{args.size}",
+        f"{args.threads} threads" if args.device == "cpu" else args.device,
+        args.dtype,
+        "channels-first" if args.no_channels_last else "channels-last",
+        "not fused" if args.no_fuse else "fused",
+        f"{args.clock} clock",
+        f"PyTorch {torch.__version__}",
+    ]
+    return ", ".join(options)
 
 
-def measure_memory(cfg: CfgNode, args: argparse.Namespace) -> dict[str, float]:
-    """Peak resident memory of training, and how much it grows after the first tenth of it."""
-    model = build_model(cfg).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
-    early = peak_gigabytes()
-    for iteration in range(args.iterations):
-        batch = random_people(args.batch or 2, args.people, (args.size, args.size), seed=iteration)
-        optimizer.zero_grad()
-        sum(model(batch).values()).backward()
-        optimizer.step()
-        if iteration == max(args.iterations // 10, 1):
-            early = peak_gigabytes()
-    return {
-        "peak memory, GB": peak_gigabytes(),
-        "growth after the first tenth, GB": peak_gigabytes() - early,
-    }
+def run_ratios(args: argparse.Namespace) -> Outcome:
+    effort = Effort(args.runs, args.warmup, args.runs, args.images, CLOCKS[args.clock])
+    groups = {name: GROUPS[name] for name in args.only or GROUPS}
+
+    def report(measured: dict[str, Any]) -> None:
+        for name, ratio in measured.items():
+            print(f"  {name}: {ratio.error or format(ratio.value, '.3f')}", flush=True)
+
+    ratios = measure_ratios(setting_of(args), effort, groups, report)
+    failed = any(math.isnan(ratio.value) for ratio in ratios.values())
+    return ratio_table(ratios), ratios_json(ratios), not failed
 
 
-def peak_gigabytes() -> float:
-    """Peak resident memory of this process (on Linux ru_maxrss is in KiB), or of the GPU."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+def run_cost(args: argparse.Namespace) -> Outcome:
+    setting = setting_of(args)
+    rows = {} if args.no_detectron2 else detectron2_rows(setting)
+    for config_file in args.config_file:
+        rows.update(rows_of_config(config_file, args.opts, setting, args.compile))
+    costs = measure_costs(
+        rows,
+        setting,
+        runs=args.runs,
+        warmup=args.warmup,
+        batch_size=args.batch or 8,
+        batch_runs=args.batch_runs,
+        clock=CLOCKS[args.clock],
+    )
+    text = f"{cost_table(costs)}\n\n{parts_table(costs)}"
+    return text, {"rows": cost_json(costs)}, not any(cost.error for cost in costs.values())
+
+
+def run_step(args: argparse.Namespace) -> Outcome:
+    clock = CLOCKS[args.clock]
+    return on_synthetic_people(
+        args, lambda cfg: _step_numbers(measure_steps(cfg, args.runs, args.warmup, clock))
+    )
+
+
+def _step_numbers(parts: dict[str, float]) -> dict[str, float]:
+    numbers = {f"{name}, ms": seconds * 1e3 for name, seconds in parts.items()}
+    numbers["data, targets and losses, % of a step"] = 100 * share_around_network(parts)
+    return numbers
+
+
+def run_loader(args: argparse.Namespace) -> Outcome:
+    def measure(cfg: Any) -> dict[str, float]:
+        speeds = measure_loader(cfg, args.workers, args.runs)
+        return {f"{workers} workers, images/s": speed for workers, speed in speeds.items()}
+
+    return on_synthetic_people(args, measure)
+
+
+def on_synthetic_people(
+    args: argparse.Namespace, measure: Callable[[Any], dict[str, float]]
+) -> Outcome:
+    with tempfile.TemporaryDirectory() as folder:
+        workers = max(args.workers)
+        cfg = training_cfg(
+            args.config_file[0], args.opts, setting_of(args), Path(folder), args.images, workers
+        )
+        if args.batch:
+            cfg.SOLVER.IMS_PER_BATCH = args.batch
+        return as_lines(measure(cfg))
+
+
+def run_evaluation(args: argparse.Namespace) -> Outcome:
+    with tempfile.TemporaryDirectory() as folder:
+        clock = CLOCKS[args.clock]
+        return as_lines(measure_evaluation(Path(folder), 10 * args.images, clock=clock))
+
+
+def run_single(measure: Callable[..., dict[str, float]], **names: str) -> Callable[..., Outcome]:
+    """A command that measures one thing about one config; ``names``: parameter -> argument."""
+
+    def run(args: argparse.Namespace) -> Outcome:
+        setting = setting_of(args)
+        cfg = network_cfg(args.config_file[0], args.opts, setting)
+        options = {parameter: getattr(args, name) for parameter, name in names.items()}
+        return as_lines(measure(cfg, setting, batch=args.batch, **options))
+
+    return run
+
+
+def as_lines(numbers: dict[str, float]) -> Outcome:
+    return "\n".join(f"{name:<44}{value:>12.4g}" for name, value in numbers.items()), numbers, True
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], Outcome]] = {
+    "ratios": run_ratios,
+    "cost": run_cost,
+    "step": run_step,
+    "loader": run_loader,
+    "evaluation": run_evaluation,
+    "targets": run_single(measure_targets, runs="runs"),
+    "decoding": run_single(measure_decoding, runs="runs"),
+    "memory": run_single(measure_growth, iterations="iterations"),
+}
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

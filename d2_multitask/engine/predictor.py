@@ -15,7 +15,9 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from d2_multitask.checkpoint import MultitaskCheckpointer
+from d2_multitask.engine.ema import unwrap
 from d2_multitask.heads.build import head_class, with_required
+from d2_multitask.modeling.fusion import fuse_for_inference
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ class MultitaskPredictor:
         # Set before building: a backbone with weights of its own need not load them first.
         cfg.MODEL.WEIGHTS = find_weights(cfg)
         return {
-            "model": load_trained_model(cfg),
+            "model": inference_model(cfg, load_trained_model(cfg)),
             "resize": T.ResizeShortestEdge(
                 [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST
             ),
@@ -124,6 +126,22 @@ def load_trained_model(cfg: CfgNode) -> nn.Module:
             "checkpoint at the end of the command"
         )
     return model
+
+
+def inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """What evaluation and prediction run: a faster copy of the network, as ``cfg.TEST`` says.
+
+    Args:
+        cfg: ``TEST.FUSED`` and ``TEST.COMPILED`` are read.
+        model: with its weights; not changed, and may be trained further.
+
+    Returns:
+        A copy that answers the same, or ``model`` itself with neither key set. See
+        `d2_multitask.modeling.fusion`.
+    """
+    if not (cfg.TEST.FUSED or cfg.TEST.COMPILED):
+        return model
+    return fuse_for_inference(unwrap(model), fused=cfg.TEST.FUSED, compiled=cfg.TEST.COMPILED)
 
 
 def find_weights(cfg: CfgNode) -> str:

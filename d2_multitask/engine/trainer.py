@@ -24,6 +24,7 @@ from d2_multitask.checkpoint import MultitaskCheckpointer
 from d2_multitask.data.build import build_test_loader, build_train_loader
 from d2_multitask.engine.ema import EMA_KEY, EmaHook, build_weight_average
 from d2_multitask.engine.hooks import DataReportHook, DrawPictures, PicturesHook, TimedProgress
+from d2_multitask.engine.predictor import inference_model
 from d2_multitask.engine.solver import build_optimizer
 from d2_multitask.engine.step import build_step
 from d2_multitask.evaluation.build import build_evaluator
@@ -141,7 +142,7 @@ class MultitaskTrainer(DefaultTrainer):
         if not cfg.DATASETS.TEST:
             logger.warning("DATASETS.TEST is empty: nothing is evaluated.")
             return OrderedDict()
-        results = super().test(cfg, model, evaluators)
+        results = super().test(cfg, inference_model(cfg, model), evaluators)
         if comm.is_main_process():
             path = write_results(results, cfg.OUTPUT_DIR)
             logger.info(f"Results, also in {path}:\n{format_results(results)}")

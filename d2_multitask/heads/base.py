@@ -46,11 +46,14 @@ class TaskHead(nn.Module):
     Attributes:
         requires: heads that must run before this one; they are built even if not asked for.
         uses: heads that run before this one if they are there.
+        read_at_cells: branches, by attribute, whose predictions ``inference`` reads through
+            ``gather_cells`` and in no other way; a fast network computes them at these cells only.
         stride: input pixels per cell of this head's predictions.
     """
 
     requires: ClassVar[tuple[str, ...]] = ()
     uses: ClassVar[tuple[str, ...]] = ()
+    read_at_cells: ClassVar[tuple[str, ...]] = ()
     stride: int
 
     @staticmethod

@@ -30,6 +30,7 @@ class BoxHead(TaskHead):
     """Width and height of the box around each centre; learnt from every labelled object."""
 
     requires: ClassVar[tuple[str, ...]] = ("center",)
+    read_at_cells: ClassVar[tuple[str, ...]] = ("wh",)
 
     @configurable
     def __init__(

@@ -5,7 +5,7 @@ CenterNet ("Objects as Points", arXiv 1904.07850), section 3.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -51,6 +51,8 @@ def average_flipped_logits(logits: Tensor, flipped: Tensor) -> Tensor:
 @TASK_HEAD_REGISTRY.register("center")
 class CenterHead(TaskHead):
     """Class heatmap of object centres, and the centre's offset inside its cell."""
+
+    read_at_cells: ClassVar[tuple[str, ...]] = ("offset",)
 
     @configurable
     def __init__(

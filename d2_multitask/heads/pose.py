@@ -47,6 +47,7 @@ class PoseHead(TaskHead):
 
     requires: ClassVar[tuple[str, ...]] = ("center",)
     uses: ClassVar[tuple[str, ...]] = ("det",)
+    read_at_cells: ClassVar[tuple[str, ...]] = ("keypoint_offset", "keypoint_heatmap_offset")
 
     @configurable
     def __init__(

@@ -80,12 +80,15 @@ def gather_cells(feature: Tensor, xy: Tensor) -> Tensor:
     """Read a map at cells.
 
     Args:
-        feature: (N, C, h, w).
+        feature: (N, C, h, w), or an object with a method ``gather_cells(xy)`` that knows the values
+            at cells without the map.
         xy: (N, P, 2) int64 cells (x, y), inside the grid.
 
     Returns:
         (N, P, C).
     """
+    if not isinstance(feature, Tensor):
+        return feature.gather_cells(xy)
     flat = xy[..., 1] * feature.shape[3] + xy[..., 0]  # (N, P)
     index = flat[:, None, :].expand(-1, feature.shape[1], -1)  # (N, C, P)
     return feature.flatten(2).gather(2, index).transpose(1, 2)
@@ -148,19 +151,17 @@ def match_joints(
     """
     if peak_scores.shape[-1] == 0 or regressed_xy.shape[1] == 0:
         return regressed_xy, torch.zeros_like(regressed_xy[..., 0], dtype=torch.bool)
-    peaks = peak_xy[:, None]  # (N, 1, K, Q, 2)
-    distance = (regressed_xy[:, :, :, None] - peaks).norm(dim=-1)  # (N, P, K, Q)
-    low, high = boxes[:, :, None, None, :2], boxes[:, :, None, None, 2:]  # (N, P, 1, 1, 2)
-    reach = max_distance * (boxes[..., 2:] - boxes[..., :2]).amax(-1)  # (N, P)
-    allowed = (
-        ((peaks >= low) & (peaks <= high)).all(-1)
-        & (distance <= reach[:, :, None, None])
-        & (peak_scores > score_threshold)[:, None]
-    )
-    distance = torch.where(allowed, distance, torch.full_like(distance, float("inf")))
-    nearest, index = distance.min(-1)  # (N, P, K)
+    # x and y apart: reductions over a last dimension of 2 would take most of the time.
+    x, y = peak_xy[:, None].unbind(-1)  # (N, 1, K, Q)
+    x0, y0, x1, y1 = boxes[:, :, None, None].unbind(-1)  # (N, P, 1, 1)
+    joint_x, joint_y = regressed_xy[..., None, :].unbind(-1)  # (N, P, K, 1)
+    squared = (joint_x - x).square() + (joint_y - y).square()  # (N, P, K, Q)
+    reach = max_distance * torch.maximum(x1 - x0, y1 - y0)  # (N, P, 1, 1)
+    allowed = (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1) & (squared <= reach.square())
+    allowed &= (peak_scores > score_threshold)[:, None]
+    nearest, index = squared.masked_fill(~allowed, float("inf")).min(-1)  # (N, P, K)
     matched = nearest.isfinite()
-    candidates = peaks.expand(-1, regressed_xy.shape[1], -1, -1, -1)
+    candidates = peak_xy[:, None].expand(-1, regressed_xy.shape[1], -1, -1, -1)
     found = candidates.gather(3, index[..., None, None].expand(*index.shape, 1, 2)).squeeze(3)
     return torch.where(matched[..., None], found, regressed_xy), matched
 

@@ -16,6 +16,7 @@ from d2_multitask.engine.predictor import (
     MultitaskPredictor,
     chosen_tasks,
     find_weights,
+    inference_model,
     load_trained_model,
 )
 
@@ -208,3 +209,26 @@ def test_a_task_that_cannot_run_is_an_error(cfg, asked, message):
     cfg.MODEL.TASKS = ["seg", "det"]
     with pytest.raises(ValueError, match=message):
         chosen_tasks(cfg, [asked])
+
+
+def test_the_faster_copy_answers_the_same(cfg, predictor):
+    plain = cfg.clone()
+    plain.TEST.FUSED = False
+    slow = MultitaskPredictor(plain)
+    assert any(hasattr(m, "running_var") for m in slow.model.modules())
+    assert not any(hasattr(m, "running_var") for m in predictor.model.modules())
+    image = picture(120, 90)
+    before, after = slow(image), predictor(image)
+    torch.testing.assert_close(after["sem_seg"], before["sem_seg"], rtol=1e-3, atol=1e-4)
+    scores = [result["instances"].scores for result in (before, after)]
+    torch.testing.assert_close(scores[1], scores[0], rtol=1e-3, atol=1e-5)
+
+
+def test_without_the_keys_the_network_itself_runs(cfg):
+    model = nn.Identity()
+    plain = cfg.clone()
+    plain.TEST.FUSED = False
+    assert inference_model(plain, model) is model
+    plain.TEST.COMPILED = True
+    compiled = inference_model(plain, model)
+    assert compiled is not model and not compiled.training

@@ -13,6 +13,7 @@ from detectron2.modeling import build_model
 from engine_support import registered_people, tiny_cfg
 
 from d2_multitask.checkpoint import MultitaskCheckpointer
+from d2_multitask.engine import trainer as trainer_module
 from d2_multitask.engine.trainer import MultitaskTrainer, load_for_evaluation
 
 
@@ -67,6 +68,25 @@ def test_learns_the_four_images(people, tmp_path):
     trainer = train(cfg)
     losses = [value for value, _ in trainer.storage.history("loss_seg").values()]
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+
+
+def test_evaluation_runs_a_copy_and_training_goes_on(people, tmp_path, monkeypatch):
+    """The copy without norms is evaluated; the network keeps its weights, names and mode."""
+    evaluated = []
+    original = trainer_module.inference_model
+    monkeypatch.setattr(
+        trainer_module,
+        "inference_model",
+        lambda cfg, model: evaluated.append(original(cfg, model)) or evaluated[-1],
+    )
+    cfg = tiny_cfg(people, tmp_path, SOLVER__MAX_ITER=4, TEST__EVAL_PERIOD=2)
+    trainer = train(cfg)
+    assert len(evaluated) == 2 and trainer.model.training
+    assert all(copy is not trainer.model for copy in evaluated)
+    assert not any(p.requires_grad for p in evaluated[0].parameters())
+    assert all(p.requires_grad for p in trainer.model.parameters())
+    saved = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
+    assert set(saved) == set(trainer.model.state_dict())
 
 
 def test_several_test_sets_have_results_each(people, tmp_path):

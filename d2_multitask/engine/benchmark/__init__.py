@@ -1,0 +1,14 @@
+"""What networks cost: time by part, memory, arithmetic, training steps, loading, evaluation.
+
+`timing.py` and `parts.py` measure time, `networks.py` builds what is compared, `cost.py` and
+`ratios.py` are the two reports, `training.py` and `evaluation.py` measure what happens around a
+network. Everything that is compared runs in turn in one process: read ratios, not seconds.
+"""
+
+from __future__ import annotations
+
+from d2_multitask.engine.benchmark.loop_targets import loop_targets
+from d2_multitask.engine.benchmark.people import random_people
+from d2_multitask.engine.benchmark.timing import Timing, paired_ratio, time_interleaved
+
+__all__ = ["Timing", "loop_targets", "paired_ratio", "random_people", "time_interleaved"]

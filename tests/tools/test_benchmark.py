@@ -1,0 +1,97 @@
+"""tools/benchmark.py as a user runs it, with tiny settings."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import REPOSITORY
+
+QUICK = "quick/mcn_seg_det_pose.yaml"
+SMALL = ("--size", "64", "--people", "2", "--runs", "1", "--warmup", "0", "--threads", "1")
+NARROW = ("MODEL.RESNETS.RES2_OUT_CHANNELS", "8", "MODEL.RESNETS.STEM_OUT_CHANNELS", "8")
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(REPOSITORY / "tools" / "benchmark.py"), *words]
+    command += [*SMALL, "--output", str(folder / "out")]
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+
+
+def test_cost_with_a_config_that_cannot_be_built(tmp_path: Path) -> None:
+    done = run(
+        tmp_path,
+        *("cost", "--no-detectron2", "--batch", "2", "--batch-runs", "1"),
+        *("--config-file", QUICK, "absent.yaml"),
+        *NARROW,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "failed: ValueError: There is no config file 'absent.yaml'" in done.stdout
+    rows = json.loads((tmp_path / "out" / "cost.json").read_text())["rows"]
+    assert set(rows["absent"]) == {"error"}
+    assert rows["quick/mcn_seg_det_pose"]["latency"] > 0
+    assert rows["quick/mcn_seg_det_pose: 3 single networks"]["throughput"] > 0
+
+
+def test_ratios(tmp_path: Path) -> None:
+    done = run(tmp_path, "ratios", "--only", "fast", "evaluation", "--images", "2")
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert set(content["ratios"]) == {
+        "fast network / Detectron2's bare R18-FPN (256)",
+        "pycocotools / our COCO evaluation",
+    }
+    for entry in content["ratios"].values():
+        assert entry["value"] > 0 and entry["target"] > 0
+    assert "64x64, 1 threads" in content["setting"]
+
+
+@pytest.fixture(scope="module")
+def tool():
+    path = REPOSITORY / "tools" / "benchmark.py"
+    spec = importlib.util.spec_from_file_location("benchmark_tool", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        pytest.param(("step", "--workers", "0"), "data, targets and losses, %", id="step"),
+        pytest.param(("loader", "--workers", "0"), "0 workers, images/s", id="loader"),
+        pytest.param(("targets", "--batch", "2"), "ratio loop / ours", id="targets"),
+        pytest.param(("decoding",), "decoding in % of forward", id="decoding"),
+        pytest.param(("memory", "--iterations", "2"), "peak memory, GB", id="memory"),
+    ],
+)
+def test_the_other_commands(tool, tmp_path, capsys, words, expected):
+    more = [*SMALL, "--images", "2", "--output", str(tmp_path), "--config-file", QUICK, *NARROW]
+    assert tool.main([*words, *more]) == 0
+    assert expected in capsys.readouterr().out
+    content = json.loads((tmp_path / f"{words[0]}.json").read_text())
+    assert any(name.startswith(expected) for name in content)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        pytest.param(("targets", "--config-file", "absent.yaml"), "'absent.yaml'", id="config"),
+        pytest.param(("targets", "MODEL.TASK", "[]"), "MODEL.TASKS", id="key"),
+    ],
+)
+def test_what_a_mistake_gets(tool, tmp_path, capsys, words, message):
+    assert tool.main([*words, *SMALL, "--output", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_option_that_does_not_exist(tool, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        tool.main(["targets", "--sise", "3"])
+    assert "unrecognized arguments: --sise" in capsys.readouterr().err
