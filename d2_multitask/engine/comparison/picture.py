@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 MEAN_COLOR, SEED_COLOR, BASELINE_COLOR = "#1f4e79", "#8fb4d9", "#b04a2f"
 PANELS_A_LINE = 3
 PANEL_INCHES = 2.6
+# A panel shows at least this many points of AP or IoU: noise shall not look like a result.
+MIN_SPAN = 4.0
 
 
 def save_picture(study: Study, path: Path) -> None:
@@ -53,8 +55,12 @@ def draw(study: Study) -> Figure:
         panel.set_axis_off()
     if not columns:
         figure.text(0.5, 0.5, "no run is finished yet", ha="center")
-    elif len(study.rows) > 0:
-        panels[0].set_ylim(len(study.rows) - 0.5, -0.5)  # the first row on top
+        return figure
+    panels[0].set_ylim(len(study.rows) - 0.5, -0.5)  # the first row on top
+    line = f"the row {study.baseline}" if study.baseline else "the network for this task alone"
+    figure.supxlabel(
+        f"light: each seed; dark: mean ± sample standard deviation; dashed: {line}", fontsize=8
+    )
     return figure
 
 
@@ -71,6 +77,9 @@ def _draw_panel(panel: Axes, study: Study, column: Column) -> None:
     panel.grid(axis="x", color="#e5e5e5", linewidth=0.8)
     panel.set_axisbelow(True)
     panel.margins(x=0.12)
+    low, high = panel.get_xlim()
+    if high - low < MIN_SPAN:
+        panel.set_xlim((low + high - MIN_SPAN) / 2, (low + high + MIN_SPAN) / 2)
     for side in ("top", "right", "left"):
         panel.spines[side].set_visible(False)
     panel.tick_params(axis="y", length=0)
