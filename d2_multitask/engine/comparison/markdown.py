@@ -171,7 +171,8 @@ def number(summary: Summary | None, *, signed: bool = False) -> str:
 
 def _cell(row: RowResult, column: Column) -> str:
     summary = row.summary(column)
-    if summary is not None or not row.expects(column):
+    expected = row.expects(column) or not row.tasks  # a config that cannot be read: any
+    if summary is not None or not expected:
         return number(summary)
     if row.finished:
         return "no labels"
