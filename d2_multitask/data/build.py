@@ -13,11 +13,13 @@ from detectron2.data import (
     build_detection_test_loader,
     build_detection_train_loader,
 )
+from detectron2.utils import comm
 
 from d2_multitask.data.catalog import load_dataset
 from d2_multitask.data.image_reading import ImageReadError, SizeMismatchError, read_image
 from d2_multitask.data.mapper import MultitaskDatasetMapper
 from d2_multitask.data.report import DATA_REPORT, ProblemReport, ReportingLoader
+from d2_multitask.data.sampler import ResumableSampler
 
 logger = logging.getLogger(__name__)
 
@@ -90,14 +92,24 @@ def filter_images(
 def build_train_loader(
     cfg: CfgNode, mapper: Callable[[dict[str, Any]], Any] | None = None
 ) -> ReportingLoader:
-    """Detectron2's training loader over ``get_training_dicts``, with the workers' data report."""
+    """Detectron2's training loader over ``get_training_dicts``, with the workers' data report.
+
+    With ``SEED`` the order of the images and their augmentation are the same whatever the network.
+    ``loader.sampler.start`` lets a resumed training go on in that order.
+    """
     dataset_dicts = get_training_dicts(cfg)  # first: it loads the metadata that the mapper needs
+    is_default = cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler"
+    sampler = ResumableSampler(len(dataset_dicts)) if is_default else None
     loader = build_detection_train_loader(
         cfg,
         dataset=dataset_dicts,
+        sampler=sampler,
         mapper=mapper if mapper is not None else MultitaskDatasetMapper(cfg, True),
+        # Of the worker processes. Without it their seed would depend on how many random numbers
+        # the network has drawn for its weights.
+        seed=cfg.SEED + comm.get_rank() if cfg.SEED >= 0 else None,
     )
-    return ReportingLoader(loader)
+    return ReportingLoader(loader, sampler=sampler)
 
 
 def build_test_loader(

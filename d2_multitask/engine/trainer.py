@@ -22,6 +22,7 @@ from torch import nn
 
 from d2_multitask.checkpoint import MultitaskCheckpointer
 from d2_multitask.data.build import build_test_loader, build_train_loader
+from d2_multitask.data.sampler import ResumableSampler
 from d2_multitask.engine.ema import EMA_KEY, EmaHook, build_weight_average
 from d2_multitask.engine.hooks import DataReportHook, DrawPictures, PicturesHook, TimedProgress
 from d2_multitask.engine.predictor import inference_model
@@ -73,6 +74,17 @@ class MultitaskTrainer(DefaultTrainer):
             if self.cfg.VIS_PERIOD > 0:
                 ours.append(PicturesHook(self.cfg.VIS_PERIOD, picture_drawer(self.cfg)))
         return [timer, *ours, *others, DataReportHook()]
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Detectron2's; a resumed training also goes on in the order of its images.
+
+        Args:
+            resume: continue from the last checkpoint of ``OUTPUT_DIR``, if there is one.
+        """
+        super().resume_or_load(resume)
+        sampler = getattr(self.data_loader.loader, "sampler", None)
+        if isinstance(sampler, ResumableSampler):
+            sampler.start = self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH
 
     def _build_checkpointer(self) -> MultitaskCheckpointer:
         more = {} if self.weight_average is None else {EMA_KEY: self.weight_average}

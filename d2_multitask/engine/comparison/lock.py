@@ -1,0 +1,128 @@
+"""A lock file for a folder that one process at a time may write into.
+
+The file names the processes that hold it. It is stale, and taken over, when none of them lives any
+more: after a crash nobody has to tidy up. A training that has outlived the process that started it
+still holds its lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+LOCK_FILE = "lock.json"
+
+
+class LockHeldError(RuntimeError):
+    """Another process holds the lock; the message says which."""
+
+
+class FolderLock:
+    """The lock of one folder; a context manager.
+
+    Raises:
+        LockHeldError: on entering, if a living process holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """
+        Args:
+            folder: made if it is not there.
+        """
+        self.path = folder / LOCK_FILE
+
+    def __enter__(self) -> FolderLock:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with _one_at_a_time(self.path.with_suffix(".guard")):
+            holder = self.holder()
+            if holder:
+                raise LockHeldError(holder)
+            self._write([os.getpid()])
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def add_process(self, pid: int) -> None:
+        """Let a child hold the lock too, for the case that it outlives this process."""
+        self._write([os.getpid(), pid])
+
+    def holder(self) -> str:
+        """Who holds the lock, for people; empty if nobody does."""
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            host, processes = content["host"], content["processes"]
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            return ""  # no lock; or not one of ours, which is written in one step
+        if host != socket.gethostname():
+            return (
+                f"process {processes[0]['pid']} on the computer {host} (if it is no longer "
+                f"running, delete {self.path})"
+            )
+        alive = [process["pid"] for process in processes if is_alive(**process)]
+        return f"process {alive[0]}" if alive else ""
+
+    def _write(self, pids: list[int]) -> None:
+        processes = [{"pid": pid, "started": start_time(pid)} for pid in pids]
+        content = {"host": socket.gethostname(), "processes": processes}
+        write_whole(self.path, json.dumps(content) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file in one step: readers see the old one or all of the new."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def is_alive(pid: int, started: str | None = None) -> bool:
+    """Whether a process lives, and is the one meant: numbers of processes are used again.
+
+    Args:
+        pid: its number.
+        started: what `start_time` said when it was noted down.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's
+    state, now = _process_status(pid)
+    if state == "Z":  # ended, but nobody has asked how
+        return False
+    return started is None or now is None or started == now
+
+
+def start_time(pid: int) -> str | None:
+    """When a process was started, in ticks since the computer was; ``None`` where unknown."""
+    return _process_status(pid)[1]
+
+
+def _process_status(pid: int) -> tuple[str | None, str | None]:
+    """(state, start time) of Linux' /proc; (None, None) elsewhere."""
+    with contextlib.suppress(OSError, IndexError):
+        text = Path(f"/proc/{pid}/stat").read_text()
+        # "pid (name) state ...": the name may hold spaces and parentheses.
+        fields = text[text.rindex(")") + 1 :].split()
+        return fields[0], fields[19]
+    return None, None
+
+
+@contextlib.contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Between reading a lock and writing it, no other process may do the same."""
+    fcntl: Any
+    try:
+        import fcntl
+    except ImportError:  # not POSIX: two processes that start in the same millisecond may collide
+        yield
+        return
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

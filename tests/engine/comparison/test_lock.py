@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from d2_multitask.engine.comparison.lock import (
+    LOCK_FILE,
+    FolderLock,
+    LockHeldError,
+    is_alive,
+    start_time,
+)
+
+
+@pytest.fixture
+def other():
+    """A living process that has nothing to do with us."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+def write_lock(folder, *processes, host=None):
+    content = {"host": host or socket.gethostname(), "processes": list(processes)}
+    (folder / LOCK_FILE).write_text(json.dumps(content))
+
+
+def test_held_while_inside(tmp_path):
+    folder = tmp_path / "new" / "run"
+    with FolderLock(folder):
+        with (
+            pytest.raises(LockHeldError, match=f"process {os.getpid()}"),
+            FolderLock(folder),
+        ):
+            pass
+        assert FolderLock(folder).holder()  # the failed attempt has not removed it
+    assert not FolderLock(folder).holder()
+    with FolderLock(folder):
+        pass
+
+
+def test_released_after_an_error(tmp_path):
+    with pytest.raises(RuntimeError, match="oops"), FolderLock(tmp_path):
+        raise RuntimeError("oops")
+    assert not FolderLock(tmp_path).holder()
+
+
+def test_another_living_process_holds_it(tmp_path, other):
+    write_lock(tmp_path, {"pid": other.pid, "started": start_time(other.pid)})
+    with pytest.raises(LockHeldError, match=f"process {other.pid}"), FolderLock(tmp_path):
+        pass
+
+
+def test_taken_over_from_a_dead_process(tmp_path, other):
+    write_lock(tmp_path, {"pid": other.pid, "started": start_time(other.pid)})
+    other.kill()
+    other.wait()
+    with FolderLock(tmp_path) as lock:
+        assert lock.holder() == f"process {os.getpid()}"
+
+
+def test_child_that_outlives_its_parent_still_holds_it(tmp_path, other):
+    with FolderLock(tmp_path) as lock:
+        lock.add_process(other.pid)
+        content = json.loads(lock.path.read_text())
+    dead = {"pid": content["processes"][0]["pid"], "started": "1"}  # the parent, long gone
+    write_lock(tmp_path, dead, content["processes"][1])
+    assert FolderLock(tmp_path).holder() == f"process {other.pid}"
+
+
+@pytest.mark.skipif(start_time(os.getpid()) is None, reason="no /proc on this system")
+def test_number_of_a_dead_process_used_again(tmp_path):
+    assert is_alive(os.getpid(), start_time(os.getpid()))
+    assert not is_alive(os.getpid(), "1")
+
+
+@pytest.mark.skipif(start_time(os.getpid()) is None, reason="no /proc on this system")
+def test_process_that_nobody_has_waited_for_is_dead():
+    process = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    process.stdout.read()  # closed when it ends
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert not is_alive(process.pid)
+    process.wait()
+    process.stdout.close()
+
+
+def test_another_computer_is_believed(tmp_path):
+    write_lock(tmp_path, {"pid": 1, "started": None}, host="elsewhere")
+    with (
+        pytest.raises(LockHeldError, match=r"process 1 on the computer elsewhere \(if .* delete"),
+        FolderLock(tmp_path),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
+def test_a_damaged_lock_holds_nothing(tmp_path, text):
+    (tmp_path / LOCK_FILE).write_text(text)
+    assert not FolderLock(tmp_path).holder()
