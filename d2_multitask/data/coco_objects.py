@@ -139,6 +139,9 @@ class ObjectReader:
         if not keypoints:
             return None
         expected = 3 * self.num_keypoints
+        plain = _plain_keypoints(keypoints, expected, height, width)
+        if plain is not None:
+            return plain
         try:
             points = np.array(keypoints, dtype=np.float64)
         except (TypeError, ValueError):
@@ -175,6 +178,28 @@ class ObjectReader:
 
     def _add(self, kind: str, where: str, details: str) -> None:
         self.problems.append(Problem(kind, where, details))
+
+
+def _plain_keypoints(
+    keypoints: Any, expected: int, height: int, width: int
+) -> list[float] | None:
+    """Joints without any fault in continuous coordinates; ``None`` if a closer look is needed.
+
+    Nearly all are: for one object, this is several times faster than arrays.
+    """
+    if not isinstance(keypoints, list) or len(keypoints) != expected:
+        return None
+    if not set(map(type, keypoints)) <= {int, float}:
+        return None
+    shifted: list[float] = []
+    for x, y, v in zip(keypoints[0::3], keypoints[1::3], keypoints[2::3], strict=True):
+        if v == 0:
+            shifted += (0.0, 0.0, 0.0)
+        elif v in (1, 2) and -0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5:
+            shifted += (x + 0.5, y + 0.5, float(v))
+        else:
+            return None
+    return shifted
 
 
 def _box_error(box: Any, height: int, width: int) -> str | None:

@@ -69,6 +69,7 @@ def build_coco_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEva
         # COCO counts the best 100 boxes; more only where the config lets the model give more.
         max_dets_per_image=max(100, cfg.TEST.DETECTIONS_PER_IMAGE),
         kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+        backend=cfg.TEST.COCO_BACKEND,
     )
     return evaluator if evaluator.metrics else None
 

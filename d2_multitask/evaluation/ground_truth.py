@@ -40,7 +40,8 @@ def coco_ground_truth(
     Returns:
         COCO's format: ``images``, ``categories`` and, if the data set has object labels,
         ``annotations``, each with an ``id`` from 1 on (COCO's metric takes a match with object 0
-        for no match), ``area``, ``iscrowd``, ``keypoints`` and ``num_keypoints``.
+        for no match), ``area``, ``iscrowd``, ``keypoints`` and ``num_keypoints``; with
+        ``segmentation`` where there is a mask.
 
     Raises:
         ValueError: the data set cannot be read.
@@ -96,7 +97,29 @@ def _checked_annotations(content: Mapping[str, Any], metadata: Metadata) -> list
                 "keypoints": _pixel_indices(label.get("keypoints", [])),
             }
         )
+        if "segmentation" in label:
+            annotations[-1]["segmentation"] = label["segmentation"]
     return annotations
+
+
+def mask_ground_truth(ground_truth: CocoDict) -> CocoDict:
+    """Labels for mask AP: where an object has no mask, its box becomes a region to ignore.
+
+    Args:
+        ground_truth: from `coco_ground_truth`.
+
+    Returns:
+        A copy whose every annotation has a ``segmentation``.
+    """
+    annotations = []
+    for annotation in ground_truth["annotations"]:
+        annotation = dict(annotation)
+        if not annotation.get("segmentation"):
+            x, y, w, h = annotation["bbox"]
+            corners = [x, y, x, y + h, x + w, y + h, x + w, y]
+            annotation.update(segmentation=[corners], iscrowd=1)
+        annotations.append(annotation)
+    return {**ground_truth, "annotations": annotations}
 
 
 def _pixel_indices(keypoints: list[float]) -> list[float]:
