@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -80,3 +81,6 @@ def real_data() -> Path | None:
 
 
 needs_real_data = pytest.mark.skipif(real_data() is None, reason="no real data on this machine")
+needs_hotcoco = pytest.mark.skipif(
+    importlib.util.find_spec("hotcoco") is None, reason="hotcoco is not installed"
+)

@@ -61,9 +61,10 @@ class ObjectReader:
             where: names the file and the annotation, for messages.
 
         Returns:
-            Detectron2's dict with ``bbox`` (x, y, w, h), ``bbox_mode``, ``category_id`` and
-            ``iscrowd``; ``segmentation`` and ``keypoints`` if labelled and usable. ``None`` if not
-            even a box is left.
+            Detectron2's dict with ``bbox`` (x, y, w, h), ``bbox_mode``, ``category_id``,
+            ``iscrowd`` and ``area`` (pixels, the mask's if the file says it, which COCO's metric
+            wants); ``segmentation`` and ``keypoints`` if labelled and usable. ``None`` if not even
+            a box is left.
         """
         segmentation = self._read_mask(annotation.get("segmentation"), height, width, where)
         box = self._read_box(annotation.get("bbox"), segmentation, height, width, where)
@@ -87,6 +88,7 @@ class ObjectReader:
             "bbox_mode": BoxMode.XYWH_ABS,
             "category_id": category,
             "iscrowd": int(crowd),
+            "area": _area(annotation.get("area"), box),
         }
         if segmentation is not None:
             result["segmentation"] = segmentation
@@ -180,9 +182,14 @@ class ObjectReader:
         self.problems.append(Problem(kind, where, details))
 
 
-def _plain_keypoints(
-    keypoints: Any, expected: int, height: int, width: int
-) -> list[float] | None:
+def _area(area: Any, box: list[float]) -> float:
+    """The labelled area (of the mask, if there is one), or else the box's; pixels."""
+    if isinstance(area, int | float) and 0 < area < math.inf:
+        return float(area)
+    return box[2] * box[3]
+
+
+def _plain_keypoints(keypoints: Any, expected: int, height: int, width: int) -> list[float] | None:
     """Joints without any fault in continuous coordinates; ``None`` if a closer look is needed.
 
     Nearly all are: for one object, this is several times faster than arrays.

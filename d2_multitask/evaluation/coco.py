@@ -7,6 +7,7 @@ no keypoint AP.
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import json
 import logging
@@ -82,22 +83,24 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
             ImportError: the backend is not installed.
         """
         self.backend = choose_backend(backend)
-        ground_truth = coco_ground_truth(dataset_name, records)
         self._dataset_name = dataset_name
         self._num_not_finite = 0
-        with _as_coco_dataset(dataset_name, "annotations" in ground_truth) as name:
-            super().__init__(
-                name,
-                self._labelled_metrics(metrics, ground_truth, kpt_oks_sigmas),
-                distributed,
-                output_dir=None,  # the files are written here, see _eval_predictions
-                max_dets_per_image=max_dets_per_image,
-                use_fast_impl=False,
-                kpt_oks_sigmas=list(kpt_oks_sigmas),
-            )
         self._prediction_folder = output_dir
-        self._coco_api = as_coco(ground_truth)
-        self._backend = BACKENDS[self.backend](ground_truth) if self._do_evaluation else None
+        with _without_garbage_collection():
+            ground_truth = coco_ground_truth(dataset_name, records)
+            labelled_metrics = self._labelled_metrics(metrics, ground_truth, kpt_oks_sigmas)
+            with _as_coco_dataset(dataset_name, "annotations" in ground_truth) as name:
+                super().__init__(
+                    name,
+                    labelled_metrics,
+                    distributed,
+                    output_dir=None,  # the files are written here, see _eval_predictions
+                    max_dets_per_image=max_dets_per_image,
+                    use_fast_impl=False,  # the backend decides
+                    kpt_oks_sigmas=list(kpt_oks_sigmas),
+                )
+            self._coco_api = as_coco(ground_truth)
+            self._backend = BACKENDS[self.backend](ground_truth) if self._do_evaluation else None
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -185,6 +188,12 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
         self, predictions: list[dict[str, Any]], img_ids: list[Any] | None = None
     ) -> None:
         """As in Detectron2: write the files, then score; with our backend and faster writers."""
+        with _without_garbage_collection():
+            self._write_and_score(predictions, img_ids)
+
+    def _write_and_score(
+        self, predictions: list[dict[str, Any]], img_ids: list[Any] | None
+    ) -> None:
         contiguous_ids = self._metadata.get("thing_dataset_id_to_contiguous_id")
         found = itertools.chain.from_iterable(image["instances"] for image in predictions)
         results = with_category_ids(list(found), contiguous_ids)
@@ -243,6 +252,21 @@ def _as_coco_dataset(dataset_name: str, labelled: bool) -> Iterator[str]:
             json.dump(content, file)
         with temporary_dataset(dataset_name, [], json_file=json_file) as name:
             yield name
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """No search for reference cycles while very many small objects are made, none of them cyclic.
+
+    It is repeated as objects become more, and would take a large part of the evaluation's time.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _finite_rows(instances: Instances) -> Tensor:

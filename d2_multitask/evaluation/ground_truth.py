@@ -1,10 +1,10 @@
 """The labels of a data set as COCO's metric wants them, whatever the file or registration left out.
 
-A data set with a COCO file (metadata ``json_file``) is scored against that file, whose ``area`` no
-registered dict keeps. Its annotations are read by the same rules as for training
-(`d2_multitask.data.coco_objects`), so that what training leaves out is left out here and what it
-ignores is ignored. The problems are in the data report already and are not reported again.
-Other data sets are scored against their registered dicts.
+A data set is scored against its registered dicts. Our own loader's have all that is needed. Other
+loaders of COCO files (metadata ``json_file``) leave out ``area``, so the file is read once more, by
+the same rules as for training (`d2_multitask.data.coco_objects`). Either way, what training leaves
+out is left out here and what it ignores is ignored. The problems are in the data report already
+and are not reported again.
 
 Coordinates are COCO's: boxes (x, y, w, h) in continuous pixels, joints as pixel indices.
 """
@@ -20,6 +20,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
+from detectron2.structures import BoxMode
 
 from d2_multitask.data.catalog import load_dataset
 from d2_multitask.data.coco_json import read_json
@@ -50,7 +51,9 @@ def coco_ground_truth(
         records = load_dataset(dataset_name)  # checks the file, and publishes the metadata
     metadata = MetadataCatalog.get(dataset_name)
     labelled = any("annotations" in record for record in records)
-    if metadata.get("json_file"):
+    if labelled and _has_areas(records):
+        ground_truth = _from_records(records, metadata)
+    elif metadata.get("json_file"):
         ground_truth = _from_file(metadata)
     else:
         # Detectron2's conversion shifts the joints of the dicts that it is given.
@@ -63,6 +66,32 @@ def coco_ground_truth(
     return ground_truth
 
 
+def _has_areas(records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the dicts are our loader's (`d2_multitask.data.coco_format`), or as good."""
+    return all(
+        "area" in label and label["bbox_mode"] == BoxMode.XYWH_ABS
+        for record in records
+        for label in record.get("annotations", ())
+    )
+
+
+def _from_records(records: Sequence[Mapping[str, Any]], metadata: Metadata) -> CocoDict:
+    category_ids = _category_ids(metadata)
+    fields = {"image_id": "id", "file_name": "file_name", "height": "height", "width": "width"}
+    return {
+        "images": [{name: record[field] for field, name in fields.items()} for record in records],
+        "categories": [
+            {"id": category_id, "name": metadata.thing_classes[number]}
+            for number, category_id in category_ids.items()
+        ],
+        "annotations": [
+            _annotation(label, record["image_id"], category_ids)
+            for record in records
+            for label in record.get("annotations", ())
+        ],
+    }
+
+
 def _from_file(metadata: Metadata) -> CocoDict:
     content = read_json(metadata.json_file)
     if "annotations" in content:
@@ -70,10 +99,10 @@ def _from_file(metadata: Metadata) -> CocoDict:
     return content
 
 
-def _checked_annotations(content: Mapping[str, Any], metadata: Metadata) -> list[dict[str, Any]]:
+def _checked_annotations(content: Mapping[str, Any], metadata: Metadata) -> list[CocoDict]:
     """The annotations that training keeps, in COCO's coordinates."""
+    category_ids = _category_ids(metadata)
     contiguous_ids = metadata.thing_dataset_id_to_contiguous_id
-    category_ids = {contiguous: known for known, contiguous in contiguous_ids.items()}
     reader = ObjectReader(contiguous_ids, len(metadata.get("keypoint_names") or ()))
     images = {image["id"]: image for image in content["images"]}
     annotations, known = [], {}
@@ -85,21 +114,34 @@ def _checked_annotations(content: Mapping[str, Any], metadata: Metadata) -> list
         if image is None or listed_twice:
             continue
         label = reader.read(raw, int(image["height"]), int(image["width"]), "")
-        if label is None:
-            continue
-        annotations.append(
-            {
-                "image_id": image["id"],
-                "category_id": category_ids[label["category_id"]],
-                "bbox": label["bbox"],
-                "area": raw.get("area"),
-                "iscrowd": label["iscrowd"],
-                "keypoints": _pixel_indices(label.get("keypoints", [])),
-            }
-        )
-        if "segmentation" in label:
-            annotations[-1]["segmentation"] = label["segmentation"]
+        if label is not None:
+            annotations.append(_annotation(label, image["id"], category_ids))
     return annotations
+
+
+def _category_ids(metadata: Metadata) -> dict[int, Any]:
+    """Class number -> category id; the numbers themselves where the data set has no others."""
+    contiguous_ids = metadata.get("thing_dataset_id_to_contiguous_id")
+    if contiguous_ids is None:
+        return {number: number for number in range(len(metadata.thing_classes))}
+    return {number: category_id for category_id, number in contiguous_ids.items()}
+
+
+def _annotation(
+    label: Mapping[str, Any], image_id: Any, category_ids: Mapping[int, Any]
+) -> CocoDict:
+    """A label in Detectron2's format, box (x, y, w, h), in COCO's."""
+    annotation = {
+        "image_id": image_id,
+        "category_id": category_ids[label["category_id"]],
+        "bbox": label["bbox"],
+        "area": label["area"],
+        "iscrowd": label.get("iscrowd", 0),
+        "keypoints": _pixel_indices(label.get("keypoints", [])),
+    }
+    if "segmentation" in label:
+        annotation["segmentation"] = label["segmentation"]
+    return annotation
 
 
 def mask_ground_truth(ground_truth: CocoDict) -> CocoDict:

@@ -36,6 +36,7 @@ def test_loads_boxes_masks_joints_and_crowds(load, coco, tmp_path):
         "bbox_mode": BoxMode.XYWH_ABS,
         "category_id": 0,
         "iscrowd": 0,
+        "area": 128,
         "segmentation": [[4, 2, 12, 2, 12, 18, 4, 18]],
         "keypoints": [8.5, 4.5, 2, 10.5, 9.5, 1, 0, 0, 0],
     }
@@ -56,6 +57,8 @@ def test_agrees_with_detectron2_on_good_data(load, coco, write_coco, tmp_path):
             for joint in range(2, len(theirs_.get("keypoints", ())), 3):
                 if theirs_["keypoints"][joint] == 0:  # theirs shifts joints that are not there
                     theirs_["keypoints"][joint - 2 : joint] = [0, 0]
+            width, height = ours_["bbox"][2:]
+            assert ours_.pop("area") == width * height  # the file has none
             assert ours_ == theirs_
         our_image.pop("sem_seg_from_annotations")
         assert our_image == their_image
@@ -111,7 +114,7 @@ def _edit(coco, field, **values):
         pytest.param(
             {"bbox": [-6, 2, 18, 30]},
             coco_objects.BOX_CLIPPED,
-            {"bbox": [0, 2, 12, 22]},
+            {"bbox": [0, 2, 12, 22], "area": 264},
             id="box reaches outside",
         ),
         pytest.param(
@@ -179,6 +182,7 @@ def test_what_is_wrong_with_a_part_costs_that_part(load, coco, values, kind, lab
         "bbox_mode": BoxMode.XYWH_ABS,
         "category_id": 0,
         "iscrowd": 0,
+        "area": 128,
         "segmentation": [[4, 2, 12, 2, 12, 18, 4, 18]],
         "keypoints": [8.5, 4.5, 2, 10.5, 9.5, 1, 0, 0, 0],
     }
