@@ -9,7 +9,7 @@ Letters: n points, f fragments. Coordinates are continuous pixels (x, y).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,7 +161,7 @@ def walk_segments(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def draw_points(canvas: np.ndarray, xy: np.ndarray, value: int) -> None:
-    """Set the pixels of (n, 2) points in ``canvas`` (H, W), in place; points outside are left out."""
+    """Set the pixels of (n, 2) points in ``canvas`` (H, W), in place, as far as they are inside."""
     columns, rows, _ = _pixels(xy, *canvas.shape)
     canvas[rows, columns] = value
 

@@ -10,9 +10,7 @@ import numpy as np
 from d2_multitask.data.masks import MaskError, decode, to_rle
 from d2_multitask.data.report import DATA_REPORT, ProblemReport
 
-SEGMENT_NOT_DECODED = (
-    "mask of a label map that cannot be decoded, its pixels are not labelled by it"
-)
+SEGMENT_NOT_DECODED = "mask of a label map that cannot be decoded, left out of the map"
 
 
 def paint_segments(

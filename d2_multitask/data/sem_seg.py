@@ -36,8 +36,8 @@ def load_sem_seg(
     """The semantic map of one image, wherever the dict says that it comes from.
 
     Args:
-        dataset_dict: Detectron2's dict, with ``sem_seg_file_name``, ``sem_seg_segments`` (masks with
-            contiguous class ids, painted in their order over ``ignore_value``) or
+        dataset_dict: Detectron2's dict, with ``sem_seg_file_name``, ``sem_seg_segments`` (masks
+            with contiguous class ids, painted in their order over ``ignore_value``) or
             ``sem_seg_from_annotations``.
         height: of the image.
         width: of the image.
