@@ -55,11 +55,17 @@ def paint_segments(
 
 
 def decode_or_report(
-    segmentation: Any, height: int, width: int, report: ProblemReport, where: str
+    segmentation: Any,
+    height: int,
+    width: int,
+    report: ProblemReport,
+    where: str,
+    *,
+    allow_empty: bool = False,
 ) -> np.ndarray | None:
     """A mask (H, W) bool; ``None``, and counted, if it cannot be used."""
     try:
-        return decode(to_rle(segmentation, height, width))
+        return decode(to_rle(segmentation, height, width, allow_empty=allow_empty))
     except MaskError as error:
         report.add(SEGMENT_NOT_DECODED, where, str(error))
         return None

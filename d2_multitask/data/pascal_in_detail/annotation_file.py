@@ -119,7 +119,7 @@ def as_chains(indices: Any) -> Any:
     """
     if not isinstance(indices, list):
         return indices
-    if indices and not any(isinstance(chain, list) for chain in indices):
+    if indices and not any(isinstance(chain, list | np.ndarray) for chain in indices):
         indices = [indices]
     try:
         chains = [np.asarray(chain).reshape(-1) for chain in indices]

@@ -116,9 +116,8 @@ def index_base(chains: Mapping[int, list[np.ndarray]], records: Mapping[int, Rec
 def boundary_hits(indices: np.ndarray, record: Mapping[str, Any]) -> np.ndarray:
     """How many indices (n,) are pixels of the boundary mask if they count from 0, and from 1."""
     try:
-        mask = decode(
-            to_rle(record["boundary_segmentation"], record["height"], record["width"])
-        ).ravel(order="F")
+        size = record["height"], record["width"]
+        mask = decode(to_rle(record["boundary_segmentation"], *size)).ravel(order="F")
     except MaskError:
         return np.zeros(2, dtype=np.int64)
     hits = []

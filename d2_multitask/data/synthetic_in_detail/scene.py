@@ -151,7 +151,6 @@ def _place_things(streams: SceneStreams, layout: Layout, config: SceneConfig) ->
         ground = min(max(ground, 0.5 * layout.height), 1.02 * layout.height)
         name = tuple(THINGS)[rng.weighted(_CLASS_WEIGHTS)]
         placed.append(_Placed(name, Spot(number, x, ground, scale)))
-    # People's ground is kept above the lower edge; order by it as well as by size.
     return sorted(placed, key=lambda item: item.spot.scale)
 
 

@@ -13,7 +13,13 @@ import numpy as np
 from d2_multitask.data.synthetic_in_detail.labels import STUFF_CODE
 from d2_multitask.data.synthetic_people.background import value_noise
 from d2_multitask.data.synthetic_people.canvas import NOBODY, Canvas, Cone, Light, Material, Stamp
-from d2_multitask.data.synthetic_people.outfit import Colour, jitter, random_cloth
+from d2_multitask.data.synthetic_people.outfit import (
+    Colour,
+    jitter,
+    random_cloth,
+    random_material,
+    scaled,
+)
 from d2_multitask.data.synthetic_people.random_stream import RandomStream
 
 # Colours between which the texture of a class varies, and the size of its grain in pixels.
@@ -31,6 +37,10 @@ _LOOKS: dict[str, tuple[tuple[tuple[Colour, Colour], ...], tuple[float, float]]]
 _LEAVES: tuple[Colour, ...] = ((40, 88, 40), (62, 104, 44), (34, 72, 50))
 _BARK: tuple[Colour, ...] = ((84, 60, 42), (70, 54, 44))
 _BRICKS: tuple[Colour, ...] = ((172, 92, 70), (190, 150, 120), (150, 120, 110), (200, 180, 150))
+
+
+# With this, 13 % of the pixels have no label, as in the data set.
+_UNLABELLED_PROBABILITY = 0.8
 
 
 def _stamp(name: str) -> Stamp:
@@ -176,3 +186,15 @@ def paint_stuff(rng: RandomStream, canvas: Canvas, light: Light, horizon: float)
         horizon: row where the ground begins in the open air.
     """
     _KINDS[rng.weighted((0.3, 0.15, 0.25, 0.3))](rng, canvas, light, float(int(horizon)))
+    if rng.chance(_UNLABELLED_PROBABILITY):
+        _unlabelled(rng, canvas)
+
+
+def _unlabelled(rng: RandomStream, canvas: Canvas) -> None:
+    """A carpet, a placard, a stage: something that is none of the classes."""
+    width, height = rng.uniform(0.3, 0.8) * canvas.width, rng.uniform(0.15, 0.4) * canvas.height
+    left = rng.uniform(-0.1, 0.9) * canvas.width
+    top = rng.uniform(0.0, 0.75) * canvas.height
+    cloth = random_material(rng, plain=0.5)
+    cloth = scaled(cloth, canvas.height)
+    canvas.paint_box(left, top, left + width, top + height, cloth, stamp=Stamp(NOBODY, 0))

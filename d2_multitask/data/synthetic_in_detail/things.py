@@ -74,6 +74,7 @@ def car(rng: RandomStream, brush: Brush, x: float, y: float, scale: float) -> No
         Cone(x - 0.66 * half, middle - radius, 4, x - 0.42 * half, roof, 0.13 * height),
         Cone(x + 0.66 * half, middle - radius, 4, x + 0.42 * half, roof, 0.13 * height),
     )
+    brush.box(side, paint, x - 0.5 * half, roof, x + 0.5 * half, middle)
     glass = jitter(rng, (150, 190, 215), 15.0)
     for left, right in ((-0.46, -0.04), (0.04, 0.46)):
         top = roof + 0.02 * height
