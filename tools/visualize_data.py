@@ -10,7 +10,8 @@
 
 Solid joints are visible, rings are labelled but occluded; grey stripes are pixels that nothing is
 learnt from. Data sets with human parts, boundaries, occlusion or image labels get a strip: parts in
-colours, boundaries in white, arrows towards the object in front, names of classes. One picture an image is written to --output, and a contact sheet of all of them.
+colours, boundaries in white, arrows towards the object in front, names of classes. One picture an
+image is written to --output, and a contact sheet of all of them.
 """
 
 from __future__ import annotations
