@@ -78,7 +78,7 @@ def add_joints(file: AnnotationFile, records: Mapping[int, Record]) -> MatchCoun
         record = records.get(entry["image_id"])
         if record is None:
             continue
-        skeleton = _read_skeleton(entry, record, where, reader)
+        skeleton = _read_skeleton(entry, record, f"{file.path}: {where}", reader)
         if skeleton is not None:
             skeletons.setdefault(entry["image_id"], []).append(skeleton)
     counts = MatchCounts()

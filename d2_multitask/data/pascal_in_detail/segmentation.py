@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import pycocotools.mask as mask_util
-
 from d2_multitask.data.coco_objects import ObjectReader
+from d2_multitask.data.masks import to_rle
 from d2_multitask.data.pascal_in_detail.annotation_file import AnnotationFile
 from d2_multitask.data.pascal_in_detail.names import (
     IGNORE_LABEL,
@@ -110,7 +109,8 @@ def _add_instance(
         for key in ("bbox", "segmentation", "iscrowd", "category_id")
         if entry.get(key) is not None
     }
-    instance = reader.read(given, record["height"], record["width"], where)
+    place = f"{file.path}: {where}"
+    instance = reader.read(given, record["height"], record["width"], place)
     if instance is None:
         return None
     instance["annotation_id"] = entry.get("id")
@@ -192,4 +192,6 @@ def _parts_of_person(
 
 def _box_mask(box: list[float], record: Mapping[str, Any]) -> dict[str, Any]:
     """A box as a run-length mask."""
-    return mask_util.frPyObjects([box], record["height"], record["width"])[0]
+    x, y, w, h = box
+    corners = [x, y, x + w, y, x + w, y + h, x, y + h]
+    return to_rle([corners], record["height"], record["width"])
