@@ -32,7 +32,8 @@ DRAWN_PARTS: dict[str, tuple[str, ...]] = {
     "bottle": ("body", "cap"),
     "car": ("door", "headlight", "leftside", "rightside", "wheel", "window"),
     "chair": (),
-    "dog": ("head", "lbleg", "lear", "lfleg", "muzzle", "neck", "rbleg", "rfleg", "tail", "torso"),
+    "dog": ("head", "lbleg", "lear", "lfleg", "muzzle", "neck", "rbleg", "rear", "rfleg", "tail")
+    + ("torso",),
     "pottedplant": ("plant", "pot"),
     "tvmonitor": ("framescreen", "frame"),
 }
