@@ -40,6 +40,7 @@ from d2_multitask.engine.coco_results import CocoResults, image_ids, known_image
 from d2_multitask.engine.media import VideoReader, VideoWriter, find_media
 from d2_multitask.engine.predictor import MultitaskPredictor, chosen_tasks
 from d2_multitask.engine.setup import fall_back_to_cpu
+from d2_multitask.visualization.dense import draw_dense
 from d2_multitask.visualization.grid import contact_sheet, fit, side_by_side
 from d2_multitask.visualization.metadata import cfg_metadata, dataset_metadata
 from d2_multitask.visualization.predictions import (
@@ -153,6 +154,9 @@ class Predictions:
             # Without a box head, boxes are no more than the hull of the joints.
             draw_boxes="det" in self.tasks or "pose" not in self.tasks,
         )
+        dense = draw_dense(rgb, result, self.metadata)
+        if dense:
+            overlay = side_by_side([overlay, *dense.values()], cell_width=overlay.shape[1])
         if self.args.side_by_side:
             overlay = side_by_side([rgb, overlay], cell_width=overlay.shape[1])
         if self.args.contact_sheet and len(self.sheet) < MAX_SHEET_PICTURES:

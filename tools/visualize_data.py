@@ -9,7 +9,9 @@
          targets      what each head learns from that: heatmaps and label maps over the image
 
 Solid joints are visible, rings are labelled but occluded; grey stripes are pixels that nothing is
-learnt from. One picture an image is written to --output, and a contact sheet of all of them.
+learnt from. Data sets with human parts, boundaries, occlusion or image labels get a strip: parts in
+colours, boundaries in white, arrows towards the object in front, names of classes. One picture an
+image is written to --output, and a contact sheet of all of them.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Any
 import cv2
 import numpy as np
 from detectron2.config import CfgNode
+from detectron2.data import Metadata
 from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
@@ -32,9 +35,16 @@ from d2_multitask.config import load_config
 from d2_multitask.data.catalog import load_dataset, loaded_metadata
 from d2_multitask.data.from_config import register_datasets
 from d2_multitask.data.image_reading import read_image
+from d2_multitask.data.label_maps import (
+    boundary_map,
+    image_label_vector,
+    occlusion_map,
+    part_seg_map,
+)
 from d2_multitask.data.mapper import MultitaskDatasetMapper
 from d2_multitask.data.report import DATA_REPORT
 from d2_multitask.data.sem_seg import load_sem_seg
+from d2_multitask.visualization.dense import draw_dense
 from d2_multitask.visualization.grid import contact_sheet, side_by_side
 from d2_multitask.visualization.metadata import picture_metadata
 from d2_multitask.visualization.targets import (
@@ -97,7 +107,7 @@ def annotation_pictures(cfg: CfgNode, dicts: list[dict[str, Any]]) -> Iterator[n
         expected = (height, width) if height and width else None
         image = read_image(dataset_dict["file_name"], "RGB", expected)
         sem_seg = None
-        if "sem_seg_file_name" in dataset_dict:
+        if "sem_seg_file_name" in dataset_dict or "sem_seg_segments" in dataset_dict:
             node = cfg.MODEL.SEM_SEG_HEAD
             sem_seg = load_sem_seg(
                 dataset_dict,
@@ -105,7 +115,30 @@ def annotation_pictures(cfg: CfgNode, dicts: list[dict[str, Any]]) -> Iterator[n
                 num_classes=node.NUM_CLASSES,
                 ignore_value=node.IGNORE_VALUE,
             )
-        yield draw_dataset_dict(image, dataset_dict, metadata, sem_seg=sem_seg)
+        picture = draw_dataset_dict(image, dataset_dict, metadata, sem_seg=sem_seg)
+        yield with_dense(picture, image, whole_image_labels(dataset_dict), metadata)
+
+
+def whole_image_labels(dataset_dict: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Parts, boundaries, occlusion and classes of one image, as far as it is labelled."""
+    makers = {
+        "part_seg": part_seg_map,
+        "boundary": boundary_map,
+        "occlusion": occlusion_map,
+        "image_labels": image_label_vector,
+    }
+    maps = {name: make(dataset_dict) for name, make in makers.items()}
+    return {name: values for name, values in maps.items() if values is not None}
+
+
+def with_dense(
+    picture: np.ndarray, image: np.ndarray, entry: dict[str, Any], metadata: Metadata
+) -> np.ndarray:
+    """The picture alone, or beside those of the labels that cover the whole image."""
+    dense = draw_dense(image, entry, metadata)
+    if not dense:
+        return picture
+    return side_by_side([picture, *dense.values()], ["objects", *dense], cell_width=CELL)
 
 
 def mapped_inputs(cfg: CfgNode, dicts: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -117,12 +150,14 @@ def mapped_inputs(cfg: CfgNode, dicts: list[dict[str, Any]]) -> Iterator[dict[st
 
 
 def mapper_picture(cfg: CfgNode, mapped: dict[str, Any]) -> np.ndarray:
-    return draw_labels(
+    metadata = picture_metadata(loaded_metadata(cfg.DATASETS.TRAIN[0]))
+    picture = draw_labels(
         mapped,
-        picture_metadata(loaded_metadata(cfg.DATASETS.TRAIN[0])),
+        metadata,
         input_format=cfg.INPUT.FORMAT,
         ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
     )
+    return with_dense(picture, rgb_image(mapped, cfg.INPUT.FORMAT), mapped, metadata)
 
 
 def target_pictures(cfg: CfgNode, dicts: list[dict[str, Any]]) -> Iterator[np.ndarray]:
@@ -159,7 +194,8 @@ def run(args: argparse.Namespace) -> int:
     DATA_REPORT.log_totals()
     if not pictures:
         raise ValueError("none of the chosen images can be drawn; see the warnings above")
-    is_strip = args.source == "targets"
+    is_strip = any(picture.shape[1] > 3 * picture.shape[0] for picture in pictures)
+    is_strip |= args.source == "targets"
     sheet = contact_sheet(
         pictures,
         columns=1 if is_strip else None,

@@ -22,7 +22,9 @@ class MaskError(ValueError):
     """A mask that cannot be used; says what was found and what was expected."""
 
 
-def clean_segmentation(segmentation: Any, height: int, width: int) -> Segmentation:
+def clean_segmentation(
+    segmentation: Any, height: int, width: int, *, allow_empty: bool = False
+) -> Segmentation:
     """Check a COCO mask.
 
     Args:
@@ -30,6 +32,7 @@ def clean_segmentation(segmentation: Any, height: int, width: int) -> Segmentati
             ``size`` (h, w) and ``counts`` (text, bytes, or a list of run lengths).
         height: of the image.
         width: of the image.
+        allow_empty: an RLE without any pixel is a mask, too.
 
     Returns:
         Polygons without those of fewer than three points, which enclose nothing; or a compressed
@@ -39,7 +42,7 @@ def clean_segmentation(segmentation: Any, height: int, width: int) -> Segmentati
         MaskError: anything else is wrong, or nothing is left.
     """
     if isinstance(segmentation, dict):
-        return _clean_rle(segmentation, height, width)
+        return _clean_rle(segmentation, height, width, allow_empty)
     if not isinstance(segmentation, list | tuple):
         raise MaskError(
             f"found {type(segmentation).__name__}, expected a list of polygons or an RLE dict"
@@ -50,13 +53,15 @@ def clean_segmentation(segmentation: Any, height: int, width: int) -> Segmentati
     return polygons
 
 
-def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """One compressed RLE for a mask, checked.
+def to_rle(
+    segmentation: Any, height: int, width: int, *, allow_empty: bool = False
+) -> dict[str, Any]:
+    """One compressed RLE for a mask, checked as in ``clean_segmentation``.
 
     Raises:
         MaskError: the mask cannot be used.
     """
-    cleaned = clean_segmentation(segmentation, height, width)
+    cleaned = clean_segmentation(segmentation, height, width, allow_empty=allow_empty)
     if isinstance(cleaned, dict):
         return cleaned
     polygons = [list(map(float, p)) for p in cleaned]
@@ -109,7 +114,7 @@ def rle_run_lengths(counts: str | bytes) -> np.ndarray:
     return runs
 
 
-def _clean_rle(rle: dict[str, Any], height: int, width: int) -> dict[str, Any]:
+def _clean_rle(rle: dict[str, Any], height: int, width: int, allow_empty: bool) -> dict[str, Any]:
     size, counts = rle.get("size"), rle.get("counts")
     if not isinstance(size, list | tuple) or list(size) != [height, width]:
         raise MaskError(f"found an RLE of size {size}, expected {[height, width]} (height, width)")
@@ -122,7 +127,7 @@ def _clean_rle(rle: dict[str, Any], height: int, width: int) -> dict[str, Any]:
             f"found RLE counts for {runs.sum()} pixels, expected {height * width} "
             "and no negative number"
         )
-    if runs[1::2].sum() == 0:
+    if runs[1::2].sum() == 0 and not allow_empty:
         raise MaskError("found an RLE without any pixel")
     if isinstance(counts, str | bytes):
         return {"size": [height, width], "counts": counts}

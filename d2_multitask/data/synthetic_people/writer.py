@@ -15,14 +15,9 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
 import re
-import signal
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -39,6 +34,7 @@ from d2_multitask.data.synthetic_people.labels import (
     SEM_SEG_NAMES,
     SKELETON,
 )
+from d2_multitask.data.synthetic_people.parallel import map_unordered
 from d2_multitask.data.synthetic_people.scene import draw_scene
 from d2_multitask.data.synthetic_people.scene_config import SceneConfig
 
@@ -216,7 +212,9 @@ def _draw_all(
     """All entries ``images`` and ``annotations`` of the JSON, in the order of the images."""
     drawn: dict[int, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
     progress(0, work.num_images)
-    for index, image, labels in _results(work, num_workers):
+    for index, image, labels in map_unordered(
+        partial(_draw_one, work), work.num_images, num_workers
+    ):
         drawn[index] = (image, labels)
         progress(len(drawn), work.num_images)
     images, annotations = [], []
@@ -227,33 +225,6 @@ def _draw_all(
             identity = {"id": len(annotations) + 1, "image_id": image["id"]}
             annotations.append({**identity, **label})
     return images, annotations
-
-
-def _results(
-    work: _Split, num_workers: int
-) -> Iterator[tuple[int, dict[str, Any], list[dict[str, Any]]]]:
-    """Draw the images, in this process or in several, in any order."""
-    draw = partial(_draw_one, work)
-    if num_workers == 1:
-        yield from map(draw, range(work.num_images))
-        return
-    # Forked processes need not import everything again; it is safe on Linux only.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with context.Pool(num_workers, _start_worker, (os.getpid(),)) as pool:
-        yield from pool.imap_unordered(draw, range(work.num_images), chunksize=4)
-
-
-def _start_worker(parent: int) -> None:
-    """Leave interrupts to the parent, and end with it, even if it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    def end_with_parent() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _write_json(

@@ -1,0 +1,87 @@
+"""Look at PASCAL in Detail's annotation file, or convert it for other tools.
+
+    python datasets/prepare_pascal_in_detail.py validate trainval_merged.json
+    python datasets/prepare_pascal_in_detail.py validate FILE --images VOCdevkit/VOC2010/JPEGImages
+    python datasets/prepare_pascal_in_detail.py convert FILE --output FOLDER
+
+validate prints what the file holds and where it differs from what is known of the data set.
+convert writes COCO JSON (instances; people with joints) and PNG maps (semantic classes, human
+parts, boundaries). Training needs neither: the file is read as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+try:
+    import d2_multitask  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "d2_multitask":
+        raise
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # not installed: use this clone
+
+from detectron2.utils.logger import setup_logger
+
+from d2_multitask.data.pascal_in_detail.convert import convert_file
+from d2_multitask.data.pascal_in_detail.validate import validate_file
+from d2_multitask.data.report import DATA_REPORT
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    validate = commands.add_parser("validate", help="print a report on a file")
+    validate.add_argument("file", type=Path)
+    validate.add_argument("--images", type=Path, help="folder of the images, to find missing ones")
+    convert = commands.add_parser("convert", help="write COCO JSON and PNG maps")
+    convert.add_argument("file", type=Path)
+    convert.add_argument("--output", type=Path, required=True)
+    convert.add_argument("--phases", nargs="+", default=[], help="default: all of the file")
+    convert.add_argument("--no-maps", action="store_true", help="write the JSON files only")
+    return parser.parse_args()
+
+
+def convert(arguments: argparse.Namespace) -> None:
+    """Convert, and say how far it is every few seconds."""
+    shown = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal shown
+        if done == total or time.monotonic() - shown >= 5.0:
+            shown = time.monotonic()
+            print(f"{done}/{total} images", flush=True)
+
+    paths = convert_file(
+        arguments.file,
+        arguments.output,
+        arguments.phases,
+        maps=not arguments.no_maps,
+        progress=progress,
+    )
+    DATA_REPORT.log_totals()
+    print("\n".join(map(str, paths)))
+
+
+def main() -> None:
+    """Run, and tell the user's errors without a traceback."""
+    arguments = parse_arguments()
+    setup_logger(name="d2_multitask", abbrev_name="d2_multitask")
+    try:
+        if arguments.command == "validate":
+            print(validate_file(arguments.file, arguments.images))
+        else:
+            convert(arguments)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+
+
+if __name__ == "__main__":
+    main()
