@@ -15,6 +15,7 @@ from detectron2.data import (
 )
 
 from d2_multitask.data.catalog import load_dataset
+from d2_multitask.data.dense_labels import DENSE_TASKS
 from d2_multitask.data.image_reading import ImageReadError, SizeMismatchError, read_image
 from d2_multitask.data.mapper import MultitaskDatasetMapper
 from d2_multitask.data.report import DATA_REPORT, ProblemReport, ReportingLoader
@@ -24,7 +25,19 @@ logger = logging.getLogger(__name__)
 DatasetDicts = list[dict[str, Any]]
 
 NO_LABEL = "image without any label, not used for training"
-EMPTY_IMAGE = "image without objects and without a semantic map, not used for training"
+EMPTY_IMAGE = "image without objects and without a map of labels, not used for training"
+
+# Maps that an image brings of its own, from which it teaches something without any object.
+_MAP_KEYS = (
+    "sem_seg_file_name",
+    "sem_seg_segments",
+    "part_seg_file_name",
+    "part_seg_segments",
+    "boundary_file_name",
+    "boundary_segmentation",
+    "occlusion_fragments",
+    "image_labels",
+)
 
 
 def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
@@ -54,7 +67,7 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
     if not dataset_dicts:
         raise ValueError(
             f"DATASETS.TRAIN: no image of {list(sets)} is left for training, because none has an "
-            "object or a semantic map"
+            "object or a map of labels"
         )
     return dataset_dicts
 
@@ -69,13 +82,13 @@ def filter_images(
     Args:
         dataset_dicts: in Detectron2's format.
         filter_empty: also leave out images that are labelled as having no object (crowds do not
-            count) unless they come with a semantic map of their own. Without it they are kept:
+            count) unless they come with a map of labels of their own. Without it they are kept:
             they teach what background looks like.
         report: where they are counted.
     """
     kept = []
     for record in dataset_dicts:
-        has_map = bool(record.get("sem_seg_file_name"))
+        has_map = any(record.get(key) for key in _MAP_KEYS)
         has_objects = any(not a.get("iscrowd", 0) for a in record.get("annotations", ()))
         if has_map or has_objects or (not filter_empty and "annotations" in record):
             kept.append(record)
@@ -115,7 +128,13 @@ def build_test_loader(
 def _check_names(cfg: CfgNode, names: Sequence[str]) -> None:
     """Names agree between data sets, and their numbers with the network of the asked tasks."""
     tasks = set(cfg.MODEL.TASKS)
-    for key in ("thing_classes", "keypoint_names", "keypoint_flip_map", "stuff_classes"):
+    for key in (
+        "thing_classes",
+        "keypoint_names",
+        "keypoint_flip_map",
+        "stuff_classes",
+        "part_classes",
+    ):
         _check_agreement(key, names)
     if tasks & {"det", "pose"}:
         size = cfg.MODEL.CENTER_HEAD.NUM_CLASSES
@@ -190,6 +209,7 @@ def _check_labels(tasks: Iterable[str], dataset_dicts: DatasetDicts, names: Sequ
         "det": ("objects with boxes", bool(objects)),
         "pose": ("objects with labelled joints", any(any(a.get("keypoints", ())) for a in objects)),
         "seg": ("semantic maps", any(map(_has_sem_seg, dataset_dicts))),
+        **{task: (what, any(map(has, dataset_dicts))) for task, (what, has) in DENSE_TASKS.items()},
     }
     for task in tasks:
         what, there = found.get(task, ("", True))
@@ -201,7 +221,8 @@ def _check_labels(tasks: Iterable[str], dataset_dicts: DatasetDicts, names: Sequ
 
 
 def _has_sem_seg(record: Mapping[str, Any]) -> bool:
-    return bool(record.get("sem_seg_file_name") or record.get("sem_seg_from_annotations"))
+    keys = ("sem_seg_file_name", "sem_seg_segments", "sem_seg_from_annotations")
+    return any(record.get(key) for key in keys)
 
 
 def _as_lists(value: Any) -> Any:

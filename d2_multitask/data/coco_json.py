@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from detectron2.utils.file_io import PathManager
@@ -15,8 +15,14 @@ from d2_multitask.data.report import Problem
 SAME_IMAGE_TWICE = "image listed twice, one entry left out"
 
 
-def read_json(json_file: str) -> dict[str, Any]:
+def read_json(
+    json_file: str, object_hook: Callable[[dict[str, Any]], Any] | None = None
+) -> dict[str, Any]:
     """Read a JSON file that holds one object.
+
+    Args:
+        json_file: its path.
+        object_hook: as for ``json.load``; may make objects smaller while the file is read.
 
     Raises:
         ValueError: the file is missing, broken, or holds something else.
@@ -28,7 +34,7 @@ def read_json(json_file: str) -> dict[str, Any]:
         )
     try:
         with PathManager.open(json_file, "r") as file:
-            content = json.load(file)
+            content = json.load(file, object_hook=object_hook)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{json_file}: found broken JSON: {error}") from error
     if not isinstance(content, dict):

@@ -17,6 +17,7 @@ from detectron2.data.detection_utils import SizeMismatchError, create_keypoint_h
 
 from d2_multitask.data.augmentations import build_augmentations
 from d2_multitask.data.catalog import with_keypoints
+from d2_multitask.data.dense_labels import DenseLabels
 from d2_multitask.data.image_reading import ImageReadError, read_image
 from d2_multitask.data.instances import InstanceBuilder
 from d2_multitask.data.report import DATA_REPORT, PROBLEMS_KEY
@@ -38,6 +39,8 @@ class MultitaskDatasetMapper:
     - ``ignore_mask`` (training; absent if empty): (H, W) bool, crowds and remains of objects that
       were cut off;
     - ``sem_seg`` (training; absent if unlabelled): (H, W) int64, ``ignore_value`` = no label;
+    - ``part_seg``, ``boundary``, ``occlusion``, ``image_labels`` (training; absent if unlabelled or
+    not asked for): see ``DenseLabels``;
     - ``data_problems``: only in worker processes, taken out again by ``ReportingLoader``.
 
     In training, an image that cannot be read or has another size than its labels say is counted and
@@ -54,6 +57,7 @@ class MultitaskDatasetMapper:
         image_format: str = "BGR",
         instance_builder: InstanceBuilder | None = None,
         load_sem_seg: bool = True,
+        dense_labels: DenseLabels | None = None,
         num_sem_seg_classes: int = 2,
         ignore_value: int = 255,
     ) -> None:
@@ -64,6 +68,7 @@ class MultitaskDatasetMapper:
             image_format: channel order, Detectron2's ``INPUT.FORMAT``.
             instance_builder: converts the objects; by default boxes without joints and masks.
             load_sem_seg: give semantic maps; without them no mask needs to be decoded.
+            dense_labels: gives further labels of the whole image; by default none.
             num_sem_seg_classes: ids from here on are unknown.
             ignore_value: id of unlabelled pixels.
         """
@@ -72,6 +77,7 @@ class MultitaskDatasetMapper:
         self.image_format = image_format
         self.instance_builder = instance_builder or InstanceBuilder()
         self.load_sem_seg = load_sem_seg
+        self.dense_labels = dense_labels or DenseLabels(())
         self.num_sem_seg_classes = num_sem_seg_classes
         self.ignore_value = ignore_value
         self._failures_in_row = 0
@@ -84,6 +90,7 @@ class MultitaskDatasetMapper:
             "augmentations": build_augmentations(cfg, is_train),
             "image_format": cfg.INPUT.FORMAT,
             "load_sem_seg": "seg" in cfg.MODEL.TASKS,
+            "dense_labels": DenseLabels.for_tasks(cfg.MODEL.TASKS),
             "num_sem_seg_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         }
@@ -121,6 +128,8 @@ class MultitaskDatasetMapper:
             if sem_seg is not None:
                 result["sem_seg"] = torch.from_numpy(aug_input.sem_seg.astype(np.int64))
             self._add_instances(result, dataset_dict, transforms, original_size, image.shape[:2])
+            sized = {**dataset_dict, "height": original_size[0], "width": original_size[1]}
+            result.update(self.dense_labels(sized, transforms, image.shape[:2]))
         pending = DATA_REPORT.take_pending()
         if pending:
             result[PROBLEMS_KEY] = pending

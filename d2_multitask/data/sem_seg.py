@@ -17,6 +17,7 @@ from detectron2.structures import BoxMode
 from d2_multitask.data.image_reading import ImageReadError, read_label_map
 from d2_multitask.data.masks import MaskError, decode, to_rle
 from d2_multitask.data.report import DATA_REPORT, ProblemReport
+from d2_multitask.data.segments import paint_segments
 
 BAD_MAP = "semantic map that cannot be used, the image is not used for segmentation"
 UNKNOWN_IDS = "semantic map with unknown ids, those pixels are ignored"
@@ -35,7 +36,9 @@ def load_sem_seg(
     """The semantic map of one image, wherever the dict says that it comes from.
 
     Args:
-        dataset_dict: Detectron2's dict, with ``sem_seg_file_name`` or ``sem_seg_from_annotations``.
+        dataset_dict: Detectron2's dict, with ``sem_seg_file_name``, ``sem_seg_segments`` (masks
+            with contiguous class ids, painted in their order over ``ignore_value``) or
+            ``sem_seg_from_annotations``.
         height: of the image.
         width: of the image.
         num_classes: ids from here on are unknown and become ``ignore_value``, counted.
@@ -54,9 +57,13 @@ def load_sem_seg(
         except ImageReadError as error:
             report.add(BAD_MAP, file_name, str(error))
             return None
+    where = str(dataset_dict.get("file_name", "image"))
+    if "sem_seg_segments" in dataset_dict:
+        segments = dataset_dict["sem_seg_segments"]
+        sem_seg = paint_segments(segments, height, width, ignore_value, report=report, where=where)
+        return _ignore_unknown(sem_seg, num_classes, ignore_value, report, where)
     if not dataset_dict.get("sem_seg_from_annotations") or "annotations" not in dataset_dict:
         return None
-    where = str(dataset_dict.get("file_name", "image"))
     sem_seg = sem_seg_from_annotations(
         dataset_dict["annotations"],
         height,
