@@ -2,8 +2,9 @@
 
 The BSDS benchmark (``correspondPixels``) matches by a minimum-cost assignment in which a pixel
 without a partner costs 100 times the largest distance, so no sum of distances ever outweighs one
-more pair: it is a maximum bipartite matching. Here it is computed as such, exactly, by Hopcroft and
-X on the sparse graph of pixels within the distance. BSDS' own code allows each
+more pair: it is a maximum bipartite matching. Here it is computed as such, exactly, on the sparse
+graph of pixels within the distance: pairs by ascending distance, then Dinic's maximum flow for the
+rest. BSDS' own code allows each
 pixel only six randomly drawn ways to stay alone and may therefore miss a pair.
 """
 
