@@ -140,7 +140,9 @@ def _augment(partners: np.ndarray, neighbours: np.ndarray, num_labelled: int) ->
     source, sink = num_predicted + num_labelled, num_predicted + num_labelled + 1
     start, end = pixel, label + num_predicted
     start, end = np.where(used, end, start), np.where(used, start, end)
-    start = np.concatenate([start, np.full(len(free_predicted), source), num_predicted + free_labels])
+    start = np.concatenate(
+        [start, np.full(len(free_predicted), source), num_predicted + free_labels]
+    )
     end = np.concatenate([end, free_predicted, np.full(len(free_labels), sink)])
     ones = np.ones(len(start), dtype=np.int32)
     graph = csr_array((ones, (start.astype(np.int32), end.astype(np.int32))), (sink + 1, sink + 1))

@@ -22,7 +22,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from d2_multitask.evaluation.ground_truth import coco_ground_truth, temporary_dataset
+from d2_multitask.evaluation.ground_truth import CocoDict, coco_ground_truth, temporary_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
         distributed: bool = True,
         max_dets_per_image: int | None = None,
         kpt_oks_sigmas: Sequence[float] = (),
+        ground_truth: CocoDict | None = None,
     ) -> None:
         """
         Args:
@@ -65,11 +66,13 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
             max_dets_per_image: boxes counted per image, best first (COCO: 100). Keypoint AP always
                 counts 20.
             kpt_oks_sigmas: one sigma a joint, empty for COCO's 17.
+            ground_truth: the labels, if they are not to be read from the data set.
 
         Raises:
             ValueError: the labels cannot be read, or there are not as many sigmas as joints.
         """
-        ground_truth = coco_ground_truth(dataset_name, records)
+        if ground_truth is None:
+            ground_truth = coco_ground_truth(dataset_name, records)
         self._dataset_name = dataset_name
         self._num_not_finite = 0
         with _as_coco_dataset(dataset_name, ground_truth) as name:
