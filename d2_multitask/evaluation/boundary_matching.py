@@ -4,8 +4,8 @@ The BSDS benchmark (``correspondPixels``) matches by a minimum-cost assignment i
 without a partner costs 100 times the largest distance, so no sum of distances ever outweighs one
 more pair: it is a maximum bipartite matching. Here it is computed as such, exactly, on the sparse
 graph of pixels within the distance: pairs by ascending distance, then Dinic's maximum flow for the
-rest. BSDS' own code allows each
-pixel only six randomly drawn ways to stay alone and may therefore miss a pair.
+rest. BSDS' own code allows each pixel only six randomly drawn ways to stay alone and may
+therefore miss a pair.
 """
 
 from __future__ import annotations

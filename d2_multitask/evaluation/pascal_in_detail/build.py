@@ -127,7 +127,8 @@ def build_edge_evaluator(cfg: CfgNode, request: EvaluationRequest) -> EdgeEvalua
         OCCLUSION: ("occlusion_fragments",),
     }
     wanted = [task for task in keys if task in request.tasks]
-    if not any([_labelled(request, f"{task} labels", *keys[task]) for task in wanted]):
+    labelled = [task for task in wanted if _labelled(request, f"{task} labels", *keys[task])]
+    if not labelled:
         return None
     node = cfg.TEST.PASCAL_IN_DETAIL
     return EdgeEvaluator(
