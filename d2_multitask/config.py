@@ -12,6 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 
 # Importing the packages registers what their keys configure.
 from d2_multitask.data.from_config import add_data_config
+from d2_multitask.evaluation.pascal_in_detail.config import add_pascal_in_detail_config
 from d2_multitask.heads import TASK_HEAD_REGISTRY
 from d2_multitask.model_configs import get_config_file
 from d2_multitask.modeling import add_backbone_config
@@ -47,6 +48,7 @@ def add_multitask_config(cfg: CfgNode) -> None:
         head.add_config(cfg)
     add_backbone_config(cfg)
     add_data_config(cfg)
+    add_pascal_in_detail_config(cfg)
     _add_solver_config(cfg)
 
 

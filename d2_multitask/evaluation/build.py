@@ -7,15 +7,16 @@ or the labels leave nothing to measure. A new metric is one builder and its name
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
 from detectron2.config import CfgNode
-from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
 from d2_multitask.data.catalog import load_dataset
 from d2_multitask.evaluation.coco import MultitaskCOCOEvaluator
+from d2_multitask.evaluation.pascal_in_detail.build import PASCAL_IN_DETAIL_BUILDERS
+from d2_multitask.evaluation.request import EvaluationRequest
 from d2_multitask.evaluation.sem_seg import MultitaskSemSegEvaluator, has_sem_seg
 
 logger = logging.getLogger(__name__)
@@ -23,27 +24,6 @@ logger = logging.getLogger(__name__)
 # COCO's metric of a task. Without "det" the boxes are only hulls of joints: not measured.
 COCO_METRICS = {"det": "bbox", "pose": "keypoints"}
 SEM_SEG_TASKS = frozenset({"seg"})
-
-
-class EvaluationRequest(NamedTuple):
-    """What is to be evaluated.
-
-    Attributes:
-        dataset_name: registered name.
-        records: the data set's dicts.
-        tasks: names of tasks.
-        output_folder: for predictions.
-    """
-
-    dataset_name: str
-    records: Sequence[dict[str, Any]]
-    tasks: Sequence[str]
-    output_folder: str
-
-    @property
-    def metadata(self) -> Metadata:
-        """The data set's metadata, complete because its dicts are loaded."""
-        return MetadataCatalog.get(self.dataset_name)
 
 
 EvaluatorBuilder = Callable[[CfgNode, EvaluationRequest], DatasetEvaluator | None]
@@ -113,6 +93,7 @@ EVALUATORS: dict[str, tuple[EvaluatorBuilder, ...]] = {
     "multitask_coco": (build_coco_evaluator, build_sem_seg_evaluator),
     "coco": (build_coco_evaluator,),
     "sem_seg": (build_sem_seg_evaluator,),
+    "pascal_in_detail": PASCAL_IN_DETAIL_BUILDERS,
 }
 
 

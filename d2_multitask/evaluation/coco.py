@@ -28,7 +28,7 @@ from d2_multitask.evaluation.coco_predictions import (
     write_instances,
     write_results,
 )
-from d2_multitask.evaluation.ground_truth import coco_ground_truth, temporary_dataset
+from d2_multitask.evaluation.ground_truth import CocoDict, coco_ground_truth, temporary_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
         max_dets_per_image: int | None = None,
         kpt_oks_sigmas: Sequence[float] = (),
         backend: str = AUTO,
+        ground_truth: CocoDict | None = None,
     ) -> None:
         """
         Args:
@@ -76,6 +77,7 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
             kpt_oks_sigmas: one sigma a joint, empty for COCO's 17.
             backend: who computes the metric: ``"pycocotools"``, ``"hotcoco"`` (the same numbers,
                 sooner) or ``"auto"``, hotcoco where it is installed.
+            ground_truth: the labels, if they are not to be read from the data set.
 
         Raises:
             ValueError: the labels cannot be read, there are not as many sigmas as joints, or the
@@ -87,7 +89,8 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
         self._num_not_finite = 0
         self._prediction_folder = output_dir
         with _without_garbage_collection():
-            ground_truth = coco_ground_truth(dataset_name, records)
+            if ground_truth is None:
+                ground_truth = coco_ground_truth(dataset_name, records)
             labelled_metrics = self._labelled_metrics(metrics, ground_truth, kpt_oks_sigmas)
             with _as_coco_dataset(dataset_name, "annotations" in ground_truth) as name:
                 super().__init__(

@@ -14,7 +14,10 @@ from tabulate import tabulate
 RESULTS_FILE = "results.json"
 
 # The columns of the table: the numbers that papers give.
-MAIN_METRICS = ("AP", "AP50", "AP75", "mIoU")
+MAIN_METRICS = ("AP", "AP50", "AP75", "mAP", "mIoU", "mIoU-60", "ODS-F", "OIS-F")
+MAIN_METRICS += ("orientation-accuracy",)
+# The IoU of each class is worth a line as long as there are not many.
+_MOST_CLASSES = 10
 
 
 def to_plain(results: Any) -> Any:
@@ -77,5 +80,7 @@ def _tasks(results: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Mapp
 
 def _main_metrics(scores: Mapping[str, float]) -> dict[str, float]:
     """The numbers worth a line: all of them if none has a known name."""
-    main = {k: v for k, v in scores.items() if k in MAIN_METRICS or k.startswith("IoU-")}
+    per_class = [key for key in scores if key.startswith("IoU-")]
+    names = {*MAIN_METRICS, *(per_class if len(per_class) <= _MOST_CLASSES else ())}
+    main = {key: value for key, value in scores.items() if key in names}
     return main or dict(scores)
