@@ -51,7 +51,8 @@ def study_markdown(study: Study) -> str:
         parts.append(f"```sh\n{study.command}\n```")
     parts.append(_setting_text(study.rows))
     parts.append(table_of_values(study))
-    parts += ["## Differences", _differences_text(study), table_of_differences(study)]
+    if _compared(study.rows, study.baseline):
+        parts += ["## Differences", _differences_text(study), table_of_differences(study)]
     if study.reference:
         parts += ["## Beside the paper's Table 1", _REFERENCE_TEXT, *tables_with_paper(study)]
     missing = problems(study.rows, study.columns)
@@ -117,7 +118,7 @@ def table_of_differences(study: Study) -> str:
             shares = share_of_singles(row, study.rows).values()
             line += [NOTHING if share is None else f"{share:.2f}" for share in shares]
         lines.append(line)
-    return _table(headers, lines) if lines else "Nothing to compare."
+    return _table(headers, lines)
 
 
 def tables_with_paper(study: Study) -> list[str]:

@@ -18,6 +18,7 @@ from d2_multitask.evaluation.results import RESULTS_FILE
 
 RECORD_FILE = "run.json"
 LAST_CHECKPOINT = "last_checkpoint"  # Detectron2's note of the file to resume from
+METRICS_FILE = "metrics.json"  # Detectron2's log; it only ever appends
 
 
 class State(str, Enum):
@@ -152,6 +153,13 @@ def has_checkpoint(folder: Path) -> bool:
     return (folder / LAST_CHECKPOINT).is_file()
 
 
+def forget_training(folder: Path) -> None:
+    """Delete what an earlier attempt left that a new one would go on from or add to."""
+    forget_checkpoints(folder)
+    for name in (RESULTS_FILE, METRICS_FILE):
+        (folder / name).unlink(missing_ok=True)
+
+
 def forget_checkpoints(folder: Path, keep: Iterable[str] = ()) -> None:
     """Delete the checkpoints of a run and the note which is the last, except the files named."""
     for path in [*folder.glob("model_*.pth"), folder / LAST_CHECKPOINT]:
@@ -165,7 +173,7 @@ def training_seconds(folder: Path) -> float | None:
     From Detectron2's ``metrics.json``, where each line has the median of the last iterations'
     times. An iteration that was repeated after an interruption counts once, as the last time.
     """
-    times = _step_times(folder / "metrics.json")
+    times = _step_times(folder / METRICS_FILE)
     total, previous = 0.0, -1
     for iteration in sorted(times):
         total += times[iteration] * (iteration - previous)
@@ -175,7 +183,7 @@ def training_seconds(folder: Path) -> float | None:
 
 def last_iteration(folder: Path) -> int | None:
     """The last iteration that the log knows of, counted from 1."""
-    times = _step_times(folder / "metrics.json")
+    times = _step_times(folder / METRICS_FILE)
     return max(times) + 1 if times else None
 
 

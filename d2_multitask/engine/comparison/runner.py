@@ -20,6 +20,7 @@ from d2_multitask.engine.comparison.record import (
     State,
     decide,
     forget_checkpoints,
+    forget_training,
     has_checkpoint,
     last_iteration,
     outcome,
@@ -115,7 +116,7 @@ class StudyRunner:
         at = f" (it had come to iteration {iteration})" if iteration else ""
         self._say(f"{self._place(run)}: {start}{at}; {self.standing(run)}")
         if action is Action.START:
-            forget_checkpoints(run.folder)
+            forget_training(run.folder)
         record.state, record.reason = State.RUNNING, ""
         record.write(run.folder)
         began = time.monotonic()

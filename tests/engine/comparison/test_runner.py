@@ -99,9 +99,13 @@ def test_killed_run_goes_on(tmp_path):
     assert [p.name for p in (tmp_path / "seg" / "seed1").glob("*.pth")] == ["model_final.pth"]
 
 
-def test_retried_divergence_forgets_its_checkpoints(tmp_path):
+def test_retried_divergence_starts_anew(tmp_path):
     study(tmp_path, {"seg": DIVERGES})[0].run_all()
-    good_if_anew = "(folder / 'last_checkpoint').exists() and sys.exit(1); " + GOOD
+    for name in ("metrics.json", "results.json"):
+        (tmp_path / "seg" / "seed1" / name).write_text("of the first attempt")
+    names = ("last_checkpoint", "metrics.json", "results.json")
+    stale = f"any((folder / name).exists() for name in {names})"
+    good_if_anew = f"{stale} and sys.exit(1); " + GOOD
     study(tmp_path, {"seg": good_if_anew}, retry=True)[0].run_all()
     assert state(tmp_path, "seg") is State.FINISHED
 
