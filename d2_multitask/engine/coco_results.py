@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.data import Metadata
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
+
+from d2_multitask.evaluation.coco_predictions import coco_results
 
 
 class CocoResults:
@@ -59,7 +60,7 @@ class CocoResults:
             {"id": image_id, "file_name": file_name, "width": width, "height": height}
         )
         if instances is not None:
-            for entry in instances_to_coco_json(_copied(instances), image_id):
+            for entry in coco_results(instances.to("cpu"), image_id):
                 entry["category_id"] = self._category_id(entry["category_id"])
                 self.objects.append(entry)
         if classes is not None:
@@ -125,11 +126,3 @@ def image_ids(file_names: Sequence[str], known: dict[str, int] | None = None) ->
         if len(set(numbers)) == len(numbers):
             return numbers
     return list(range(1, len(paths) + 1))
-
-
-def _copied(instances: Instances) -> Instances:
-    # Detectron2's function shifts the joints in place.
-    copied = Instances(instances.image_size, **instances.get_fields()).to("cpu")
-    if copied.has("pred_keypoints"):
-        copied.pred_keypoints = copied.pred_keypoints.clone()
-    return copied

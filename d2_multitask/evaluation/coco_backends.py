@@ -87,7 +87,7 @@ class PycocotoolsBackend:
         labels = self._labels
         if metric == "segm":
             labels = as_coco(mask_ground_truth(self._ground_truth))
-        if not predictions:
+        if not predictions or not labels.anns:
             return _evaluate_nothing(labels, metric, img_ids)
         return _evaluate_predictions_on_coco(
             labels,
@@ -254,7 +254,10 @@ def _numbered(ids: Any) -> dict[Any, int]:
 
 
 def _evaluate_nothing(labels: COCO, metric: str, img_ids: Collection[Hashable] | None) -> COCOeval:
-    """COCO's metric for an empty list of predictions, which ``COCO.loadRes`` does not take."""
+    """COCO's metric without predictions or labels, which Detectron2's function does not take.
+
+    Without labels it is -1, "not computed", whatever is predicted.
+    """
     predictions = as_coco({**labels.dataset, "annotations": []})
     with contextlib.redirect_stdout(io.StringIO()):
         coco_eval = COCOeval(labels, predictions, metric)

@@ -99,3 +99,13 @@ def test_unknown_evaluator_type(cfg):
 
 def test_the_table_knows_the_type_that_registration_gives(register):
     assert MetadataCatalog.get(register(two_images())).evaluator_type in EVALUATORS
+
+
+def test_backend_is_the_configs(cfg, register):
+    name = register(two_images())
+    cfg.TEST.COCO_BACKEND = "pycocotools"
+    (evaluator, *_) = build_evaluator(cfg, name, cfg.OUTPUT_DIR)._evaluators
+    assert evaluator.backend == "pycocotools"
+    cfg.TEST.COCO_BACKEND = "none"
+    with pytest.raises(ValueError, match=r"TEST\.COCO_BACKEND: found 'none'"):
+        build_evaluator(cfg, name, cfg.OUTPUT_DIR)
