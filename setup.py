@@ -78,6 +78,7 @@ setup(
         "Pillow>=9.1",
         "pycocotools>=2.0.4",
         "PyYAML",
+        "scipy",
         "tabulate",
         "timm>=1.0",
     ],
