@@ -52,9 +52,9 @@ def test_parts_have_their_colours_from_ids_and_from_scores():
         shades = [distance(picture[30, column], color) for color in PART_COLORS]
         assert int(np.argmin(shades)) == part - 1
     assert np.array_equal(picture[:, :15], IMAGE[:, :15])
-    assert len(np.unique(picture[:, 65:75])) > 2  # hatched
+    assert len(np.unique(picture[:, 65:75])) == 2  # hatched
     scores = torch.nn.functional.one_hot(torch.from_numpy(ids % 250), 7).permute(2, 0, 1).float()
-    assert np.array_equal(draw_parts(IMAGE, scores)[:, :58], picture[:, :58])
+    assert np.array_equal(draw_parts(IMAGE, scores)[:, :55], picture[:, :55])
 
 
 def test_boundaries_are_as_bright_as_they_are_certain():
