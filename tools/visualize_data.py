@@ -149,15 +149,19 @@ def mapped_inputs(cfg: CfgNode, dicts: list[dict[str, Any]]) -> Iterator[dict[st
             yield mapped
 
 
-def mapper_picture(cfg: CfgNode, mapped: dict[str, Any]) -> np.ndarray:
-    metadata = picture_metadata(loaded_metadata(cfg.DATASETS.TRAIN[0]))
-    picture = draw_labels(
+def objects_picture(cfg: CfgNode, mapped: dict[str, Any]) -> np.ndarray:
+    return draw_labels(
         mapped,
-        metadata,
+        picture_metadata(loaded_metadata(cfg.DATASETS.TRAIN[0])),
         input_format=cfg.INPUT.FORMAT,
         ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
     )
-    return with_dense(picture, rgb_image(mapped, cfg.INPUT.FORMAT), mapped, metadata)
+
+
+def mapper_picture(cfg: CfgNode, mapped: dict[str, Any]) -> np.ndarray:
+    metadata = picture_metadata(loaded_metadata(cfg.DATASETS.TRAIN[0]))
+    image = rgb_image(mapped, cfg.INPUT.FORMAT)
+    return with_dense(objects_picture(cfg, mapped), image, mapped, metadata)
 
 
 def target_pictures(cfg: CfgNode, dicts: list[dict[str, Any]]) -> Iterator[np.ndarray]:
@@ -165,7 +169,7 @@ def target_pictures(cfg: CfgNode, dicts: list[dict[str, Any]]) -> Iterator[np.nd
     for mapped in mapped_inputs(cfg, dicts):
         maps, padded_hw = target_maps(model, [mapped])
         image = rgb_image(mapped, cfg.INPUT.FORMAT)
-        pictures = {"labels": mapper_picture(cfg, mapped)}
+        pictures = {"labels": objects_picture(cfg, mapped)}
         for name, values in maps.items():
             pictures[name] = draw_map(image, values[0], padded_hw)
         yield side_by_side(list(pictures.values()), list(pictures), cell_width=CELL)

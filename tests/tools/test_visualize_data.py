@@ -15,6 +15,9 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from support import REPOSITORY
 
+from d2_multitask.data.pascal_in_detail.registration import find_files, register_detail_layout
+from d2_multitask.data.synthetic_in_detail import write_synthetic_in_detail
+
 TOOL = REPOSITORY / "tools" / "visualize_data.py"
 NAME = "visualize_data_test"
 
@@ -133,3 +136,25 @@ def test_images_that_cannot_be_read_are_an_error_in_the_end(tool, data, tmp_path
     assert tool.main(arguments(data, *options, "DATASETS.REGISTER", repr([register]))) == 2
     assert "none of the chosen images can be drawn" in capsys.readouterr().err
     DatasetCatalog.pop(register["NAME"])
+
+
+@pytest.mark.parametrize("source", ["annotation", "mapper"])
+def test_labels_of_whole_images_make_a_strip(tool, tmp_path, source):
+    """Objects, parts, boundary, occlusion, classes: five pictures side by side."""
+    written = write_synthetic_in_detail(tmp_path, 2, 1)
+    name = f"strips_{source}"
+    register_detail_layout(name, *find_files(str(written.parents[1])))
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"DATASETS:\n  TRAIN: ['{name}_train']\n"
+        "MODEL:\n  TASKS: [seg, parts, boundary, occlusion, classification]\n"
+        "  SEM_SEG_HEAD: {NUM_CLASSES: 59}\n  POSE_HEAD: {NUM_KEYPOINTS: 14}\n"
+        "INPUT:\n  MIN_SIZE_TRAIN: [128]\n"
+    )
+    output = tmp_path / "out"
+    arguments = ["--config-file", str(config), "--source", source, "--output", str(output)]
+    assert tool.main([*arguments, "--num-images", "2"]) == 0
+    for number in (1, 2):
+        picture = cv2.imread(str(output / f"{source}_{number:03d}.png"))
+        # Images without people have no parts.
+        assert picture.shape[1] // tool.CELL in (4, 5)

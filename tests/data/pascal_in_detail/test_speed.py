@@ -68,6 +68,5 @@ def test_loading_ten_thousand_images(tmp_path):
     found = json.loads(run.stdout.splitlines()[-1])
     print(f"{large.stat().st_size / 1e6:.0f} MB: {found}")
     assert sum(found["counts"]) == NUM_IMAGES
-    # Both phases, each of which reads the file.
-    assert found["seconds"] <= 2 * 30
+    assert found["seconds"] <= 30  # for both phases, each of which reads the file
     assert found["gigabytes"] <= 4
