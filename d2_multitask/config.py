@@ -14,7 +14,7 @@ from detectron2.config import CfgNode, get_cfg
 from d2_multitask.data.from_config import add_data_config
 from d2_multitask.heads import TASK_HEAD_REGISTRY
 from d2_multitask.model_configs import get_config_file
-from d2_multitask.modeling import add_backbone_config
+from d2_multitask.modeling import add_backbone_config, add_rcnn_config
 
 
 def add_multitask_config(cfg: CfgNode) -> None:
@@ -37,6 +37,7 @@ def add_multitask_config(cfg: CfgNode) -> None:
     for _, head in TASK_HEAD_REGISTRY:
         head.add_config(cfg)
     add_backbone_config(cfg)
+    add_rcnn_config(cfg)
     add_data_config(cfg)
     _add_solver_config(cfg)
 

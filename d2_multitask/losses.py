@@ -165,6 +165,8 @@ def direction_loss(prediction: Tensor, target: Tensor) -> Tensor:
         () float32 in [0, 2]; 0, with a graph, if nothing is labelled.
     """
     labelled = (target != 0).any(1)
-    cosine = F.cosine_similarity(prediction.float(), target, dim=1)
-    loss = torch.where(labelled, 1 - cosine, torch.zeros_like(cosine))
-    return loss.sum() / average_over_workers(labelled.sum())
+    # Only labelled vectors: they are few, and a norm's gradient at zero is not finite.
+    image, y, x = labelled.nonzero(as_tuple=True)
+    predicted, wanted = prediction.float()[image, :, y, x], target[image, :, y, x]  # (A, 2)
+    cosine = F.cosine_similarity(predicted, wanted, dim=1)
+    return (1 - cosine).sum() / average_over_workers(labelled.sum())
