@@ -86,6 +86,8 @@ def dense_labels(height: int, width: int, boxes: list[list[int]]) -> dict[str, T
     occlusion = torch.zeros((2, height, width))
     for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
         x1, y1 = min(x1, width), min(y1, height)
+        if x0 >= x1 or y0 >= y1:
+            continue
         mask[y0:y1, x0:x1] = True
         sem_seg[y0:y1, x0:x1] = 1
         part_seg[y0:y1, x0:x1] = 2

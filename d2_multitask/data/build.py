@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +24,12 @@ from d2_multitask.data.report import DATA_REPORT, ProblemReport, ReportingLoader
 logger = logging.getLogger(__name__)
 
 DatasetDicts = list[dict[str, Any]]
+
+# Where networks keep the numbers of their object classes and joints.
+_CENTER_SIZE_KEYS = ("MODEL.CENTER_HEAD.NUM_CLASSES", "MODEL.POSE_HEAD.NUM_KEYPOINTS")
+_SIZE_KEYS = {
+    "MultitaskRCNN": ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS")
+}
 
 NO_LABEL = "image without any label, not used for training"
 EMPTY_IMAGE = "image without objects and without a semantic map, not used for training"
@@ -117,15 +125,18 @@ def _check_names(cfg: CfgNode, names: Sequence[str]) -> None:
     tasks = set(cfg.MODEL.TASKS)
     for key in ("thing_classes", "keypoint_names", "keypoint_flip_map", "stuff_classes"):
         _check_agreement(key, names)
+    objects, joints = _SIZE_KEYS.get(cfg.MODEL.META_ARCHITECTURE, _CENTER_SIZE_KEYS)
     if tasks & {"det", "pose"}:
-        size = cfg.MODEL.CENTER_HEAD.NUM_CLASSES
-        _check_number("thing_classes", names, size, "MODEL.CENTER_HEAD.NUM_CLASSES")
-    if "pose" in tasks:
-        size = cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS
-        _check_number("keypoint_names", names, size, "MODEL.POSE_HEAD.NUM_KEYPOINTS")
+        _check_number("thing_classes", names, _value(cfg, objects), objects)
+    if "pose" in tasks or cfg.MODEL.KEYPOINT_ON:
+        _check_number("keypoint_names", names, _value(cfg, joints), joints)
     if "seg" in tasks:
         size = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         _check_number("stuff_classes", names, size, "MODEL.SEM_SEG_HEAD.NUM_CLASSES")
+
+
+def _value(cfg: CfgNode, key: str) -> Any:
+    return functools.reduce(operator.getitem, key.split("."), cfg)
 
 
 def _check_agreement(key: str, names: Sequence[str]) -> None:

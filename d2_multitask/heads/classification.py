@@ -22,10 +22,10 @@ from d2_multitask.heads.base import (
     Predictions,
     Targets,
     TaskHead,
-    feature_shape,
     image_cells,
 )
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
+from d2_multitask.heads.dense import dense_shapes
 from d2_multitask.losses import masked_binary_cross_entropy
 
 # Classes are there in few of the images; starting so avoids a jolt in the first steps.
@@ -39,9 +39,8 @@ class ClassificationHead(TaskHead):
     @configurable
     def __init__(
         self,
-        input_shape: ShapeSpec,
+        input_shape: dict[str, ShapeSpec],
         *,
-        in_feature: str,
         num_classes: int,
         conv_dim: int,
         norm: str = "",
@@ -51,30 +50,32 @@ class ClassificationHead(TaskHead):
     ) -> None:
         """
         Args:
-            input_shape: channels and stride of the feature map.
-            in_feature: name of the backbone output to read.
+            input_shape: channels and stride of the feature maps to read; they are averaged down to
+                one stride and put behind each other.
             num_classes: classes.
             conv_dim: channels of the 3x3 convolution.
             norm: normalisation after it.
-            map_stride: a finer feature map is averaged down to this stride first.
+            map_stride: that stride, pixels.
             ignore_value: label that costs nothing.
             loss_weight: weight of the loss.
 
         Raises:
-            ValueError: ``map_stride`` is no multiple of a finer feature map's stride.
+            ValueError: ``map_stride`` is no multiple of a feature map's stride.
         """
         super().__init__()
-        self.in_feature, self.num_classes = in_feature, num_classes
-        self.feature_stride = input_shape.stride
-        self.stride = max(map_stride, input_shape.stride)
-        if self.stride % self.feature_stride:
-            raise ValueError(
-                f"MODEL.CLASSIFICATION_HEAD.MAP_STRIDE: found {map_stride}, expected a multiple of "
-                f"{self.feature_stride}, the stride of {in_feature!r}"
-            )
+        self.stride, self.num_classes = map_stride, num_classes
+        # Cells of each feature map along a side of the class map's cells.
+        self.windows = {name: map_stride // shape.stride for name, shape in input_shape.items()}
+        for name, shape in input_shape.items():
+            if map_stride < shape.stride or map_stride % shape.stride:
+                raise ValueError(
+                    f"MODEL.CLASSIFICATION_HEAD.MAP_STRIDE: found {map_stride}, expected a "
+                    f"multiple of {shape.stride}, the stride of {name!r}"
+                )
+        self.finest_stride = min(shape.stride for shape in input_shape.values())
         self.ignore_value, self.loss_weight = ignore_value, loss_weight
         self.class_map = Branch(
-            input_shape.channels,
+            sum(shape.channels for shape in input_shape.values()),
             conv_dim,
             num_classes,
             norm=norm,
@@ -86,8 +87,8 @@ class ClassificationHead(TaskHead):
     def add_config(cfg: CfgNode) -> None:
         """Declare ``MODEL.CLASSIFICATION_HEAD``; see :meth:`TaskHead.add_config`."""
         cfg.MODEL.CLASSIFICATION_HEAD = node = CfgNode()
-        # The one map of MCN; a pyramid's coarsest, "p5", knows more of what things are.
-        node.IN_FEATURE = "p2"
+        # The one map of MCN; all of a pyramid's see small things and large ones.
+        node.IN_FEATURES = ["p2"]
         # PASCAL in Detail's 59 classes of PASCAL-Context.
         node.NUM_CLASSES = 59
         node.CONV_DIM = 256
@@ -101,10 +102,9 @@ class ClassificationHead(TaskHead):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Config and backbone outputs -> arguments of ``__init__``."""
         node = cfg.MODEL.CLASSIFICATION_HEAD
-        key = "MODEL.CLASSIFICATION_HEAD.IN_FEATURE"
+        key = "MODEL.CLASSIFICATION_HEAD.IN_FEATURES"
         return {
-            "input_shape": feature_shape(input_shape, node.IN_FEATURE, key),
-            "in_feature": node.IN_FEATURE,
+            "input_shape": dense_shapes(input_shape, node.IN_FEATURES, key),
             "num_classes": node.NUM_CLASSES,
             "conv_dim": node.CONV_DIM,
             "norm": node.NORM,
@@ -115,11 +115,11 @@ class ClassificationHead(TaskHead):
 
     def layers(self, features: dict[str, Tensor]) -> Predictions:
         """-> class_map logits (N, num_classes, h, w)."""
-        feature = features[self.in_feature]
-        window = self.stride // self.feature_stride
-        if window > 1:
-            feature = F.avg_pool2d(feature, window, ceil_mode=True)
-        return {"class_map": self.class_map(feature)}
+        pooled = [
+            F.avg_pool2d(features[name], window, ceil_mode=True) if window > 1 else features[name]
+            for name, window in self.windows.items()
+        ]
+        return {"class_map": self.class_map(torch.cat(pooled, 1))}
 
     def targets(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> Targets:
         """image_labels (N, num_classes) int64, and each cell's share (N, 1, h, w) of the mean.
@@ -145,8 +145,8 @@ class ClassificationHead(TaskHead):
 
     def _cell_share(self, images: ImageList) -> Tensor:
         """(N, 1, h, w), sum 1: how much of the unpadded image a cell covers."""
-        window = self.stride // self.feature_stride
-        cells = image_cells(images, self.feature_stride).float()
+        window = self.stride // self.finest_stride
+        cells = image_cells(images, self.finest_stride).float()
         area = F.avg_pool2d(cells, window, ceil_mode=True, divisor_override=1)
         return area / area.sum((2, 3), keepdim=True)
 

@@ -150,9 +150,7 @@ class OcclusionHead(DenseHead):
 
         Lengths stay probabilities; angles turn with the aspect ratio if that changes.
         """
-        field = resize_maps(
-            decoded.maps["occlusion"][index], self.stride, image_size, output_size
-        )
+        field = resize_maps(decoded.maps["occlusion"][index], self.stride, image_size, output_size)
         return {"occlusion": field}
 
     def merge_flipped(self, predictions: Predictions, flipped: Predictions) -> Predictions:
