@@ -79,7 +79,8 @@ def labelled_image(
 
 def dense_labels(height: int, width: int, boxes: list[list[int]]) -> dict[str, Tensor]:
     """Labels for every pixel and for the image: whole boxes are people, their upper thirds heads,
-    the rest torsos, their left and right sides occlusion boundaries."""
+    the rest torsos, their left and right sides occlusion boundaries.
+    """
     masks = torch.zeros((len(boxes), height, width), dtype=torch.bool)
     sem_seg = torch.zeros((height, width), dtype=torch.long)
     part_seg, boundary = sem_seg.clone(), sem_seg.clone()

@@ -58,6 +58,7 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
         _check_category_ids(name, dataset_dicts)
     dataset_dicts = list(itertools.chain.from_iterable(sets.values()))
     _check_labels(cfg.MODEL.TASKS, dataset_dicts, list(sets))
+    _check_switches(cfg, dataset_dicts, list(sets))
     dataset_dicts = filter_images(dataset_dicts, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     if not dataset_dicts:
         raise ValueError(
@@ -208,6 +209,23 @@ def _check_labels(tasks: Iterable[str], dataset_dicts: DatasetDicts, names: Sequ
             raise ValueError(
                 f"MODEL.TASKS: task {task!r} needs {what}, found none in {list(names)}; leave the "
                 "task out, or add a data set with such labels to DATASETS.TRAIN"
+            )
+
+
+def _check_switches(cfg: CfgNode, dataset_dicts: DatasetDicts, names: Sequence[str]) -> None:
+    """Masks and joints, which Detectron2's networks have by keys of their own."""
+    objects = [
+        a for record in dataset_dicts for a in record.get("annotations", ()) if not a.get("iscrowd")
+    ]
+    found = {
+        "MASK_ON": ("objects with masks", any(a.get("segmentation") for a in objects)),
+        "KEYPOINT_ON": ("objects with joints", any(any(a.get("keypoints", ())) for a in objects)),
+    }
+    for key, (what, there) in found.items():
+        if cfg.MODEL[key] and not there:
+            raise ValueError(
+                f"MODEL.{key}: True needs {what}, found none in {list(names)}; set it to False, or "
+                "add a data set with such labels to DATASETS.TRAIN"
             )
 
 

@@ -1,8 +1,9 @@
 """The boundary task: the probability that an object boundary runs through a pixel.
 
 Boundaries are one pixel wide and are scored within a few pixels, so a stride-4 cell is too coarse
-for them: each cell predicts its sub-cells, and learning happens at the input's resolution, where the
-labels are. That costs one channel; bringing the labels down to the cells instead would thicken them.
+for them: each cell predicts its sub-cells, and learning happens at the input's resolution, where
+the labels are. That costs one channel; bringing the labels down to the cells instead (a maximum
+over each cell, lest lines vanish) would thicken them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The occlusion task: where one object hides another, and on which side the one in front is.
 
 As in DOC (arXiv 1511.06881) and its followers two things are predicted for every pixel: whether an
-occlusion boundary runs through it, and which way the occluder, the object in front, lies from there.
-DOC regresses the boundary's angle; here the direction is a vector, which has no jump at 180 degrees.
-The answer is one vector field: the direction, as long as the boundary is probable.
+occlusion boundary runs through it, and which way the occluder, the object in front, lies from
+there. DOC regresses the boundary's angle; here the direction is a vector, which has no jump at 180
+degrees. The answer is one vector field: the direction, as long as the boundary is probable.
 
 Directions: unit vectors (x, y), image axes, y down, from the boundary to the occluder.
 """

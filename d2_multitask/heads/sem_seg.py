@@ -1,7 +1,7 @@
 """The segmentation task: a class for every pixel.
 
-The MCN paper adds one more head next to CenterNet's; its exact form is not published. On one feature
-map this one is CenterNet's branch (3x3 and 1x1 convolution), on a pyramid Panoptic FPN's.
+The MCN paper adds one more head next to CenterNet's; its exact form is not published. On one
+feature map this one is CenterNet's branch (3x3 and 1x1 convolution), on a pyramid Panoptic FPN's.
 """
 
 from __future__ import annotations

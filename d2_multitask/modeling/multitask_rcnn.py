@@ -1,8 +1,8 @@
 """One Mask R-CNN for every task: Detectron2's R-CNN, and our dense heads on its feature pyramid.
 
-``"det"`` in ``MODEL.TASKS`` is Detectron2's proposal network and box head, with masks and joints as
-``MODEL.MASK_ON`` and ``MODEL.KEYPOINT_ON`` say; every other task is a head of the registry. Each can
-be left out. Parameter names are Detectron2's, so its model zoo initialises whatever has its shape.
+``"det"`` in ``MODEL.TASKS`` is Detectron2's proposal network and box head, with masks and joints
+as ``MODEL.MASK_ON`` and ``MODEL.KEYPOINT_ON`` say; every other task is a head of the registry. Each
+can be left out. Parameter names are Detectron2's, so its model zoo initialises what has its shape.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """Detectron2's model zoo initialises what fits of MultitaskRCNN. Only names and shapes count here,
-so the networks are built without numbers."""
+so the networks are built without numbers.
+"""
 
 from __future__ import annotations
 
