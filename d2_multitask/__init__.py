@@ -19,13 +19,17 @@ from d2_multitask.config import (  # noqa: E402
 from d2_multitask.data.coco_format import register_coco_format  # noqa: E402
 from d2_multitask.heads import TASK_HEAD_REGISTRY  # noqa: E402 (registers the heads)
 from d2_multitask.model_configs import get_config_file  # noqa: E402
-from d2_multitask.modeling import MultitaskCenterNet  # noqa: E402 (registers the networks)
+from d2_multitask.modeling import (  # noqa: E402 (registers the networks)
+    MultitaskCenterNet,
+    MultitaskRCNN,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "TASK_HEAD_REGISTRY",
     "MultitaskCenterNet",
+    "MultitaskRCNN",
     "__version__",
     "add_multitask_config",
     "get_config_file",

@@ -15,7 +15,7 @@ from d2_multitask.data.from_config import add_data_config
 from d2_multitask.evaluation.pascal_in_detail.config import add_pascal_in_detail_config
 from d2_multitask.heads import TASK_HEAD_REGISTRY
 from d2_multitask.model_configs import get_config_file
-from d2_multitask.modeling import add_backbone_config
+from d2_multitask.modeling import add_backbone_config, add_rcnn_config
 
 
 def add_multitask_config(cfg: CfgNode) -> None:
@@ -47,6 +47,7 @@ def add_multitask_config(cfg: CfgNode) -> None:
     for _, head in TASK_HEAD_REGISTRY:
         head.add_config(cfg)
     add_backbone_config(cfg)
+    add_rcnn_config(cfg)
     add_data_config(cfg)
     add_pascal_in_detail_config(cfg)
     _add_solver_config(cfg)

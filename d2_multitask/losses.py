@@ -102,3 +102,71 @@ def masked_cross_entropy(logits: Tensor, target: Tensor, ignore_value: int) -> T
     """
     total = F.cross_entropy(logits.float(), target, ignore_index=ignore_value, reduction="sum")
     return total / average_over_workers((target != ignore_value).sum())
+
+
+def balanced_binary_cross_entropy(
+    logits: Tensor, target: Tensor, positive_weight: float, ignore_value: int
+) -> Tensor:
+    """Weighted mean of the binary cross-entropy, for positives as rare as boundary pixels.
+
+    HED (arXiv 1504.06375, equation 2) weights positives by the share of negatives and the other way
+    round; later multitask work fixes the positives' weight at 0.95. Dividing by the sum of the
+    weights keeps the loss's size independent of both.
+
+    Args:
+        logits: (N, H, W).
+        target: (N, H, W) int64, 1, 0 or ``ignore_value``.
+        positive_weight: weight of positives, in (0, 1); negatives get one minus it. 0 = HED's, the
+            share of negatives among the batch's labelled pixels.
+        ignore_value: label that costs nothing.
+
+    Returns:
+        () float32; 0, with a graph, if no pixel is labelled.
+    """
+    logits = logits.float()
+    positive, labelled = target == 1, target != ignore_value
+    weight: Tensor | float = positive_weight
+    if not positive_weight:
+        share = positive.sum() / labelled.sum().clamp(min=1)
+        weight = (1 - share).clamp(0.5, 0.995)  # without positives the negatives still count
+    weights = torch.where(positive, weight, 1 - weight) * labelled
+    loss = F.binary_cross_entropy_with_logits(
+        logits, positive.float(), weight=weights, reduction="sum"
+    )
+    return loss / average_over_workers(weights.sum())
+
+
+def masked_binary_cross_entropy(logits: Tensor, target: Tensor, ignore_value: int) -> Tensor:
+    """Binary cross-entropy averaged over the labels that are known.
+
+    Args:
+        logits: any shape.
+        target: same shape, int64, 1, 0 or ``ignore_value``.
+        ignore_value: label that costs nothing.
+
+    Returns:
+        () float32; 0, with a graph, if nothing is labelled.
+    """
+    known = (target != ignore_value).float()
+    loss = F.binary_cross_entropy_with_logits(
+        logits.float(), (target == 1).float(), weight=known, reduction="sum"
+    )
+    return loss / average_over_workers(known.sum())
+
+
+def direction_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """One minus the cosine of the angle between vectors, averaged over the labelled ones.
+
+    Args:
+        prediction: (N, 2, H, W) vectors of any length.
+        target: (N, 2, H, W) unit vectors; zero vectors where there is no label.
+
+    Returns:
+        () float32 in [0, 2]; 0, with a graph, if nothing is labelled.
+    """
+    labelled = (target != 0).any(1)
+    # Only labelled vectors: they are few, and a norm's gradient at zero is not finite.
+    image, y, x = labelled.nonzero(as_tuple=True)
+    predicted, wanted = prediction.float()[image, :, y, x], target[image, :, y, x]  # (A, 2)
+    cosine = F.cosine_similarity(predicted, wanted, dim=1)
+    return (1 - cosine).sum() / average_over_workers(labelled.sum())

@@ -11,10 +11,12 @@ import pytest
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
-from detectron2.structures import Boxes, Instances, Keypoints
+from detectron2.structures import BitMasks, Boxes, Instances, Keypoints
 from torch import Tensor, nn
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# Everything in an entry of ``batched_inputs`` that tells what is to be learnt.
+LABELS = ("instances", "sem_seg", "part_seg", "boundary", "occlusion", "image_labels")
 
 
 class TinyBackbone(Backbone):
@@ -46,7 +48,10 @@ def labelled_image(
     sem_seg: bool = True,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """One entry of ``batched_inputs``: random pixels, people in ``boxes``, joints in them."""
+    """One entry of ``batched_inputs``: random pixels, people in ``boxes``, joints in them.
+
+    All other labels are those of people who fill their boxes, painted in order.
+    """
     generator = torch.Generator().manual_seed(seed)
     instances = Instances((height, width))
     box = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
@@ -66,12 +71,47 @@ def labelled_image(
         "image_id": seed,
         "instances": instances,
     }
-    if sem_seg:
-        labels = torch.zeros((height, width), dtype=torch.long)
-        for x0, y0, x1, y1 in box.long().tolist():
-            labels[y0:y1, x0:x1] = 1
-        entry["sem_seg"] = labels
+    entry.update(dense_labels(height, width, box.long().tolist()))
+    instances.gt_masks = BitMasks(entry.pop("masks"))
+    if not sem_seg:
+        del entry["sem_seg"]
     return entry
+
+
+def dense_labels(height: int, width: int, boxes: list[list[int]]) -> dict[str, Tensor]:
+    """Labels for every pixel and for the image: whole boxes are people, their upper thirds heads,
+    the rest torsos, their left and right sides occlusion boundaries.
+    """
+    masks = torch.zeros((len(boxes), height, width), dtype=torch.bool)
+    sem_seg = torch.zeros((height, width), dtype=torch.long)
+    part_seg, boundary = sem_seg.clone(), sem_seg.clone()
+    occlusion = torch.zeros((2, height, width))
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
+        x1, y1 = min(x1, width), min(y1, height)
+        if x0 >= x1 or y0 >= y1:
+            continue
+        mask[y0:y1, x0:x1] = True
+        sem_seg[y0:y1, x0:x1] = 1
+        part_seg[y0:y1, x0:x1] = 2
+        part_seg[y0 : y0 + (y1 - y0) // 3, x0:x1] = 1
+        boundary[[y0, y1 - 1], x0:x1] = 1
+        boundary[y0:y1, [x0, x1 - 1]] = 1
+        occlusion[0, y0:y1, x0], occlusion[0, y0:y1, x1 - 1] = 1.0, -1.0
+    image_labels = torch.zeros(59, dtype=torch.long)
+    image_labels[14] = int(bool(boxes))
+    return {
+        "masks": masks,
+        "sem_seg": sem_seg,
+        "part_seg": part_seg,
+        "boundary": boundary,
+        "occlusion": occlusion,
+        "image_labels": image_labels,
+    }
+
+
+def without(entry: dict[str, Any], *names: str) -> dict[str, Any]:
+    """An entry of ``batched_inputs`` with fewer labels."""
+    return {key: value for key, value in entry.items() if key not in names}
 
 
 def real_data() -> Path | None:

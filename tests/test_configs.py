@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
 from support import REPOSITORY, labelled_image
 
 from d2_multitask.config import load_config
@@ -26,17 +27,43 @@ def test_trains_and_answers(path: Path) -> None:
     cfg.MODEL.FEATURE_EXTRACTOR.WEIGHTS = ""
     torch.manual_seed(0)
     model = build_model(cfg)
-    batch = [
-        labelled_image(64, 96, num_keypoints=cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS, seed=seed)
-        for seed in range(2)
-    ]
-    loss = sum(model(batch).values())
+    num_keypoints = cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS
+    if cfg.MODEL.KEYPOINT_ON:
+        num_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+    batch = [labelled_image(64, 96, num_keypoints=num_keypoints, seed=seed) for seed in range(2)]
+    with EventStorage():  # Detectron2's R-CNN logs into it
+        loss = sum(model(batch).values())
     loss.backward()
     assert torch.isfinite(loss)
     results = model.eval()(batch[:1])
     assert len(results) == 1
     if "sem_seg" in results[0]:
         assert results[0]["sem_seg"].shape == (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, 64, 96)
+
+
+SINGLE_TASKS = {
+    "det": (["det"], False, False),
+    "mask": (["det"], True, False),
+    "pose": (["det"], False, True),
+    **{
+        name: ([name], False, False)
+        for name in ("seg", "parts", "boundary", "occlusion", "classification")
+    },
+}
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn_pascal_in_detail", "quick/mask_rcnn_in_detail"])
+def test_single_tasks_differ_from_all_eight_in_their_tasks_only(name: str) -> None:
+    everything = load_config(CONFIGS / f"{name}.yaml")
+    assert everything.MODEL.MASK_ON and everything.MODEL.KEYPOINT_ON
+    for task, (tasks, masks, joints) in SINGLE_TASKS.items():
+        cfg = load_config(CONFIGS / f"{name}_{task}.yaml")
+        assert cfg.OUTPUT_DIR.endswith(f"{Path(name).name}_{task}")
+        assert (cfg.MODEL.TASKS, cfg.MODEL.MASK_ON, cfg.MODEL.KEYPOINT_ON) == (tasks, masks, joints)
+        assert set(tasks) <= set(everything.MODEL.TASKS)
+        cfg.MODEL.TASKS, cfg.OUTPUT_DIR = everything.MODEL.TASKS, everything.OUTPUT_DIR
+        cfg.MODEL.MASK_ON = cfg.MODEL.KEYPOINT_ON = True
+        assert cfg.dump() == everything.dump()
 
 
 @pytest.mark.parametrize("folder", ["", "quick"])

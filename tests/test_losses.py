@@ -8,7 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from d2_multitask.losses import gathered_l1_loss, heatmap_focal_loss, masked_cross_entropy
+from d2_multitask.losses import (
+    balanced_binary_cross_entropy,
+    direction_loss,
+    gathered_l1_loss,
+    heatmap_focal_loss,
+    masked_binary_cross_entropy,
+    masked_cross_entropy,
+)
 
 LOG2 = math.log(2)
 
@@ -104,3 +111,60 @@ def test_nothing_to_learn_is_zero_with_a_graph(loss) -> None:
     value.backward()
     assert value.item() == 0
     assert x.grad is not None and (x.grad == 0).all()
+
+
+def test_balanced_loss_at_one_half_is_log_two_whatever_the_weights() -> None:
+    target = torch.tensor([[[1] + [0] * 98 + [255]]])
+    for weight in (0.95, 0.5, 0.0):
+        loss = balanced_binary_cross_entropy(torch.zeros(1, 1, 100), target, weight, 255)
+        assert loss.item() == pytest.approx(LOG2, rel=1e-5)
+
+
+def test_balanced_loss_weights_by_hand() -> None:
+    """One positive at p = 1/4, three negatives at p = 1/2: HED's weights are 3/4 and 1/4."""
+    logits = torch.tensor([[[math.log(1 / 3), 0.0, 0.0, 0.0]]])
+    target = torch.tensor([[[1, 0, 0, 0]]])
+    expected = (0.75 * math.log(4) + 3 * 0.25 * LOG2) / 1.5
+    assert balanced_binary_cross_entropy(logits, target, 0.0, 255).item() == pytest.approx(expected)
+    expected = (0.9 * math.log(4) + 3 * 0.1 * LOG2) / 1.2
+    assert balanced_binary_cross_entropy(logits, target, 0.9, 255).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("weight", [0.95, 0.0])
+def test_balanced_loss_learns_from_images_without_a_boundary(weight: float) -> None:
+    logits = torch.zeros((1, 20, 20), requires_grad=True)
+    balanced_binary_cross_entropy(logits, torch.zeros(1, 20, 20).long(), weight, 255).backward()
+    assert (logits.grad > 0).all()
+
+
+def test_binary_loss_over_known_labels_only() -> None:
+    logits = torch.tensor([[0.0, 100.0, math.log(3)]], requires_grad=True)
+    loss = masked_binary_cross_entropy(logits, torch.tensor([[1, 255, 0]]), 255)
+    loss.backward()
+    assert loss.item() == pytest.approx((LOG2 + math.log(4)) / 2)
+    assert logits.grad[0, 1] == 0
+
+
+def test_direction_loss_by_angle() -> None:
+    """0, 90 and 180 degrees off cost 0, 1 and 2, whatever the length; no label costs nothing."""
+    prediction = torch.tensor([[3.0, 0.0], [0.0, 0.2], [-5.0, 0.0], [7.0, 7.0]])
+    prediction = prediction.T.reshape(1, 2, 1, 4).requires_grad_()
+    target = torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 0.0]]).T.reshape(1, 2, 1, 4)
+    loss = direction_loss(prediction, target)
+    loss.backward()
+    assert loss.item() == pytest.approx((0 + 1 + 2) / 3, abs=1e-6)
+    assert (prediction.grad[..., 3] == 0).all()
+
+
+def test_new_losses_with_nothing_to_learn() -> None:
+    maps = torch.zeros((1, 2, 3, 3), requires_grad=True)
+    unlabelled = torch.full((1, 3, 3), 255)
+    losses = [
+        balanced_binary_cross_entropy(maps[:, 0], unlabelled, 0.95, 255),
+        balanced_binary_cross_entropy(maps[:, 0], unlabelled, 0.0, 255),
+        masked_binary_cross_entropy(maps[:, 0], unlabelled, 255),
+        direction_loss(maps, torch.zeros(1, 2, 3, 3)),
+    ]
+    assert [loss.item() for loss in losses] == [0, 0, 0, 0]
+    sum(losses).backward()
+    assert (maps.grad == 0).all()

@@ -44,7 +44,7 @@ def match_weights(
     """
     state = model.state_dict()
     try:
-        renamed = _rename(state, checkpoint)
+        renamed = _rename(model, state, checkpoint)
     except (AssertionError, ValueError) as error:  # from Detectron2's heuristics, without the file
         raise ValueError(
             f"The names in {file} fit the model in more than one way: {error}"
@@ -97,7 +97,7 @@ def check_architecture(report: LoadReport) -> None:
     )
 
 
-def _rename(state: dict[str, Tensor], checkpoint: dict[str, Any]) -> _Renamed:
+def _rename(model: nn.Module, state: dict[str, Tensor], checkpoint: dict[str, Any]) -> _Renamed:
     weights = checkpoint["model"]
     file_names = {name: name for name in weights}
     if checkpoint.get("matching_heuristics", False):
@@ -107,6 +107,7 @@ def _rename(state: dict[str, Tensor], checkpoint: dict[str, Any]) -> _Renamed:
         file_names = {_detectron2_resnet_name(name): name for name in weights}
         weights = {_detectron2_resnet_name(name): value for name, value in weights.items()}
     prefix = _best_prefix(state, weights)
+    weights, file_names = _place_aliases(model, state, weights, file_names)
     targets = {
         name: prefix + name if prefix + name in state and prefix + name not in weights else name
         for name in weights
@@ -115,6 +116,31 @@ def _rename(state: dict[str, Tensor], checkpoint: dict[str, Any]) -> _Renamed:
         weights={targets[name]: value for name, value in weights.items()},
         file_names={targets[name]: file_names[name] for name in weights},
         prefix=prefix,
+    )
+
+
+def _place_aliases(
+    model: nn.Module,
+    state: dict[str, Tensor],
+    weights: dict[str, Tensor],
+    file_names: dict[str, str],
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Give tensors the names that modules know them by under another name.
+
+    A module's ``weight_aliases`` says which beginning of a file's names stands for which beginning
+    of its own, as the segmentation head does for Detectron2's Panoptic FPN.
+    """
+    places = {}
+    for module_name, module in model.named_modules():
+        prefix = f"{module_name}." if module_name else ""
+        for theirs, ours in getattr(module, "weight_aliases", {}).items():
+            for name in weights:
+                place = prefix + ours + name.removeprefix(theirs)
+                if name.startswith(theirs) and place in state and place not in weights:
+                    places[name] = place
+    return (
+        {places.get(name, name): value for name, value in weights.items()},
+        {places.get(name, name): file_names[name] for name in weights},
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +27,12 @@ from d2_multitask.data.sampler import ResumableSampler
 logger = logging.getLogger(__name__)
 
 DatasetDicts = list[dict[str, Any]]
+
+# Where networks keep the numbers of their object classes and joints.
+_CENTER_SIZE_KEYS = ("MODEL.CENTER_HEAD.NUM_CLASSES", "MODEL.POSE_HEAD.NUM_KEYPOINTS")
+_SIZE_KEYS = {
+    "MultitaskRCNN": ("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS")
+}
 
 NO_LABEL = "image without any label, not used for training"
 EMPTY_IMAGE = "image without objects and without a map of labels, not used for training"
@@ -65,6 +73,7 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
         _check_category_ids(name, dataset_dicts)
     dataset_dicts = list(itertools.chain.from_iterable(sets.values()))
     _check_labels(cfg.MODEL.TASKS, dataset_dicts, list(sets))
+    _check_switches(cfg, dataset_dicts, list(sets))
     dataset_dicts = filter_images(dataset_dicts, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     if not dataset_dicts:
         raise ValueError(
@@ -148,15 +157,18 @@ def _check_names(cfg: CfgNode, names: Sequence[str]) -> None:
         "part_classes",
     ):
         _check_agreement(key, names)
+    objects, joints = _SIZE_KEYS.get(cfg.MODEL.META_ARCHITECTURE, _CENTER_SIZE_KEYS)
     if tasks & {"det", "pose"}:
-        size = cfg.MODEL.CENTER_HEAD.NUM_CLASSES
-        _check_number("thing_classes", names, size, "MODEL.CENTER_HEAD.NUM_CLASSES")
-    if "pose" in tasks:
-        size = cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS
-        _check_number("keypoint_names", names, size, "MODEL.POSE_HEAD.NUM_KEYPOINTS")
+        _check_number("thing_classes", names, _value(cfg, objects), objects)
+    if "pose" in tasks or cfg.MODEL.KEYPOINT_ON:
+        _check_number("keypoint_names", names, _value(cfg, joints), joints)
     if "seg" in tasks:
         size = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         _check_number("stuff_classes", names, size, "MODEL.SEM_SEG_HEAD.NUM_CLASSES")
+
+
+def _value(cfg: CfgNode, key: str) -> Any:
+    return functools.reduce(operator.getitem, key.split("."), cfg)
 
 
 def _check_agreement(key: str, names: Sequence[str]) -> None:
@@ -229,6 +241,23 @@ def _check_labels(tasks: Iterable[str], dataset_dicts: DatasetDicts, names: Sequ
             raise ValueError(
                 f"MODEL.TASKS: task {task!r} needs {what}, found none in {list(names)}; leave the "
                 "task out, or add a data set with such labels to DATASETS.TRAIN"
+            )
+
+
+def _check_switches(cfg: CfgNode, dataset_dicts: DatasetDicts, names: Sequence[str]) -> None:
+    """Masks and joints, which Detectron2's networks have by keys of their own."""
+    objects = [
+        a for record in dataset_dicts for a in record.get("annotations", ()) if not a.get("iscrowd")
+    ]
+    found = {
+        "MASK_ON": ("objects with masks", any(a.get("segmentation") for a in objects)),
+        "KEYPOINT_ON": ("objects with joints", any(any(a.get("keypoints", ())) for a in objects)),
+    }
+    for key, (what, there) in found.items():
+        if cfg.MODEL[key] and not there:
+            raise ValueError(
+                f"MODEL.{key}: True needs {what}, found none in {list(names)}; set it to False, or "
+                "add a data set with such labels to DATASETS.TRAIN"
             )
 
 

@@ -166,5 +166,6 @@ def task_totals(losses: Mapping[str, float], tasks: Iterable[str]) -> dict[str, 
 
 
 def _task_names(model: nn.Module) -> list[str]:
-    """The names of the model's heads, none if it has no heads."""
-    return list(getattr(unwrap(model), "heads", ()))
+    """The tasks that the model names, otherwise those of its heads, none if it has no heads."""
+    model = unwrap(model)
+    return list(getattr(model, "task_names", getattr(model, "heads", ())))

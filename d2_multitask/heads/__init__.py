@@ -4,9 +4,15 @@ import importlib
 import pkgutil
 
 from d2_multitask.heads.base import Branch, Decoded, TaskHead
+from d2_multitask.heads.boundary import BoundaryHead
 from d2_multitask.heads.box import BoxHead
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY, build_heads
 from d2_multitask.heads.center import CenterHead
+from d2_multitask.heads.classification import ClassificationHead
+from d2_multitask.heads.dense import DenseHead
+from d2_multitask.heads.label_map import LabelMapHead
+from d2_multitask.heads.occlusion import OcclusionHead
+from d2_multitask.heads.parts import PartsHead
 from d2_multitask.heads.pose import PoseHead
 from d2_multitask.heads.sem_seg import SemSegHead
 
@@ -16,10 +22,16 @@ for _module in pkgutil.iter_modules(__path__):
 
 __all__ = [
     "TASK_HEAD_REGISTRY",
+    "BoundaryHead",
     "BoxHead",
     "Branch",
     "CenterHead",
+    "ClassificationHead",
     "Decoded",
+    "DenseHead",
+    "LabelMapHead",
+    "OcclusionHead",
+    "PartsHead",
     "PoseHead",
     "SemSegHead",
     "TaskHead",

@@ -89,12 +89,15 @@ def with_required(tasks: Sequence[str], key: str = "MODEL.TASKS") -> list[str]:
     return ordered
 
 
-def build_heads(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.ModuleDict:
+def build_heads(
+    cfg: CfgNode, input_shape: dict[str, ShapeSpec], tasks: Sequence[str] | None = None
+) -> nn.ModuleDict:
     """Build the heads of ``MODEL.TASKS`` and those that they require, in running order.
 
     Args:
         cfg: full config.
         input_shape: the backbone's output.
+        tasks: build only these, of which there may be none; ``None`` = ``MODEL.TASKS``.
 
     Returns:
         name -> head.
@@ -106,6 +109,7 @@ def build_heads(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.ModuleDic
         raise ValueError(
             "MODEL.TASKS: found an empty list, expected at least one task, e.g. ['det']"
         )
+    wanted = cfg.MODEL.TASKS if tasks is None else tasks
     return nn.ModuleDict(
-        {name: head_class(name)(cfg, input_shape) for name in with_required(cfg.MODEL.TASKS)}
+        {name: head_class(name)(cfg, input_shape) for name in with_required(wanted)}
     )

@@ -2,5 +2,14 @@
 
 from d2_multitask.modeling.backbones import add_backbone_config
 from d2_multitask.modeling.mcn import MultitaskCenterNet
+from d2_multitask.modeling.multitask_rcnn import MultitaskRCNN, add_rcnn_config
+from d2_multitask.modeling.roi_heads import MultitaskROIHeads, MultitaskRPN
 
-__all__ = ["MultitaskCenterNet", "add_backbone_config"]
+__all__ = [
+    "MultitaskCenterNet",
+    "MultitaskRCNN",
+    "MultitaskROIHeads",
+    "MultitaskRPN",
+    "add_backbone_config",
+    "add_rcnn_config",
+]

@@ -35,6 +35,21 @@ def test_training_dicts(own):
 
 
 @pytest.mark.parametrize(
+    ("key", "field"), [("MASK_ON", "segmentation"), ("KEYPOINT_ON", "keypoints")]
+)
+def test_masks_and_joints_that_nobody_labelled(own, coco, write_coco, key, field):
+    """An R-CNN would train without them in silence."""
+    own.MODEL[key], own.MODEL.TASKS = True, ["det"]
+    assert get_training_dicts(own)
+    for annotation in coco["annotations"]:
+        annotation.pop(field, None)
+        annotation.pop("num_keypoints" if field == "keypoints" else "", None)
+    write_coco(coco)
+    with pytest.raises(ValueError, match=f"MODEL.{key}: True needs objects with .*'own'"):
+        get_training_dicts(own)
+
+
+@pytest.mark.parametrize(
     ("record", "kept", "kept_if_filtered", "kind"),
     [
         pytest.param({"annotations": [PERSON]}, True, True, None, id="object"),
@@ -86,6 +101,20 @@ def test_the_filter_follows_detectron2s_key(own, coco, write_coco):
             ["MODEL.POSE_HEAD.NUM_KEYPOINTS", 17],
             r"'own': keypoint_names: found 3, .* set MODEL.POSE_HEAD.NUM_KEYPOINTS to 3",
             id="joints",
+        ),
+        pytest.param(
+            ["MODEL.META_ARCHITECTURE", "MultitaskRCNN", "MODEL.ROI_HEADS.NUM_CLASSES", 80],
+            r"'own': thing_classes: found 1, .* set MODEL.ROI_HEADS.NUM_CLASSES to 1",
+            id="classes of an R-CNN",
+        ),
+        pytest.param(
+            [
+                *("MODEL.META_ARCHITECTURE", "MultitaskRCNN", "MODEL.TASKS", ["det"]),
+                *("MODEL.ROI_HEADS.NUM_CLASSES", 1, "MODEL.KEYPOINT_ON", True),
+                *("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 17),
+            ],
+            r"'own': keypoint_names: found 3, .* set MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS to 3",
+            id="joints of an R-CNN",
         ),
         pytest.param(
             ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", 54],

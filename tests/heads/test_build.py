@@ -26,7 +26,7 @@ def test_order(tasks: list[str], heads: list[str]) -> None:
 
 
 def test_unknown_task_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"MODEL.TASKS.*'boxes'.*center, det, pose, seg"):
+    with pytest.raises(ValueError, match=r"MODEL.TASKS.*'boxes'.*center, .*det, .*pose, seg"):
         with_required(["boxes"])
 
 

@@ -7,16 +7,12 @@ from typing import Any
 import pytest
 import torch
 from detectron2.structures import ImageList
-from support import TinyBackbone, labelled_image
+from support import LABELS, TinyBackbone, labelled_image, without
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.heads import TASK_HEAD_REGISTRY, Decoded, build_heads
 
 HEADS = sorted(name for name, _ in TASK_HEAD_REGISTRY)
-
-
-def without(entry: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if key not in names}
 
 
 def crowded(entry: dict[str, Any]) -> dict[str, Any]:
@@ -28,9 +24,9 @@ BATCHES = {
     "nobody": [labelled_image(boxes=()), labelled_image(boxes=())],
     "half labelled": [
         labelled_image(seed=1),
-        without(labelled_image(seed=2), "instances", "sem_seg"),
+        without(labelled_image(seed=2), *LABELS),
     ],
-    "unlabelled": [without(labelled_image(), "instances", "sem_seg")],
+    "unlabelled": [without(labelled_image(), *LABELS)],
     "no joints": [labelled_image(joints=False), labelled_image(seed=2)],
     "odd sizes": [
         labelled_image(37, 51, ((1, 1, 20, 30),)),
@@ -78,7 +74,7 @@ def test_losses_are_finite_and_reach_every_parameter(name: str, batch_name: str)
 def test_an_unlabelled_image_adds_nothing(name: str) -> None:
     """The losses of a labelled image are the same with an unlabelled one beside it."""
     heads, backbone = head_of(name), TinyBackbone()
-    bare = without(labelled_image(seed=5), "instances", "sem_seg")
+    bare = without(labelled_image(seed=5), *LABELS)
 
     def losses(batch: list[dict[str, Any]]) -> dict[str, float]:
         images = images_of(batch)
@@ -110,8 +106,8 @@ def test_one_result_an_image(name: str, batch_name: str) -> None:
         assert result
         if "instances" in result:
             assert result["instances"].image_size == (50, 70)
-        if "sem_seg" in result:
-            assert result["sem_seg"].shape[1:] == (50, 70)
+        for key in {"sem_seg", "part_seg", "boundary", "occlusion"} & set(result):
+            assert result[key].shape[-2:] == (50, 70)
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -141,6 +137,8 @@ def test_flipping_twice_changes_nothing(name: str) -> None:
             offset = mirrored["keypoint_offset"].unflatten(1, (-1, 2)).clone()
             offset[:, :, 0] = 1 - offset[:, :, 0]
             mirrored["keypoint_offset"] = offset.flatten(1, 2)
+        if "occlusion" in mirrored:
+            mirrored["occlusion"] = mirrored["occlusion"] * torch.tensor([-1.0, 1.0])[:, None, None]
         merged = head.merge_flipped(predictions, mirrored)
         for key, value in predictions.items():
             torch.testing.assert_close(merged[key], value, atol=1e-4, rtol=1e-4)

@@ -1,10 +1,11 @@
-"""Detectron2's ResNet, read at stride 4."""
+"""Detectron2's ResNet of any width, read at stride 4 or as a whole pyramid."""
 
 from __future__ import annotations
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 from detectron2.modeling.backbone.resnet import (
     BasicBlock,
     BasicStem,
@@ -35,12 +36,41 @@ def build_resnet_fpn_stride4_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> S
     Raises:
         ValueError: Depth 18 or 34 wider than the original; features of other strides than 4, 8, ...
     """
+    return build_stride_four_fpn(cfg, _build_bottom_up(cfg, input_shape))
+
+
+@BACKBONE_REGISTRY.register()
+def build_narrow_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """ResNet with a whole feature pyramid, `p2` to `p6`, for R-CNNs.
+
+    The same as Detectron2's `build_resnet_fpn_backbone`, but depths 18 and 34 may be narrower.
+
+    Args:
+        cfg: See `build_resnet_fpn_stride4_backbone`.
+        input_shape: Its `channels` are the channels of the images.
+
+    Returns:
+        The backbone.
+
+    Raises:
+        ValueError: Depth 18 or 34 wider than the original.
+    """
+    fpn = cfg.MODEL.FPN
+    return FPN(
+        bottom_up=_build_bottom_up(cfg, input_shape),
+        in_features=fpn.IN_FEATURES,
+        out_channels=fpn.OUT_CHANNELS,
+        norm=fpn.NORM,
+        top_block=LastLevelMaxPool(),
+        fuse_type=fpn.FUSE_TYPE,
+    )
+
+
+def _build_bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     resnets = cfg.MODEL.RESNETS
     if resnets.DEPTH in _BASIC_BLOCKS and resnets.RES2_OUT_CHANNELS != _FULL_WIDTH:
-        bottom_up = _build_narrow_resnet(cfg, input_shape)
-    else:
-        bottom_up = build_resnet_backbone(cfg, input_shape)
-    return build_stride_four_fpn(cfg, bottom_up)
+        return _build_narrow_resnet(cfg, input_shape)
+    return build_resnet_backbone(cfg, input_shape)
 
 
 def _build_narrow_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:

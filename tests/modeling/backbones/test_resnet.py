@@ -53,6 +53,23 @@ def test_narrow_network_has_the_names_of_the_wide_one():
     assert narrow["bottom_up.res3.0.shortcut.weight"].shape == (32, 16, 1, 1)
 
 
+@pytest.mark.parametrize(("depth", "width"), [(18, 16), (18, 64), (50, 256)])
+def test_whole_pyramid_is_detectron2s(depth, width):
+    cfg = resnet_config(depth, width)
+    cfg.MODEL.BACKBONE.NAME = "build_narrow_resnet_fpn_backbone"
+    with torch.device("meta"):
+        own = build_backbone(cfg)
+        cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
+        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if depth == 18 else width
+        cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 64
+        theirs = build_backbone(cfg)
+        features = own(torch.zeros(1, 3, 64, 96))
+    assert list(own.state_dict()) == list(theirs.state_dict())
+    assert own.output_shape() == theirs.output_shape()
+    assert list(features) == ["p2", "p3", "p4", "p5", "p6"]
+    assert features["p6"].shape == (1, 16, 1, 2)
+
+
 def test_narrow_network_freezes_like_the_wide_one():
     cfg = resnet_config(18, 8)
     cfg.MODEL.BACKBONE.FREEZE_AT = 2

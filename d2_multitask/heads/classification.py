@@ -1,0 +1,185 @@
+"""The classification task: which classes an image shows, several at a time.
+
+The class scores of an image are the means of a map's (global average pooling). The map is kept, so
+that padding can be left out of the mean, and pictures can show where a class was seen ("class
+activation maps", arXiv 1512.04150).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.structures import ImageList
+from torch import Tensor
+
+from d2_multitask.heads.base import (
+    Branch,
+    Decoded,
+    Predictions,
+    Targets,
+    TaskHead,
+    image_cells,
+)
+from d2_multitask.heads.build import TASK_HEAD_REGISTRY
+from d2_multitask.heads.dense import dense_shapes
+from d2_multitask.losses import masked_binary_cross_entropy
+
+# Classes are there in few of the images; starting so avoids a jolt in the first steps.
+_PRIOR_LOGIT = -2.0
+
+
+@TASK_HEAD_REGISTRY.register("classification")
+class ClassificationHead(TaskHead):
+    """Multi-label classification, learnt by binary cross-entropy over the known labels."""
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        num_classes: int,
+        conv_dim: int,
+        norm: str = "",
+        map_stride: int = 32,
+        ignore_value: int = 255,
+        loss_weight: float = 1.0,
+    ) -> None:
+        """
+        Args:
+            input_shape: channels and stride of the feature maps to read; they are averaged down to
+                one stride and put behind each other.
+            num_classes: classes.
+            conv_dim: channels of the 3x3 convolution.
+            norm: normalisation after it.
+            map_stride: that stride, pixels.
+            ignore_value: label that costs nothing.
+            loss_weight: weight of the loss.
+
+        Raises:
+            ValueError: ``map_stride`` is no multiple of a feature map's stride.
+        """
+        super().__init__()
+        self.stride, self.num_classes = map_stride, num_classes
+        # Cells of each feature map along a side of the class map's cells.
+        self.windows = {name: map_stride // shape.stride for name, shape in input_shape.items()}
+        for name, shape in input_shape.items():
+            if map_stride < shape.stride or map_stride % shape.stride:
+                raise ValueError(
+                    f"MODEL.CLASSIFICATION_HEAD.MAP_STRIDE: found {map_stride}, expected a "
+                    f"multiple of {shape.stride}, the stride of {name!r}"
+                )
+        self.finest_stride = min(shape.stride for shape in input_shape.values())
+        self.ignore_value, self.loss_weight = ignore_value, loss_weight
+        self.class_map = Branch(
+            sum(shape.channels for shape in input_shape.values()),
+            conv_dim,
+            num_classes,
+            norm=norm,
+            bias=_PRIOR_LOGIT,
+            weight_std=0.01,
+        )
+
+    @staticmethod
+    def add_config(cfg: CfgNode) -> None:
+        """Declare ``MODEL.CLASSIFICATION_HEAD``; see :meth:`TaskHead.add_config`."""
+        cfg.MODEL.CLASSIFICATION_HEAD = node = CfgNode()
+        # The one map of MCN; all of a pyramid's see small things and large ones.
+        node.IN_FEATURES = ["p2"]
+        # PASCAL in Detail's 59 classes of PASCAL-Context.
+        node.NUM_CLASSES = 59
+        node.CONV_DIM = 256
+        node.NORM = ""
+        # One answer an image needs no fine map: at stride 32 the head costs next to nothing.
+        node.MAP_STRIDE = 32
+        node.IGNORE_VALUE = 255
+        node.LOSS_WEIGHT = 1.0
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Config and backbone outputs -> arguments of ``__init__``."""
+        node = cfg.MODEL.CLASSIFICATION_HEAD
+        key = "MODEL.CLASSIFICATION_HEAD.IN_FEATURES"
+        return {
+            "input_shape": dense_shapes(input_shape, node.IN_FEATURES, key),
+            "num_classes": node.NUM_CLASSES,
+            "conv_dim": node.CONV_DIM,
+            "norm": node.NORM,
+            "map_stride": node.MAP_STRIDE,
+            "ignore_value": node.IGNORE_VALUE,
+            "loss_weight": node.LOSS_WEIGHT,
+        }
+
+    def layers(self, features: dict[str, Tensor]) -> Predictions:
+        """-> class_map logits (N, num_classes, h, w)."""
+        pooled = [
+            F.avg_pool2d(features[name], window, ceil_mode=True) if window > 1 else features[name]
+            for name, window in self.windows.items()
+        ]
+        return {"class_map": self.class_map(torch.cat(pooled, 1))}
+
+    def targets(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> Targets:
+        """image_labels (N, num_classes) int64, and each cell's share (N, 1, h, w) of the mean.
+
+        Raises:
+            ValueError: labels of another number of classes.
+        """
+        shape = (len(batched_inputs), self.num_classes)
+        device = images.tensor.device
+        labels = torch.full(shape, self.ignore_value, dtype=torch.long, device=device)
+        for index, entry in enumerate(batched_inputs):
+            if "image_labels" not in entry:
+                continue
+            given = entry["image_labels"]
+            if given.shape != (self.num_classes,):
+                raise ValueError(
+                    f"image_labels of image {index} of the batch: found shape "
+                    f"{tuple(given.shape)}, expected ({self.num_classes},), "
+                    "MODEL.CLASSIFICATION_HEAD.NUM_CLASSES"
+                )
+            labels[index] = given.to(device)
+        return {"image_labels": labels, "share": self._cell_share(images)}
+
+    def _cell_share(self, images: ImageList) -> Tensor:
+        """(N, 1, h, w), sum 1: how much of the unpadded image a cell covers."""
+        window = self.stride // self.finest_stride
+        cells = image_cells(images, self.finest_stride).float()
+        area = F.avg_pool2d(cells, window, ceil_mode=True, divisor_override=1)
+        return area / area.sum((2, 3), keepdim=True)
+
+    def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
+        """``loss_classification``."""
+        logits = mean_logits(predictions["class_map"], targets["share"])
+        loss = masked_binary_cross_entropy(logits, targets["image_labels"], self.ignore_value)
+        return {"loss_classification": loss * self.loss_weight}
+
+    def inference(self, predictions: Predictions, images: ImageList, decoded: Decoded) -> None:
+        """Add ``image_labels`` (N, num_classes), probabilities."""
+        logits = mean_logits(predictions["class_map"], self._cell_share(images))
+        decoded.maps["image_labels"] = logits.sigmoid()
+
+    def postprocess(
+        self,
+        decoded: Decoded,
+        index: int,
+        image_size: tuple[int, int],
+        output_size: tuple[int, int],
+    ) -> dict[str, Any]:
+        """-> ``{"image_labels": (num_classes,)}`` probabilities."""
+        return {"image_labels": decoded.maps["image_labels"][index]}
+
+    def merge_flipped(self, predictions: Predictions, flipped: Predictions) -> Predictions:
+        """Average the logits."""
+        return {"class_map": (predictions["class_map"] + flipped["class_map"].flip(-1)) / 2}
+
+    def prediction_maps(self, predictions: Predictions) -> dict[str, Tensor]:
+        """``class_map`` (N, h, w): probability of the class that is most probable there."""
+        return {"class_map": predictions["class_map"].float().sigmoid().amax(1)}
+
+
+def mean_logits(class_map: Tensor, share: Tensor) -> Tensor:
+    """Logits (N, num_classes, h, w) and shares (N, 1, h, w) that sum to 1 -> (N, num_classes)."""
+    return (class_map.float() * share).sum((2, 3))

@@ -1,0 +1,104 @@
+"""Heads that give every pixel one of several classes, whatever the classes are.
+
+Detectron2's way of learning and answering: logits brought to the input's resolution, cross-entropy
+with an ignored label.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from detectron2.layers import ShapeSpec
+from detectron2.structures import ImageList
+from torch import Tensor
+
+from d2_multitask.heads.base import Decoded, Predictions, Targets
+from d2_multitask.heads.dense import DenseHead, resize_maps, to_input_size
+from d2_multitask.losses import masked_cross_entropy
+from d2_multitask.targets.dense import pad_label_maps
+
+
+class LabelMapHead(DenseHead):
+    """Base of semantic segmentation and its relatives.
+
+    Attributes:
+        label: key of the labels in ``batched_inputs`` and of the answer in the results.
+        loss_name: key of the loss.
+    """
+
+    label: ClassVar[str]
+    loss_name: ClassVar[str]
+
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        num_classes: int,
+        conv_dim: int,
+        norm: str = "",
+        ignore_value: int = 255,
+        loss_weight: float = 1.0,
+    ) -> None:
+        """
+        Args:
+            input_shape: channels and stride of the feature maps to read.
+            num_classes: classes, background included if it is one.
+            conv_dim: channels of the convolutions.
+            norm: normalisation after them.
+            ignore_value: label that costs nothing.
+            loss_weight: weight of the cross-entropy.
+        """
+        super().__init__(input_shape)
+        self.num_classes, self.ignore_value = num_classes, ignore_value
+        self.loss_weight = loss_weight
+        self.add_module(self.label, self.branch(conv_dim, num_classes, norm))
+
+    def layers(self, features: dict[str, Tensor]) -> Predictions:
+        """-> logits (N, num_classes, h, w)."""
+        return {self.label: self.run(self.get_submodule(self.label), features)}
+
+    def targets(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> Targets:
+        """Labels (N, H, W) int64 of the padded input; padding and unlabelled images are ignored."""
+        labels = pad_label_maps(
+            [x.get(self.label) for x in batched_inputs],
+            tuple(images.tensor.shape[-2:]),
+            self.ignore_value,
+            images.tensor.device,
+        )
+        return {self.label: labels}
+
+    def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
+        """The cross-entropy under ``loss_name``."""
+        labels = targets[self.label]
+        logits = to_input_size(predictions[self.label], self.stride, tuple(labels.shape[1:]))
+        loss = masked_cross_entropy(logits, labels, self.ignore_value)
+        return {self.loss_name: loss * self.loss_weight}
+
+    def inference(self, predictions: Predictions, images: ImageList, decoded: Decoded) -> None:
+        """Add the logits (N, num_classes, h, w), still at this head's stride."""
+        decoded.maps[self.label] = predictions[self.label].float()
+
+    def postprocess(
+        self,
+        decoded: Decoded,
+        index: int,
+        image_size: tuple[int, int],
+        output_size: tuple[int, int],
+    ) -> dict[str, Any]:
+        """-> (num_classes, height, width) logits at the output size."""
+        logits = decoded.maps[self.label][index]
+        return {self.label: resize_maps(logits, self.stride, image_size, output_size)}
+
+    def merge_flipped(self, predictions: Predictions, flipped: Predictions) -> Predictions:
+        """Average the logits."""
+        return {self.label: (predictions[self.label] + flipped[self.label].flip(-1)) / 2}
+
+    def target_maps(self, targets: Targets) -> dict[str, Tensor]:
+        """(N, H, W): class ids scaled to [0, 1]."""
+        labels = targets[self.label]
+        scaled = labels.float().masked_fill(labels == self.ignore_value, 0)
+        return {self.label: scaled / max(self.num_classes - 1, 1)}
+
+    def prediction_maps(self, predictions: Predictions) -> dict[str, Tensor]:
+        """(N, h, w): one minus the probability of class 0."""
+        return {self.label: 1 - predictions[self.label].float().softmax(1)[:, 0]}

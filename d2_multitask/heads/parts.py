@@ -1,0 +1,51 @@
+"""The human-parts task: head, torso, upper and lower arms and legs, or background, per pixel."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+
+from d2_multitask.heads.build import TASK_HEAD_REGISTRY
+from d2_multitask.heads.dense import add_branch_config, dense_shapes
+from d2_multitask.heads.label_map import LabelMapHead
+
+
+@TASK_HEAD_REGISTRY.register("parts")
+class PartsHead(LabelMapHead):
+    """Part segmentation: semantic segmentation with the labels ``part_seg``."""
+
+    label: ClassVar[str] = "part_seg"
+    loss_name: ClassVar[str] = "loss_parts"
+
+    @configurable
+    def __init__(self, input_shape: dict[str, ShapeSpec], **kwargs: Any) -> None:
+        """See :class:`LabelMapHead`."""
+        super().__init__(input_shape, **kwargs)
+
+    @staticmethod
+    def add_config(cfg: CfgNode) -> None:
+        """Declare ``MODEL.PARTS_HEAD``; see :meth:`TaskHead.add_config`."""
+        cfg.MODEL.PARTS_HEAD = node = CfgNode()
+        # Background and the six parts of the multitask literature on PASCAL-Context (ASTMT on).
+        node.NUM_CLASSES = 7
+        # People without part labels, and padding.
+        node.IGNORE_VALUE = 255
+        add_branch_config(node, conv_dim=64)
+        # That literature's semantic : parts = 1 : 2, since most pixels are background.
+        node.LOSS_WEIGHT = 2.0
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Config and backbone outputs -> arguments of ``__init__``."""
+        node = cfg.MODEL.PARTS_HEAD
+        key = "MODEL.PARTS_HEAD.IN_FEATURES"
+        return {
+            "input_shape": dense_shapes(input_shape, node.IN_FEATURES, key),
+            "num_classes": node.NUM_CLASSES,
+            "conv_dim": node.CONV_DIM,
+            "norm": node.NORM,
+            "ignore_value": node.IGNORE_VALUE,
+            "loss_weight": node.LOSS_WEIGHT,
+        }

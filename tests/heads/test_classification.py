@@ -1,0 +1,78 @@
+"""Image classification: means over the image, not over its padding; labels that are not known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from detectron2.structures import ImageList
+from support import TinyBackbone, labelled_image, without
+
+from d2_multitask.config import get_multitask_cfg
+from d2_multitask.heads import ClassificationHead, Decoded, build_heads
+from d2_multitask.heads.classification import mean_logits
+
+
+def classification_head(**keys: object) -> ClassificationHead:
+    torch.manual_seed(0)
+    cfg = get_multitask_cfg()
+    cfg.MODEL.TASKS = ["classification"]
+    for key, value in keys.items():
+        cfg.MODEL.CLASSIFICATION_HEAD[key] = value
+    return build_heads(cfg, TinyBackbone().output_shape())["classification"]
+
+
+@pytest.mark.parametrize("map_stride", [4, 16, 32])
+def test_mean_over_the_image_by_hand(map_stride: int) -> None:
+    """A cell counts as much as it covers of the image: here 40 x 24 pixels of 64 x 32."""
+    head = classification_head(MAP_STRIDE=map_stride)
+    images = ImageList.from_tensors([torch.zeros(3, 40, 24), torch.zeros(3, 64, 32)])
+    share = head._cell_share(images)
+    assert share.shape == (2, 1, 64 // map_stride, 32 // map_stride)
+    rows = torch.tensor([min(40 - y, map_stride) for y in range(0, 64, map_stride)]).clamp(min=0)
+    columns = torch.tensor([min(24 - x, map_stride) for x in range(0, 32, map_stride)]).clamp(min=0)
+    torch.testing.assert_close(share[0, 0], rows[:, None] * columns[None] / (40.0 * 24.0))
+    class_map = torch.rand((2, 59, *share.shape[2:]))
+    torch.testing.assert_close(mean_logits(class_map, share)[1], class_map[1].mean((1, 2)))
+
+
+def test_padding_changes_no_answer() -> None:
+    """With a 1x1 convolution, nothing outside the image is looked at."""
+    head = classification_head(CONV_DIM=0, MAP_STRIDE=4)
+    backbone = TinyBackbone()
+    small, large = labelled_image(40, 40, seed=1), labelled_image(96, 104, seed=2)
+
+    def answers(batch: list) -> torch.Tensor:
+        images = ImageList.from_tensors([x["image"].float() / 255 for x in batch], 8)
+        decoded = Decoded()
+        head.inference(head.layers(backbone(images.tensor)), images, decoded)
+        return decoded.maps["image_labels"]
+
+    torch.testing.assert_close(answers([small])[0], answers([large, small])[1])
+
+
+def test_unknown_labels_and_images_cost_nothing() -> None:
+    head = classification_head()
+    known = labelled_image(seed=1)
+    half_known = {**labelled_image(seed=2), "image_labels": known["image_labels"].clone()}
+    half_known["image_labels"][10:] = 255
+    batch = [known, half_known, without(labelled_image(seed=3), "image_labels")]
+    images = ImageList.from_tensors([x["image"].float() for x in batch], 8)
+    targets = head.targets(batch, images)
+    class_map = torch.zeros((3, 59, 2, 2), requires_grad=True)
+    loss = head.losses({"class_map": class_map}, targets)["loss_classification"]
+    loss.backward()
+    assert loss.item() == pytest.approx(torch.tensor(2.0).log().item())
+    learnt = class_map.grad.abs().sum((2, 3)) > 0
+    assert learnt.sum(1).tolist() == [59, 10, 0]
+
+
+def test_wrong_number_of_labels() -> None:
+    entry = {**labelled_image(), "image_labels": torch.zeros(20, dtype=torch.long)}
+    images = ImageList.from_tensors([entry["image"].float()])
+    with pytest.raises(ValueError, match=r"\(20,\).*\(59,\)"):
+        classification_head().targets([entry], images)
+
+
+def test_map_stride_must_fit() -> None:
+    with pytest.raises(ValueError, match="MAP_STRIDE: found 6, expected a multiple of 4"):
+        classification_head(MAP_STRIDE=6)
