@@ -79,7 +79,7 @@ setup(
         "Pillow>=9.1",
         "pycocotools>=2.0.4",
         "PyYAML",
-        "scipy>=1.11",
+        "scipy",
         "tabulate",
         "timm>=1.0",
     ],

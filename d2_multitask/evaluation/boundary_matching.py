@@ -13,6 +13,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_flow
@@ -67,6 +68,9 @@ class BoundaryMatcher:
         inner = index[margin : margin + height, margin : margin + width]
         inner[label != 0] = np.arange(len(self._labelled), dtype=np.int32)
         self._index = index.ravel()
+        disc = np.zeros((2 * margin + 1, 2 * margin + 1), dtype=np.uint8)
+        disc[tuple((self._offsets + margin).T)] = 1
+        self._near = cv2.dilate((index >= 0).astype(np.uint8), disc).ravel() > 0
         self._steps = self._offsets[:, 0] * index.shape[1] + self._offsets[:, 1]
         self._stride = index.shape[1]
 
@@ -83,9 +87,9 @@ class BoundaryMatcher:
         """
         rows, columns = np.divmod(predicted, self._shape[1])
         places = (rows + self._margin) * self._stride + columns + self._margin
-        neighbours = self._index[places[:, None] + self._steps]  # (n, number of offsets)
-        matchable = (neighbours >= 0).any(axis=1)
-        neighbours, predicted = neighbours[matchable], predicted[matchable]
+        matchable = self._near[places]
+        places, predicted = places[matchable], predicted[matchable]
+        neighbours = self._index[places + self._steps[:, None]]  # (number of offsets, n)
         partners = _nearest_first(neighbours, self.num_labelled)
         _augment(partners, neighbours, self.num_labelled)
         found = partners >= 0
@@ -96,19 +100,19 @@ def _nearest_first(neighbours: np.ndarray, num_labelled: int) -> np.ndarray:
     """Pair by ascending distance, as far as that goes.
 
     Args:
-        neighbours: (n, m) label number or -1 of each predicted pixel at each offset.
+        neighbours: (m, n) label number or -1 at each offset of each predicted pixel.
         num_labelled: number of labels.
 
     Returns:
         (n,) label number or -1.
     """
-    partners = np.full(len(neighbours), -1, dtype=np.int32)
+    partners = np.full(neighbours.shape[1], -1, dtype=np.int32)
     taken = np.zeros(num_labelled + 1, dtype=bool)
     taken[-1] = True  # what index -1 reads: no label there
-    free = np.arange(len(neighbours))
-    for column in neighbours.T:
+    free = np.arange(neighbours.shape[1])
+    for row in neighbours:
         # One offset leads from different pixels to different labels: no two want the same.
-        candidates = column[free]
+        candidates = row[free]
         fits = ~taken[candidates]
         partners[free[fits]] = candidates[fits]
         taken[candidates[fits]] = True
@@ -124,7 +128,7 @@ def _augment(partners: np.ndarray, neighbours: np.ndarray, num_labelled: int) ->
 
     Args:
         partners: (n,) label number or -1.
-        neighbours: (n, m) label number or -1.
+        neighbours: (m, n) label number or -1.
         num_labelled: number of labels.
     """
     num_predicted = len(partners)
@@ -134,8 +138,8 @@ def _augment(partners: np.ndarray, neighbours: np.ndarray, num_labelled: int) ->
     free_labels = np.flatnonzero(is_free)
     if not len(free_predicted) or not len(free_labels):
         return
-    pixel, offset = np.nonzero(neighbours >= 0)
-    label = neighbours[pixel, offset]
+    offset, pixel = np.nonzero(neighbours >= 0)
+    label = neighbours[offset, pixel]
     used = partners[pixel] == label
     source, sink = num_predicted + num_labelled, num_predicted + num_labelled + 1
     start, end = pixel, label + num_predicted

@@ -47,9 +47,9 @@ class LabelMapEvaluator(LabelEvaluator):
         """Count one image: labels (H, W) uint8, scores (C, H, W)."""
         num_classes = len(self._class_names)
         scores = self.prediction(record, output, (num_classes, *labels.shape))
-        self._num_not_finite += not bool(scores.float().sum().isfinite())
-        predicted = scores.argmax(dim=0).cpu().numpy()
-        self._confusion += count_confusion(labels, predicted, num_classes)
+        highest, predicted = scores.max(dim=0)  # NaN is higher than any number
+        self._num_not_finite += not bool(highest.isfinite().all())
+        self._confusion += count_confusion(labels, predicted.cpu().numpy(), num_classes)
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Score what was processed, in 0-100; ``None`` in all processes but the first."""
