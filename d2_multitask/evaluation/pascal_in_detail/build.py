@@ -36,6 +36,7 @@ def build_instance_evaluator(
         ["bbox", "segm"] if cfg.MODEL.MASK_ON else ["bbox"],
         output_dir=request.output_folder,
         legacy=cfg.TEST.PASCAL_IN_DETAIL.LEGACY,
+        backend=cfg.TEST.COCO_BACKEND,
         max_dets_per_image=max(100, cfg.TEST.DETECTIONS_PER_IMAGE),
     )
 
@@ -73,6 +74,7 @@ def build_keypoint_evaluator(
         output_dir=os.path.join(request.output_folder, "keypoints"),
         only_class=classes.index(PERSON),
         legacy=cfg.TEST.PASCAL_IN_DETAIL.LEGACY,
+        backend=cfg.TEST.COCO_BACKEND,
         kpt_oks_sigmas=list(sigmas),
     )
 

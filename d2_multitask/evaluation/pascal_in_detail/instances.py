@@ -18,6 +18,7 @@ from detectron2.utils import comm
 
 from d2_multitask.data.masks import to_rle
 from d2_multitask.evaluation.coco import MultitaskCOCOEvaluator
+from d2_multitask.evaluation.coco_backends import AUTO
 from d2_multitask.evaluation.ground_truth import CocoDict
 from d2_multitask.evaluation.pascal_in_detail.legacy import (
     legacy_boxes,
@@ -138,6 +139,7 @@ class DetailCOCOEvaluator(MultitaskCOCOEvaluator):
         distributed: bool = True,
         max_dets_per_image: int | None = None,
         kpt_oks_sigmas: Sequence[float] = (),
+        backend: str = AUTO,
     ) -> None:
         """
         Args:
@@ -151,9 +153,11 @@ class DetailCOCOEvaluator(MultitaskCOCOEvaluator):
             distributed: gather predictions from all processes.
             max_dets_per_image: see `MultitaskCOCOEvaluator`.
             kpt_oks_sigmas: one sigma a joint.
+            backend: see `MultitaskCOCOEvaluator`.
 
         Raises:
-            ValueError: there are not as many sigmas as joints.
+            ValueError: there are not as many sigmas as joints, or the backend is unknown.
+            ImportError: the backend is not installed.
         """
         self._all_records = {record["image_id"]: record for record in records}
         self._only_class = only_class
@@ -171,6 +175,7 @@ class DetailCOCOEvaluator(MultitaskCOCOEvaluator):
             distributed=distributed,
             max_dets_per_image=max_dets_per_image,
             kpt_oks_sigmas=kpt_oks_sigmas,
+            backend=backend,
             ground_truth=ground_truth,
         )
         # The classes scored here, whatever the data set's own metadata say.
