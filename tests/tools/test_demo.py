@@ -134,6 +134,15 @@ def test_failing_tool_is_named_without_a_traceback_of_the_demo(repository):
     assert "Pictures (" not in result.stdout
 
 
+@pytest.fixture
+def ctrl_c_arrives():
+    """A background job of a shell ignores SIGINT, and so would every process that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_arrives")
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize(
     ("sent", "to_group", "code"),
