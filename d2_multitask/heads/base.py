@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
+from d2_multitask.targets.centers import BatchObjects, CenterCells, assign_cells, gather_objects
 from d2_multitask.targets.decode import Peaks
 
 Predictions = dict[str, Tensor]
@@ -192,6 +194,58 @@ class Branch(nn.Sequential):
 def batch_instances(batched_inputs: list[dict[str, Any]]) -> list[Any]:
     """``instances`` of each image, ``None`` where the image has no object labels."""
     return [x.get("instances") for x in batched_inputs]
+
+
+def batch_objects(
+    batched_inputs: list[dict[str, Any]], images: ImageList, stride: int
+) -> BatchObjects:
+    """The labelled objects of a batch without joints, gathered once for all heads that ask.
+
+    Args:
+        batched_inputs: the batch.
+        images: its images; what is gathered is kept with them and goes when they go.
+        stride: input pixels per cell.
+    """
+    instances = batch_instances(batched_inputs)
+    device = images.tensor.device
+    return _once(
+        images, instances, ("objects", stride), lambda: gather_objects(instances, stride, device)
+    )
+
+
+def batch_cells(
+    batched_inputs: list[dict[str, Any]], images: ImageList, stride: int, radius: int
+) -> CenterCells:
+    """The cells of :func:`batch_objects`, assigned once for all heads that ask.
+
+    Args:
+        batched_inputs: the batch.
+        images: its images.
+        stride: input pixels per cell.
+        radius: see :func:`d2_multitask.targets.centers.assign_cells`.
+    """
+    return _once(
+        images,
+        batch_instances(batched_inputs),
+        ("cells", stride, radius),
+        lambda: assign_cells(
+            batch_objects(batched_inputs, images, stride),
+            len(batched_inputs),
+            grid_size(images, stride),
+            radius,
+        ),
+    )
+
+
+def _once(
+    images: ImageList, instances: list[Any], key: tuple[Any, ...], compute: Callable[[], Any]
+) -> Any:
+    """``compute()``, or what it gave before for the same images and the same labels."""
+    kept = images.__dict__.setdefault("_shared_targets", {})
+    known = kept.get(key)
+    if known is None or any(a is not b for a, b in zip(known[0], instances, strict=True)):
+        known = kept[key] = (instances, compute())
+    return known[1]
 
 
 def grid_size(images: ImageList, stride: int) -> tuple[int, int]:

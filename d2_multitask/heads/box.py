@@ -15,13 +15,12 @@ from d2_multitask.heads.base import (
     Predictions,
     Targets,
     TaskHead,
-    batch_instances,
+    batch_cells,
+    batch_objects,
     feature_shape,
-    grid_size,
 )
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
 from d2_multitask.losses import gathered_l1_loss
-from d2_multitask.targets.centers import assign_cells, gather_objects
 from d2_multitask.targets.decode import decode_boxes, gather_cells
 
 
@@ -93,9 +92,8 @@ class BoxHead(TaskHead):
 
     def targets(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> Targets:
         """wh (A, 2) at the assigned cells, stride units."""
-        objects = gather_objects(batch_instances(batched_inputs), self.stride, images.tensor.device)
-        grid = grid_size(images, self.stride)
-        cells = assign_cells(objects, len(batched_inputs), grid, self.assign_radius)
+        objects = batch_objects(batched_inputs, images, self.stride)
+        cells = batch_cells(batched_inputs, images, self.stride, self.assign_radius)
         return {"cells": cells, "wh": objects.wh[cells.object_index]}
 
     def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:

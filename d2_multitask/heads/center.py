@@ -20,14 +20,15 @@ from d2_multitask.heads.base import (
     Predictions,
     Targets,
     TaskHead,
-    batch_instances,
+    batch_cells,
+    batch_objects,
     feature_shape,
     grid_size,
     image_cells,
 )
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
 from d2_multitask.losses import gathered_l1_loss, heatmap_focal_loss
-from d2_multitask.targets.centers import assign_cells, cells_of, gather_objects
+from d2_multitask.targets.centers import cells_of
 from d2_multitask.targets.decode import decode_boxes, find_peaks, gather_cells
 from d2_multitask.targets.dense import ignored_cells
 from d2_multitask.targets.gaussian import draw_gaussians, object_radius
@@ -167,7 +168,7 @@ class CenterHead(TaskHead):
         cells of images without object labels.
         """
         device = images.tensor.device
-        objects = gather_objects(batch_instances(batched_inputs), self.stride, device)
+        objects = batch_objects(batched_inputs, images, self.stride)
         grid, num_images = grid_size(images, self.stride), len(batched_inputs)
         heatmap = draw_gaussians(
             objects.image_index * self.num_classes + objects.classes,
@@ -185,7 +186,7 @@ class CenterHead(TaskHead):
         valid = objects.labelled[:, None, None, None]
         if crowd.any():
             valid = (~crowd | (heatmap == 1)) & valid
-        cells = assign_cells(objects, num_images, grid, self.assign_radius)
+        cells = batch_cells(batched_inputs, images, self.stride, self.assign_radius)
         offset = objects.center_xy[cells.object_index] - cells.xy
         return {"heatmap": heatmap, "valid": valid, "cells": cells, "offset": offset}
 

@@ -17,7 +17,9 @@ from d2_multitask.heads.base import (
     Predictions,
     Targets,
     TaskHead,
+    batch_cells,
     batch_instances,
+    batch_objects,
     feature_shape,
     grid_size,
 )
@@ -26,9 +28,8 @@ from d2_multitask.heads.center import average_flipped_logits, heatmap_bias
 from d2_multitask.losses import gathered_l1_loss, heatmap_focal_loss
 from d2_multitask.targets.centers import (
     BatchObjects,
-    assign_cells,
+    add_keypoints,
     cells_of,
-    gather_objects,
 )
 from d2_multitask.targets.decode import (
     find_joint_peaks,
@@ -171,14 +172,14 @@ class PoseHead(TaskHead):
         No loss where a label is missing: joints of visibility 0, images without joint labels, and,
         on the joint heatmaps, crowds and the boxes of people none of whose joints are labelled.
         """
-        objects = gather_objects(
+        objects = add_keypoints(
+            batch_objects(batched_inputs, images, self.stride),
             batch_instances(batched_inputs),
             self.stride,
-            images.tensor.device,
             self.num_keypoints,
         )
         grid, num_images = grid_size(images, self.stride), len(batched_inputs)
-        cells = assign_cells(objects, num_images, grid, self.assign_radius)
+        cells = batch_cells(batched_inputs, images, self.stride, self.assign_radius)
         keypoints = objects.keypoints[cells.object_index]  # (A, K, 3)
         crowd = ignored_cells(
             [x.get("ignore_mask") for x in batched_inputs],

@@ -6,7 +6,7 @@ Letters: N images, M objects of the whole batch, A assigned cells, K joints, (h,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from detectron2.structures import Instances
@@ -67,36 +67,57 @@ def gather_objects(
     Raises:
         ValueError: an image has another number of joints than ``num_keypoints``.
     """
-    counts, boxes, classes, keypoints, joint_labels = [], [], [], [], []
-    for index, per_image in enumerate(instances):
+    counts, boxes, classes, joint_labels = [], [], [], []
+    for per_image in instances:
         present = per_image is not None
-        joints_present = present and per_image.has("gt_keypoints")
-        joint_labels.append(joints_present)
+        joint_labels.append(present and per_image.has("gt_keypoints"))
         counts.append(len(per_image) if present else 0)
-        if not present:
-            continue
-        boxes.append(per_image.gt_boxes.tensor)
-        classes.append(per_image.gt_classes)
-        if num_keypoints is not None:
-            keypoints.append(_keypoints_of(per_image, joints_present, num_keypoints, index))
+        if present:
+            boxes.append(per_image.gt_boxes.tensor)
+            classes.append(per_image.gt_classes)
     image_index = torch.arange(len(counts)).repeat_interleave(
         torch.tensor(counts, dtype=torch.long)
     )
     all_boxes = torch.cat(boxes) if boxes else torch.zeros(0, 4)
     all_classes = torch.cat(classes) if classes else torch.zeros(0, dtype=torch.long)
-    all_keypoints = None
-    if num_keypoints is not None:
-        all_keypoints = torch.cat(keypoints) if keypoints else torch.zeros(0, num_keypoints, 3)
-        all_keypoints = all_keypoints.to(device, torch.float32, copy=True)
-        all_keypoints[..., :2] /= stride
-    return BatchObjects(
+    objects = BatchObjects(
         image_index=image_index.to(device),
         boxes=all_boxes.to(device, torch.float32) / stride,
         classes=all_classes.to(device),
-        keypoints=all_keypoints,
+        keypoints=None,
         labelled=torch.tensor([x is not None for x in instances], device=device),
         keypoints_labelled=torch.tensor(joint_labels, device=device),
     )
+    return (
+        objects
+        if num_keypoints is None
+        else add_keypoints(objects, instances, stride, num_keypoints)
+    )
+
+
+def add_keypoints(
+    objects: BatchObjects, instances: Sequence[Instances | None], stride: int, num_keypoints: int
+) -> BatchObjects:
+    """The same objects with their joints.
+
+    Args:
+        objects: what :func:`gather_objects` made of ``instances``.
+        instances: see there.
+        stride: input pixels per cell.
+        num_keypoints: K.
+
+    Raises:
+        ValueError: an image has another number of joints than ``num_keypoints``.
+    """
+    keypoints = [
+        _keypoints_of(per_image, per_image.has("gt_keypoints"), num_keypoints, index)
+        for index, per_image in enumerate(instances)
+        if per_image is not None
+    ]
+    joints = torch.cat(keypoints) if keypoints else torch.zeros(0, num_keypoints, 3)
+    joints = joints.to(objects.boxes.device, torch.float32, copy=True)
+    joints[..., :2] /= stride
+    return replace(objects, keypoints=joints)
 
 
 def _keypoints_of(per_image: Instances, present: bool, num_keypoints: int, index: int) -> Tensor:

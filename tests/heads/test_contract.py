@@ -11,6 +11,7 @@ from support import LABELS, TinyBackbone, labelled_image, without
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.heads import TASK_HEAD_REGISTRY, Decoded, build_heads
+from d2_multitask.heads.base import batch_cells, batch_objects
 
 HEADS = sorted(name for name, _ in TASK_HEAD_REGISTRY)
 
@@ -142,3 +143,17 @@ def test_flipping_twice_changes_nothing(name: str) -> None:
         merged = head.merge_flipped(predictions, mirrored)
         for key, value in predictions.items():
             torch.testing.assert_close(merged[key], value, atol=1e-4, rtol=1e-4)
+
+
+def test_what_heads_share_follows_the_labels() -> None:
+    """Kept with the images, but not beyond the labels that it was made of."""
+    images = ImageList(torch.zeros(1, 3, 64, 48), [(64, 48)])
+    batch = [labelled_image()]
+    first = batch_objects(batch, images, 4)
+    cells = batch_cells(batch, images, 4, 1)
+    assert batch_objects(list(batch), images, 4) is first
+    assert batch_cells(batch, images, 4, 1) is cells
+    assert batch_objects(batch, ImageList(images.tensor, images.image_sizes), 4) is not first
+    batch[0]["instances"] = batch[0]["instances"][:1]
+    assert len(batch_objects(batch, images, 4).boxes) == 1
+    assert set(batch_cells(batch, images, 4, 0).object_index.tolist()) == {0}

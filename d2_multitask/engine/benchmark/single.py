@@ -25,11 +25,17 @@ def measure_targets(
     """Our targets of centre, box and pose against the per-object NumPy loop."""
     inputs = setting.images(batch or 16)
     model = build_model(cfg)
-    images = ImageList.from_tensors([x["image"].float() for x in inputs])
+    pixels = ImageList.from_tensors([x["image"].float() for x in inputs])
     heads = [head for name, head in model.heads.items() if name in OBJECT_TASKS]
+
+    def targets() -> list[Any]:
+        # A new list, as in every step: heads keep with it what they share.
+        images = ImageList(pixels.tensor, pixels.image_sizes)
+        return [head.targets(inputs, images) for head in heads]
+
     timings = time_interleaved(
         {
-            "ours": lambda: [head.targets(inputs, images) for head in heads],
+            "ours": targets,
             "loop": lambda: loop_targets(inputs, heads[0].stride),
         },
         runs,
