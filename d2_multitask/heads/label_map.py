@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList
 from torch import Tensor
@@ -38,6 +39,7 @@ class LabelMapHead(DenseHead):
         norm: str = "",
         ignore_value: int = 255,
         loss_weight: float = 1.0,
+        loss_stride: int = 1,
     ) -> None:
         """
         Args:
@@ -47,10 +49,19 @@ class LabelMapHead(DenseHead):
             norm: normalisation after them.
             ignore_value: label that costs nothing.
             loss_weight: weight of the cross-entropy.
+            loss_stride: learn from every so many-th pixel in each axis.
+
+        Raises:
+            ValueError: ``loss_stride`` does not divide the stride of the predictions.
         """
         super().__init__(input_shape)
+        if loss_stride < 1 or self.stride % loss_stride:
+            raise ValueError(
+                f"LOSS_STRIDE of {type(self).__name__}: found {loss_stride}, expected a divisor of "
+                f"{self.stride}, the stride of its predictions"
+            )
         self.num_classes, self.ignore_value = num_classes, ignore_value
-        self.loss_weight = loss_weight
+        self.loss_weight, self.loss_stride = loss_weight, loss_stride
         self.add_module(self.label, self.branch(conv_dim, num_classes, norm))
 
     def layers(self, features: dict[str, Tensor]) -> Predictions:
@@ -69,8 +80,9 @@ class LabelMapHead(DenseHead):
 
     def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
         """The cross-entropy under ``loss_name``."""
-        labels = targets[self.label]
-        logits = to_input_size(predictions[self.label], self.stride, tuple(labels.shape[1:]))
+        labels = every_nth_pixel(targets[self.label], self.loss_stride)
+        scale = self.stride // self.loss_stride
+        logits = to_input_size(predictions[self.label], scale, tuple(labels.shape[1:]))
         loss = masked_cross_entropy(logits, labels, self.ignore_value)
         return {self.loss_name: loss * self.loss_weight}
 
@@ -102,3 +114,28 @@ class LabelMapHead(DenseHead):
     def prediction_maps(self, predictions: Predictions) -> dict[str, Tensor]:
         """(N, h, w): one minus the probability of class 0."""
         return {self.label: 1 - predictions[self.label].float().softmax(1)[:, 0]}
+
+
+def every_nth_pixel(labels: Tensor, stride: int) -> Tensor:
+    """Labels on a coarser grid: of each block of pixels the one in the middle.
+
+    With an even stride the middle lies between pixels; images take the one before it and the one
+    after it in turn, lest all edges be learnt half a pixel aside.
+
+    Args:
+        labels: (N, H, W).
+        stride: pixels a block, in each axis.
+
+    Returns:
+        (N, h, w).
+    """
+    if stride == 1:
+        return labels
+    firsts = [(stride - 1 + index % 2) // 2 for index in range(len(labels))]
+    height, width = (size // stride * stride for size in labels.shape[1:])
+    return torch.stack(
+        [
+            image[first:height:stride, first:width:stride]
+            for image, first in zip(labels, firsts, strict=True)
+        ]
+    )

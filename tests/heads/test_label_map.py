@@ -9,6 +9,7 @@ from support import TinyBackbone, labelled_image
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.heads import Decoded, LabelMapHead, build_heads
+from d2_multitask.heads.label_map import every_nth_pixel
 
 
 def head_of(task: str) -> LabelMapHead:
@@ -49,3 +50,30 @@ def test_a_perfect_prediction_gives_the_labels_back() -> None:
     answer = head.postprocess(decoded, 0, (64, 48), (64, 48))["part_seg"]
     assert answer.shape == (7, 64, 48)
     assert (answer.argmax(0) != entry["part_seg"]).sum() <= 8
+
+
+def test_every_nth_pixel_is_the_middle_one_on_average() -> None:
+    column = torch.arange(8).expand(2, 8, 8)
+    assert torch.equal(every_nth_pixel(column, 1), column)
+    assert every_nth_pixel(column, 2)[:, 0].tolist() == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert every_nth_pixel(column, 4)[:, 0].tolist() == [[1, 5], [2, 6]]
+    assert every_nth_pixel(column, 3)[:, 0].tolist() == [[1, 4], [1, 4]]
+
+
+@pytest.mark.parametrize("loss_stride", [2, 4])
+def test_fewer_pixels_teach_nearly_the_same(loss_stride: int) -> None:
+    every, some = head_of("seg"), head_of("seg")
+    some.loss_stride = loss_stride
+    batch = [labelled_image(seed=1), labelled_image(40, 32, seed=2)]
+    images = ImageList.from_tensors([x["image"].float() / 255 for x in batch], 8)
+    predictions = every.layers(TinyBackbone()(images.tensor))
+    targets = every.targets(batch, images)
+    losses = [head.losses(predictions, targets)["loss_seg"].item() for head in (every, some)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.03)
+
+
+def test_loss_stride_must_fit() -> None:
+    cfg = get_multitask_cfg()
+    cfg.MODEL.TASKS, cfg.MODEL.SEG_HEAD.LOSS_STRIDE = ["seg"], 3
+    with pytest.raises(ValueError, match="LOSS_STRIDE.*found 3, expected a divisor of 4"):
+        build_heads(cfg, TinyBackbone().output_shape())
