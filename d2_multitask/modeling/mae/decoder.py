@@ -65,7 +65,7 @@ class MAEDecoder(nn.Module):
         return self.decoder_pred(x)
 
     def decode(self, latent: Tensor, ids_restore: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-        """What `decoder_pred` reads: (B, L, E), without the class token. Arguments: as `forward`."""
+        """What `decoder_pred` reads, (B, L, E), no class token; arguments as `forward`."""
         x = self.decoder_embed(latent)  # (B, 1 + K, E)
         num_removed = ids_restore.shape[1] + 1 - x.shape[1]
         mask_tokens = self.mask_token.to(x.dtype).expand(len(x), num_removed, -1)
