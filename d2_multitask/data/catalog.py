@@ -8,7 +8,6 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
-
 # Tasks that learn from the images alone.
 LABEL_FREE_TASKS = frozenset({"reconstruction"})
 

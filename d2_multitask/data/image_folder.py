@@ -83,11 +83,11 @@ def register_image_folder(
         image_range = (image_range[0], image_range[1])
     folder = ImageFolder(name, os.fspath(image_root), image_range)
     if name in DatasetCatalog:
-        # Detectron2's catalogue does not tell what it holds, so the metadata does.
-        if MetadataCatalog.get(name).get("image_folder") != folder:
-            raise ValueError(f"Data set {name!r} is already registered with something else")
-        return
+        if DatasetCatalog.data[name] == folder:
+            return
+        raise ValueError(
+            f"Data set name {name!r} is already registered, for {DatasetCatalog.data[name]}. Use "
+            f"another name for {folder.image_root}."
+        )
     DatasetCatalog.register(name, folder)
-    MetadataCatalog.get(name).set(
-        image_root=folder.image_root, evaluator_type=EVALUATOR_TYPE, image_folder=folder
-    )
+    MetadataCatalog.get(name).set(image_root=folder.image_root, evaluator_type=EVALUATOR_TYPE)

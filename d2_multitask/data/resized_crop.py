@@ -93,8 +93,8 @@ class RandomResizedCrop(T.Augmentation):
             ratio = math.exp(self._rand_range(math.log(self.ratio[0]), math.log(self.ratio[1])))
             w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < w <= width and 0 < h <= height:
-                x0 = np.random.randint(0, width - w + 1)
-                y0 = np.random.randint(0, height - h + 1)
+                x0 = int(self._rand_range(0, width - w + 1))
+                y0 = int(self._rand_range(0, height - h + 1))
                 return ResizedCropTransform((x0, y0, x0 + w, y0 + h), self.output_size)
         ratio = min(max(width / height, self.ratio[0]), self.ratio[1])
         return ResizedCropTransform(_middle(height, width, ratio), self.output_size)
