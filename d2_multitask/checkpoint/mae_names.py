@@ -94,6 +94,29 @@ def is_decoder_name(name: str) -> bool:
     return bool(_DECODER.match(name))
 
 
+def complete_names(names: Iterable[str]) -> list[str]:
+    """All names of an MAE with as many blocks as these names tell; a decoder only if there is one.
+
+    Args:
+        names: the authors' names.
+    """
+    names = list(names)
+    parts = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+    layers = ["patch_embed.proj", "norm"]
+    complete = ["cls_token", "pos_embed"]
+    stems = ["blocks"]
+    if any(map(is_decoder_name, names)):
+        layers += ["decoder_embed", "decoder_norm", "decoder_pred"]
+        complete += ["mask_token", "decoder_pos_embed"]
+        stems.append("decoder_blocks")
+    for stem in stems:
+        depth = max(
+            (int(n.split(".")[1]) + 1 for n in names if n.startswith(f"{stem}.")), default=0
+        )
+        layers += [f"{stem}.{index}.{part}" for index in range(depth) for part in parts]
+    return complete + [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
+
+
 def to_authors_names(weights: dict[str, Tensor], file: str = "file") -> TranslatedWeights | None:
     """Find an MAE among the tensors of a file, whatever their dialect.
 

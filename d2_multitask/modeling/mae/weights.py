@@ -29,7 +29,7 @@ LICENSE_NOTE = (
 )
 
 # Below this share of the encoder's tensors, a file is of another network.
-_MIN_ENCODER_SHARE = 0.9
+MIN_ENCODER_SHARE = 0.9
 
 _KERNEL = "patch_embed.proj.weight"
 _POSITIONS = ("pos_embed", "decoder_pos_embed")
@@ -183,7 +183,7 @@ def _check_encoder(translated: TranslatedWeights, wanted: dict[str, Tensor], fil
         for name in expected
         if name in translated.weights and translated.weights[name].shape == wanted[name].shape
     ]
-    if len(fitting) >= _MIN_ENCODER_SHARE * len(expected):
+    if len(fitting) >= MIN_ENCODER_SHARE * len(expected):
         return
     own = TranslatedWeights(dict(wanted), {}, "")
     raise ValueError(
