@@ -88,11 +88,14 @@ def check_architecture(report: LoadReport) -> None:
 
     Args:
         report: From `match_weights`. What counts is the backbone, or, for a model without one, the
-            whole; batch norms' counters do not count.
+            whole; batch norms' counters do not count. A file that a module has translated is not
+            judged again: the module has.
 
     Raises:
         ValueError: Fewer than half of its tensors found their values in the file.
     """
+    if report.dialect:
+        return
     mismatched = {mismatch.name: mismatch for mismatch in report.mismatched}
     names = [*report.matched, *mismatched, *report.fresh]
     names = [name for name in names if not name.endswith("num_batches_tracked")]

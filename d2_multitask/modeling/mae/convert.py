@@ -105,9 +105,9 @@ def convert_mae_file(
         raise ValueError(f"Dialect: found {dialect!r}, expected one of {DIALECTS}")
     if not target.endswith((".pth", ".safetensors")):
         raise ValueError(f"{target}: found another ending, expected .pth or .safetensors")
+    weights = read_checkpoint(source, prefer_ema=prefer_ema)["model"]
     if os.path.exists(target) and os.path.samefile(source, target):
         raise ValueError(f"{target}: is the source, expected another file")
-    weights = read_checkpoint(source, prefer_ema=prefer_ema)["model"]
     translated = to_authors_names(weights, source)
     if translated is None:
         raise ValueError(
