@@ -15,7 +15,7 @@ from d2_multitask.data.from_config import add_data_config
 from d2_multitask.evaluation.pascal_in_detail.config import add_pascal_in_detail_config
 from d2_multitask.heads import TASK_HEAD_REGISTRY
 from d2_multitask.model_configs import get_config_file
-from d2_multitask.modeling import add_backbone_config, add_rcnn_config
+from d2_multitask.modeling import add_backbone_config, add_mae_config, add_rcnn_config
 
 
 def add_multitask_config(cfg: CfgNode) -> None:
@@ -48,6 +48,7 @@ def add_multitask_config(cfg: CfgNode) -> None:
         head.add_config(cfg)
     add_backbone_config(cfg)
     add_rcnn_config(cfg)
+    add_mae_config(cfg)
     add_data_config(cfg)
     add_pascal_in_detail_config(cfg)
     _add_solver_config(cfg)
@@ -56,6 +57,14 @@ def add_multitask_config(cfg: CfgNode) -> None:
 def _add_solver_config(cfg: CfgNode) -> None:
     # "SGD" (Detectron2's), "ADAM" (CenterNet's) or "ADAMW".
     cfg.SOLVER.OPTIMIZER = "SGD"
+    # Decay rates of Adam's and AdamW's two averages; MAE's pre-training has (0.9, 0.95).
+    cfg.SOLVER.BETAS = (0.9, 0.999)
+    # For vision transformers: the last block learns at this share of the rate, the one before it at
+    # this share of that, and so on down to the patches. 1 = all at the same rate.
+    cfg.SOLVER.LAYER_DECAY = 1.0
+    # Parameters without weight decay, by the last part of their names (norms and biases have keys
+    # of their own: WEIGHT_DECAY_NORM, WEIGHT_DECAY_BIAS).
+    cfg.SOLVER.UNDECAYED_PARAMETERS = ["pos_embed", "cls_token", "mask_token"]
     # Exponential moving average of the weights; the average is what is evaluated.
     cfg.SOLVER.EMA = CfgNode()
     cfg.SOLVER.EMA.ENABLED = False

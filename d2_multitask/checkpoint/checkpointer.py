@@ -113,7 +113,9 @@ class MultitaskCheckpointer(DetectionCheckpointer):
         return checkpoint
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        matched, self.report = match_weights(self.model, checkpoint, self._source)
+        matched, self.report = match_weights(
+            self.model, checkpoint, self._source, adapt=not self._resuming
+        )
         if self._resuming:
             self._check_complete(checkpoint)
         check_architecture(self.report)

@@ -14,6 +14,7 @@ from detectron2.checkpoint import c2_model_loading
 from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
+from d2_multitask.checkpoint.adapting import adapt_checkpoint
 from d2_multitask.checkpoint.report import LoadReport, ShapeMismatch
 
 # Below this share a file belongs to another architecture: what fits, fits by accident.
@@ -30,7 +31,7 @@ class _Renamed:
 
 
 def match_weights(
-    model: nn.Module, checkpoint: dict[str, Any], file: str
+    model: nn.Module, checkpoint: dict[str, Any], file: str, adapt: bool = True
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """Match the tensors of a weight file to those of a model, by name and shape.
 
@@ -38,11 +39,18 @@ def match_weights(
         model: The model; it is not changed.
         checkpoint: From `read_checkpoint`.
         file: The file's name, for the report.
+        adapt: Let modules translate the files of other projects (`adapting.py`).
 
     Returns:
         The tensors that fit, under the model's names, and the report.
+
+    Raises:
+        ValueError: The names fit in more than one way, or a module refuses the file.
     """
     state = model.state_dict()
+    adapted = None
+    if adapt:
+        checkpoint, adapted = adapt_checkpoint(model, checkpoint, file)
     try:
         renamed = _rename(model, state, checkpoint)
     except (AssertionError, ValueError) as error:  # from Detectron2's heuristics, without the file
@@ -63,6 +71,14 @@ def match_weights(
             report.matched.append(name)
             matched[name] = weight
     unused = [renamed.file_names[name] for name in renamed.weights if name not in state]
+    if adapted is not None:
+        unused = [adapted.sources.get(name, name) for name in unused]
+        report.dialect = adapted.dialect
+        report.resized = [
+            ShapeMismatch(name, shape, tuple(state[name].shape))
+            for name, shape in adapted.resized.items()
+            if name in matched
+        ]
     report.unused = [*unused, *checkpoint.get("skipped", [])]
     return matched, report
 
@@ -72,11 +88,14 @@ def check_architecture(report: LoadReport) -> None:
 
     Args:
         report: From `match_weights`. What counts is the backbone, or, for a model without one, the
-            whole; batch norms' counters do not count.
+            whole; batch norms' counters do not count. A file that a module has translated is not
+            judged again: the module has.
 
     Raises:
         ValueError: Fewer than half of its tensors found their values in the file.
     """
+    if report.dialect:
+        return
     mismatched = {mismatch.name: mismatch for mismatch in report.mismatched}
     names = [*report.matched, *mismatched, *report.fresh]
     names = [name for name in names if not name.endswith("num_batches_tracked")]

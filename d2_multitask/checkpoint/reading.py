@@ -7,6 +7,7 @@ with `weights_only=True`, and what wants more is refused by name.
 
 from __future__ import annotations
 
+import argparse
 import collections
 import contextlib
 import os
@@ -155,12 +156,18 @@ def _read_torch(path: str) -> Any:
 
 
 def _numpy_scalars_allowed() -> contextlib.AbstractContextManager:
-    """Training checkpoints often hold a NumPy number (a metric, a learning rate)."""
+    """Training checkpoints often hold a NumPy number (a metric, a learning rate).
+
+    MAE's and its relatives' hold their command line, an argparse.Namespace, which runs no code.
+    """
     if not hasattr(torch.serialization, "safe_globals"):  # before PyTorch 2.5
         return contextlib.nullcontext()
     dtypes = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
     return torch.serialization.safe_globals(
-        [_RECONSTRUCT, _SCALAR, np.ndarray, np.dtype, *sorted(dtypes, key=str)]
+        [
+            *(_RECONSTRUCT, _SCALAR, np.ndarray, np.dtype, argparse.Namespace),
+            *sorted(dtypes, key=str),
+        ]
     )
 
 

@@ -38,6 +38,8 @@ class LoadReport:
         file: The weight file.
         prefix: What was put before the file's names to get the model's.
         ema: The values are the file's exponential moving average.
+        resized: Tensors among `matched` whose values were resized to the model's shape.
+        dialect: What the file's names are called, if they were translated.
     """
 
     matched: list[str] = field(default_factory=list)
@@ -47,6 +49,8 @@ class LoadReport:
     file: str = ""
     prefix: str = ""
     ema: bool = False
+    resized: list[ShapeMismatch] = field(default_factory=list)
+    dialect: str = ""
 
     def __str__(self) -> str:
         columns = {
@@ -60,12 +64,23 @@ class LoadReport:
             title += f", its names placed below '{self.prefix.rstrip('.')}'"
         if self.ema:
             title += ", exponential moving average"
-        examples = [f"  {mismatch}" for mismatch in self.mismatched[:_MAX_EXAMPLES]]
-        if len(self.mismatched) > _MAX_EXAMPLES:
-            examples.append(f"  and {len(self.mismatched) - _MAX_EXAMPLES} more")
-        if examples:
-            examples.insert(0, "Not loaded because of another shape:")
-        return "\n".join([f"{title} (number of tensors):", _table(columns), *examples])
+        if self.dialect:
+            title += f", names of {self.dialect}"
+        return "\n".join(
+            [
+                f"{title} (number of tensors):",
+                _table(columns),
+                *_examples("Resized to the model's shape:", self.resized),
+                *_examples("Not loaded because of another shape:", self.mismatched),
+            ]
+        )
+
+
+def _examples(title: str, tensors: list[ShapeMismatch]) -> list[str]:
+    lines = [f"  {tensor}" for tensor in tensors[:_MAX_EXAMPLES]]
+    if len(tensors) > _MAX_EXAMPLES:
+        lines.append(f"  and {len(tensors) - _MAX_EXAMPLES} more")
+    return [title, *lines] if lines else []
 
 
 def _table(columns: dict[str, list[str]]) -> str:

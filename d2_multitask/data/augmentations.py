@@ -7,28 +7,33 @@ from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 
 from d2_multitask.data.color_jitter import ColorJitter
+from d2_multitask.data.resized_crop import CenterResizedCrop, RandomResizedCrop
 from d2_multitask.data.scale_crop import ScaleCrop
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     """Augmentations in the order in which they are applied.
 
-    Training: scale-and-crop (``INPUT.SCALE_CROP``) or Detectron2's crop and resizing of the
-    shortest edge, then colours (``INPUT.COLOR_JITTER``), then the flip (``INPUT.RANDOM_FLIP``).
-    Test: resizing of the shortest edge to ``INPUT.MIN_SIZE_TEST`` (0 keeps the size).
+    Training: scale-and-crop (``INPUT.SCALE_CROP``), ``INPUT.RANDOM_RESIZED_CROP``, or Detectron2's
+    crop and resizing of the shortest edge, then colours (``INPUT.COLOR_JITTER``), then the flip
+    (``INPUT.RANDOM_FLIP``). Test: ``INPUT.CENTER_CROP_TEST``, or resizing of the shortest edge to
+    ``INPUT.MIN_SIZE_TEST`` (0 keeps the size).
 
     Raises:
         ValueError: two kinds of crop at once, or a value out of range.
     """
     augmentations = detection_utils.build_augmentation(cfg, is_train)  # resize, then flip
     if not is_train:
-        return augmentations
-    if cfg.INPUT.SCALE_CROP.ENABLED:
-        if cfg.INPUT.CROP.ENABLED:
-            raise ValueError(
-                "INPUT.SCALE_CROP.ENABLED and INPUT.CROP.ENABLED: found both True, expected one "
-                "kind of crop"
-            )
+        size = cfg.INPUT.CENTER_CROP_TEST
+        return [CenterResizedCrop(size)] if size else augmentations
+    crops = ("SCALE_CROP", "RANDOM_RESIZED_CROP", "CROP")
+    enabled = [f"INPUT.{crop}.ENABLED" for crop in crops if cfg.INPUT[crop].ENABLED]
+    if len(enabled) > 1:
+        raise ValueError(f"{' and '.join(enabled)}: found both True, expected one kind of crop")
+    resized = cfg.INPUT.RANDOM_RESIZED_CROP
+    if resized.ENABLED:
+        augmentations[0] = RandomResizedCrop(resized.SIZE, resized.SCALE, resized.RATIO)
+    elif cfg.INPUT.SCALE_CROP.ENABLED:
         augmentations[0] = ScaleCrop(
             output_size=cfg.INPUT.SCALE_CROP.SIZE,
             scale_range=cfg.INPUT.SCALE_CROP.SCALE_RANGE,

@@ -17,7 +17,7 @@ from detectron2.data import (
 )
 from detectron2.utils import comm
 
-from d2_multitask.data.catalog import load_dataset
+from d2_multitask.data.catalog import load_dataset, needs_labels
 from d2_multitask.data.dense_labels import DENSE_TASKS
 from d2_multitask.data.image_reading import ImageReadError, SizeMismatchError, read_image
 from d2_multitask.data.mapper import MultitaskDatasetMapper
@@ -55,6 +55,7 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
 
     Data sets may be labelled for different tasks. Where two of them have the same kind of labels,
     the names must agree; and each task of ``MODEL.TASKS`` needs labels in at least one of them.
+    If no task needs labels, every image is used and no label is read.
 
     Returns:
         Detectron2's dicts, to be given to ``build_detection_train_loader`` as ``dataset``.
@@ -67,6 +68,8 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN: found nothing, expected at least one data set")
     sets = {name: load_dataset(name) for name in cfg.DATASETS.TRAIN}
+    if not needs_labels(cfg.MODEL.TASKS):
+        return _images_alone(cfg, sets)
     _check_names(cfg, list(sets))
     for name, dataset_dicts in sets.items():
         _check_readable(name, dataset_dicts, cfg.INPUT.FORMAT)
@@ -81,6 +84,17 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
             "object or a map of labels"
         )
     return dataset_dicts
+
+
+def _images_alone(cfg: CfgNode, sets: Mapping[str, DatasetDicts]) -> DatasetDicts:
+    """All images of all sets, without their labels, which therefore need not agree."""
+    for name, dataset_dicts in sets.items():
+        _check_readable(name, dataset_dicts, cfg.INPUT.FORMAT)
+    keys = ("file_name", "image_id", "height", "width")
+    return [
+        {key: record[key] for key in keys if key in record}
+        for record in itertools.chain.from_iterable(sets.values())
+    ]
 
 
 def filter_images(

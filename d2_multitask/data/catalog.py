@@ -8,6 +8,14 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
+# Tasks that learn from the images alone.
+LABEL_FREE_TASKS = frozenset({"reconstruction"})
+
+
+def needs_labels(tasks: Sequence[str]) -> bool:
+    """Whether any of the tasks learns from labels; a network without named tasks does."""
+    return not tasks or not LABEL_FREE_TASKS.issuperset(tasks)
+
 
 def load_dataset(name: str) -> list[dict[str, Any]]:
     """The dicts of a registered data set.

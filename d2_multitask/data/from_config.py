@@ -8,6 +8,8 @@ A YAML file can bring its own data set:
           JSON: data/train.json
           IMAGE_ROOT: data/images
       TRAIN: ("my_people_train",)
+
+An entry without JSON is a plain folder of images, for what needs no labels.
 """
 
 from __future__ import annotations
@@ -20,8 +22,12 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from d2_multitask.data.coco_format import register_coco_format
+from d2_multitask.data.image_folder import register_image_folder
 
 _REQUIRED = {"NAME": str, "JSON": str, "IMAGE_ROOT": str}
+# Of a plain folder of images: an entry without the key JSON.
+_FOLDER_REQUIRED = {"NAME": str, "IMAGE_ROOT": str}
+_FOLDER_OPTIONAL = {"IMAGE_RANGE": (list, tuple)}
 _OPTIONAL = {
     "SEM_SEG_ROOT": str,
     "SEM_SEG_FROM_MASKS": bool,
@@ -29,6 +35,7 @@ _OPTIONAL = {
     "KEYPOINT_FLIP_PAIRS": (list, tuple),
 }
 _KEYS = {**_REQUIRED, **_OPTIONAL}
+_FOLDER_KEYS = {**_FOLDER_REQUIRED, **_FOLDER_OPTIONAL}
 
 
 def add_data_config(cfg: CfgNode) -> None:
@@ -48,6 +55,19 @@ def add_data_config(cfg: CfgNode) -> None:
     # Less of an object's box than this is too little to say what it is: ignored, not learnt.
     cfg.INPUT.SCALE_CROP.MIN_VISIBLE = 0.05
 
+    cfg.INPUT.RANDOM_RESIZED_CROP = CfgNode()
+    # The training crop of image classifiers and of MAE.
+    cfg.INPUT.RANDOM_RESIZED_CROP.ENABLED = False
+    # (height, width) of the network input.
+    cfg.INPUT.RANDOM_RESIZED_CROP.SIZE = (224, 224)
+    # Area of the window as a share of the image's; MAE's pre-training range.
+    cfg.INPUT.RANDOM_RESIZED_CROP.SCALE = (0.2, 1.0)
+    # Width / height of the window.
+    cfg.INPUT.RANDOM_RESIZED_CROP.RATIO = (0.75, 1.3333)
+    # (height, width): evaluate on the largest window of this shape in the middle, resized to it;
+    # () = on the whole image, resized by MIN_SIZE_TEST.
+    cfg.INPUT.CENTER_CROP_TEST = ()
+
     cfg.INPUT.COLOR_JITTER = CfgNode()
     # Random colours make a small data set larger; off, because a large one can do without.
     cfg.INPUT.COLOR_JITTER.ENABLED = False
@@ -65,6 +85,8 @@ def register_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             ``SEM_SEG_ROOT`` (folder of PNG maps named as the images, "" = none),
             ``SEM_SEG_FROM_MASKS`` (default True, if there is no such folder), ``STUFF_CLASSES``
             (names of the ids in the maps) and ``KEYPOINT_FLIP_PAIRS`` ([left, right] joint names).
+            Without the key ``JSON`` a folder of images: ``NAME``, ``IMAGE_ROOT`` and optionally
+            ``IMAGE_RANGE`` ([start, stop] in the order of the names).
             Paths may hold ``~`` and environment variables.
 
     Returns:
@@ -81,6 +103,11 @@ def register_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     names = []
     for index, entry in enumerate(entries):
         _check_entry(entry, f"DATASETS.REGISTER[{index}]")
+        names.append(entry["NAME"])
+        if "JSON" not in entry:
+            root = _expand(entry["IMAGE_ROOT"])
+            register_image_folder(entry["NAME"], root, entry.get("IMAGE_RANGE"))
+            continue
         register_coco_format(
             entry["NAME"],
             _expand(entry["JSON"]),
@@ -90,24 +117,28 @@ def register_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             stuff_classes=entry.get("STUFF_CLASSES"),
             keypoint_flip_pairs=entry.get("KEYPOINT_FLIP_PAIRS"),
         )
-        names.append(entry["NAME"])
     return names
 
 
 def _check_entry(entry: Any, where: str) -> None:
     if not isinstance(entry, Mapping):
         raise ValueError(f"{where}: found {entry!r}, expected the keys {list(_KEYS)}")
+    is_folder = "JSON" not in entry
+    required, keys = (_FOLDER_REQUIRED, _FOLDER_KEYS) if is_folder else (_REQUIRED, _KEYS)
+    without = ", without the key JSON (which makes it a folder of images)" if is_folder else ""
     for key, value in entry.items():
-        if key not in _KEYS:
-            close = difflib.get_close_matches(str(key).upper(), _KEYS, n=1)
+        if key not in keys:
+            close = difflib.get_close_matches(str(key).upper(), keys, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise ValueError(f"{where}: found key {key!r}, expected one of {list(_KEYS)}{hint}")
-        if key in _OPTIONAL and value is None:
+            raise ValueError(
+                f"{where}: found key {key!r}, expected one of {list(keys)}{without}{hint}"
+            )
+        if key not in required and value is None:
             continue
-        if not isinstance(value, _KEYS[key]):
-            expected = "a list" if isinstance(_KEYS[key], tuple) else _KEYS[key].__name__
+        if not isinstance(value, keys[key]):
+            expected = "a list" if isinstance(keys[key], tuple) else keys[key].__name__
             raise ValueError(f"{where}: key {key}: found {value!r}, expected {expected}")
-    for key in _REQUIRED:
+    for key in required:
         if not entry.get(key):
             raise ValueError(f"{where}: key {key}: found nothing, expected a value")
 

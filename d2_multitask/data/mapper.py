@@ -16,7 +16,7 @@ from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError, create_keypoint_hflip_indices
 
 from d2_multitask.data.augmentations import build_augmentations
-from d2_multitask.data.catalog import with_keypoints
+from d2_multitask.data.catalog import needs_labels, with_keypoints
 from d2_multitask.data.dense_labels import DenseLabels
 from d2_multitask.data.image_reading import ImageReadError, read_image
 from d2_multitask.data.instances import InstanceBuilder
@@ -94,7 +94,7 @@ class MultitaskDatasetMapper:
             "num_sem_seg_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         }
-        if is_train:
+        if is_train and needs_labels(cfg.MODEL.TASKS):
             named = with_keypoints(cfg.DATASETS.TRAIN)
             result["instance_builder"] = InstanceBuilder(
                 hflip_indices=create_keypoint_hflip_indices(named) if named else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -23,13 +24,20 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
     Learning rate and weight decay of normalisation layers and biases follow Detectron2's keys
     (``SOLVER.WEIGHT_DECAY_NORM``, ``BIAS_LR_FACTOR``, ``WEIGHT_DECAY_BIAS``), gradient clipping
-    follows ``SOLVER.CLIP_GRADIENTS``.
+    follows ``SOLVER.CLIP_GRADIENTS``. Adam and AdamW also follow ``SOLVER.BETAS``, ``LAYER_DECAY``
+    and ``UNDECAYED_PARAMETERS``.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name is unknown, a number is out of range, or layer decay is asked for with
+            SGD or for a model without transformer blocks.
     """
     name = cfg.SOLVER.OPTIMIZER
     if name == "SGD":
+        if cfg.SOLVER.LAYER_DECAY != 1:
+            raise ValueError(
+                f"SOLVER.LAYER_DECAY: found {cfg.SOLVER.LAYER_DECAY} with SOLVER.OPTIMIZER 'SGD', "
+                "expected 'ADAM' or 'ADAMW'"
+            )
         return build_sgd(cfg, model)
     if name not in ADAPTIVE_OPTIMIZERS:
         raise ValueError(
@@ -39,6 +47,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         _parameter_groups(cfg, model),
         lr=cfg.SOLVER.BASE_LR,
         weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+        betas=_checked_betas(cfg.SOLVER.BETAS),
         foreach=True,  # one call for all parameters, as in Detectron2's SGD
     )
     return maybe_add_gradient_clipping(cfg, optimizer)
@@ -51,4 +60,55 @@ def _parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
         weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
         bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+        lr_factor_func=layer_decay_factors(model, cfg.SOLVER.LAYER_DECAY),
+        overrides={name: {"weight_decay": 0.0} for name in cfg.SOLVER.UNDECAYED_PARAMETERS},
     )
+
+
+def _checked_betas(betas: Any) -> tuple[float, float]:
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"SOLVER.BETAS: found {betas}, expected two numbers in [0, 1)")
+    return betas[0], betas[1]
+
+
+# A transformer's blocks, and what comes before them.
+_BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
+_STEM = re.compile(r"(?:^|\.)(pos_embed|cls_token|patch_embed)(\.|$)")
+
+
+def layer_decay_factors(model: nn.Module, decay: float) -> Callable[[str], float] | None:
+    """Layer-wise decay of the learning rate, as in BEiT's and MAE's fine-tuning.
+
+    With ``depth`` blocks, block i (from 0) learns at ``decay ** (depth - i)`` of the rate, the
+    patch and position embedding at ``decay ** (depth + 1)``, everything else (heads, necks, the
+    final norm) at the full rate.
+
+    Args:
+        model: its blocks are found by their names, ``...blocks.<i>...``.
+        decay: in (0, 1].
+
+    Returns:
+        A function: parameter's name -> factor; ``None`` if all factors are 1.
+
+    Raises:
+        ValueError: ``decay`` is out of range, or the model has no such blocks.
+    """
+    if not 0 < decay <= 1:
+        raise ValueError(f"SOLVER.LAYER_DECAY: found {decay}, expected a number in (0, 1]")
+    if decay == 1:
+        return None
+    matches = [_BLOCK.search(name) for name, _ in model.named_parameters()]
+    depth = max((int(match[1]) + 1 for match in matches if match), default=0)
+    if not depth:
+        raise ValueError(
+            f"SOLVER.LAYER_DECAY: found {decay} for a model without transformer blocks "
+            "('...blocks.0...'), expected 1"
+        )
+
+    def factor(name: str) -> float:
+        match = _BLOCK.search(name)
+        if match:
+            return decay ** (depth - int(match[1]))
+        return decay ** (depth + 1) if _STEM.search(name) else 1.0
+
+    return factor

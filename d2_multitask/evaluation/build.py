@@ -16,6 +16,7 @@ from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from d2_multitask.data.catalog import load_dataset
 from d2_multitask.evaluation.coco import MultitaskCOCOEvaluator
 from d2_multitask.evaluation.pascal_in_detail.build import PASCAL_IN_DETAIL_BUILDERS
+from d2_multitask.evaluation.reconstruction import ReconstructionEvaluator
 from d2_multitask.evaluation.request import EvaluationRequest
 from d2_multitask.evaluation.sem_seg import MultitaskSemSegEvaluator, has_sem_seg
 
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 # COCO's metric of a task. Without "det" the boxes are only hulls of joints: not measured.
 COCO_METRICS = {"det": "bbox", "pose": "keypoints"}
 SEM_SEG_TASKS = frozenset({"seg"})
+RECONSTRUCTION_TASK = "reconstruction"
 
 
 EvaluatorBuilder = Callable[[CfgNode, EvaluationRequest], DatasetEvaluator | None]
@@ -88,12 +90,26 @@ def build_sem_seg_evaluator(cfg: CfgNode, request: EvaluationRequest) -> Dataset
     )
 
 
+def build_reconstruction_evaluator(
+    cfg: CfgNode, request: EvaluationRequest
+) -> DatasetEvaluator | None:
+    """Error of removed patches for "reconstruction"; any images will do."""
+    if RECONSTRUCTION_TASK not in request.tasks:
+        return None
+    return ReconstructionEvaluator(request.dataset_name)
+
+
 # The one table. "coco" and "sem_seg" are the types of Detectron2's own data sets.
 EVALUATORS: dict[str, tuple[EvaluatorBuilder, ...]] = {
-    "multitask_coco": (build_coco_evaluator, build_sem_seg_evaluator),
-    "coco": (build_coco_evaluator,),
-    "sem_seg": (build_sem_seg_evaluator,),
-    "pascal_in_detail": PASCAL_IN_DETAIL_BUILDERS,
+    "multitask_coco": (
+        build_coco_evaluator,
+        build_sem_seg_evaluator,
+        build_reconstruction_evaluator,
+    ),
+    "coco": (build_coco_evaluator, build_reconstruction_evaluator),
+    "sem_seg": (build_sem_seg_evaluator, build_reconstruction_evaluator),
+    "image_folder": (build_reconstruction_evaluator,),
+    "pascal_in_detail": (*PASCAL_IN_DETAIL_BUILDERS, build_reconstruction_evaluator),
 }
 
 

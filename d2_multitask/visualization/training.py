@@ -11,8 +11,10 @@ import torch
 from detectron2.data import Metadata
 from torch import Tensor, nn
 
+from d2_multitask.modeling.mae import MaskedAutoencoder
 from d2_multitask.visualization.grid import contact_sheet
 from d2_multitask.visualization.predictions import draw_result
+from d2_multitask.visualization.reconstruction import draw_reconstructions
 from d2_multitask.visualization.targets import draw_labels, draw_map, rgb_image
 
 _LONG_SIDE = 400  # pixels a picture: large enough to see joints, small enough to log often
@@ -33,7 +35,8 @@ def training_pictures(
     module's mode is put back afterwards.
 
     Args:
-        model: a ``MultitaskCenterNet``, possibly wrapped for distributed training.
+        model: a ``MultitaskCenterNet`` or ``MaskedAutoencoder``, possibly wrapped for distributed
+            training.
         batched_inputs: the mapper's dicts, with whatever labels they carry.
         max_images: how many of them are drawn.
         metadata: of the data set; generic names where it is missing.
@@ -41,10 +44,15 @@ def training_pictures(
 
     Returns:
         name -> (H, W, 3) uint8 RGB: ``pictures/results`` (labels, results) and ``pictures/<map>``
-        for each map of the heads (target, prediction); the upper row is what is to be learnt.
+        for each map of the heads (target, prediction); the upper row is what is to be learnt. Of a
+        ``MaskedAutoencoder`` ``pictures/reconstruction``.
     """
     network = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     inputs = batched_inputs[:max_images]
+    if isinstance(network, MaskedAutoencoder):
+        with evaluation_mode(network):
+            sheet = draw_reconstructions(inputs, network(inputs), input_format=input_format)
+        return {"pictures/reconstruction": sheet}
     with evaluation_mode(network), torch.no_grad():
         targets, padded_hw = target_maps(network, inputs)
         predictions = prediction_maps(network, inputs)

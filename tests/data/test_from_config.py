@@ -62,7 +62,11 @@ def test_environment_variables(entry, monkeypatch, tmp_path):
         pytest.param({"IMAGE_ROT": "x"}, "'IMAGE_ROT'.* did you mean IMAGE_ROOT", id="misspelt"),
         pytest.param({"name": "x"}, "'name'.* did you mean NAME", id="lower case"),
         pytest.param({"JSON": ""}, "key JSON: found nothing", id="empty"),
-        pytest.param({"JSON": ...}, "key JSON: found nothing", id="missing"),
+        pytest.param({"IMAGE_ROOT": ...}, "key IMAGE_ROOT: found nothing", id="missing"),
+        pytest.param(
+            {"JSON": ..., "STUFF_CLASSES": ["a"]}, "without the key JSON", id="labels of a folder"
+        ),
+        pytest.param({"JSON": ..., "IMAGE_RANGE": 3}, "found 3, expected a list", id="range"),
         pytest.param({"NAME": 3}, "key NAME: found 3, expected str", id="number"),
         pytest.param({"SEM_SEG_FROM_MASKS": "no"}, "found 'no', expected bool", id="text"),
         pytest.param({"STUFF_CLASSES": "a"}, "found 'a', expected a list", id="no list"),

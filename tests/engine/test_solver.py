@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from mae_support import small_mae
 from torch import nn
 
 from d2_multitask.config import get_multitask_cfg
-from d2_multitask.engine.solver import build_optimizer
+from d2_multitask.engine.solver import build_optimizer, layer_decay_factors
 
 
 @pytest.fixture
@@ -82,4 +83,78 @@ def test_adamw_step_is_that_of_the_paper(cfg):
 def test_unknown_name(cfg):
     cfg.SOLVER.OPTIMIZER = "ADAMV"
     with pytest.raises(ValueError, match=r"SOLVER\.OPTIMIZER: found 'ADAMV'.*'SGD', 'ADAM'"):
+        build_optimizer(cfg, small_model())
+
+
+def test_betas(cfg):
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    cfg.SOLVER.BETAS = (0.9, 0.95)
+    assert build_optimizer(cfg, small_model()).defaults["betas"] == (0.9, 0.95)
+    cfg.SOLVER.BETAS = (0.9, 1.0)
+    with pytest.raises(ValueError, match="SOLVER.BETAS: found .*expected two numbers"):
+        build_optimizer(cfg, small_model())
+
+
+def test_what_an_mae_does_not_decay(cfg):
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    cfg.SOLVER.WEIGHT_DECAY_BIAS = 0.0
+    model = small_mae()
+    optimizer = build_optimizer(cfg, model)
+    decay = {p: g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    decayed = {name for name, p in model.named_parameters() if decay.get(p)}
+    layers = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    blocks = [
+        f"{half}.{index}"
+        for half in ("encoder.blocks", "decoder.decoder_blocks")
+        for index in (0, 1)
+    ]
+    assert decayed == {f"{block}.{layer}.weight" for block in blocks for layer in layers} | {
+        "encoder.patch_embed.proj.weight",
+        "decoder.decoder_embed.weight",
+        "decoder.decoder_pred.weight",
+    }
+    tables = {p for name, p in model.named_parameters() if name.endswith("pos_embed")}
+    assert not tables.intersection(decay)  # they are not learnt
+
+
+@pytest.mark.parametrize(
+    ("name", "power"),
+    [
+        ("backbone.net.patch_embed.proj.weight", 13),
+        ("backbone.net.pos_embed", 13),
+        ("backbone.net.blocks.0.attn.qkv.weight", 12),
+        ("backbone.net.blocks.11.mlp.fc1.bias", 1),
+        ("backbone.simfp_2.0.weight", 0),
+        ("decoder.decoder_blocks.0.mlp.fc1.bias", 0),
+        ("decoder.decoder_pos_embed", 0),
+    ],
+)
+def test_layer_decay(name, power):
+    model = nn.ModuleDict({"blocks": nn.ModuleList(nn.Linear(1, 1) for _ in range(12))})
+    assert layer_decay_factors(model, 0.5)(name) == pytest.approx(0.5**power)
+
+
+def test_layer_decay_reaches_the_optimizer(cfg):
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    cfg.SOLVER.LAYER_DECAY = 0.5
+    model = small_mae()
+    optimizer = build_optimizer(cfg, model)
+    rates = {p: g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    assert rates[model.encoder.blocks[0].mlp.fc1.weight] == pytest.approx(0.01 / 4)
+    assert rates[model.encoder.cls_token] == pytest.approx(0.01 / 8)
+    assert rates[model.decoder.mask_token] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "decay", "message"),
+    [
+        ("SGD", 0.5, "with SOLVER.OPTIMIZER 'SGD'"),
+        ("ADAMW", 0.5, "without transformer blocks"),
+        ("ADAMW", 0.0, "expected a number in"),
+    ],
+)
+def test_layer_decay_that_cannot_be(optimizer, decay, message, cfg):
+    cfg.SOLVER.OPTIMIZER = optimizer
+    cfg.SOLVER.LAYER_DECAY = decay
+    with pytest.raises(ValueError, match=message):
         build_optimizer(cfg, small_model())
