@@ -2,7 +2,7 @@
 
 - `patches.py`, `position_embedding.py`, `masking.py`: pure functions on tensors;
 - `blocks.py`, `encoder.py`, `decoder.py`: the network's halves, from keyword arguments alone;
-- `masked_autoencoder.py`: the paper's steps, and Detectron2's meta-architecture;
+- `network.py`: the paper's steps; `masked_autoencoder.py`: Detectron2's meta-architecture;
 - `sizes.py`: sizes by name, config keys;
 - `weights.py`: public weights in four dialects.
 """
@@ -11,7 +11,15 @@ from __future__ import annotations
 
 from d2_multitask.modeling.mae.decoder import MAEDecoder
 from d2_multitask.modeling.mae.encoder import MAEEncoder
-from d2_multitask.modeling.mae.masked_autoencoder import MAEOutput, MaskedAutoencoder
+from d2_multitask.modeling.mae.masked_autoencoder import MaskedAutoencoder
+from d2_multitask.modeling.mae.network import MAENetwork, MAEOutput
 from d2_multitask.modeling.mae.sizes import add_mae_config
 
-__all__ = ["MAEDecoder", "MAEEncoder", "MAEOutput", "MaskedAutoencoder", "add_mae_config"]
+__all__ = [
+    "MAEDecoder",
+    "MAEEncoder",
+    "MAENetwork",
+    "MAEOutput",
+    "MaskedAutoencoder",
+    "add_mae_config",
+]
