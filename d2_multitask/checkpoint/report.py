@@ -37,6 +37,8 @@ class LoadReport:
         mismatched: Tensors that both have, with different shapes.
         file: The weight file.
         prefix: What was put before the file's names to get the model's.
+        reasons: Name in `unused` -> why the model has no place for it, where that is known.
+        notes: What was changed on the way, a sentence each.
         ema: The values are the file's exponential moving average.
     """
 
@@ -46,6 +48,8 @@ class LoadReport:
     mismatched: list[ShapeMismatch] = field(default_factory=list)
     file: str = ""
     prefix: str = ""
+    reasons: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     ema: bool = False
 
     def __str__(self) -> str:
@@ -65,7 +69,16 @@ class LoadReport:
             examples.append(f"  and {len(self.mismatched) - _MAX_EXAMPLES} more")
         if examples:
             examples.insert(0, "Not loaded because of another shape:")
-        return "\n".join([f"{title} (number of tensors):", _table(columns), *examples])
+        table = [f"{title} (number of tensors):", _table(columns)]
+        return "\n".join([*table, *examples, *self.notes, *_by_reason(self.reasons)])
+
+
+def _by_reason(reasons: dict[str, str]) -> list[str]:
+    """One line a reason, with the names that it holds for."""
+    names: dict[str, list[str]] = collections.defaultdict(list)
+    for name, reason in reasons.items():
+        names[reason].append(name)
+    return [f"Dropped {', '.join(found)}: {reason}" for reason, found in names.items()]
 
 
 def _table(columns: dict[str, list[str]]) -> str:

@@ -8,6 +8,7 @@ from detectron2.data import transforms as T
 
 from d2_multitask.data.color_jitter import ColorJitter
 from d2_multitask.data.scale_crop import ScaleCrop
+from d2_multitask.data.test_size import build_test_resize
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
@@ -15,14 +16,15 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
 
     Training: scale-and-crop (``INPUT.SCALE_CROP``) or Detectron2's crop and resizing of the
     shortest edge, then colours (``INPUT.COLOR_JITTER``), then the flip (``INPUT.RANDOM_FLIP``).
-    Test: resizing of the shortest edge to ``INPUT.MIN_SIZE_TEST`` (0 keeps the size).
+    Test: what ``INPUT.RESIZE_TEST`` names, by default resizing of the shortest edge to
+    ``INPUT.MIN_SIZE_TEST`` (0 keeps the size).
 
     Raises:
         ValueError: two kinds of crop at once, or a value out of range.
     """
-    augmentations = detection_utils.build_augmentation(cfg, is_train)  # resize, then flip
     if not is_train:
-        return augmentations
+        return [build_test_resize(cfg)]
+    augmentations = detection_utils.build_augmentation(cfg, is_train)  # resize, then flip
     if cfg.INPUT.SCALE_CROP.ENABLED:
         if cfg.INPUT.CROP.ENABLED:
             raise ValueError(

@@ -131,12 +131,14 @@ def match_joints(
     *,
     score_threshold: float,
     max_distance: float,
+    nearest_first: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Move regressed joints to the joint-heatmap peaks that explain them (CenterNet, section 4.2).
 
     A joint takes the nearest of its peaks that scores above ``score_threshold``, lies inside the
     object's box and within ``max_distance`` x the box's longer side; else it stays where it was
-    regressed.
+    regressed. With ``nearest_first`` the nearest peak above the threshold is chosen first, and if
+    it lies outside of the box no other is tried: CenterNet's code.
 
     Args:
         regressed_xy: (N, P, K, 2).
@@ -145,6 +147,7 @@ def match_joints(
         boxes: (N, P, 4) xyxy.
         score_threshold: least peak score.
         max_distance: part of the box's longer side.
+        nearest_first: choose the peak before looking at the box.
 
     Returns:
         joints (N, P, K, 2) and matched (N, P, K) bool.
@@ -158,11 +161,13 @@ def match_joints(
     squared = (joint_x - x).square() + (joint_y - y).square()  # (N, P, K, Q)
     reach = max_distance * torch.maximum(x1 - x0, y1 - y0)  # (N, P, 1, 1)
     allowed = (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1) & (squared <= reach.square())
-    allowed &= (peak_scores > score_threshold)[:, None]
-    nearest, index = squared.masked_fill(~allowed, float("inf")).min(-1)  # (N, P, K)
-    matched = nearest.isfinite()
-    candidates = peak_xy[:, None].expand(-1, regressed_xy.shape[1], -1, -1, -1)
-    found = candidates.gather(3, index[..., None, None].expand(*index.shape, 1, 2)).squeeze(3)
+    strong = (peak_scores > score_threshold)[:, None]  # (N, 1, K, Q)
+    allowed = allowed & strong
+    candidates = strong if nearest_first else allowed
+    nearest, index = squared.masked_fill(~candidates, float("inf")).min(-1)  # (N, P, K)
+    matched = nearest.isfinite() & allowed.gather(-1, index[..., None]).squeeze(-1)
+    peaks = peak_xy[:, None].expand(-1, regressed_xy.shape[1], -1, -1, -1)
+    found = peaks.gather(3, index[..., None, None].expand(*index.shape, 1, 2)).squeeze(3)
     return torch.where(matched[..., None], found, regressed_xy), matched
 
 

@@ -35,12 +35,19 @@ def build_resnet_fpn_stride4_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> S
     Raises:
         ValueError: Depth 18 or 34 wider than the original; features of other strides than 4, 8, ...
     """
+    return build_stride_four_fpn(cfg, build_resnet_body(cfg, input_shape))
+
+
+def build_resnet_body(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
+    """Detectron2's ResNet without any neck; see `build_resnet_fpn_stride4_backbone`.
+
+    Raises:
+        ValueError: Depth 18 or 34 wider than the original.
+    """
     resnets = cfg.MODEL.RESNETS
     if resnets.DEPTH in _BASIC_BLOCKS and resnets.RES2_OUT_CHANNELS != _FULL_WIDTH:
-        bottom_up = _build_narrow_resnet(cfg, input_shape)
-    else:
-        bottom_up = build_resnet_backbone(cfg, input_shape)
-    return build_stride_four_fpn(cfg, bottom_up)
+        return _build_narrow_resnet(cfg, input_shape)
+    return build_resnet_backbone(cfg, input_shape)
 
 
 def _build_narrow_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
