@@ -13,7 +13,10 @@ Window = tuple[float, float, float, float]
 
 
 def crop_result(
-    result: dict[str, Any], window: Window, input_size: tuple[int, int], output_size: tuple[int, int]
+    result: dict[str, Any],
+    window: Window,
+    input_size: tuple[int, int],
+    output_size: tuple[int, int],
 ) -> dict[str, Any]:
     """Cut one image's result out of that of its framed network input.
 

@@ -108,6 +108,20 @@ def decode_boxes(center_xy: Tensor, wh: Tensor) -> Tensor:
     return torch.cat([center_xy - half, center_xy + half], -1)
 
 
+def boxes_from_ltrb(cell_xy: Tensor, distances: Tensor) -> Tensor:
+    """Boxes from the distances between cell centres and box sides.
+
+    Args:
+        cell_xy: (..., 2) int64 cells (x, y); a cell's centre is at + 0.5.
+        distances: (..., 4) to the left, top, right and bottom side.
+
+    Returns:
+        (..., 4) xyxy, same unit.
+    """
+    center = cell_xy + 0.5
+    return torch.cat([center - distances[..., :2], center + distances[..., 2:]], -1)
+
+
 def joint_hull(joints_xy: Tensor, margin: float = 0.1) -> Tensor:
     """The box around an object's joints, for networks without a box head.
 

@@ -91,8 +91,10 @@ class DLAUp(Backbone):
         rows = []
         for start in reversed(range(len(channels) - 1)):
             # From the second row on, the coarser maps come from the row above: one stride coarser.
-            coarser = channels[start + 1 :] if not rows else [channels[start + 1]] * (
-                len(channels) - start - 1
+            coarser = (
+                channels[start + 1 :]
+                if not rows
+                else [channels[start + 1]] * (len(channels) - start - 1)
             )
             in_channels = [channels[start], *coarser]
             rows.append(
