@@ -60,8 +60,8 @@ class BoxHead(TaskHead):
             assign_radius: see :func:`d2_multitask.targets.centers.assign_cells`.
             wh_weight: weight of the size's L1 loss.
             wh_scale: the last layer's output times this is the size in stride units.
-            box_loss: ``"l1"`` on sizes, or ``"giou"`` on the distances from the cell's centre to the
-                box's sides.
+            box_loss: ``"l1"`` on sizes, or ``"giou"`` on the distances from the cell's centre to
+                the box's sides.
             giou_weight: weight of the GIoU loss.
 
         Raises:
@@ -93,8 +93,8 @@ class BoxHead(TaskHead):
         # whatever the loss, so outputs of tens of cells take it thousands of iterations: 16 brings
         # them within reach of short schedules. 1 belongs to CenterNet's published weights.
         node.WH_SCALE = 1.0
-        # "l1": CenterNet's sizes. "giou": left, top, right and bottom distances under the GIoU loss,
-        # which counts small boxes as much as large ones (CenterNet2); other weights.
+        # "l1": CenterNet's sizes. "giou": left, top, right and bottom distances under the GIoU
+        # loss, which counts small boxes as much as large ones (CenterNet2); another last layer.
         node.BOX_LOSS = "l1"
         # CenterNet2's weight beside its heatmap loss.
         node.GIOU_WEIGHT = 2.0

@@ -136,9 +136,9 @@ class PoseHead(TaskHead):
         node.PEAK_SCORE_THRESH_TEST = 0.1
         node.MAX_DISTANCE_TEST = 0.3
         node.TOPK_TEST = 100
-        # "best": the nearest of the peaks that are allowed, the joint heatmap's score as the joint's
-        # confidence, exact flips. "centernet": its code to the letter, for its weights: the nearest
-        # peak or none, confidence 1, flips that are a cell off. Both: joints from integer centres.
+        # "best": the nearest of the peaks that are allowed, the joint heatmap's score as the
+        # joint's confidence, exact flips. "centernet": as its code, for its weights: the nearest
+        # peak or none, confidence 1, its flips. Both read joints from the integer centre.
         node.DECODE = "best"
 
     @classmethod
@@ -305,8 +305,8 @@ class PoseHead(TaskHead):
         """Average offsets and heatmaps after swapping left and right joints."""
         order = self.flip_indices or list(range(self.num_keypoints))
         mirrored = flipped["keypoint_offset"].flip(-1).unflatten(1, (-1, 2))[:, order]
-        # A flip maps x - cell to 1 - (x - cell): the cell's other edge becomes its origin. CenterNet
-        # forgets the 1, and its weights, trained on flips in pixel indices, are between the two.
+        # A flip maps x - cell to 1 - (x - cell): the cell's other edge becomes its origin.
+        # CenterNet leaves the 1 out.
         edge = 0 if self.as_centernet else 1
         mirrored = torch.stack([edge - mirrored[:, :, 0], mirrored[:, :, 1]], 2).flatten(1, 2)
         return {

@@ -34,8 +34,8 @@ def fuse_norms(model: nn.Module) -> int:
     Known by structure: Detectron2's ``Conv2d`` and our ``DeformableConv2d`` with their ``norm``: a
     deformable convolution is linear in its weights too, shifts and masks do not depend on them.
     Known by watching the backbone run once: a convolution, also a transposed one, whose output goes
-    to a batch norm and to no other module (torchvision, timm). The backbone's answers are compared before and after; if they differ, the second kind is
-    undone.
+    to a batch norm and to no other module (torchvision, timm). The backbone's answers are compared
+    before and after; if they differ, the second kind is undone.
 
     Args:
         model: changed. Norms in training mode are left alone.
