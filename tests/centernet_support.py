@@ -16,7 +16,7 @@ from torch import Tensor
 CTDET = {"hm": 80, "wh": 2, "reg": 2}
 MULTI_POSE = {"hm": 1, "wh": 2, "hps": 34, "reg": 2, "hm_hp": 17, "hp_offset": 2}
 # Layers of the files that no answer of the network depends on.
-DEAD = ("base.fc", "base.level3.project.0", "base.level4.project.0")
+DEAD = ("base.fc.", "base.level3.project.", "base.level4.project.")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ class Layer:
         return math.prod(self.shape) * (height // self.stride) * (width // self.stride)
 
 
-def network_layers(network: str, heads: dict[str, int]) -> tuple[list[Layer], list[tuple[str, int]]]:
+def network_layers(
+    network: str, heads: dict[str, int]
+) -> tuple[list[Layer], list[tuple[str, int]]]:
     """(convolutions, (name, channels) of batch norms) of "dla34", "r18" or "r101"."""
     convs: list[Layer] = []
     norms: list[tuple[str, int]] = []
@@ -141,16 +143,20 @@ def _resnet(network, conv, norm, deformable) -> None:
 def num_parameters(network: str, heads: dict[str, int]) -> int:
     """Of the published network, without what no answer depends on."""
     convs, norms = network_layers(network, heads)
-    dead_norms = [name.replace("project.0", "project.1") for name in DEAD]
-    return sum(layer.num_parameters for layer in convs if layer.name not in DEAD) + sum(
-        2 * channels for name, channels in norms if name not in dead_norms
+    return sum(layer.num_parameters for layer in convs if not is_dead(layer.name)) + sum(
+        2 * channels for name, channels in norms if not is_dead(name)
     )
+
+
+def is_dead(name: str) -> bool:
+    """Whether no answer depends on a layer, or on a tensor of it."""
+    return f"{name}.".startswith(DEAD)
 
 
 def multiply_adds(network: str, heads: dict[str, int], height: int, width: int) -> int:
     """Of the convolutions, deformable ones without their interpolation; likewise."""
     convs, _ = network_layers(network, heads)
-    return sum(layer.multiply_adds(height, width) for layer in convs if layer.name not in DEAD)
+    return sum(layer.multiply_adds(height, width) for layer in convs if not is_dead(layer.name))
 
 
 def state_dict(

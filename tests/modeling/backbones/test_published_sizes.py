@@ -54,12 +54,8 @@ def test_parameters_and_multiply_adds(config_file, network, heads, millions) -> 
     [
         pytest.param("ctdet_dla34_1x.yaml", ("MODEL.UPSAMPLING.DEFORMABLE", "False"), id="DLA"),
         pytest.param("ctdet_r18.yaml", ("MODEL.UPSAMPLING.DEFORMABLE", "False"), id="R18"),
-        pytest.param(
-            "ctdet_r18.yaml", ("MODEL.RESNETS.DEPTH", "34"), id="R34"
-        ),
-        pytest.param(
-            "ctdet_r101.yaml", ("MODEL.RESNETS.DEPTH", "50"), id="R50"
-        ),
+        pytest.param("ctdet_r18.yaml", ("MODEL.RESNETS.DEPTH", "34"), id="R34"),
+        pytest.param("ctdet_r101.yaml", ("MODEL.RESNETS.DEPTH", "50"), id="R50"),
     ],
 )
 def test_the_feature_that_heads_read(config_file, overrides) -> None:
