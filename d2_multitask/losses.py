@@ -11,6 +11,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from detectron2.utils import comm
 from torch import Tensor
+from torchvision.ops import generalized_box_iou_loss
 
 
 def average_over_workers(count: Tensor) -> Tensor:
@@ -85,6 +86,20 @@ def gathered_l1_loss(prediction: Tensor, target: Tensor, weight: Tensor | None =
         difference = torch.where(weight > 0, difference * weight, torch.zeros_like(difference))
         count = weight.sum()
     return difference.sum() / average_over_workers(count)
+
+
+def gathered_giou_loss(boxes: Tensor, target: Tensor) -> Tensor:
+    """Mean of 1 - generalised IoU over boxes (Rezatofighi et al., arXiv 1902.09630).
+
+    Args:
+        boxes: (A, 4) xyxy.
+        target: (A, 4) xyxy, same unit.
+
+    Returns:
+        () float32; 0, with a graph, if there are no boxes.
+    """
+    loss = generalized_box_iou_loss(boxes.float(), target.float(), reduction="sum")
+    return loss / average_over_workers(torch.tensor(len(target), device=target.device))
 
 
 def masked_cross_entropy(logits: Tensor, target: Tensor, ignore_value: int) -> Tensor:

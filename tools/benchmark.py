@@ -5,7 +5,7 @@
     python tools/benchmark.py cost --config-file mcn_r18_seg_det_pose.yaml mcn_seg_det_pose.yaml
     python tools/benchmark.py step --config-file mcn_r18_seg_det_pose.yaml
     python tools/benchmark.py loader --config-file mcn_r18_seg_det_pose.yaml --workers 0 1 2
-    python tools/benchmark.py evaluation | targets | decoding | memory
+    python tools/benchmark.py evaluation | targets | decoding | memory | deformable
 
 ratios      all ratios by name; results.json in --output
 cost        parameters, multiply-adds, latency, throughput, memory and parts: each config, the
@@ -16,6 +16,7 @@ evaluation  COCO's metrics through our evaluator against pycocotools
 targets     target making against the customary loop
 decoding    decoding and post-processing against the forward pass
 memory      peak memory of a training and whether it grows
+deformable  deformable convolutions against plain ones of the same size
 
 Config overrides may follow as KEY VALUE. Networks have random weights. Compare ratios, not seconds;
 on a machine that others use too, add --clock cpu --threads 1.
@@ -53,6 +54,7 @@ from d2_multitask.engine.benchmark.ratios import (
 )
 from d2_multitask.engine.benchmark.single import (
     measure_decoding,
+    measure_deformable,
     measure_growth,
     measure_targets,
 )
@@ -240,6 +242,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Outcome]] = {
     "evaluation": run_evaluation,
     "targets": run_single(measure_targets, runs="runs"),
     "decoding": run_single(measure_decoding, runs="runs"),
+    "deformable": run_single(measure_deformable, runs="runs"),
     "memory": run_single(measure_growth, iterations="iterations"),
 }
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import collections
 import contextlib
 import logging
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from detectron2.checkpoint import c2_model_loading
@@ -15,6 +14,11 @@ from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
 from d2_multitask.checkpoint.adapting import adapt_checkpoint
+from d2_multitask.checkpoint.centernet import (
+    convert_centernet,
+    detectron2_resnet_name,
+    is_centernet,
+)
 from d2_multitask.checkpoint.report import LoadReport, ShapeMismatch
 
 # Below this share a file belongs to another architecture: what fits, fits by accident.
@@ -28,6 +32,8 @@ class _Renamed:
     weights: dict[str, Tensor]
     file_names: dict[str, str]  # new name -> name in the file
     prefix: str = ""
+    dropped: dict[str, str] = field(default_factory=dict)  # name in the file -> reason
+    notes: list[str] = field(default_factory=list)
 
 
 def match_weights(
@@ -51,12 +57,7 @@ def match_weights(
     adapted = None
     if adapt:
         checkpoint, adapted = adapt_checkpoint(model, checkpoint, file)
-    try:
-        renamed = _rename(model, state, checkpoint)
-    except (AssertionError, ValueError) as error:  # from Detectron2's heuristics, without the file
-        raise ValueError(
-            f"The names in {file} fit the model in more than one way: {error}"
-        ) from error
+    renamed = _rename(model, state, checkpoint, file)
     report = LoadReport(file=file, prefix=renamed.prefix, ema=checkpoint.get("ema_used", False))
     implied = _implied_statistics(model, renamed.weights)
     matched = {}
@@ -79,7 +80,8 @@ def match_weights(
             for name, shape in adapted.resized.items()
             if name in matched
         ]
-    report.unused = [*unused, *checkpoint.get("skipped", [])]
+    report.unused = [*unused, *renamed.dropped, *checkpoint.get("skipped", [])]
+    report.reasons, report.notes = renamed.dropped, renamed.notes
     return matched, report
 
 
@@ -116,15 +118,31 @@ def check_architecture(report: LoadReport) -> None:
     )
 
 
-def _rename(model: nn.Module, state: dict[str, Tensor], checkpoint: dict[str, Any]) -> _Renamed:
+def _rename_centernet(model: nn.Module, weights: dict[str, Tensor], file: str) -> _Renamed:
+    converted = convert_centernet(weights, model, file)
+    return _Renamed(
+        converted.weights, converted.file_names, dropped=converted.dropped, notes=converted.notes
+    )
+
+
+def _rename(
+    model: nn.Module, state: dict[str, Tensor], checkpoint: dict[str, Any], file: str
+) -> _Renamed:
     weights = checkpoint["model"]
+    if is_centernet(weights):
+        return _rename_centernet(model, weights, file)
     file_names = {name: name for name in weights}
     if checkpoint.get("matching_heuristics", False):
         caffe2 = checkpoint.get("__author__") == "Caffe2"
-        return _rename_with_heuristics(state, weights, caffe2)
+        try:
+            return _rename_with_heuristics(state, weights, caffe2)
+        except (AssertionError, ValueError) as error:  # from Detectron2, without the file
+            raise ValueError(
+                f"The names in {file} fit the model in more than one way: {error}"
+            ) from error
     if _is_classic_resnet(state, weights):
-        file_names = {_detectron2_resnet_name(name): name for name in weights}
-        weights = {_detectron2_resnet_name(name): value for name, value in weights.items()}
+        file_names = {detectron2_resnet_name(name): name for name in weights}
+        weights = {detectron2_resnet_name(name): value for name, value in weights.items()}
     prefix = _best_prefix(state, weights)
     weights, file_names = _place_aliases(model, state, weights, file_names)
     targets = {
@@ -213,17 +231,6 @@ def _is_classic_resnet(state: dict[str, Tensor], weights: dict[str, Tensor]) -> 
     return "layer1.0.conv1.weight" in weights and any(
         name.endswith("res2.0.conv1.weight") for name in state
     )
-
-
-def _detectron2_resnet_name(name: str) -> str:
-    """torchvision's name of a ResNet's tensor -> Detectron2's (layer1.0.bn2 -> res2.0.conv2.norm).
-
-    The model zoo has no ImageNet weights of ResNet-18 and -34; torchvision has.
-    """
-    name = re.sub(r"^layer(\d)", lambda match: f"res{int(match[1]) + 1}", name)
-    name = re.sub(r"^(conv1|bn1)\.", r"stem.\1.", name)
-    name = name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
-    return re.sub(r"\bbn(\d)\.", r"conv\1.norm.", name)
 
 
 def _implied_statistics(model: nn.Module, weights: dict[str, Tensor]) -> set[str]:

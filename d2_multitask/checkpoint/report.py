@@ -37,6 +37,8 @@ class LoadReport:
         mismatched: Tensors that both have, with different shapes.
         file: The weight file.
         prefix: What was put before the file's names to get the model's.
+        reasons: Name in `unused` -> why the model has no place for it, where that is known.
+        notes: What was changed on the way, a sentence each.
         ema: The values are the file's exponential moving average.
         resized: Tensors among `matched` whose values were resized to the model's shape.
         dialect: What the file's names are called, if they were translated.
@@ -48,6 +50,8 @@ class LoadReport:
     mismatched: list[ShapeMismatch] = field(default_factory=list)
     file: str = ""
     prefix: str = ""
+    reasons: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     ema: bool = False
     resized: list[ShapeMismatch] = field(default_factory=list)
     dialect: str = ""
@@ -72,6 +76,8 @@ class LoadReport:
                 _table(columns),
                 *_examples("Resized to the model's shape:", self.resized),
                 *_examples("Not loaded because of another shape:", self.mismatched),
+                *self.notes,
+                *_by_reason(self.reasons),
             ]
         )
 
@@ -81,6 +87,14 @@ def _examples(title: str, tensors: list[ShapeMismatch]) -> list[str]:
     if len(tensors) > _MAX_EXAMPLES:
         lines.append(f"  and {len(tensors) - _MAX_EXAMPLES} more")
     return [title, *lines] if lines else []
+
+
+def _by_reason(reasons: dict[str, str]) -> list[str]:
+    """One line a reason, with the names that it holds for."""
+    names: dict[str, list[str]] = collections.defaultdict(list)
+    for name, reason in reasons.items():
+        names[reason].append(name)
+    return [f"Dropped {', '.join(found)}: {reason}" for reason, found in names.items()]
 
 
 def _table(columns: dict[str, list[str]]) -> str:

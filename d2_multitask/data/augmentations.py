@@ -9,6 +9,7 @@ from detectron2.data import transforms as T
 from d2_multitask.data.color_jitter import ColorJitter
 from d2_multitask.data.resized_crop import CenterResizedCrop, RandomResizedCrop
 from d2_multitask.data.scale_crop import ScaleCrop
+from d2_multitask.data.test_size import build_test_resize
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
@@ -16,16 +17,17 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
 
     Training: scale-and-crop (``INPUT.SCALE_CROP``), ``INPUT.RANDOM_RESIZED_CROP``, or Detectron2's
     crop and resizing of the shortest edge, then colours (``INPUT.COLOR_JITTER``), then the flip
-    (``INPUT.RANDOM_FLIP``). Test: ``INPUT.CENTER_CROP_TEST``, or resizing of the shortest edge to
+    (``INPUT.RANDOM_FLIP``). Test: ``INPUT.CENTER_CROP_TEST``, or what ``INPUT.RESIZE_TEST`` names, by
+    default resizing of the shortest edge to
     ``INPUT.MIN_SIZE_TEST`` (0 keeps the size).
 
     Raises:
         ValueError: two kinds of crop at once, or a value out of range.
     """
-    augmentations = detection_utils.build_augmentation(cfg, is_train)  # resize, then flip
     if not is_train:
         size = cfg.INPUT.CENTER_CROP_TEST
-        return [CenterResizedCrop(size)] if size else augmentations
+        return [CenterResizedCrop(size)] if size else [build_test_resize(cfg)]
+    augmentations = detection_utils.build_augmentation(cfg, is_train)  # resize, then flip
     crops = ("SCALE_CROP", "RANDOM_RESIZED_CROP", "CROP")
     enabled = [f"INPUT.{crop}.ENABLED" for crop in crops if cfg.INPUT[crop].ENABLED]
     if len(enabled) > 1:

@@ -43,6 +43,11 @@ def add_data_config(cfg: CfgNode) -> None:
     # Data sets of one's own without any Python: entries as in ``register_datasets``.
     cfg.DATASETS.REGISTER = []
 
+    # How test images are brought to the network: "shortest_edge", Detectron2's, by MIN_SIZE_TEST
+    # and MAX_SIZE_TEST; "centernet_keep", the image's own size in the middle of a frame whose sides
+    # are multiples of 32; "centernet_fixed", as large as fits into SCALE_CROP.SIZE.
+    cfg.INPUT.RESIZE_TEST = "shortest_edge"
+
     cfg.INPUT.SCALE_CROP = CfgNode()
     # CenterNet's training crop; off, images are resized by Detectron2's MIN_SIZE_TRAIN.
     cfg.INPUT.SCALE_CROP.ENABLED = False

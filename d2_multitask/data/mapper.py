@@ -22,6 +22,7 @@ from d2_multitask.data.image_reading import ImageReadError, read_image
 from d2_multitask.data.instances import InstanceBuilder
 from d2_multitask.data.report import DATA_REPORT, PROBLEMS_KEY
 from d2_multitask.data.sem_seg import load_sem_seg
+from d2_multitask.data.test_size import image_window
 
 BAD_IMAGE = "image that cannot be used, another one is taken"
 
@@ -35,6 +36,7 @@ class MultitaskDatasetMapper:
     Result (``H, W``: size of the network input; coordinates in its pixels, continuous):
 
     - ``image``: (3, H, W) uint8; ``height``, ``width``: original size; ``file_name``, ``image_id``;
+    - ``window`` (test; absent where the image fills the input): its (x0, y0, x1, y1) in the input;
     - ``instances`` (training; absent without ``annotations``): see ``InstanceBuilder``;
     - ``ignore_mask`` (training; absent if empty): (H, W) bool, crowds and remains of objects that
       were cut off;
@@ -124,6 +126,9 @@ class MultitaskDatasetMapper:
         transforms = self.augmentations(aug_input)
         image = aug_input.image
         result["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        window = image_window(transforms, original_size)
+        if window is not None:
+            result["window"] = window
         if self.is_train:
             if sem_seg is not None:
                 result["sem_seg"] = torch.from_numpy(aug_input.sem_seg.astype(np.int64))

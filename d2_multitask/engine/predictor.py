@@ -15,6 +15,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from d2_multitask.checkpoint import MultitaskCheckpointer
+from d2_multitask.data.test_size import build_test_resize, image_window
 from d2_multitask.engine.ema import unwrap
 from d2_multitask.heads.build import head_class, with_required
 from d2_multitask.modeling.fusion import fuse_for_inference
@@ -27,7 +28,7 @@ FINAL_WEIGHTS = "model_final.pth"
 class MultitaskPredictor:
     """Runs a trained network on images, one or several at a time.
 
-    As Detectron2's ``DefaultPredictor`` (BGR in, ``INPUT.MIN_SIZE_TEST`` resizing, results at the
+    As Detectron2's ``DefaultPredictor`` (BGR in, ``INPUT.RESIZE_TEST`` resizing, results at the
     image's own size), and besides: batches, a choice of tasks, and no silent start from random
     weights.
 
@@ -60,9 +61,7 @@ class MultitaskPredictor:
         cfg.MODEL.WEIGHTS = find_weights(cfg)
         return {
             "model": inference_model(cfg, load_trained_model(cfg)),
-            "resize": T.ResizeShortestEdge(
-                [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST
-            ),
+            "resize": build_test_resize(cfg),
             "input_format": cfg.INPUT.FORMAT,
         }
 
@@ -99,9 +98,12 @@ class MultitaskPredictor:
         height, width = image.shape[:2]
         if self.input_format == "RGB":
             image = image[:, :, ::-1]
-        resized = self.resize.get_transform(image).apply_image(image)
+        transform = self.resize.get_transform(image)
+        resized = transform.apply_image(image)
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-        return {"image": tensor, "height": height, "width": width}
+        result = {"image": tensor, "height": height, "width": width}
+        window = image_window(transform, (height, width))
+        return result if window is None else {**result, "window": window}
 
 
 def load_trained_model(cfg: CfgNode) -> nn.Module:

@@ -41,6 +41,9 @@ from d2_multitask.targets.decode import (
 from d2_multitask.targets.dense import cells_in_boxes, ignored_cells
 from d2_multitask.targets.gaussian import draw_gaussians, object_radius
 
+# How joints are decoded; see the config key MODEL.POSE_HEAD.DECODE.
+DECODE_RULES = ("best", "centernet")
+
 
 @TASK_HEAD_REGISTRY.register("pose")
 class PoseHead(TaskHead):
@@ -67,6 +70,7 @@ class PoseHead(TaskHead):
         max_distance: float,
         topk: int,
         flip_indices: list[int] | None = None,
+        decode: str = "best",
     ) -> None:
         """
         Args:
@@ -83,8 +87,17 @@ class PoseHead(TaskHead):
             max_distance: how far a joint may move to its peak, in parts of the box's longer side.
             topk: joint peaks looked at, per joint and image.
             flip_indices: joint order after a horizontal flip, for the flip test.
+            decode: one of :data:`DECODE_RULES`.
+
+        Raises:
+            ValueError: unknown ``decode``.
         """
         super().__init__()
+        if decode not in DECODE_RULES:
+            raise ValueError(
+                f"MODEL.POSE_HEAD.DECODE: found {decode!r}, expected one of {DECODE_RULES}"
+            )
+        self.as_centernet = decode == "centernet"
         self.in_feature, self.stride, self.num_keypoints = (
             in_feature,
             input_shape.stride,
@@ -124,6 +137,10 @@ class PoseHead(TaskHead):
         node.PEAK_SCORE_THRESH_TEST = 0.1
         node.MAX_DISTANCE_TEST = 0.3
         node.TOPK_TEST = 100
+        # "best": the nearest of the peaks that are allowed, the joint heatmap's score as the
+        # joint's confidence, exact flips. "centernet": as its code, for its weights: the nearest
+        # peak or none, confidence 1, its flips. Both read joints from the integer centre.
+        node.DECODE = "best"
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -150,6 +167,7 @@ class PoseHead(TaskHead):
             "max_distance": node.MAX_DISTANCE_TEST,
             "topk": node.TOPK_TEST,
             "flip_indices": flip_indices(cfg) if flip_test else None,
+            "decode": node.DECODE,
         }
 
     def layers(self, features: dict[str, Tensor]) -> Predictions:
@@ -252,7 +270,8 @@ class PoseHead(TaskHead):
     def inference(self, predictions: Predictions, images: ImageList, decoded: Decoded) -> None:
         """Add ``pred_keypoints`` (N, P, K, 3): x, y in pixels of the network input, confidence.
 
-        The confidence is the joint heatmap's score where the joint ends up. Without boxes from
+        The confidence is the joint heatmap's score where the joint ends up, or 1 as in CenterNet
+        (``MODEL.POSE_HEAD.DECODE``). Without boxes from
         another head the joints' hull serves as ``pred_boxes``.
         """
         cell = decoded.peaks.xy  # (N, P, 2)
@@ -267,8 +286,11 @@ class PoseHead(TaskHead):
             boxes,
             score_threshold=self.peak_score_threshold,
             max_distance=self.max_distance,
+            nearest_first=self.as_centernet,
         )
         scores = sample_joint_scores(heatmap, joints)
+        if self.as_centernet:
+            scores = torch.ones_like(scores)
         keypoints = torch.cat([joints * self.stride, scores[..., None]], -1)
         decoded.objects["pred_keypoints"] = keypoints
         if "pred_boxes" not in decoded.objects:
@@ -285,7 +307,9 @@ class PoseHead(TaskHead):
         order = self.flip_indices or list(range(self.num_keypoints))
         mirrored = flipped["keypoint_offset"].flip(-1).unflatten(1, (-1, 2))[:, order]
         # A flip maps x - cell to 1 - (x - cell): the cell's other edge becomes its origin.
-        mirrored = torch.stack([1 - mirrored[:, :, 0], mirrored[:, :, 1]], 2).flatten(1, 2)
+        # CenterNet leaves the 1 out.
+        edge = 0 if self.as_centernet else 1
+        mirrored = torch.stack([edge - mirrored[:, :, 0], mirrored[:, :, 1]], 2).flatten(1, 2)
         return {
             **predictions,
             "keypoint_offset": (predictions["keypoint_offset"] + mirrored) / 2,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from d2_multitask.heads.base import Decoded, Predictions
 from d2_multitask.heads.build import build_heads, with_required
+from d2_multitask.modeling.window import crop_result
 
 
 @META_ARCH_REGISTRY.register()
@@ -83,7 +84,8 @@ class MultitaskCenterNet(nn.Module):
 
         Args:
             batched_inputs: one dict an image: ``image`` (3, H, W) in ``INPUT.FORMAT`` order, 0-255;
-                for results ``height`` and ``width`` of the wanted output (default: the image's);
+                for results ``height`` and ``width`` of the wanted output (default: the image's),
+                and ``window`` (x0, y0, x1, y1) if the image is but this part of ``image``;
                 for losses whatever labels there are: ``instances``, ``ignore_mask`` (H, W) bool,
                 ``sem_seg`` (H, W) int64.
             tasks: evaluation mode only: run these heads alone. ``None`` = ``TEST.TASKS``.
@@ -141,10 +143,12 @@ class MultitaskCenterNet(nn.Module):
             int(per_image.get("height", image_size[0])),
             int(per_image.get("width", image_size[1])),
         )
+        window = per_image.get("window")
+        size = output_size if window is None else image_size
         result: dict[str, Any] = {}
         for name in names:
-            result.update(self.heads[name].postprocess(decoded, index, image_size, output_size))
-        return result
+            result.update(self.heads[name].postprocess(decoded, index, image_size, size))
+        return result if window is None else crop_result(result, window, image_size, output_size)
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalise and pad a batch: ``tensor`` (N, 3, H, W), H and W fit for the backbone."""

@@ -108,6 +108,20 @@ def decode_boxes(center_xy: Tensor, wh: Tensor) -> Tensor:
     return torch.cat([center_xy - half, center_xy + half], -1)
 
 
+def boxes_from_ltrb(cell_xy: Tensor, distances: Tensor) -> Tensor:
+    """Boxes from the distances between cell centres and box sides.
+
+    Args:
+        cell_xy: (..., 2) int64 cells (x, y); a cell's centre is at + 0.5.
+        distances: (..., 4) to the left, top, right and bottom side.
+
+    Returns:
+        (..., 4) xyxy, same unit.
+    """
+    center = cell_xy + 0.5
+    return torch.cat([center - distances[..., :2], center + distances[..., 2:]], -1)
+
+
 def joint_hull(joints_xy: Tensor, margin: float = 0.1) -> Tensor:
     """The box around an object's joints, for networks without a box head.
 
@@ -131,12 +145,14 @@ def match_joints(
     *,
     score_threshold: float,
     max_distance: float,
+    nearest_first: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Move regressed joints to the joint-heatmap peaks that explain them (CenterNet, section 4.2).
 
     A joint takes the nearest of its peaks that scores above ``score_threshold``, lies inside the
     object's box and within ``max_distance`` x the box's longer side; else it stays where it was
-    regressed.
+    regressed. With ``nearest_first`` the nearest peak above the threshold is chosen first, and if
+    it lies outside of the box no other is tried: CenterNet's code.
 
     Args:
         regressed_xy: (N, P, K, 2).
@@ -145,6 +161,7 @@ def match_joints(
         boxes: (N, P, 4) xyxy.
         score_threshold: least peak score.
         max_distance: part of the box's longer side.
+        nearest_first: choose the peak before looking at the box.
 
     Returns:
         joints (N, P, K, 2) and matched (N, P, K) bool.
@@ -158,11 +175,13 @@ def match_joints(
     squared = (joint_x - x).square() + (joint_y - y).square()  # (N, P, K, Q)
     reach = max_distance * torch.maximum(x1 - x0, y1 - y0)  # (N, P, 1, 1)
     allowed = (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1) & (squared <= reach.square())
-    allowed &= (peak_scores > score_threshold)[:, None]
-    nearest, index = squared.masked_fill(~allowed, float("inf")).min(-1)  # (N, P, K)
-    matched = nearest.isfinite()
-    candidates = peak_xy[:, None].expand(-1, regressed_xy.shape[1], -1, -1, -1)
-    found = candidates.gather(3, index[..., None, None].expand(*index.shape, 1, 2)).squeeze(3)
+    strong = (peak_scores > score_threshold)[:, None]  # (N, 1, K, Q)
+    allowed = allowed & strong
+    candidates = strong if nearest_first else allowed
+    nearest, index = squared.masked_fill(~candidates, float("inf")).min(-1)  # (N, P, K)
+    matched = nearest.isfinite() & allowed.gather(-1, index[..., None]).squeeze(-1)
+    peaks = peak_xy[:, None].expand(-1, regressed_xy.shape[1], -1, -1, -1)
+    found = peaks.gather(3, index[..., None, None].expand(*index.shape, 1, 2)).squeeze(3)
     return torch.where(matched[..., None], found, regressed_xy), matched
 
 

@@ -68,6 +68,9 @@ def tool():
         pytest.param(("loader", "--workers", "0"), "0 workers, images/s", id="loader"),
         pytest.param(("targets", "--batch", "2"), "ratio loop / ours", id="targets"),
         pytest.param(("decoding",), "decoding in % of forward", id="decoding"),
+        pytest.param(
+            ("deformable",), "64 channels at stride 4, ratio deformable / plain", id="deformable"
+        ),
         pytest.param(("memory", "--iterations", "2"), "peak memory, GB", id="memory"),
     ],
 )

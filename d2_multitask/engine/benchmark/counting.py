@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import math
 import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision  # noqa: F401 (registers its operators)
 from torch.utils.flop_counter import FlopCounterMode
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def count_multiply_adds(function: Callable[[], Any]) -> float:
-    """Multiply-adds of the convolutions and matrix products that one call runs.
+    """Multiply-adds of the convolutions, also deformable, and matrix products that one call runs.
 
     The same number as fvcore's where that can trace the call; this counts what is run, so that
     decoding and heads on regions of interest are included.
     """
-    counter = FlopCounterMode(display=False)
+    formulas = {torch.ops.torchvision.deform_conv2d: _deformable_operations}
+    counter = FlopCounterMode(display=False, custom_mapping=formulas)
     with torch.no_grad(), counter:
         function()
     return counter.get_total_flops() / 2  # a multiply-add is two operations
+
+
+def _deformable_operations(
+    x: tuple[int, ...], weight: tuple[int, ...], *_: Any, out_shape: tuple[int, ...], **__: Any
+) -> int:
+    """Of the product with the weights, as for a plain convolution; not of the interpolation."""
+    return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
 
 def peak_memory(function: Callable[[], Any]) -> int:

@@ -53,6 +53,7 @@ JOINT = {
         "mcn_fast_seg_det_pose.yaml",
         ("MODEL.FEATURE_EXTRACTOR.NAME", "torchvision/mobilenet_v2"),
     ),
+    "DLA-34": ("centernet/mcn_dla34_seg_det_pose.yaml", ()),
 }
 LATENCY_TARGET, PARAMETERS_TARGET = 0.42, 0.36
 LIGHT_R50, FAST = "mcn_r50_light_seg_det_pose.yaml", "mcn_fast_seg_det_pose.yaml"

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import resource
+from functools import partial
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import ImageList
+from torch import Tensor, nn
 
 from d2_multitask.engine.benchmark.loop_targets import loop_targets
 from d2_multitask.engine.benchmark.networks import Setting, build_networks
 from d2_multitask.engine.benchmark.people import random_people
-from d2_multitask.engine.benchmark.timing import time_interleaved
+from d2_multitask.engine.benchmark.timing import paired_ratio, time_interleaved
 from d2_multitask.heads import Decoded
+from d2_multitask.modeling.backbones.deformable import conv_norm_relu
 
 OBJECT_TASKS = ("center", "det", "pose")
 
@@ -46,6 +49,49 @@ def measure_targets(
         "targets, NumPy loop, ms": loop * 1e3,
         "ratio loop / ours": loop / ours,
     }
+
+
+def measure_deformable(
+    cfg: CfgNode, setting: Setting, batch: int | None = None, runs: int = 10
+) -> dict[str, float]:
+    """Deformable convolutions of DLA-34's up-sampling against plain 3x3 ones of the same size.
+
+    Args:
+        cfg: not read; the layers are those of the published network.
+        setting: device, type, memory order and size of the images.
+        batch: images; 1 if not given.
+        runs: counted turns.
+    """
+    device = torch.device(setting.device)
+    order = torch.channels_last if setting.channels_last else torch.contiguous_format
+    numbers = {}
+    for stride, channels in ((4, 64), (8, 128), (16, 256)):
+        side = -(-setting.size // stride)
+        x = torch.randn(batch or 1, channels, side, side, device=device)
+        x = x.contiguous(memory_format=order)
+        layers = {
+            name: conv_norm_relu(channels, channels, deformable=deformable)
+            .to(device, memory_format=order)
+            .eval()
+            for name, deformable in (("plain", False), ("deformable", True))
+        }
+
+        def run(layer: nn.Module, x: Tensor = x) -> Tensor:
+            with (
+                torch.no_grad(),
+                torch.autocast(device.type, setting.dtype, enabled=setting.dtype != torch.float32),
+            ):
+                return layer(x)
+
+        timings = time_interleaved(
+            {name: partial(run, layer) for name, layer in layers.items()}, runs
+        )
+        what = f"{channels} channels at stride {stride}"
+        for name, timing in timings.items():
+            numbers[f"{what}, {name}, ms"] = timing.median * 1e3
+        ratio = paired_ratio(timings["deformable"], timings["plain"])
+        numbers[f"{what}, ratio deformable / plain"] = ratio
+    return numbers
 
 
 def measure_decoding(

@@ -5,7 +5,9 @@ brings its features to stride 4 (`p2`). One file per family, each with one regis
 chosen by `MODEL.BACKBONE.NAME`:
 
 - `resnet.py`: `build_resnet_fpn_stride4_backbone`, Detectron2's ResNet;
-- `feature_extractor.py`: `build_feature_fpn_stride4_backbone`, any torchvision or timm network.
+- `feature_extractor.py`: `build_feature_fpn_stride4_backbone`, any torchvision or timm network;
+- `dla_up.py`: `build_dla_up_backbone`, CenterNet's DLA-34 (`dla.py`) with its own up-sampling;
+- `resnet_up.py`: `build_resnet_up_backbone`, CenterNet's ResNets with up-convolutions.
 
 Detectron2's own FPN builders work too; they also compute the levels that nobody reads here.
 """
@@ -13,6 +15,9 @@ Detectron2's own FPN builders work too; they also compute the levels that nobody
 from __future__ import annotations
 
 from d2_multitask.modeling.backbones.config import add_backbone_config
+from d2_multitask.modeling.backbones.deformable import DeformableConv2d
+from d2_multitask.modeling.backbones.dla import DLA
+from d2_multitask.modeling.backbones.dla_up import DLAUp, build_dla_up_backbone
 from d2_multitask.modeling.backbones.feature_extractor import (
     FeatureExtractor,
     build_feature_extractor,
@@ -20,13 +25,20 @@ from d2_multitask.modeling.backbones.feature_extractor import (
 )
 from d2_multitask.modeling.backbones.fpn import StrideFourFPN, build_stride_four_fpn
 from d2_multitask.modeling.backbones.resnet import build_resnet_fpn_stride4_backbone
+from d2_multitask.modeling.backbones.resnet_up import ResNetUp, build_resnet_up_backbone
 
 __all__ = [
+    "DLA",
+    "DLAUp",
+    "DeformableConv2d",
     "FeatureExtractor",
+    "ResNetUp",
     "StrideFourFPN",
     "add_backbone_config",
+    "build_dla_up_backbone",
     "build_feature_extractor",
     "build_feature_fpn_stride4_backbone",
     "build_resnet_fpn_stride4_backbone",
+    "build_resnet_up_backbone",
     "build_stride_four_fpn",
 ]

@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 
 
 def add_backbone_config(cfg: CfgNode) -> None:
-    """Add `MODEL.FEATURE_EXTRACTOR`, read by `build_feature_fpn_stride4_backbone`.
+    """Add the nodes that our builders read: FEATURE_EXTRACTOR, DLA and UPSAMPLING.
 
     Args:
         cfg: The config to extend, in place.
@@ -29,3 +29,18 @@ def add_backbone_config(cfg: CfgNode) -> None:
     # Fix the statistics and affine parameters of all batch norms: for batches of a few images.
     node.FREEZE_NORM = False
     cfg.MODEL.FEATURE_EXTRACTOR = node
+
+    # Read by `build_dla_up_backbone`.
+    cfg.MODEL.DLA = CfgNode()
+    # Channels at the strides 1, 2, 4, 8, 16, 32: DLA-34. Fewer make a small network of its shape;
+    # the third number is the width of the feature that heads read.
+    cfg.MODEL.DLA.CHANNELS = [16, 32, 64, 128, 256, 512]
+
+    # How CenterNet's networks come back to stride 4: `build_dla_up_backbone` and
+    # `build_resnet_up_backbone`.
+    cfg.MODEL.UPSAMPLING = CfgNode()
+    # Deformable convolution, as in all published weights; False is several times faster on CPUs.
+    cfg.MODEL.UPSAMPLING.DEFORMABLE = True
+    # ResNet only: channels after each up-convolution, from stride 32 to 4.
+    cfg.MODEL.UPSAMPLING.CHANNELS = [256, 128, 64]
+    cfg.MODEL.UPSAMPLING.NORM = "BN"

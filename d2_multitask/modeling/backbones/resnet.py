@@ -36,7 +36,7 @@ def build_resnet_fpn_stride4_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> S
     Raises:
         ValueError: Depth 18 or 34 wider than the original; features of other strides than 4, 8, ...
     """
-    return build_stride_four_fpn(cfg, _build_bottom_up(cfg, input_shape))
+    return build_stride_four_fpn(cfg, build_resnet_body(cfg, input_shape))
 
 
 @BACKBONE_REGISTRY.register()
@@ -57,7 +57,7 @@ def build_narrow_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FP
     """
     fpn = cfg.MODEL.FPN
     return FPN(
-        bottom_up=_build_bottom_up(cfg, input_shape),
+        bottom_up=build_resnet_body(cfg, input_shape),
         in_features=fpn.IN_FEATURES,
         out_channels=fpn.OUT_CHANNELS,
         norm=fpn.NORM,
@@ -66,7 +66,12 @@ def build_narrow_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FP
     )
 
 
-def _build_bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
+def build_resnet_body(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
+    """Detectron2's ResNet without any neck; see `build_resnet_fpn_stride4_backbone`.
+
+    Raises:
+        ValueError: Depth 18 or 34 wider than the original.
+    """
     resnets = cfg.MODEL.RESNETS
     if resnets.DEPTH in _BASIC_BLOCKS and resnets.RES2_OUT_CHANNELS != _FULL_WIDTH:
         return _build_narrow_resnet(cfg, input_shape)

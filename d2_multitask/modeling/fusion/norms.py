@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from d2_multitask.modeling.backbones.deformable import DeformableConv2d
+
 logger = logging.getLogger(__name__)
 
 # A network is watched on an image of (1, 2) times this, or more if its strides ask for it.
@@ -29,10 +31,11 @@ TOLERANCE = 0.01
 def fuse_norms(model: nn.Module) -> int:
     """Fold the batch norms of a network in evaluation mode, in place.
 
-    Known by structure: Detectron2's ``Conv2d`` with its ``norm``. Known by watching the backbone
-    run once: a convolution whose output goes to a batch norm and to no other module (torchvision,
-    timm). The backbone's answers are compared before and after; if they differ, the second kind is
-    undone.
+    Known by structure: Detectron2's ``Conv2d`` and our ``DeformableConv2d`` with their ``norm``: a
+    deformable convolution is linear in its weights too, shifts and masks do not depend on them.
+    Known by watching the backbone run once: a convolution, also a transposed one, whose output goes
+    to a batch norm and to no other module (torchvision, timm). The backbone's answers are compared
+    before and after; if they differ, the second kind is undone.
 
     Args:
         model: changed. Norms in training mode are left alone.
@@ -42,7 +45,7 @@ def fuse_norms(model: nn.Module) -> int:
     """
     count = 0
     for module in model.modules():
-        if isinstance(module, Conv2d) and is_foldable(module.norm):
+        if isinstance(module, Conv2d | DeformableConv2d) and is_foldable(module.norm):
             _fold(module, module.norm)
             module.norm = None
             count += 1
@@ -64,7 +67,7 @@ def is_foldable(norm: nn.Module | None) -> bool:
     )
 
 
-def _fold(conv: nn.Conv2d, norm: Any) -> None:
+def _fold(conv: nn.Conv2d | nn.ConvTranspose2d | DeformableConv2d, norm: Any) -> None:
     """Give ``conv`` the weights that include ``norm``, in its memory order."""
     order = torch.channels_last
     if not conv.weight.is_contiguous(memory_format=order):
@@ -77,6 +80,7 @@ def _fold(conv: nn.Conv2d, norm: Any) -> None:
         norm.eps,
         norm.weight,
         norm.bias,
+        transpose=isinstance(conv, nn.ConvTranspose2d),
     )
     conv.weight = nn.Parameter(weight.detach().contiguous(memory_format=order), False)
     conv.bias = nn.Parameter(bias.detach(), False)
@@ -124,7 +128,10 @@ def _watch(network: nn.Module, image: Tensor) -> list[tuple[str, str]]:
 
     def after(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         calls[module] += 1
-        if type(module) in (nn.Conv2d, Conv2d) and isinstance(output, Tensor):
+        # In groups, a transposed convolution has its output channels elsewhere than `_fold` says.
+        transposed = type(module) is nn.ConvTranspose2d and module.groups == 1
+        known = type(module) in (nn.Conv2d, Conv2d) or transposed
+        if known and isinstance(output, Tensor):
             kept.append(output)
             maker[id(output)] = module
 

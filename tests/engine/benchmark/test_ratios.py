@@ -69,7 +69,7 @@ def test_joint_parameters() -> None:
 
 def test_every_promise_has_a_name() -> None:
     assert set(GROUPS) == {
-        *("joint-R18", "joint-R50", "joint-MobileNetV2"),
+        *("joint-R18", "joint-R50", "joint-MobileNetV2", "joint-DLA-34"),
         *("r50", "fast", "training", "evaluation"),
     }
 

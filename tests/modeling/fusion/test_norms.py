@@ -27,6 +27,15 @@ def network_of(*overrides: str) -> Network:
     return Network(randomise_norms(build_backbone(cfg))).eval()
 
 
+DLA_UP = (
+    *("MODEL.BACKBONE.NAME", "build_dla_up_backbone"),
+    *("MODEL.DLA.CHANNELS", "[2,4,6,8,10,12]", "MODEL.UPSAMPLING.DEFORMABLE"),
+)
+RESNET_UP = (
+    *("MODEL.BACKBONE.NAME", "build_resnet_up_backbone", "MODEL.RESNETS.OUT_FEATURES", "['res5']"),
+    *("MODEL.RESNETS.RES2_OUT_CHANNELS", "8", "MODEL.UPSAMPLING.CHANNELS", "[12,8,8]"),
+    "MODEL.UPSAMPLING.DEFORMABLE",
+)
 FEATURE_FPN = (
     *("MODEL.BACKBONE.NAME", "build_feature_fpn_stride4_backbone"),
     *("MODEL.FPN.IN_FEATURES", "[]", "MODEL.FEATURE_EXTRACTOR.NAME"),
@@ -46,6 +55,10 @@ FEATURE_FPN = (
             (*FEATURE_FPN, "timm/mobilenetv3_small_050", "MODEL.FEATURE_EXTRACTOR.FREEZE_AT", "2"),
             id="timm-frozen",
         ),
+        pytest.param((*DLA_UP, "True"), id="dla-deformable"),
+        pytest.param((*DLA_UP, "False"), id="dla"),
+        pytest.param((*RESNET_UP, "True"), id="resnet-up-deformable"),
+        pytest.param((*RESNET_UP, "False"), id="resnet-up"),
     ],
 )
 def test_no_norm_is_left_and_no_answer_changes(overrides: tuple[str, ...]) -> None:

@@ -1,0 +1,81 @@
+"""The deformable convolution against bilinear sampling by hand, one number at a time."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from d2_multitask.modeling.backbones import DeformableConv2d
+from d2_multitask.modeling.backbones.deformable import bilinear_kernel
+
+
+def read_between(channel: Tensor, y: float, x: float) -> float:
+    """Bilinear value of a map at (y, x), cells at integers, 0 outside."""
+    y0, x0 = math.floor(y), math.floor(x)
+    total = 0.0
+    for row in (y0, y0 + 1):
+        for column in (x0, x0 + 1):
+            if 0 <= row < channel.shape[0] and 0 <= column < channel.shape[1]:
+                share = (1 - abs(y - row)) * (1 - abs(x - column))
+                total += share * float(channel[row, column])
+    return total
+
+
+def slow_deformable(x: Tensor, predicted: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Cell by cell, neighbour by neighbour; ``predicted`` (27, h, w) as CenterNet orders it."""
+    channels, height, width = x.shape
+    result = bias[:, None, None].repeat(1, height, width)
+    for y in range(height):
+        for x_cell in range(width):
+            for k in range(9):
+                shift_y, shift_x = predicted[2 * k : 2 * k + 2, y, x_cell].tolist()
+                trust = 1 / (1 + math.exp(-float(predicted[18 + k, y, x_cell])))
+                place = y + k // 3 - 1 + shift_y, x_cell + k % 3 - 1 + shift_x
+                for channel in range(channels):
+                    value = trust * read_between(x[channel], *place)
+                    result[:, y, x_cell] += weight[:, channel, k // 3, k % 3] * value
+    return result
+
+
+def random_layer(in_channels: int = 2, out_channels: int = 3) -> DeformableConv2d:
+    torch.manual_seed(0)
+    layer = DeformableConv2d(in_channels, out_channels)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return layer
+
+
+def test_equals_sampling_by_hand() -> None:
+    layer, x = random_layer(), torch.randn(1, 2, 4, 5)
+    with torch.no_grad():
+        predicted = layer.conv_offset_mask(x)[0]
+        assert predicted[:18].abs().max() > 1.5  # some places lie far away and outside
+        expected = slow_deformable(x[0], predicted, layer.weight, layer.bias)
+        torch.testing.assert_close(layer(x)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_fresh_layer_is_half_a_plain_convolution() -> None:
+    layer, x = DeformableConv2d(3, 4), torch.randn(2, 3, 5, 6)
+    expected = torch.nn.functional.conv2d(x, layer.weight / 2, padding=1)
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_autocast_and_memory_order_change_little_and_gradients_reach_everything() -> None:
+    layer, x = random_layer(), torch.randn(1, 2, 8, 8)
+    expected = layer(x)
+    ordered = layer(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(ordered, expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = layer(x)
+    assert half.dtype == torch.bfloat16
+    half.float().sum().backward()
+    assert all(p.grad.isfinite().all() and p.grad.any() for p in layer.parameters())
+
+
+@pytest.mark.parametrize(("size", "profile"), [(4, [0.25, 0.75, 0.75, 0.25]), (2, [0.5, 0.5])])
+def test_linear_interpolation(size: int, profile: list[float]) -> None:
+    expected = torch.tensor(profile)[:, None] * torch.tensor(profile)
+    torch.testing.assert_close(bilinear_kernel(size), expected)

@@ -1,0 +1,88 @@
+"""tools/convert_centernet_weights.py as a user runs it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import centernet_support as public
+import pytest
+import torch
+from detectron2.modeling import build_model
+from support import REPOSITORY
+
+from d2_multitask.checkpoint import load_weights
+from d2_multitask.config import load_config
+from d2_multitask.engine.predictor import load_trained_model
+
+TOOL = REPOSITORY / "tools" / "convert_centernet_weights.py"
+
+
+@pytest.fixture(scope="module")
+def pose_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "multi_pose_r18.pth"
+    torch.save({"epoch": 140, "state_dict": public.state_dict("r18", public.MULTI_POSE)}, path)
+    return path
+
+
+def test_converts_and_the_result_answers_as_the_file(pose_file: Path, tmp_path: Path) -> None:
+    output = tmp_path / "ours.pth"
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, str(TOOL), str(pose_file), "--output", str(output)]
+    done = subprocess.run(words, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "CenterNet's r18, multi_pose, 1 classes" in done.stdout
+    assert "--config-file configs/centernet/multi_pose_r18.yaml --eval-only" in done.stdout
+
+    cfg = load_config("centernet/multi_pose_r18.yaml")
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", str(output)
+    converted = load_trained_model(cfg).eval()
+    direct = build_model(cfg).eval()
+    load_weights(direct, str(pose_file))
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        for name, head in converted.heads.items():
+            mine = head.layers(converted.backbone(image))
+            theirs = direct.heads[name].layers(direct.backbone(image))
+            for key, value in mine.items():
+                torch.testing.assert_close(value, theirs[key], rtol=0, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("convert_centernet_weights", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_fresh_heads_are_said(tool, pose_file: Path, tmp_path: Path, capsys) -> None:
+    config = ["--config-file", "centernet/mcn_r18_seg_det_pose.yaml"]
+    assert tool.main([str(pose_file), "--output", str(tmp_path / "mcn.pth"), *config]) == 0
+    printed = capsys.readouterr().out
+    assert "fresh, random values (heads.seg)" in printed and "--eval-only" not in printed
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        pytest.param(["MODEL.CENTER_HEAD.NUM_CLASSES", "3"], "does not fit", id="classes"),
+        pytest.param(["MODEL.RESNETS.DEPHT", "3"], "RESNETS.DEPTH", id="key"),
+    ],
+)
+def test_a_config_that_does_not_fit(tool, pose_file, tmp_path, capsys, opts, message) -> None:
+    output = tmp_path / "x.pth"
+    assert tool.main([str(pose_file), "--output", str(output), *opts]) == 2
+    assert message in capsys.readouterr().err and not output.exists()
+
+
+def test_bad_files(tool, pose_file: Path, tmp_path: Path, capsys) -> None:
+    cut = tmp_path / "cut.pth"
+    cut.write_bytes(pose_file.read_bytes()[:100_000])
+    assert tool.main([str(cut)]) == 2
+    assert "damaged" in capsys.readouterr().err
+    assert tool.main([str(tmp_path / "absent.pth")]) == 2
+    assert "absent.pth" in capsys.readouterr().err
