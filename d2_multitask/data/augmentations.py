@@ -17,9 +17,8 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
 
     Training: scale-and-crop (``INPUT.SCALE_CROP``), ``INPUT.RANDOM_RESIZED_CROP``, or Detectron2's
     crop and resizing of the shortest edge, then colours (``INPUT.COLOR_JITTER``), then the flip
-    (``INPUT.RANDOM_FLIP``). Test: ``INPUT.CENTER_CROP_TEST``, or what ``INPUT.RESIZE_TEST`` names, by
-    default resizing of the shortest edge to
-    ``INPUT.MIN_SIZE_TEST`` (0 keeps the size).
+    (``INPUT.RANDOM_FLIP``). Test: ``INPUT.CENTER_CROP_TEST``, or what ``INPUT.RESIZE_TEST`` names,
+    by default resizing of the shortest edge to ``INPUT.MIN_SIZE_TEST`` (0 keeps the size).
 
     Raises:
         ValueError: two kinds of crop at once, or a value out of range.
