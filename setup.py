@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent
 
 EXTRAS = {
     "safetensors": ["safetensors>=0.4"],
+    "transformers": ["transformers>=4.40"],  # compares our MAE with theirs (tools/benchmark.py mae)
     "fast-eval": ["hotcoco>=1.0"],  # COCO metrics, several times faster than pycocotools
 }
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env python
-"""Measure, side by side in one run: target making, decoding, training memory.
+"""Measure, side by side in one run: target making, decoding, training memory, masked autoencoders.
 
     python tools/benchmark.py targets
     python tools/benchmark.py decoding --config-file configs/mcn_seg_det_pose.yaml
     python tools/benchmark.py memory --config-file configs/mcn_seg_det_pose.yaml --iterations 300
+    python tools/benchmark.py mae --config-file mae_pretrain_base.yaml --size 224 MODEL.MAE.SIZE tiny
 
 Overrides may follow as KEY VALUE. The networks have random weights. Times are medians; compare the
 ratios, not the seconds.
@@ -24,6 +25,7 @@ from detectron2.structures import ImageList
 
 import d2_multitask
 from d2_multitask.engine.benchmark import loop_targets, random_people, time_interleaved
+from d2_multitask.engine.mae_benchmark import measure_mae
 from d2_multitask.heads import Decoded
 
 
@@ -33,9 +35,7 @@ def main() -> None:
     cfg = d2_multitask.load_config(args.config_file, args.opts)
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.DEVICE = args.device
-    results = {"targets": measure_targets, "decoding": measure_decoding, "memory": measure_memory}[
-        args.what
-    ](cfg, args)
+    results = MEASUREMENTS[args.what](cfg, args)
     for name, value in results.items():
         print(f"{name:<44}{value:>12.4g}")
     if args.json:
@@ -46,7 +46,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["targets", "decoding", "memory"])
+    parser.add_argument("what", choices=list(MEASUREMENTS))
     parser.add_argument("--config-file", default="mcn_seg_det_pose.yaml")
     parser.add_argument("--size", type=int, default=512, help="side of the input, pixels")
     parser.add_argument("--batch", type=int, help="images (default: targets 16, else 1 or 2)")
@@ -138,11 +138,26 @@ def measure_memory(cfg: CfgNode, args: argparse.Namespace) -> dict[str, float]:
     }
 
 
+def measure_autoencoder(cfg: CfgNode, args: argparse.Namespace) -> dict[str, float]:
+    """Encoder with and without masking, and the training step, also Hugging Face's if installed."""
+    cfg.MODEL.MAE.IMAGE_SIZE = (args.size, args.size)
+    images = torch.randn(args.batch or 8, 3, args.size, args.size, device=args.device)
+    return measure_mae(build_model(cfg).train(), images, args.runs)
+
+
 def peak_gigabytes() -> float:
     """Peak resident memory of this process (on Linux ru_maxrss is in KiB), or of the GPU."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+MEASUREMENTS = {
+    "targets": measure_targets,
+    "decoding": measure_decoding,
+    "memory": measure_memory,
+    "mae": measure_autoencoder,
+}
 
 
 if __name__ == "__main__":
