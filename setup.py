@@ -21,6 +21,7 @@ EXTRAS = {
     "safetensors": ["safetensors>=0.4"],
     # COCO's metrics more than ten times faster than with pycocotools; files of predictions, too
     "fast-eval": ["hotcoco>=1.3", "orjson>=3.9"],
+    "transformers": ["transformers>=4.40"],  # compares our MAE with theirs (tools/benchmark.py mae)
 }
 
 

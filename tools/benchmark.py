@@ -6,6 +6,7 @@
     python tools/benchmark.py step --config-file mcn_r18_seg_det_pose.yaml
     python tools/benchmark.py loader --config-file mcn_r18_seg_det_pose.yaml --workers 0 1 2
     python tools/benchmark.py evaluation | targets | decoding | memory | deformable
+    python tools/benchmark.py mae --config-file mae_pretrain_base.yaml --size 224 MODEL.MAE.SIZE tiny
 
 ratios      all ratios by name; results.json in --output
 cost        parameters, multiply-adds, latency, throughput, memory and parts: each config, the
@@ -17,6 +18,8 @@ targets     target making against the customary loop
 decoding    decoding and post-processing against the forward pass
 memory      peak memory of a training and whether it grows
 deformable  deformable convolutions against plain ones of the same size
+mae         a masked autoencoder's encoder with and without masking, and its training step, also
+            Hugging Face's if that is installed
 
 Config overrides may follow as KEY VALUE. Networks have random weights. Compare ratios, not seconds;
 on a machine that others use too, add --clock cpu --threads 1.
@@ -34,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.modeling import build_model
 
 import d2_multitask  # noqa: F401 (registers data sets and networks)
 from d2_multitask.engine.benchmark.cost import cost_json, cost_table, measure_costs, parts_table
@@ -64,6 +68,7 @@ from d2_multitask.engine.benchmark.training import (
     measure_steps,
     share_around_network,
 )
+from d2_multitask.engine.mae_benchmark import measure_mae
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -234,6 +239,13 @@ def as_lines(numbers: dict[str, float]) -> Outcome:
     return "\n".join(f"{name:<44}{value:>12.4g}" for name, value in numbers.items()), numbers, True
 
 
+def run_autoencoder(args: argparse.Namespace) -> Outcome:
+    cfg = network_cfg(args.config_file[0], args.opts, setting_of(args))
+    cfg.MODEL.MAE.IMAGE_SIZE = (args.size, args.size)
+    images = torch.randn(args.batch or 8, 3, args.size, args.size, device=args.device)
+    return as_lines(measure_mae(build_model(cfg).train(), images, args.runs))
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], Outcome]] = {
     "ratios": run_ratios,
     "cost": run_cost,
@@ -244,6 +256,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Outcome]] = {
     "decoding": run_single(measure_decoding, runs="runs"),
     "deformable": run_single(measure_deformable, runs="runs"),
     "memory": run_single(measure_growth, iterations="iterations"),
+    "mae": run_autoencoder,
 }
 
 

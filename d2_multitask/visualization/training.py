@@ -83,7 +83,14 @@ def target_maps(
 
     Returns:
         name -> (N, h, w) in [0, 1], and the (H, W) of the padded input that the maps cover.
+
+    Raises:
+        ValueError: the network has no task heads.
     """
+    if not hasattr(network, "heads"):
+        raise ValueError(
+            f"{type(network).__name__} learns from the images themselves: it has no targets to draw"
+        )
     images = network.preprocess_image(batched_inputs)
     maps: dict[str, Tensor] = {}
     for head in network.heads.values():
