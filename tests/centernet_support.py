@@ -140,11 +140,21 @@ def _resnet(network, conv, norm, deformable) -> None:
         channels = width
 
 
-def num_parameters(network: str, heads: dict[str, int]) -> int:
-    """Of the published network, without what no answer depends on."""
+def num_parameters(network: str, heads: dict[str, int], unread: bool = False) -> int:
+    """Of the published network without its classifier.
+
+    Args:
+        network: "dla34", "r18" or "r101".
+        heads: :data:`CTDET` or :data:`MULTI_POSE`.
+        unread: with the projections that no answer depends on, as published numbers count.
+    """
     convs, norms = network_layers(network, heads)
-    return sum(layer.num_parameters for layer in convs if not is_dead(layer.name)) + sum(
-        2 * channels for name, channels in norms if not is_dead(name)
+
+    def counts(name: str) -> bool:
+        return not is_dead(name) or (unread and not name.startswith("base.fc"))
+
+    return sum(layer.num_parameters for layer in convs if counts(layer.name)) + sum(
+        2 * channels for name, channels in norms if counts(name)
     )
 
 

@@ -62,12 +62,11 @@ class DeformableConv2d(nn.Module):
         return x if self.activation is None else self.activation(x)
 
     def _convolve(self, x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
-        """The operator, in the weights' type: under autocast it takes no other on processors, and
-        places in half precision are a quarter of a cell off at cell 512.
+        """The operator, in the weights' type: autocast does not know it on processors, where it
+        refuses mixed types.
         """
-        with torch.autocast(x.device.type, enabled=False):
-            x, offset, mask = (tensor.to(self.weight.dtype) for tensor in (x, offset, mask))
-            return deform_conv2d(x, offset, self.weight, self.bias, padding=1, mask=mask)
+        x, offset, mask = (tensor.to(self.weight.dtype) for tensor in (x, offset, mask))
+        return deform_conv2d(x, offset, self.weight, self.bias, padding=1, mask=mask)
 
 
 def conv_norm_relu(

@@ -75,7 +75,13 @@ def test_autocast_and_memory_order_change_little_and_gradients_reach_everything(
     assert all(p.grad.isfinite().all() and p.grad.any() for p in layer.parameters())
 
 
-@pytest.mark.parametrize(("size", "profile"), [(4, [0.25, 0.75, 0.75, 0.25]), (2, [0.5, 0.5])])
+@pytest.mark.parametrize(
+    ("size", "profile"),
+    [
+        (4, [0.25, 0.75, 0.75, 0.25]),
+        (8, [0.125, 0.375, 0.625, 0.875] + [0.875, 0.625, 0.375, 0.125]),
+    ],
+)
 def test_linear_interpolation(size: int, profile: list[float]) -> None:
     expected = torch.tensor(profile)[:, None] * torch.tensor(profile)
     torch.testing.assert_close(bilinear_kernel(size), expected)

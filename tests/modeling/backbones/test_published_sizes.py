@@ -37,7 +37,8 @@ def test_parameters_and_multiply_adds(config_file, network, heads, millions) -> 
     model = shell(config_file)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     assert parameters == public.num_parameters(network, heads)
-    assert parameters / 1e6 == pytest.approx(millions, abs=0.06)
+    published = public.num_parameters(network, heads, unread=True)
+    assert published / 1e6 == pytest.approx(millions, abs=0.05)
     height, width = 128, 192
     image = torch.empty(1, 3, height, width, device="meta")
 
