@@ -175,14 +175,15 @@ def fit_to_shapes(
         for name in ("decoder_pred.weight", "decoder_pred.bias"):
             if name in weights:
                 weights[name] = _resize_pixels(weights[name], old_kernel[2:], kernel[2:])
+    num_extra = _num_extra(weights)
     for name, grid_hw in grids.items():
         table = weights.get(name)
         if table is None or name not in shapes or shapes[name][2] != table.shape[2]:
             continue
-        source = infer_grid(table[0, _num_extra(weights) :])
+        source = infer_grid(table[0, num_extra:])
         table = resize_position_embedding(table, source, grid_hw, position_resize)
         extra = shapes[name][1] - grid_hw[0] * grid_hw[1]
-        weights[name] = table if extra else table[:, _num_extra(weights) :]
+        weights[name] = table if extra else table[:, num_extra:]
     changed = [name for name, value in weights.items() if tuple(value.shape) != before[name]]
     return {name: before[name] for name in changed}
 
