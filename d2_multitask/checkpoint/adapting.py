@@ -21,6 +21,7 @@ class AdaptedWeights:
         resized: names below the module of tensors that were resized -> their shapes in the file.
         rest: the file's other tensors, under their names there.
         dialect: what the file's names are called.
+        left_out: what of the file the module has no place for by intention, in words.
     """
 
     weights: dict[str, Tensor] = field(default_factory=dict)
@@ -28,6 +29,7 @@ class AdaptedWeights:
     resized: dict[str, tuple[int, ...]] = field(default_factory=dict)
     rest: dict[str, Tensor] = field(default_factory=dict)
     dialect: str = ""
+    left_out: list[str] = field(default_factory=list)
 
 
 def adapt_checkpoint(
@@ -69,5 +71,6 @@ def adapt_checkpoint(
         resized={prefix + key: value for key, value in adapted.resized.items()},
         rest=adapted.rest,
         dialect=adapted.dialect,
+        left_out=adapted.left_out,
     )
     return {**checkpoint, "model": {**adapted.rest, **adapted.weights}}, adapted

@@ -75,6 +75,7 @@ def match_weights(
     if adapted is not None:
         unused = [adapted.sources.get(name, name) for name in unused]
         report.dialect = adapted.dialect
+        report.left_out = adapted.left_out
         report.resized = [
             ShapeMismatch(name, shape, tuple(state[name].shape))
             for name, shape in adapted.resized.items()

@@ -42,6 +42,7 @@ class LoadReport:
         ema: The values are the file's exponential moving average.
         resized: Tensors among `matched` whose values were resized to the model's shape.
         dialect: What the file's names are called, if they were translated.
+        left_out: Why some of `unused` are unused by intention, in words.
     """
 
     matched: list[str] = field(default_factory=list)
@@ -55,6 +56,7 @@ class LoadReport:
     ema: bool = False
     resized: list[ShapeMismatch] = field(default_factory=list)
     dialect: str = ""
+    left_out: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         columns = {
@@ -78,6 +80,7 @@ class LoadReport:
                 *_examples("Not loaded because of another shape:", self.mismatched),
                 *self.notes,
                 *_by_reason(self.reasons),
+                *([f"Unused on purpose: {'; '.join(self.left_out)}"] if self.left_out else []),
             ]
         )
 

@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 
 
 def add_backbone_config(cfg: CfgNode) -> None:
-    """Add the nodes that our builders read: FEATURE_EXTRACTOR, DLA and UPSAMPLING.
+    """Add the nodes that our builders read: FEATURE_EXTRACTOR, DLA, UPSAMPLING and VIT.
 
     Args:
         cfg: The config to extend, in place.
@@ -44,3 +44,32 @@ def add_backbone_config(cfg: CfgNode) -> None:
     # ResNet only: channels after each up-convolution, from stride 32 to 4.
     cfg.MODEL.UPSAMPLING.CHANNELS = [256, 128, 64]
     cfg.MODEL.UPSAMPLING.NORM = "BN"
+    _add_vit_config(cfg)
+
+
+def _add_vit_config(cfg: CfgNode) -> None:
+    """What a transformer for finer maps and larger images has beside MODEL.MAE."""
+    cfg.MODEL.VIT = node = CfgNode()
+    # Side of the windows that attention is limited to, in patches; 0 = every block sees the whole
+    # image. ViTDet has 14 for 64 x 64 patches; up to about 32 x 32, windows save nothing, because
+    # the last row and column of them are padded.
+    node.WINDOW_SIZE = 0
+    # Blocks (from 0) that see the whole image all the same; [] = the last of each quarter.
+    node.GLOBAL_BLOCKS = []
+    # Decomposed relative positions, learnt from zero; ViTDet has them. They cost the memory that
+    # scaled-dot-product attention saves.
+    node.USE_REL_POS = False
+    # (height, width) that those of the global blocks are stored for.
+    node.REL_POS_IMAGE_SIZE = (1024, 1024)
+    # Stochastic depth of the last block, growing linearly from 0. ViTDet: 0.1 base, 0.4 large.
+    node.DROP_PATH = 0.0
+    # MAE's norm after the last block. False for Detectron2's ViTDet checkpoints, which have none.
+    node.FINAL_NORM = True
+    # Compute blocks again in the backward pass: memory of one block in place of all, a third more
+    # time.
+    node.ACTIVATION_CHECKPOINTING = False
+    # 0 = all is learnt; k = patches, positions and the first k blocks stay as they are.
+    node.FREEZE_BLOCKS = 0
+    # Levels of the pyramid to compute: an R-CNN reads all, MCN reads p2 alone. Their width and
+    # norm are MODEL.FPN.OUT_CHANNELS and NORM ("LN" is ViTDet's).
+    node.LEVELS = ["p2", "p3", "p4", "p5", "p6"]

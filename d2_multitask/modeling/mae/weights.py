@@ -7,8 +7,8 @@ the file's tensors first; here is what such a method calls. The command line
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -95,7 +95,20 @@ def adapt_mae_weights(
         if name in resized:
             result.resized[prefix + name] = resized[name]
     result.rest = {name: value for name, value in weights.items() if name not in used}
+    result.left_out = _left_out(translated, wanted, decoder_prefix is None)
     return result
+
+
+def _left_out(
+    translated: TranslatedWeights, wanted: dict[str, Tensor], without_decoder: bool
+) -> list[str]:
+    """What of the file's MAE the module does not have by intention, for the report."""
+    encoder = [n for n in translated.weights if is_encoder_name(n) and n not in wanted]
+    left_out = [f"{name} (the network has none)" for name in encoder if "blocks" not in name]
+    num_decoder = sum(map(is_decoder_name, translated.weights))
+    if without_decoder and num_decoder:
+        left_out.append(f"the decoder, {num_decoder} tensors (pre-training's)")
+    return left_out
 
 
 def _wanted(
@@ -119,9 +132,15 @@ def _grids(module: nn.Module, wanted: dict[str, Tensor]) -> dict[str, tuple[int,
     return {name: grid_hw or infer_grid(wanted[name][0, _num_extra(wanted) :]) for name in names}
 
 
-def _num_extra(weights: Mapping[str, Any]) -> int:
-    """Tokens without a place that the position embedding begins with: the class token or none."""
-    return int("cls_token" in weights)
+def _num_extra(weights: Mapping[str, Tensor]) -> int:
+    """Tokens without a place that the position embedding begins with: the class token or none.
+
+    Detectron2's ViT keeps the class token's entry, but not the token.
+    """
+    if "cls_token" in weights:
+        return 1
+    length = weights["pos_embed"].shape[1] if "pos_embed" in weights else 0
+    return int(length > 1 and math.isqrt(length) ** 2 != length == math.isqrt(length - 1) ** 2 + 1)
 
 
 def fit_to_shapes(
@@ -156,14 +175,15 @@ def fit_to_shapes(
         for name in ("decoder_pred.weight", "decoder_pred.bias"):
             if name in weights:
                 weights[name] = _resize_pixels(weights[name], old_kernel[2:], kernel[2:])
+    num_extra = _num_extra(weights)
     for name, grid_hw in grids.items():
         table = weights.get(name)
         if table is None or name not in shapes or shapes[name][2] != table.shape[2]:
             continue
-        source = infer_grid(table[0, _num_extra(weights) :])
+        source = infer_grid(table[0, num_extra:])
         table = resize_position_embedding(table, source, grid_hw, position_resize)
         extra = shapes[name][1] - grid_hw[0] * grid_hw[1]
-        weights[name] = table if extra else table[:, _num_extra(weights) :]
+        weights[name] = table if extra else table[:, num_extra:]
     changed = [name for name, value in weights.items() if tuple(value.shape) != before[name]]
     return {name: before[name] for name in changed}
 
@@ -177,7 +197,8 @@ def _resize_pixels(value: Tensor, old_hw: tuple[int, ...], new_hw: tuple[int, ..
 
 
 def _check_encoder(translated: TranslatedWeights, wanted: dict[str, Tensor], file: str) -> None:
-    expected = [name for name in wanted if is_encoder_name(name)]
+    # Relative positions are ViTDet's; no MAE has them.
+    expected = [n for n in wanted if is_encoder_name(n) and ".rel_pos_" not in n]
     fitting = [
         name
         for name in expected
