@@ -6,9 +6,9 @@
     python tools/convert_centernet_weights.py ctdet_coco_dla_2x.pth \
         --config-file centernet/mcn_dla34_seg_det_pose.yaml
 
-Says which network and task the file holds, and which tensor went where; writes a checkpoint, and
-the command that evaluates it. Without --config-file the config is the published network's.
-MODEL.WEIGHTS also takes CenterNet's files as they are. Nothing but tensors is read from a file.
+Says which network and task the file holds and which tensor went where, writes a checkpoint, and
+prints the command that evaluates it. Without --config-file the config is the published network's.
+MODEL.WEIGHTS also takes CenterNet's files as they are. Only tensors are read from a file.
 """
 
 from __future__ import annotations
