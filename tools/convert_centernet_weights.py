@@ -8,7 +8,8 @@
 
 Says which network and task the file holds and which tensor went where, writes a checkpoint, and
 prints the command that evaluates it. Without --config-file the config is the published network's.
-MODEL.WEIGHTS also takes CenterNet's files as they are. Only tensors are read from a file.
+Config overrides may follow as KEY VALUE. MODEL.WEIGHTS also takes CenterNet's files as they are.
+Only tensors are read from a file.
 """
 
 from __future__ import annotations
@@ -54,8 +55,12 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("file", type=Path, help="a .pth file of CenterNet's model zoo")
     parser.add_argument("--output", type=Path, help="default: <file>_d2_multitask.pth beside it")
     parser.add_argument("--config-file", help="the network to convert for")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides, KEY VALUE ...")
-    return parser.parse_args(arguments)
+    # After a positional argument, argparse.REMAINDER would swallow the options too.
+    args, args.opts = parser.parse_known_args(arguments)
+    for word in args.opts[::2]:
+        if word.startswith("-"):
+            parser.error(f"unrecognized arguments: {word}")
+    return args
 
 
 def convert(args: argparse.Namespace) -> None:
