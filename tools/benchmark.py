@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Measure, side by side in one run: target making, decoding, training memory, masked autoencoders.
+"""Measure, side by side in one run: target making, decoding, training memory, and MAE.
 
     python tools/benchmark.py targets
     python tools/benchmark.py decoding --config-file configs/mcn_seg_det_pose.yaml
     python tools/benchmark.py memory --config-file configs/mcn_seg_det_pose.yaml --iterations 300
-    python tools/benchmark.py mae --config-file mae_pretrain_base.yaml --size 224 MODEL.MAE.SIZE tiny
+    python tools/benchmark.py mae --config-file quick/mae_pretrain.yaml --size 96 --threads 1
 
 Overrides may follow as KEY VALUE. The networks have random weights. Times are medians; compare the
 ratios, not the seconds.
