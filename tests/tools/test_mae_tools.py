@@ -76,7 +76,7 @@ def test_training_leaves_weights_and_results(trained):
     assert results["reconstruction"]["num_images"] == 2
     assert results["reconstruction"]["error"] > 0
     lines = [json.loads(line) for line in (trained / "metrics.json").read_text().splitlines()]
-    assert all("total_loss" in line for line in lines)
+    assert lines[0]["total_loss"] > 0
 
 
 @pytest.mark.slow
