@@ -6,7 +6,7 @@
     python tools/benchmark.py step --config-file mcn_r18_seg_det_pose.yaml
     python tools/benchmark.py loader --config-file mcn_r18_seg_det_pose.yaml --workers 0 1 2
     python tools/benchmark.py evaluation | targets | decoding | memory | deformable
-    python tools/benchmark.py mae --config-file mae_pretrain_base.yaml --size 224
+    python tools/benchmark.py mae --config-file quick/mae_pretrain.yaml --size 96 --threads 1
 
 ratios      all ratios by name; results.json in --output
 cost        parameters, multiply-adds, latency, throughput, memory and parts: each config, the

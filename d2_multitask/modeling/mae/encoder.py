@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2_multitask.modeling.mae.blocks import build_blocks, init_linear_layers, layer_norm
 from d2_multitask.modeling.mae.masking import gather_patches, masking_from_visible, visible_sets
-from d2_multitask.modeling.mae.patches import patch_grid
+from d2_multitask.modeling.mae.patches import patch_grid, patchify
 from d2_multitask.modeling.mae.position_embedding import PositionTable, sincos_position_embedding
 from d2_multitask.modeling.mae.weights import AdaptedWeights, adapt_mae_weights
 
@@ -73,21 +74,28 @@ class MAEEncoder(nn.Module):
         nn.init.xavier_uniform_(weight.view(len(weight), -1))
         nn.init.zeros_(self.patch_embed.proj.bias)
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Embed all patches and add their positions.
+    def embed(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+        """Embed patches and add their positions.
 
         Args:
             images: (N, C, H, W), normalised.
+            ids_keep: (N, K), only these patches; ``None`` = all.
 
         Returns:
-            (N, L, D), to be given to `encode` whole or in part, any number of times.
+            (N, K, D); or (N, L, D), to be given to `encode` whole or in part, any number of times.
 
         Raises:
             ValueError: the patch does not divide H and W.
         """
         grid_hw = patch_grid((images.shape[-2], images.shape[-1]), self.patch_size)
-        tokens = self.patch_embed(images).flatten(2).transpose(1, 2)  # (N, L, D)
-        return tokens + self.positions(self.pos_embed, grid_hw)[:, 1:]
+        positions = self.positions(self.pos_embed, grid_hw)[:, 1:]
+        if ids_keep is None:
+            return self.patch_embed(images).flatten(2).transpose(1, 2) + positions
+        # The same convolution as a linear layer, on the visible patches only.
+        patches = gather_patches(patchify(images, self.patch_size), ids_keep)  # (N, K, p * p * C)
+        kernel = self.patch_embed.proj.weight.permute(0, 2, 3, 1).flatten(1)
+        tokens = F.linear(patches, kernel, self.patch_embed.proj.bias)
+        return tokens + positions[0, ids_keep]
 
     def encode(self, tokens: Tensor) -> Tensor:
         """Run the blocks on a choice of patches.
@@ -119,19 +127,32 @@ class MAEEncoder(nn.Module):
         Raises:
             ValueError: sizes or sets do not fit, or sets of several sizes.
         """
-        tokens = self.embed(images)
         if visible is None:
-            return self.encode(tokens)
-        sets = visible_sets(visible.to(images.device), *tokens.shape[:2])
+            return self.encode(self.embed(images))
+        h, w = patch_grid((images.shape[-2], images.shape[-1]), self.patch_size)
+        sets = visible_sets(visible.to(images.device), len(images), h * w)
         counts = sets.sum(-1)
         if int(counts.min()) != int(counts.max()):
             raise ValueError(
                 f"Visible sets: found between {int(counts.min())} and {int(counts.max())} patches, "
                 "expected the same number in each set of a batch"
             )
-        masking = masking_from_visible(sets.flatten(0, -2))
-        latent = self.encode(gather_patches(tokens, masking.ids_keep))
-        return latent.unflatten(0, tuple(sets.shape[:-1]))
+        ids_keep = masking_from_visible(sets.flatten(0, -2)).ids_keep
+        return self.encode(self.embed_visible(images, ids_keep)).unflatten(0, sets.shape[:-1])
+
+    def embed_visible(self, images: Tensor, ids_keep: Tensor) -> Tensor:
+        """The tokens of visible patches, each patch embedded at most once.
+
+        Args:
+            images: (N, C, H, W), normalised.
+            ids_keep: (B, K); the sets of one image follow one another.
+
+        Returns:
+            (B, K, D).
+        """
+        if len(ids_keep) == len(images):
+            return self.embed(images, ids_keep)
+        return gather_patches(self.embed(images), ids_keep)
 
     def adapt_weights(self, weights: dict[str, Tensor], file: str) -> AdaptedWeights | None:
         """Called when weights are loaded; see `d2_multitask.modeling.mae.weights`."""

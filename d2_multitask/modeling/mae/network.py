@@ -115,7 +115,7 @@ class MAENetwork(nn.Module):
         """
         if noise is None:
             noise = torch.rand(x.shape[:2], device=x.device)
-        masking = masking_from_noise(noise, num_visible(x.shape[1], mask_ratio))
+        masking = masking_from_noise(noise, num_visible(noise.shape[1], mask_ratio))
         return gather_patches(x, masking.ids_keep), masking.mask, masking.ids_restore
 
     def forward_encoder(
@@ -136,14 +136,16 @@ class MAENetwork(nn.Module):
         Returns:
             Latent (B, 1 + K, D), mask (B, L) with 1 = removed, and ids_restore (B, L).
         """
-        x = self.encoder.embed(images)
         if visible is None:
-            x, mask, ids_restore = self.random_masking(x, mask_ratio, noise)
+            h, w = patch_grid((images.shape[-2], images.shape[-1]), self.patch_size)
+            if noise is None:
+                noise = torch.rand(len(images), h * w, device=images.device)
+            # As `random_masking`, but patches that are removed are not even embedded.
+            masking = masking_from_noise(noise, num_visible(h * w, mask_ratio))
         else:
             masking = masking_from_visible(visible.flatten(0, -2))
-            x = gather_patches(x, masking.ids_keep)
-            mask, ids_restore = masking.mask, masking.ids_restore
-        return self.encoder.encode(x), mask, ids_restore
+        x = self.encoder.embed_visible(images, masking.ids_keep)
+        return self.encoder.encode(x), masking.mask, masking.ids_restore
 
     def forward_decoder(
         self, latent: Tensor, ids_restore: Tensor, grid_hw: tuple[int, int] | None = None

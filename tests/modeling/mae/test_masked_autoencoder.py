@@ -111,6 +111,14 @@ def test_nothing_removed_is_no_loss_but_has_a_graph(images):
     assert torch.isfinite(model.encoder.patch_embed.proj.weight.grad).all()
 
 
+def test_encoder_step_is_embedding_then_random_masking(model, images):
+    noise = torch.rand(2, 16)
+    x, mask, ids_restore = model.random_masking(model.encoder.embed(images), 0.75, noise)
+    found = model.forward_encoder(images, 0.75, noise=noise)
+    assert torch.allclose(found[0], model.encoder.encode(x), atol=1e-5)
+    assert torch.equal(found[1], mask) and torch.equal(found[2], ids_restore)
+
+
 def test_random_and_given_sets_agree(model, images):
     noise = torch.rand(2, 16)
     drawn = model.reconstruct(images, mask_ratio=0.75, noise=noise)
