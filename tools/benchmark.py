@@ -42,6 +42,7 @@ from detectron2.modeling import build_model
 import d2_multitask  # noqa: F401 (registers data sets and networks)
 from d2_multitask.engine.benchmark.cost import cost_json, cost_table, measure_costs, parts_table
 from d2_multitask.engine.benchmark.evaluation import measure_evaluation
+from d2_multitask.engine.benchmark.mae import measure_mae
 from d2_multitask.engine.benchmark.networks import (
     Setting,
     detectron2_rows,
@@ -68,7 +69,6 @@ from d2_multitask.engine.benchmark.training import (
     measure_steps,
     share_around_network,
 )
-from d2_multitask.engine.mae_benchmark import measure_mae
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -218,9 +218,7 @@ def on_synthetic_people(
 
 
 def run_evaluation(args: argparse.Namespace) -> Outcome:
-    with tempfile.TemporaryDirectory() as folder:
-        clock = CLOCKS[args.clock]
-        return as_lines(measure_evaluation(Path(folder), 10 * args.images, clock=clock))
+    return as_lines(measure_evaluation(10 * args.images, CLOCKS[args.clock]))
 
 
 def run_single(measure: Callable[..., dict[str, float]], **names: str) -> Callable[..., Outcome]:

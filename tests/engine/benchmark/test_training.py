@@ -54,8 +54,8 @@ def test_the_data_of_a_training(tmp_path: Path) -> None:
     assert measure_loader(cfg, [0], num_batches=1)[0] > 0
 
 
-def test_evaluation_gives_pycocotools_numbers(tmp_path: Path) -> None:
-    measured = measure_evaluation(tmp_path, num_images=12)
+def test_evaluation_gives_pycocotools_numbers() -> None:
+    measured = measure_evaluation(num_images=12)
     assert measured["largest difference"] < 1e-4
     assert measured["ratio"] == pytest.approx(measured["pycocotools"] / measured["ours"])
     assert evaluation.METRICS == ("bbox", "keypoints")

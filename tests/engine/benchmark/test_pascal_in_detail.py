@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from d2_multitask.data.label_maps import boundary_map, occlusion_map, part_seg_map, sem_seg_map
-from d2_multitask.engine.evaluation_benchmark import (
+from d2_multitask.engine.benchmark.pascal_in_detail import (
     MetricTime,
     drawn_image,
     time_evaluators,

@@ -9,7 +9,7 @@ import torch
 from detectron2.data import DatasetCatalog
 from support import needs_hotcoco
 
-from d2_multitask.engine.coco_benchmark import (
+from d2_multitask.engine.benchmark.evaluation import (
     _largest_difference,
     measure_coco_evaluation,
     random_labels,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mae_support import small_mae
 
-from d2_multitask.engine.mae_benchmark import measure_mae
+from d2_multitask.engine.benchmark.mae import measure_mae
 
 has_transformers = importlib.util.find_spec("transformers") is not None
 
