@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from d2_multitask.targets.centers import BatchObjects, CenterCells, assign_cells, gather_objects
 from d2_multitask.targets.decode import Peaks
+from d2_multitask.targets.dense import ignored_cells
 
 Predictions = dict[str, Tensor]
 Targets = dict[str, Any]
@@ -237,14 +238,31 @@ def batch_cells(
     )
 
 
+def batch_ignored_cells(
+    batched_inputs: list[dict[str, Any]], images: ImageList, stride: int
+) -> Tensor:
+    """The cells that crowds touch, (N, 1, h, w) bool, found once for all heads that ask.
+
+    Args:
+        batched_inputs: the batch.
+        images: its images.
+        stride: input pixels per cell.
+    """
+    masks = [x.get("ignore_mask") for x in batched_inputs]
+    padded_hw, device = tuple(images.tensor.shape[-2:]), images.tensor.device
+    return _once(
+        images, masks, ("ignored", stride), lambda: ignored_cells(masks, padded_hw, stride, device)
+    )
+
+
 def _once(
-    images: ImageList, instances: list[Any], key: tuple[Any, ...], compute: Callable[[], Any]
+    images: ImageList, labels: list[Any], key: tuple[Any, ...], compute: Callable[[], Any]
 ) -> Any:
     """``compute()``, or what it gave before for the same images and the same labels."""
     kept = images.__dict__.setdefault("_shared_targets", {})
     known = kept.get(key)
-    if known is None or any(a is not b for a, b in zip(known[0], instances, strict=True)):
-        known = kept[key] = (instances, compute())
+    if known is None or any(a is not b for a, b in zip(known[0], labels, strict=True)):
+        known = kept[key] = (labels, compute())
     return known[1]
 
 

@@ -20,7 +20,7 @@ from d2_multitask.heads.build import TASK_HEAD_REGISTRY
 from d2_multitask.heads.dense import (
     DenseHead,
     add_branch_config,
-    dense_shapes,
+    branch_arguments,
     resize_maps,
     to_input_size,
 )
@@ -80,11 +80,8 @@ class BoundaryHead(DenseHead):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Config and backbone outputs -> arguments of ``__init__``."""
         node = cfg.MODEL.BOUNDARY_HEAD
-        key = "MODEL.BOUNDARY_HEAD.IN_FEATURES"
         return {
-            "input_shape": dense_shapes(input_shape, node.IN_FEATURES, key),
-            "conv_dim": node.CONV_DIM,
-            "norm": node.NORM,
+            **branch_arguments(node, "MODEL.BOUNDARY_HEAD", input_shape),
             "upscale": node.UPSCALE,
             "positive_weight": node.POSITIVE_WEIGHT,
             "ignore_value": node.IGNORE_VALUE,

@@ -21,6 +21,7 @@ from d2_multitask.heads.base import (
     Targets,
     TaskHead,
     batch_cells,
+    batch_ignored_cells,
     batch_objects,
     feature_shape,
     grid_size,
@@ -30,7 +31,6 @@ from d2_multitask.heads.build import TASK_HEAD_REGISTRY
 from d2_multitask.losses import gathered_l1_loss, heatmap_focal_loss
 from d2_multitask.targets.centers import cells_of
 from d2_multitask.targets.decode import decode_boxes, find_peaks, gather_cells
-from d2_multitask.targets.dense import ignored_cells
 from d2_multitask.targets.gaussian import draw_gaussians, object_radius
 
 # A fresh heatmap starts at this probability: rare positives would otherwise drown in the first
@@ -167,7 +167,6 @@ class CenterHead(TaskHead):
         Invalid are the cells of crowds, but for the centres of labelled objects in them, and all
         cells of images without object labels.
         """
-        device = images.tensor.device
         objects = batch_objects(batched_inputs, images, self.stride)
         grid, num_images = grid_size(images, self.stride), len(batched_inputs)
         heatmap = draw_gaussians(
@@ -177,12 +176,7 @@ class CenterHead(TaskHead):
             num_images * self.num_classes,
             grid,
         ).view(num_images, self.num_classes, *grid)
-        crowd = ignored_cells(
-            [x.get("ignore_mask") for x in batched_inputs],
-            tuple(images.tensor.shape[-2:]),
-            self.stride,
-            device,
-        )
+        crowd = batch_ignored_cells(batched_inputs, images, self.stride)
         valid = objects.labelled[:, None, None, None]
         if crowd.any():
             valid = (~crowd | (heatmap == 1)) & valid

@@ -25,7 +25,7 @@ from d2_multitask.heads.base import (
     image_cells,
 )
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
-from d2_multitask.heads.dense import dense_shapes
+from d2_multitask.heads.dense import add_branch_config, branch_arguments
 from d2_multitask.losses import masked_binary_cross_entropy
 
 # Classes are there in few of the images; starting so avoids a jolt in the first steps.
@@ -87,12 +87,10 @@ class ClassificationHead(TaskHead):
     def add_config(cfg: CfgNode) -> None:
         """Declare ``MODEL.CLASSIFICATION_HEAD``; see :meth:`TaskHead.add_config`."""
         cfg.MODEL.CLASSIFICATION_HEAD = node = CfgNode()
-        # The one map of MCN; all of a pyramid's see small things and large ones.
-        node.IN_FEATURES = ["p2"]
+        # Of IN_FEATURES, all of a pyramid's see small things and large ones.
+        add_branch_config(node, conv_dim=256)
         # PASCAL in Detail's 59 classes of PASCAL-Context.
         node.NUM_CLASSES = 59
-        node.CONV_DIM = 256
-        node.NORM = ""
         # One answer an image needs no fine map: at stride 32 the head costs next to nothing.
         node.MAP_STRIDE = 32
         node.IGNORE_VALUE = 255
@@ -102,12 +100,9 @@ class ClassificationHead(TaskHead):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Config and backbone outputs -> arguments of ``__init__``."""
         node = cfg.MODEL.CLASSIFICATION_HEAD
-        key = "MODEL.CLASSIFICATION_HEAD.IN_FEATURES"
         return {
-            "input_shape": dense_shapes(input_shape, node.IN_FEATURES, key),
+            **branch_arguments(node, "MODEL.CLASSIFICATION_HEAD", input_shape),
             "num_classes": node.NUM_CLASSES,
-            "conv_dim": node.CONV_DIM,
-            "norm": node.NORM,
             "map_stride": node.MAP_STRIDE,
             "ignore_value": node.IGNORE_VALUE,
             "loss_weight": node.LOSS_WEIGHT,

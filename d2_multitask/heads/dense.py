@@ -126,6 +126,21 @@ def add_branch_config(node: CfgNode, conv_dim: int) -> None:
     node.NORM = ""
 
 
+def branch_arguments(node: CfgNode, name: str, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+    """The keys of :func:`add_branch_config` -> arguments of a head's ``__init__``.
+
+    Args:
+        node: the head's config.
+        name: its name, for messages.
+        input_shape: the backbone's outputs.
+    """
+    return {
+        "input_shape": dense_shapes(input_shape, node.IN_FEATURES, f"{name}.IN_FEATURES"),
+        "conv_dim": node.CONV_DIM,
+        "norm": node.NORM,
+    }
+
+
 def dense_shapes(
     input_shape: dict[str, ShapeSpec], names: Sequence[str], key: str
 ) -> dict[str, ShapeSpec]:

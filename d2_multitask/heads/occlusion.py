@@ -24,7 +24,7 @@ from d2_multitask.heads.build import TASK_HEAD_REGISTRY
 from d2_multitask.heads.dense import (
     DenseHead,
     add_branch_config,
-    dense_shapes,
+    branch_arguments,
     labelled_maps,
     resize_maps,
     to_input_size,
@@ -87,11 +87,8 @@ class OcclusionHead(DenseHead):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Config and backbone outputs -> arguments of ``__init__``."""
         node = cfg.MODEL.OCCLUSION_HEAD
-        key = "MODEL.OCCLUSION_HEAD.IN_FEATURES"
         return {
-            "input_shape": dense_shapes(input_shape, node.IN_FEATURES, key),
-            "conv_dim": node.CONV_DIM,
-            "norm": node.NORM,
+            **branch_arguments(node, "MODEL.OCCLUSION_HEAD", input_shape),
             "upscale": node.UPSCALE,
             "positive_weight": node.POSITIVE_WEIGHT,
             "direction_radius": node.DIRECTION_RADIUS,

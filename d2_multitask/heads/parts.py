@@ -8,7 +8,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
-from d2_multitask.heads.dense import add_branch_config, dense_shapes
+from d2_multitask.heads.dense import add_branch_config, branch_arguments
 from d2_multitask.heads.label_map import LabelMapHead
 
 
@@ -40,12 +40,9 @@ class PartsHead(LabelMapHead):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Config and backbone outputs -> arguments of ``__init__``."""
         node = cfg.MODEL.PARTS_HEAD
-        key = "MODEL.PARTS_HEAD.IN_FEATURES"
         return {
-            "input_shape": dense_shapes(input_shape, node.IN_FEATURES, key),
+            **branch_arguments(node, "MODEL.PARTS_HEAD", input_shape),
             "num_classes": node.NUM_CLASSES,
-            "conv_dim": node.CONV_DIM,
-            "norm": node.NORM,
             "ignore_value": node.IGNORE_VALUE,
             "loss_weight": node.LOSS_WEIGHT,
         }

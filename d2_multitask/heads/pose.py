@@ -18,6 +18,7 @@ from d2_multitask.heads.base import (
     Targets,
     TaskHead,
     batch_cells,
+    batch_ignored_cells,
     batch_instances,
     batch_objects,
     feature_shape,
@@ -38,7 +39,7 @@ from d2_multitask.targets.decode import (
     match_joints,
     sample_joint_scores,
 )
-from d2_multitask.targets.dense import cells_in_boxes, ignored_cells
+from d2_multitask.targets.dense import cells_in_boxes
 from d2_multitask.targets.gaussian import draw_gaussians, object_radius
 
 # How joints are decoded; see the config key MODEL.POSE_HEAD.DECODE.
@@ -199,12 +200,7 @@ class PoseHead(TaskHead):
         grid, num_images = grid_size(images, self.stride), len(batched_inputs)
         cells = batch_cells(batched_inputs, images, self.stride, self.assign_radius)
         keypoints = objects.keypoints[cells.object_index]  # (A, K, 3)
-        crowd = ignored_cells(
-            [x.get("ignore_mask") for x in batched_inputs],
-            tuple(images.tensor.shape[-2:]),
-            self.stride,
-            images.tensor.device,
-        )
+        crowd = batch_ignored_cells(batched_inputs, images, self.stride)
         return {
             "cells": cells,
             "keypoint_offset": keypoints[..., :2] - cells.xy[:, None],

@@ -11,7 +11,7 @@ from support import LABELS, TinyBackbone, labelled_image, without
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.heads import TASK_HEAD_REGISTRY, Decoded, build_heads
-from d2_multitask.heads.base import batch_cells, batch_objects
+from d2_multitask.heads.base import batch_cells, batch_ignored_cells, batch_objects
 
 HEADS = sorted(name for name, _ in TASK_HEAD_REGISTRY)
 
@@ -157,3 +157,15 @@ def test_what_heads_share_follows_the_labels() -> None:
     batch[0]["instances"] = batch[0]["instances"][:1]
     assert len(batch_objects(batch, images, 4).boxes) == 1
     assert set(batch_cells(batch, images, 4, 0).object_index.tolist()) == {0}
+
+
+def test_crowds_are_found_once_for_the_same_masks() -> None:
+    images = ImageList(torch.zeros(1, 3, 64, 48), [(64, 48)])
+    mask = torch.zeros(64, 48, dtype=torch.bool)
+    mask[0, 5] = True
+    batch = [{**labelled_image(), "ignore_mask": mask}]
+    first = batch_ignored_cells(batch, images, 4)
+    assert first.nonzero().tolist() == [[0, 0, 0, 1]]
+    assert batch_ignored_cells(batch, images, 4) is first
+    del batch[0]["ignore_mask"]
+    assert not batch_ignored_cells(batch, images, 4).any()
