@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,21 +52,31 @@ class ProgressLine:
             print(line, flush=True)
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
+def drawing_parser(
+    description: str | None, num_train: int, num_val: int, short_side: tuple[int, int]
+) -> argparse.ArgumentParser:
+    """The arguments of every script that draws a data set.
+
+    Args:
+        description: the script's own.
+        num_train: default number of training images.
+        num_val: default number of validation images.
+        short_side: default range of the images' shorter side, pixels.
+    """
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    default_root = os.environ.get("DETECTRON2_DATASETS", "datasets")
-    low, high = SceneConfig().short_side
+    low, high = short_side
     parser.add_argument(
         "--root",
         type=Path,
-        default=Path(default_root),
+        default=Path(os.environ.get("DETECTRON2_DATASETS", "datasets")),
         help="folder of all data sets (default: $DETECTRON2_DATASETS or 'datasets')",
     )
-    parser.add_argument("--num-train", type=int, default=1200, help="images (default: 1200)")
-    parser.add_argument("--num-val", type=int, default=200, help="images (default: 200)")
+    parser.add_argument(
+        "--num-train", type=int, default=num_train, help=f"images (default: {num_train})"
+    )
+    parser.add_argument("--num-val", type=int, default=num_val, help=f"images (default: {num_val})")
     parser.add_argument("--seed", type=int, default=0, help="other seed, other images (default: 0)")
     parser.add_argument(
         "--image-size",
@@ -86,7 +97,7 @@ def parse_arguments() -> argparse.Namespace:
         action="store_true",
         help="replace a data set that was made with other arguments",
     )
-    return parser.parse_args()
+    return parser
 
 
 def prepare(arguments: argparse.Namespace) -> None:
@@ -107,16 +118,22 @@ def prepare(arguments: argparse.Namespace) -> None:
         print(f"{json_file} is complete ({time.monotonic() - start:.0f} s)", flush=True)
 
 
-def main() -> None:
+def run(prepare: Callable[[], None]) -> None:
     """Run, and tell the user's errors without a traceback."""
     # A plain kill ends the worker processes, too: it becomes an exception that closes the pool.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        prepare(parse_arguments())
+        prepare()
     except ValueError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command continues")
+
+
+def main() -> None:
+    """Read the command line and draw."""
+    parser = drawing_parser(__doc__, 1200, 200, SceneConfig().short_side)
+    run(lambda: prepare(parser.parse_args()))
 
 
 if __name__ == "__main__":
