@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import replace
-from pathlib import Path
 
 # The script beside this one; it also finds the package where that is not installed.
 from prepare_synthetic_people import ProgressLine, drawing_parser, run
