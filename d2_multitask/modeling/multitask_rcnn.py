@@ -248,7 +248,12 @@ class MultitaskRCNN(GeneralizedRCNN):
 
 
 def _check_config(cfg: CfgNode) -> None:
-    """Tasks that an R-CNN cannot have, and Detectron2's own switches without detection."""
+    """What an R-CNN cannot have: tasks, framed images, Detectron2's switches without detection."""
+    if cfg.INPUT.RESIZE_TEST != "shortest_edge":
+        raise ValueError(
+            f"INPUT.RESIZE_TEST: found {cfg.INPUT.RESIZE_TEST!r}, expected 'shortest_edge', because "
+            "CenterNet's frames around test images belong to MultitaskCenterNet"
+        )
     if not cfg.MODEL.TASKS:
         raise ValueError("MODEL.TASKS: found an empty list, expected at least one task")
     for task in cfg.MODEL.TASKS:

@@ -278,6 +278,7 @@ def test_totals_of_tasks() -> None:
         ([], (), "MODEL.TASKS.*empty"),
         (["center"], ("MODEL.TASKS", ["det", "pose"]), "'pose'.*MODEL.KEYPOINT_ON"),
         (["seg"], ("MODEL.MASK_ON", True), "MODEL.MASK_ON.*'det'"),
+        (["seg"], ("INPUT.RESIZE_TEST", "centernet_keep"), "INPUT.RESIZE_TEST.*'shortest_edge'"),
         (["boxes"], (), "unknown task 'boxes'"),
     ],
 )
