@@ -69,6 +69,7 @@ from d2_multitask.engine.benchmark.training import (
     measure_steps,
     share_around_network,
 )
+from d2_multitask.engine.setup import parse_with_overrides
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -118,11 +119,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-channels-last", action="store_true")
     parser.add_argument("--no-fuse", action="store_true", help="networks as they are trained")
     parser.add_argument("--compile", action="store_true", help="cost: also compiled networks")
-    # After options that take several words, argparse.REMAINDER would swallow the others too.
-    args, args.opts = parser.parse_known_args(arguments)
-    for word in args.opts[::2]:
-        if word.startswith("-"):
-            parser.error(f"unrecognized arguments: {word}")
+    args = parse_with_overrides(parser, arguments)
     if args.runs < 1 or args.size < 32:
         parser.error("expected --runs >= 1 and --size >= 32")
     return args

@@ -25,6 +25,7 @@ from detectron2.modeling import build_model
 from d2_multitask.checkpoint import load_weights, read_checkpoint
 from d2_multitask.checkpoint.centernet import CenterNetFile, identify
 from d2_multitask.config import load_config
+from d2_multitask.engine.setup import parse_with_overrides
 
 # (network, task) -> config of the published network.
 CONFIGS = {
@@ -55,12 +56,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("file", type=Path, help="a .pth file of CenterNet's model zoo")
     parser.add_argument("--output", type=Path, help="default: <file>_d2_multitask.pth beside it")
     parser.add_argument("--config-file", help="the network to convert for")
-    # After a positional argument, argparse.REMAINDER would swallow the options too.
-    args, args.opts = parser.parse_known_args(arguments)
-    for word in args.opts[::2]:
-        if word.startswith("-"):
-            parser.error(f"unrecognized arguments: {word}")
-    return args
+    return parse_with_overrides(parser, arguments)
 
 
 def convert(args: argparse.Namespace) -> None:

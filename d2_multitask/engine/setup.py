@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode
@@ -17,6 +18,25 @@ from d2_multitask.data.from_config import register_datasets
 from d2_multitask.model_configs import get_config_file
 
 logger = logging.getLogger(__name__)
+
+
+def parse_with_overrides(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None
+) -> argparse.Namespace:
+    """Arguments in any order, and what is left over, ``KEY VALUE ...``, as ``opts``.
+
+    For tools with positional arguments or with options of several words: after these,
+    ``argparse.REMAINDER`` would swallow the options too.
+
+    Args:
+        parser: the tool's; it ends the program if something like an option is left over.
+        arguments: ``None`` = the command line.
+    """
+    args, args.opts = parser.parse_known_args(arguments)
+    for word in args.opts[::2]:
+        if word.startswith("-"):
+            parser.error(f"unrecognized arguments: {word}")
+    return args
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
