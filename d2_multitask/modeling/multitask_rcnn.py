@@ -251,8 +251,8 @@ def _check_config(cfg: CfgNode) -> None:
     """What an R-CNN cannot have: tasks, framed images, Detectron2's switches without detection."""
     if cfg.INPUT.RESIZE_TEST != "shortest_edge":
         raise ValueError(
-            f"INPUT.RESIZE_TEST: found {cfg.INPUT.RESIZE_TEST!r}, expected 'shortest_edge', because "
-            "CenterNet's frames around test images belong to MultitaskCenterNet"
+            f"INPUT.RESIZE_TEST: found {cfg.INPUT.RESIZE_TEST!r}, expected 'shortest_edge', "
+            "because CenterNet's frames around test images belong to MultitaskCenterNet"
         )
     if not cfg.MODEL.TASKS:
         raise ValueError("MODEL.TASKS: found an empty list, expected at least one task")
