@@ -77,6 +77,17 @@ def test_labels_follow_the_edge() -> None:
     assert (stretch_labels(patches, (32, 48)) == expected).mean() < 0.95
 
 
+def test_subsampling_changes_little() -> None:
+    image = np.kron(image_with_an_edge(), np.ones((4, 4, 1), np.uint8))
+    members = np.zeros((128, 192, 5))
+    members[:, :64, 0] = members[:, 64:, 3] = 1
+    exact = guided_filter(image / 255, members, 32, 1e-4)
+    fast = guided_filter(image / 255, members, 32, 1e-4, subsampling=4)
+    assert fast.shape == exact.shape and not np.array_equal(fast, exact)
+    assert np.abs(fast - exact).mean() < 0.02
+    assert (fast.argmax(2) == exact.argmax(2)).mean() > 0.99
+
+
 def test_a_wide_window_and_a_large_epsilon_do_not_follow_it() -> None:
     patches = np.array([[4, 4, 9, 9, 9, 9]] * 4)
     labels = refine_labels(patches, image_with_an_edge(), epsilon=10.0)
@@ -110,7 +121,7 @@ def test_bad_images_are_refused(image, message) -> None:
     ("shape", "radius", "epsilon", "message"),
     [
         ((4, 5), 1, 0.1, r"found a guide \(4, 4, 3\) and values \(4, 5\)"),
-        ((4, 4), 0, 0.1, "radius=0"),
+        ((4, 4), 0, 0.1, "radius=0, epsilon=0.1, subsampling=1"),
         ((4, 4), 1, 0.0, "epsilon=0.0"),
     ],
 )
