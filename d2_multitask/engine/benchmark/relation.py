@@ -12,12 +12,13 @@ from torch import Tensor
 from d2_multitask.engine.benchmark.counting import peak_memory
 from d2_multitask.engine.benchmark.timing import Clock, paired_ratio, time_interleaved
 from d2_multitask.modeling.mae import MAENetwork
-from d2_multitask.patch_graph import Budget, SegmenterSettings, measure_relation, segment_image
+from d2_multitask.patch_graph import SegmenterSettings, segment_image
 from d2_multitask.patch_graph.autoencoder import ErrorMeter, default_batch_size
 from d2_multitask.patch_graph.estimators import Ridge
 
-# Sets that are measured one by one in a counted run; the time of one does not depend on it.
-TIMED_SETS = 48
+# Sets of a counted run, one by one and in batches; the time of one hardly depends on it.
+SETS_ONE_BY_ONE = 48
+SETS_IN_BATCHES = 192
 
 
 def measure_relation_cost(
@@ -42,29 +43,23 @@ def measure_relation_cost(
         Milliseconds, ratios, shares in percent and megabytes by name.
     """
     num_patches = image[0].numel() // model.patch_size**2
-    sets = Ridge(num_patches).draw(passes).to(image.device)
+    sets = Ridge(num_patches).draw(min(passes, SETS_IN_BATCHES)).to(image.device)
+    few = sets[:SETS_ONE_BY_ONE]
     calls = {
-        "set by set": lambda: _set_by_set(model, image, sets[:TIMED_SETS]),
+        "set by set": lambda: _set_by_set(model, image, few),
         "in batches": _in_batches(model, image, sets, None),
         "in batches, bfloat16": _in_batches(model, image, sets, torch.bfloat16),
     }
     timings = time_interleaved(calls, runs, warmup, clock=clock)
-    counts = [len(sets[:TIMED_SETS]), len(sets), len(sets)]
+    counts = {name: len(few if name == "set by set" else sets) for name in calls}
     results = {
-        f"{name}, ms a set": 1e3 * timing.median / count
-        for (name, timing), count in zip(timings.items(), counts, strict=True)
+        f"{name}, ms a set": 1e3 * timing.median / counts[name] for name, timing in timings.items()
     }
     for name in ("in batches", "in batches, bfloat16"):
         ratio = paired_ratio(timings["set by set"], timings[name])
-        results[f"set by set / {name}"] = ratio * len(sets) / counts[0]
+        results[f"set by set / {name}"] = ratio * len(sets) / len(few)
     results["sets a batch"] = default_batch_size(model, num_patches, image.device)
-    budget = Budget(passes)
-    needed = peak_memory(lambda: measure_relation(model, image, "ridge", budget))
-    results[f"memory of {passes} sets, MB"] = needed / 1e6
-    results["memory of the process, MB"] = (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    )
-    results.update(_shares(model, image, passes))
+    results.update(_segmentation(model, image, passes))
     return results
 
 
@@ -83,14 +78,19 @@ def _in_batches(
     return run
 
 
-def _shares(model: MAENetwork, image: Tensor, passes: int) -> dict[str, float]:
-    """Where the time of a whole segmentation goes; the first one pays for imports."""
+def _segmentation(model: MAENetwork, image: Tensor, passes: int) -> dict[str, float]:
+    """Memory of a whole segmentation, and where its time goes."""
+    import networkx  # noqa: F401 (its import would count as time of the communities)
+
+    found = []
     settings = SegmenterSettings(passes=passes)
-    for _ in range(2):
-        found = segment_image(model, image, settings)
-    total = sum(found.seconds.values())
-    shares = {
-        f"{stage}, % of a segmentation": 100 * s / total for stage, s in found.seconds.items()
+    needed = peak_memory(lambda: found.append(segment_image(model, image, settings)))
+    seconds = found[0].seconds
+    total = sum(seconds.values())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        f"memory of a segmentation with {passes} sets, MB": needed / 1e6,
+        "memory of the process at its peak, MB": peak / 1e6,
+        **{f"{stage}, % of a segmentation": 100 * s / total for stage, s in seconds.items()},
+        "neither relation nor autoencoder, %": 100 * found[0].share_after_measuring,
     }
-    shares["outside of the autoencoder and the relation, %"] = 100 * found.share_after_measuring
-    return shares
