@@ -13,11 +13,15 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from d2_multitask.data.synthetic_people.random_stream import RandomStream
+
+T = TypeVar("T")
 
 KINDS = ("same_palette", "other_palette")
 
@@ -71,8 +75,7 @@ class TextureConfig:
             low, high = getattr(self, name)
             if not 0 < low <= high <= highest:
                 raise ValueError(
-                    f"{name}: expected (low, high) above 0 and at most {highest}, "
-                    f"got {(low, high)}"
+                    f"{name}: expected (low, high) above 0 and at most {highest}, got {(low, high)}"
                 )
         if not 0 <= self.contrast <= 200 or not 0 <= self.palette_distance <= 100:
             raise ValueError(
@@ -136,7 +139,9 @@ def draw_textures(
     return TextureScene(np.rint(image).clip(0, 255).astype(np.uint8), mask)
 
 
-def _object(stream: RandomStream, x: np.ndarray, y: np.ndarray, config: TextureConfig):
+def _object(
+    stream: RandomStream, x: np.ndarray, y: np.ndarray, config: TextureConfig
+) -> np.ndarray:
     """(H, W) bool: an ellipse or a rectangle, turned, wholly inside of the image."""
     shape = stream.choice(_SHAPES)
     area = stream.uniform(*config.area) * config.height * config.width
@@ -187,7 +192,7 @@ def _other_palette(stream: RandomStream, palette: np.ndarray, config: TextureCon
             return other
 
 
-def _different(stream: RandomStream, options) -> tuple:
+def _different(stream: RandomStream, options: Sequence[T]) -> tuple[T, T]:
     """Two different ones, in order: background, object."""
     first = stream.integer(0, len(options) - 1)
     second = (first + stream.integer(1, len(options) - 1)) % len(options)
