@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from d2_multitask.data.synthetic_people.annotate import encode_mask, tight_box
+from d2_multitask.data.masks import encode
+from d2_multitask.data.synthetic_people.annotate import tight_box
 from d2_multitask.data.synthetic_people.parallel import map_unordered
 from d2_multitask.data.synthetic_textures.scene import KINDS, TextureConfig, draw_textures
 from d2_multitask.data.whole_files import write_json, write_png
@@ -166,7 +167,7 @@ def _draw_one(work: _Split, index: int) -> tuple[int, dict[str, Any]]:
         "iscrowd": 0,
         "bbox": tight_box(scene.mask),
         "area": int(scene.mask.sum()),
-        "segmentation": encode_mask(scene.mask),
+        "segmentation": encode(scene.mask),
     }
 
 
