@@ -1,11 +1,11 @@
 """Segments without labels, from what an autoencoder needs to see to reconstruct what.
 
 - `autoencoder.py`: what is asked of the autoencoder, and batches of visible sets;
-- `relation.py`: how much patch j helps to reconstruct patch i; its kinds are in `estimators.py` (from
-  errors) and `similarity.py` (at most one pass);
+- `relation.py`: how much patch j helps to reconstruct patch i; its kinds are in `estimators.py`
+  (from errors) and `similarity.py` (at most one pass);
 - `graph.py`, `communities.py`, `normalised_cut.py`: patches as a graph, and its division;
-- `growing.py`, `tiles.py`: larger and larger graphs; `foreground.py`: which segments are the object;
-  `refine.py`: patches to pixels;
+- `growing.py`, `tiles.py`: larger and larger graphs; `foreground.py`: which segments are the
+  object; `refine.py`: patches to pixels;
 - `segmenter.py`: all of it, one image in, segments out.
 
 No part of it needs Detectron2, nor the rest of this package.

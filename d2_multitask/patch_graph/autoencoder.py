@@ -5,16 +5,14 @@ Letters: M visible sets, H x W pixels, p pixels a side of a patch, L = h * w pat
 
 from __future__ import annotations
 
-import logging
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-
-logger = logging.getLogger(__name__)
 
 # The largest tensor of a batch. On a CPU the C library asks the system for every block above
 # 32 MiB anew and has its pages cleared, which costs more than larger batches gain.
@@ -93,10 +91,11 @@ def check_autoencoder(model: Any) -> None:
             "'encoder_features' needs none)"
         )
     if getattr(model, "norm_pix_loss", False):
-        logger.warning(
+        warnings.warn(
             "The autoencoder predicts pixels normalised by each patch (norm_pix_loss): colour and "
             "contrast of a patch are not in its error, so the relation joins patches of the same "
-            "texture and does not see flat areas of different colours apart"
+            "texture and does not see flat areas of different colours apart",
+            stacklevel=3,
         )
 
 
@@ -166,15 +165,17 @@ class ErrorMeter:
             (M, L) float32 on the CPU, mean squared error of every patch, visible ones too.
         """
         start = time.perf_counter()
+        errors = torch.zeros(visible.shape)
+        counts = visible.sum(1)
         with self._precision():
-            errors = torch.cat(list(self._batches(visible))).cpu()
+            # sets of one size together, or each would be a run of its own
+            for rows in counts.argsort(stable=True).split(self.batch_size):
+                batch = visible[rows].to(self.image.device)
+                output = self.model.reconstruct(self.image[None], batch[None])
+                errors[rows] = output.error[0].float().cpu()
         self.passes += len(visible)
         self.seconds += time.perf_counter() - start
         return errors.clone()  # no inference tensor: may be used with gradients elsewhere
-
-    def _batches(self, visible: Tensor) -> Iterator[Tensor]:
-        for batch in visible.to(self.image.device).split(self.batch_size):
-            yield self.model.reconstruct(self.image[None], batch[None]).error[0].float()
 
     @contextmanager
     def _precision(self) -> Iterator[None]:

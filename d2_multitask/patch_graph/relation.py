@@ -1,14 +1,16 @@
 """How much one patch of an image helps to reconstruct another one.
 
-Letters: L = h * w patches in reading order. A relation's entry [i, j] belongs to the target i and the
-source j.
+Letters: L = h * w patches in reading order. A relation's entry [i, j] belongs to the target i and
+the source j.
 """
 
 from __future__ import annotations
 
+import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -136,8 +138,7 @@ def measure_relation(
         ValueError: unknown kind, a model without decoder, an image that does not fit the patch, or
             a budget too small to identify the relation (the message says what is needed).
     """
-    relation = None
-    for relation in measure_anytime(
+    (relation,) = measure_anytime(
         model,
         image,
         kind,
@@ -147,9 +148,7 @@ def measure_relation(
         dtype=dtype,
         only_last=True,
         **settings,
-    ):
-        pass
-    assert relation is not None
+    )
     return relation
 
 
@@ -186,7 +185,78 @@ def measure_anytime(
     Raises:
         ValueError: see `measure_relation`.
     """
-    raise NotImplementedError
+    start = time.perf_counter()
+    grid_hw = patch_grid_of(image, model.patch_size)
+    if kind in SIMILARITIES:
+        matrix = SIMILARITIES[kind](model, image, **settings)
+        passes = int(kind == "encoder_features")
+        yield Relation(matrix, grid_hw, None, passes, time.perf_counter() - start, kind)
+        return
+    if kind not in ESTIMATORS:
+        known = [*ESTIMATORS, *SIMILARITIES]
+        raise ValueError(f"Relation: found the kind {kind!r}, expected one of {known}")
+    meter = ErrorMeter(model, image, batch_size=batch_size, dtype=dtype)
+    if is_flat(image):
+        yield Relation(torch.zeros(2 * (meter.num_patches,)), grid_hw, name=kind)
+        return
+    estimator = ESTIMATORS[kind](meter.num_patches, seed=seed, **settings)
+    rounds = _rounds(estimator, meter, budget or Budget(), only_last)
+    for is_last in rounds:
+        if (only_last and not is_last) or meter.passes < estimator.required_passes:
+            continue
+        matrix, error = estimator.estimate()
+        yield Relation(matrix, grid_hw, error, meter.passes, time.perf_counter() - start, kind)
+
+
+def _rounds(
+    estimator: Estimator, meter: ErrorMeter, budget: Budget, only_last: bool
+) -> Iterator[bool]:
+    """Measure round after round; yields after each whether it was the last one."""
+    start = time.perf_counter()
+    total = _total_passes(estimator, budget)
+    num_sizes = len(getattr(estimator, "counts", (1,)))
+    round_passes: float = num_sizes * meter.batch_size
+    if only_last and budget.seconds is None:
+        round_passes = total  # at once: the largest batches
+    num_sets = round_passes if budget.seconds is None else num_sizes  # first, find the pace
+    is_last = False
+    while not is_last:
+        visible = estimator.draw(int(num_sets))
+        estimator.add(visible, meter.errors(visible))
+        num_sets = min(round_passes, total - meter.passes)
+        if budget.seconds is not None:
+            left = budget.seconds - (time.perf_counter() - start)
+            num_sets = min(num_sets, left * meter.passes // meter.seconds)
+        is_last = num_sets < 1
+        if is_last:
+            _check_passes(estimator, meter, budget)
+        yield is_last
+
+
+def _total_passes(estimator: Estimator, budget: Budget) -> float:
+    """Passes that a budget allows, ``inf`` if only the clock ends it."""
+    total = budget.passes or (estimator.default_passes if budget.seconds is None else math.inf)
+    total = min(total, estimator.max_passes or math.inf)
+    if total < estimator.required_passes:
+        raise ValueError(
+            f"Budget: found {total} passes, which cannot identify the relation of "
+            f"{estimator.num_patches} patches; expected at least {estimator.required_passes}"
+        )
+    return total
+
+
+def _check_passes(estimator: Estimator, meter: ErrorMeter, budget: Budget) -> None:
+    """Raise or warn if all passes together were too few."""
+    if meter.passes < estimator.required_passes:
+        needed = estimator.required_passes * meter.seconds / meter.passes
+        raise ValueError(
+            f"Budget: {budget.seconds} seconds were enough for {meter.passes} passes, which cannot "
+            f"identify the relation of {estimator.num_patches} patches; expected at least "
+            f"{estimator.required_passes}, about {needed:.2g} seconds"
+        )
+    message = estimator.warning(meter.passes)
+    if message is not None:
+        warnings.warn(f"Relation: {message}", stacklevel=2)
 
 
 def rank_average(relations: Sequence[Relation]) -> Relation:
@@ -204,4 +274,27 @@ def rank_average(relations: Sequence[Relation]) -> Relation:
     Raises:
         ValueError: none is given, or grids differ.
     """
-    raise NotImplementedError
+    grids = {relation.grid_hw for relation in relations}
+    if len(grids) != 1:
+        raise ValueError(f"Relations: found the grids {sorted(grids)}, expected one and the same")
+    ranks = torch.stack([_centred_ranks(relation.symmetric()) for relation in relations])
+    return Relation(
+        ranks.mean(0),
+        relations[0].grid_hw,
+        passes=sum(relation.passes for relation in relations),
+        seconds=sum(relation.seconds for relation in relations),
+        name="+".join(relation.name for relation in relations),
+    )
+
+
+def _centred_ranks(matrix: Tensor) -> Tensor:
+    """Symmetric (L, L) -> ranks of its pairs in [-1, 1], ties shared, diagonal 0.
+
+    Pairs that are all equal, as of a flat image, get 0.
+    """
+    first, second = np.triu_indices(len(matrix), 1)
+    ranks = rankdata(matrix.numpy()[first, second])
+    centred = (2 * ranks - ranks.size - 1) / max(1, ranks.size - 1)
+    result = torch.zeros(matrix.shape)
+    result[first, second] = torch.from_numpy(centred).float()
+    return result + result.T

@@ -13,7 +13,7 @@ from d2_multitask.patch_graph.autoencoder import Autoencoder
 from d2_multitask.patch_graph.foreground import Foreground
 from d2_multitask.patch_graph.graph import PatchGraph
 from d2_multitask.patch_graph.growing import Dendrogram
-from d2_multitask.patch_graph.relation import Budget, Relation
+from d2_multitask.patch_graph.relation import Relation
 
 
 @dataclass(frozen=True)
