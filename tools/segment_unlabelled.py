@@ -175,6 +175,7 @@ class Segmenting:
         self.left_out: list[str] = []
 
     def read(self, name: str) -> ReadyImage:
+        """One of the images, ready for the network."""
         file = self.files.root / name
         return read_ready(file, self.model, self.long_side, self.cfg.INPUT.FORMAT)
 
@@ -195,6 +196,7 @@ class Segmenting:
         return folder
 
     def segment_one(self, folder: OutputFolder, name: str, output: str) -> None:
+        """Segment one image; what cannot be segmented is counted and told at the end."""
         try:
             image = self.read(name)
         except ValueError as error:

@@ -1,7 +1,7 @@
 """Pictures of segments that were found without labels: patches, graphs, levels, relations.
 
-Letters: H x W pixels of the picture, h x w patches, n nodes, e edges. The image that is drawn on has
-been enlarged before (`style.enlarge`).
+Letters: H x W pixels of the picture, h x w patches, n nodes. The image that is drawn on has been
+enlarged before (`style.enlarge`).
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@
         segments.json           all segments of all images, COCO format
         objects.json            the foregrounds' connected parts, COCO format
 
-Contract: of an image the record is written last, each file in one step. A record means that the image
-is done; who stops the program loses the image at work and no other.
+Contract: each file is written in one step, the record of an image last. A record means that the
+image is done; who stops the program loses the image at work and no other.
 """
 
 from __future__ import annotations

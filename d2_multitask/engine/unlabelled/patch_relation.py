@@ -1,4 +1,4 @@
-""" "Click a patch": how one patch is related to all others."""
+"""How one patch, which somebody clicked at, is related to all others."""
 
 from __future__ import annotations
 
