@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,11 +12,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2_multitask.patch_graph.autoencoder import Autoencoder
-from d2_multitask.patch_graph.foreground import Foreground
-from d2_multitask.patch_graph.graph import PatchGraph
-from d2_multitask.patch_graph.growing import Dendrogram
-from d2_multitask.patch_graph.relation import Relation
+from d2_multitask.patch_graph.autoencoder import Autoencoder, patch_grid_of
+from d2_multitask.patch_graph.communities import (
+    consensus,
+    louvain,
+    split_disconnected,
+)
+from d2_multitask.patch_graph.foreground import (
+    MAX_COMMUNITIES,
+    Foreground,
+    choose_foreground,
+    merge_smallest,
+)
+from d2_multitask.patch_graph.graph import PatchGraph, graph_from_relation
+from d2_multitask.patch_graph.growing import Dendrogram, grow
+from d2_multitask.patch_graph.refine import refine_labels, stretch_labels
+from d2_multitask.patch_graph.relation import Budget, Relation, measure_relation, rank_average
+from d2_multitask.patch_graph.tiles import Tile, graph_from_tiles
+from d2_multitask.patch_graph.windows import tile_windows
+
+# Of the resolution, for consensus.
+CONSENSUS_FACTORS = (0.8, 1.0, 1.2)
 
 
 @dataclass(frozen=True)
@@ -29,15 +48,20 @@ class SegmenterSettings:
         neighbours: likewise.
         power: likewise.
         resolution: of Louvain's method.
-        num_consensus: runs for `consensus`; 0 = a single run.
+        num_consensus: seeds for `consensus` at three resolutions around ``resolution``; 0 = a
+            single run.
         backend: of Louvain's method.
         grow: measure regions again and merge them (R4).
-        num_segments: stop merging when so many are left; ``None`` = by ``merge_threshold``.
-        merge_threshold: stop merging when the best score is below it.
-        foreground: a rule of `choose_foreground`, or ``None`` = no decision.
+        num_segments: merge until so many are left; ``None`` = by ``merge_threshold`` alone.
+        merge_threshold: merge until the best score is below it; ``None`` = by ``num_segments``.
+            Both ``None``: the communities are the segments, and all merges are in the dendrogram.
+        foreground: a rule of `choose_foreground`, or ``None`` = no decision. The rule
+            ``inpainting_error`` is given at most 7 segments, by growing (or else by merging the
+            smallest).
         foreground_threshold: see `choose_foreground`.
         border_weight: likewise.
         tile_hw: (h, w) patches of a tile; larger images are tiled. ``None`` = never.
+        overlap: of tiles, see `d2_multitask.patch_graph.windows.tile_starts`.
         refine: pixel labels that follow edges; else patches are squares.
         seed: of everything random.
         batch_size: visible sets a forward pass; ``None`` = as many as are fast.
@@ -58,9 +82,10 @@ class SegmenterSettings:
     num_segments: int | None = None
     merge_threshold: float | None = None
     foreground: str | None = "inpainting_error"
-    foreground_threshold: float | None = None
+    foreground_threshold: float = 0.0
     border_weight: float = 1.0
     tile_hw: tuple[int, int] | None = None
+    overlap: float = 0.5
     refine: bool = True
     seed: int = 0
     batch_size: int | None = None
@@ -82,9 +107,10 @@ class Segmentation:
             its edges' weight that stays inside.
         foreground: the decision; ``None`` if none was asked for.
         foreground_mask: (H, W) bool on pixels; ``None`` = no object, or none was asked for.
-        seconds: stage -> wall clock time: ``relation`` (all forward passes of the relation and its
-            solving), ``graph``, ``communities``, ``growing`` and ``foreground`` (their forward
-            passes alone are in ``growing_passes`` and ``foreground_passes``), ``refinement``.
+        seconds: stage -> wall clock time: ``relation``, ``graph``, ``communities``, ``growing``,
+            ``foreground``, ``refinement``.
+        forward_seconds: the part of ``growing`` and ``foreground`` that was spent in the
+            autoencoder; the relation's is not taken apart.
         passes: forward passes of all stages.
     """
 
@@ -98,7 +124,14 @@ class Segmentation:
     foreground: Foreground | None
     foreground_mask: np.ndarray | None
     seconds: dict[str, float]
+    forward_seconds: float
     passes: int
+
+    @property
+    def share_after_measuring(self) -> float:
+        """Share of the time that is neither the relation nor in the autoencoder."""
+        total = sum(self.seconds.values())
+        return 1 - (self.seconds["relation"] + self.forward_seconds) / total
 
 
 def segment_image(
@@ -121,6 +154,194 @@ def segment_image(
         The segments and everything on the way to them. A flat image has one segment.
 
     Raises:
-        ValueError: see `measure_relation`, `graph_from_relation`, `choose_foreground`.
+        ValueError: see `measure_relation`, `graph_from_relation`, `louvain`, `choose_foreground`.
     """
-    raise NotImplementedError
+    settings = settings or SegmenterSettings()
+    clock = _Clock()
+    with clock.stage("relation"):
+        tiles = _measure(model, image, settings)
+    with clock.stage("graph"):
+        graph = _graph(tiles, image, model.patch_size, settings)
+    with clock.stage("communities"):
+        levels = [graph.patch_labels(labels) for labels in _communities(graph, settings)]
+    with clock.stage("growing"):
+        dendrogram = _grow(model, image, levels[-1], settings) if settings.grow else None
+        labels = _final_labels(levels[-1], dendrogram, settings)
+    with clock.stage("foreground"):
+        foreground = _foreground(model, image, labels, dendrogram, settings)
+    with clock.stage("refinement"):
+        pixels = to_pixels(image) if pixels is None else pixels
+        pixel_labels = _on_pixels(labels, pixels, settings)
+        mask = None
+        if foreground is not None and foreground.mask is not None:
+            mask = _on_pixels(foreground.mask.astype(np.int64), pixels, settings) == 1
+    measured = [step for step in (dendrogram, foreground) if step is not None]
+    return Segmentation(
+        relation=tiles[0][1] if len(tiles) == 1 else None,
+        graph=graph,
+        levels=levels,
+        dendrogram=dendrogram,
+        patch_labels=labels,
+        pixel_labels=pixel_labels,
+        scores=segment_scores(graph, labels),
+        foreground=foreground,
+        foreground_mask=mask,
+        seconds=clock.seconds,
+        forward_seconds=sum(step.forward_seconds for step in measured),
+        passes=sum(r.passes for _, r in tiles) + sum(step.passes for step in measured),
+    )
+
+
+class _Clock:
+    """Wall clock time of each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+
+def _measure(model: Autoencoder, image: Tensor, settings: SegmenterSettings) -> list[Tile]:
+    """Windows and their relations; one window for an image that is not tiled."""
+    budget = Budget(settings.passes, settings.seconds)
+    tiles = []
+    windows = tile_windows(
+        patch_grid_of(image, model.patch_size), settings.tile_hw, settings.overlap
+    )
+    for number, window in enumerate(windows):
+        relations = [
+            measure_relation(
+                model,
+                window.crop(image, model.patch_size),
+                kind,
+                budget,
+                seed=settings.seed + number,
+                batch_size=settings.batch_size,
+                dtype=settings.dtype,
+                **settings.relation_settings.get(kind, {}),
+            )
+            for kind in settings.kinds
+        ]
+        relation = relations[0] if len(relations) == 1 else rank_average(relations)
+        tiles.append((window, relation))
+    return tiles
+
+
+def _graph(
+    tiles: list[Tile], image: Tensor, patch_size: int, settings: SegmenterSettings
+) -> PatchGraph:
+    options = {
+        "locality": settings.locality,
+        "neighbours": settings.neighbours,
+        "power": settings.power,
+    }
+    if len(tiles) == 1:
+        return graph_from_relation(tiles[0][1], **options)
+    return graph_from_tiles(tiles, patch_grid_of(image, patch_size), **options)
+
+
+def _communities(graph: PatchGraph, settings: SegmenterSettings) -> list[np.ndarray]:
+    """Louvain's levels, the last one without communities that do not hang together."""
+    levels = louvain(graph, settings.resolution, settings.seed, settings.backend)
+    if settings.num_consensus:
+        seeds = range(settings.seed, settings.seed + settings.num_consensus)
+        resolutions = [settings.resolution * factor for factor in CONSENSUS_FACTORS]
+        levels[-1] = consensus(graph, seeds, resolutions, settings.backend)
+    levels[-1] = split_disconnected(graph, levels[-1])
+    return levels
+
+
+def _grow(
+    model: Autoencoder, image: Tensor, labels: np.ndarray, settings: SegmenterSettings
+) -> Dendrogram:
+    return grow(
+        model,
+        image,
+        labels,
+        tile_hw=settings.tile_hw,
+        overlap=settings.overlap,
+        batch_size=settings.batch_size,
+        dtype=settings.dtype,
+    )
+
+
+def _final_labels(
+    labels: np.ndarray, dendrogram: Dendrogram | None, settings: SegmenterSettings
+) -> np.ndarray:
+    if settings.num_segments is None and settings.merge_threshold is None:
+        return labels
+    if dendrogram is None:
+        return (
+            labels
+            if settings.num_segments is None
+            else merge_smallest(labels, settings.num_segments)
+        )
+    return dendrogram.labels_at(
+        num_regions=settings.num_segments, threshold=settings.merge_threshold
+    )
+
+
+def _foreground(
+    model: Autoencoder,
+    image: Tensor,
+    labels: np.ndarray,
+    dendrogram: Dendrogram | None,
+    settings: SegmenterSettings,
+) -> Foreground | None:
+    if settings.foreground is None:
+        return None
+    if settings.foreground == "inpainting_error" and labels.max() >= MAX_COMMUNITIES:
+        if dendrogram is not None:
+            labels = dendrogram.labels_at(num_regions=MAX_COMMUNITIES)
+        labels = merge_smallest(labels)
+    return choose_foreground(
+        labels,
+        settings.foreground,
+        model=model,
+        image=image,
+        threshold=settings.foreground_threshold,
+        border_weight=settings.border_weight,
+        batch_size=settings.batch_size,
+        dtype=settings.dtype,
+    )
+
+
+def _on_pixels(labels: np.ndarray, pixels: np.ndarray, settings: SegmenterSettings) -> np.ndarray:
+    """(h, w) -> (H, W) int64."""
+    if settings.refine:
+        return refine_labels(labels, pixels)
+    return stretch_labels(labels, pixels.shape[:2])
+
+
+def to_pixels(image: Tensor) -> np.ndarray:
+    """A normalised image (3, H, W) -> (H, W, 3) uint8, from its darkest to its brightest number.
+
+    It serves as a guide for edges; the colours are not those of the original.
+    """
+    values = image.float().cpu()
+    low, high = values.aminmax()
+    scaled = (values - low) / (high - low).clamp(min=1e-6) * 255
+    return scaled.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
+def segment_scores(graph: PatchGraph, labels: np.ndarray) -> np.ndarray:
+    """How well segments hold together: the share of their edges' weight that stays inside.
+
+    Args:
+        graph: of the patches, L nodes.
+        labels: (h, w), 0..C-1.
+
+    Returns:
+        (C,) float64 in [0, 1]; 1 for a segment without any edge to another one.
+    """
+    first, second, weight = graph.edges()
+    flat = labels.flatten()
+    count = int(flat.max()) + 1
+    degree = np.bincount(flat[first], weight, count) + np.bincount(flat[second], weight, count)
+    same = flat[first] == flat[second]
+    inside = 2 * np.bincount(flat[first[same]], weight[same], count)
+    return np.where(degree > 0, inside / np.where(degree > 0, degree, 1), 1.0)
