@@ -114,7 +114,12 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--foreground", choices=(*RULES, NO_RULE), default=DEFAULTS.foreground or NO_RULE
     )
-    group.add_argument("--foreground-threshold", type=float, help="below it: no object")
+    group.add_argument(
+        "--foreground-threshold",
+        type=float,
+        default=DEFAULTS.foreground_threshold,
+        help="a score not above it: no object",
+    )
     group.add_argument("--border-weight", type=float, default=DEFAULTS.border_weight)
     group.add_argument("--tiles", action=yes_or_no, default=True, help="of larger images")
     group.add_argument("--refine", action=yes_or_no, default=DEFAULTS.refine, help="follow edges")

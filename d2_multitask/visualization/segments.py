@@ -95,9 +95,10 @@ def draw_graph(
     first, second, weight = graph.edges()
     order = np.argsort(weight)[-edges_per_node * graph.num_nodes :]
     shares = weight[order] / max(float(weight.max(initial=0)), 1e-12)
-    colors = cv2.applyColorMap((80 + 175 * shares).astype(np.uint8), style.HEATMAP_COLORS)
+    shades = (80 + 175 * shares).astype(np.uint8)[:, None]
+    colors = cv2.applyColorMap(shades, style.HEATMAP_COLORS).reshape(-1, 3)[:, ::-1].tolist()
     base = style.line_width((height, width))
-    for k, share, color in zip(order, shares, colors[:, 0, ::-1].tolist(), strict=True):
+    for k, share, color in zip(order, shares, colors, strict=True):
         ends = fixed[first[k]].tolist(), fixed[second[k]].tolist()
         cv2.line(picture, *ends, color, max(round(base * 2 * share), 1), cv2.LINE_AA, _SHIFT)
     sizes = np.sqrt([len(m) for m in graph.members]) if graph.members else np.ones(len(points))

@@ -8,7 +8,13 @@ import numpy as np
 from torch import Tensor
 
 from d2_multitask.modeling.mae import MaskedAutoencoder
-from d2_multitask.patch_graph import Budget, SegmenterSettings, measure_relation, rank_average
+from d2_multitask.patch_graph import (
+    Budget,
+    Relation,
+    SegmenterSettings,
+    measure_relation,
+    rank_average,
+)
 from d2_multitask.patch_graph.tiles import measure_tiles, stitch
 
 
@@ -62,9 +68,18 @@ def _matrix(
     """(L, L): row = target, column = source."""
     budget = Budget(settings.passes, settings.seconds)
     how = {"seed": settings.seed, "batch_size": settings.batch_size, "dtype": settings.dtype}
-    tile_hw = settings.tile_hw
-    if tile_hw is not None and (grid_hw[0] > tile_hw[0] or grid_hw[1] > tile_hw[1]):
-        tiles = measure_tiles(model, image, settings.kinds[0], budget, tile_hw=tile_hw, **how)
+    if settings.tile_hw is not None and np.any(np.array(grid_hw) > settings.tile_hw):
+        options = {**how, "tile_hw": settings.tile_hw, "overlap": settings.overlap}
+        per_kind = [
+            measure_tiles(
+                model, image, kind, budget, **options, **settings.relation_settings.get(kind, {})
+            )
+            for kind in settings.kinds
+        ]
+        tiles = [
+            (same[0][0], _mixed([relation for _, relation in same]))
+            for same in zip(*per_kind, strict=True)
+        ]
         return stitch(tiles, grid_hw).toarray()
     relations = [
         measure_relation(
@@ -72,4 +87,8 @@ def _matrix(
         )
         for kind in settings.kinds
     ]
-    return (relations[0] if len(relations) == 1 else rank_average(relations)).matrix.numpy()
+    return _mixed(relations).matrix.numpy()
+
+
+def _mixed(relations: list[Relation]) -> Relation:
+    return relations[0] if len(relations) == 1 else rank_average(relations)
