@@ -37,6 +37,7 @@ from d2_multitask.patch_graph.graph import save_npz
 
 SETTINGS_FILE = "settings.json"
 PICTURES = ("overlays", "strips")
+RESULTS = ("records/**/*.json", "segments.json", "objects.json")
 
 
 class OutputFolder:
@@ -53,19 +54,7 @@ class OutputFolder:
             ValueError: an earlier run had other settings; says which.
         """
         self.path = path
-        file = path / SETTINGS_FILE
-        self.settings = json.loads(json.dumps(settings))
-        found = _read_settings(file)
-        if found is not None and found != self.settings:
-            if not overwrite:
-                raise ValueError(
-                    f"{file}: an earlier run had other settings: "
-                    f"{_difference(found, self.settings)}; pass --overwrite to replace its "
-                    "results, or use another --output"
-                )
-            for record in (path / "records").rglob("*.json"):
-                record.unlink()
-        write_json(file, self.settings, indent=1)
+        self.settings = claim_folder(path, settings, RESULTS, overwrite)
 
     def file(self, kind: str, name: str) -> Path:
         """Where a file of an image is; ``name`` as of `ImageFiles.outputs`."""
@@ -150,6 +139,39 @@ def record_of(file_name: str, result: Segmentation) -> dict[str, Any]:
         record["foreground"] = {"rule": result.foreground.rule, "score": score, "found": found}
         record[OBJECTS] = object_annotations(result.foreground_mask, score)
     return record
+
+
+def claim_folder(
+    path: Path, settings: Mapping[str, Any], results: Sequence[str], overwrite: bool
+) -> dict[str, Any]:
+    """Make a folder that holds results of these settings only, and say so in a file there.
+
+    Args:
+        path: the folder; made if it is not there.
+        settings: everything that the results depend on, as JSON can hold it.
+        results: patterns of the files below it that depend on the settings.
+        overwrite: remove such files of an earlier run with other settings.
+
+    Returns:
+        The settings as JSON gives them back.
+
+    Raises:
+        ValueError: an earlier run had other settings; says which.
+    """
+    file = path / SETTINGS_FILE
+    wanted = json.loads(json.dumps(settings))
+    found = _read_settings(file)
+    if found is not None and found != wanted:
+        if not overwrite:
+            raise ValueError(
+                f"{file}: an earlier run had other settings: {_difference(found, wanted)}; pass "
+                "--overwrite to replace its results, or use another --output"
+            )
+        for pattern in results:
+            for old in path.glob(pattern):
+                old.unlink()
+    write_json(file, wanted, indent=1)
+    return wanted
 
 
 def _read_settings(file: Path) -> dict[str, Any] | None:

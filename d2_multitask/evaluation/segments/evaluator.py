@@ -77,7 +77,7 @@ class SegmentsEvaluator(DatasetEvaluator):
             self._results += segment_results(segments, output["scores"], image_id)
             if foreground is not None and foreground.any():
                 score = output.get("foreground_score", float(np.max(output["scores"])) + 1)
-                self._results.append(_result(foreground, image_id, score))
+                self._results.append(mask_result(foreground, image_id, score))
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Score what was processed; ``None`` in all processes but the first."""
@@ -122,7 +122,7 @@ def segment_results(segments: np.ndarray, scores: Any, image_id: Any) -> list[di
         image_id: of the image.
     """
     return [
-        _result(segments == number, image_id, float(scores[number]))
+        mask_result(segments == number, image_id, float(scores[number]))
         for number in np.unique(segments)
     ]
 
@@ -151,7 +151,8 @@ def label_annotations(objects: np.ndarray, image_id: Any) -> list[dict[str, Any]
     return annotations
 
 
-def _result(mask: np.ndarray, image_id: Any, score: float) -> dict[str, Any]:
+def mask_result(mask: np.ndarray, image_id: Any, score: float) -> dict[str, Any]:
+    """A mask (H, W) bool as one of COCO's results."""
     return {
         "image_id": image_id,
         "category_id": 1,
