@@ -196,12 +196,12 @@ def draw_relation_of_patch(
 
 
 def _stages(result: Segmentation) -> list[np.ndarray]:
-    """Regions before growing and half way; the end is drawn as the segments."""
+    """Regions before growing, half way, and at its end: as few as were asked for, or else two."""
     if result.dendrogram is None or not result.dendrogram.merges:
         return []
-    start = int(result.dendrogram.labels.max()) + 1
-    end = int(result.patch_labels.max()) + 1
-    counts = sorted({start, (start + end + 1) // 2}, reverse=True)
+    start, final = (int(x.max()) + 1 for x in (result.dendrogram.labels, result.patch_labels))
+    end = final if final < start else 2
+    counts = sorted({start, (start + end + 1) // 2, end}, reverse=True)
     return [result.dendrogram.labels_at(num_regions=count) for count in counts if count > 1]
 
 

@@ -17,21 +17,26 @@ from d2_multitask.patch_graph import (
     Relation,
     choose_foreground,
     graph_from_relation,
+    grow,
     louvain,
     normalised_cut,
 )
 from d2_multitask.patch_graph.communities import split_disconnected
 from d2_multitask.patch_graph.foreground import BORDER_RULES, border_share, merge_smallest
 
-LOUVAIN, CUT = "louvain", "normalised_cut"
-DIVISIONS = (LOUVAIN, CUT)
+LOUVAIN, GROWN, CUT = "louvain", "grown", "normalised_cut"
+DIVISIONS = (LOUVAIN, GROWN, CUT)
+"""Louvain's communities; the same after measuring and merging regions (R4); two parts."""
 EIGENVECTOR_RULE = "eigenvector"
 INPAINTING_RULE = "inpainting_error"
 BORDER_WEIGHTS = (1.0, 2.0)
+# Of more segments the smallest are merged before all unions are compared, with 2**6 passes.
+MAX_SEGMENTS = 6
 NEIGHBOURS = 16
 
 LOCALITIES = (None, 3.0)
 RESOLUTIONS = (0.7, 1.0, 1.4)
+NUM_REGIONS = (2, 3, 4)
 SHARES = (None, 0.1, 0.25)
 DISC_RADII = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45)  # of the sides
 
@@ -44,16 +49,18 @@ class Partition(NamedTuple):
         locality: of `graph_from_relation`.
         resolution: of Louvain's method.
         share: ``binarise`` of the normalised cut.
+        num_regions: that growing leaves.
     """
 
     variant: int
     locality: float | None
     resolution: float | None = None
     share: float | None = None
+    num_regions: int | None = None
 
 
 def partitions(division: str, num_variants: int) -> list[Partition]:
-    """All settings of a division; the control that knows distances needs no locality as well."""
+    """All settings of `LOUVAIN` or `CUT`."""
     return [
         Partition(variant, locality, *((free, None) if division == LOUVAIN else (None, free)))
         for variant in range(num_variants)
@@ -62,14 +69,34 @@ def partitions(division: str, num_variants: int) -> list[Partition]:
     ]
 
 
-def divide(relation: Relation, division: str, partition: Partition, seed: int = 0) -> np.ndarray:
-    """(h, w) int64: the segments. Of the normalised cut 1 is what it takes for the foreground."""
+def divide(
+    relation: Relation,
+    division: str,
+    partition: Partition,
+    model: MaskedAutoencoder,
+    image: Tensor,
+) -> np.ndarray:
+    """Segments of one image.
+
+    Args:
+        relation: of its patches.
+        division: of `DIVISIONS`.
+        partition: the settings.
+        model: grows regions.
+        image: (3, H, W), normalised.
+
+    Returns:
+        (h, w) int64; of the normalised cut 1 is what it takes for the foreground.
+    """
     if division == CUT:
         graph = graph_from_relation(relation, locality=partition.locality)
         return graph.patch_labels(normalised_cut(graph, binarise=partition.share))
     graph = graph_from_relation(relation, locality=partition.locality, neighbours=NEIGHBOURS)
-    labels = louvain(graph, partition.resolution, seed)[-1]
-    return graph.patch_labels(split_disconnected(graph, labels))
+    labels = louvain(graph, partition.resolution)[-1]
+    labels = graph.patch_labels(split_disconnected(graph, labels))
+    if division == GROWN:
+        return grow(model, image, labels).labels_at(num_regions=partition.num_regions)
+    return labels
 
 
 def cheap_foregrounds(labels: np.ndarray, division: str) -> dict[str, np.ndarray]:
@@ -88,7 +115,11 @@ def inpainting_foregrounds(
 ) -> dict[str, np.ndarray]:
     """Rule -> (h, w) bool, for each weight of the border; the passes are made once."""
     choice = choose_foreground(
-        merge_smallest(labels), INPAINTING_RULE, model=model, image=image, border_weight=0.0
+        merge_smallest(labels, MAX_SEGMENTS),
+        INPAINTING_RULE,
+        model=model,
+        image=image,
+        border_weight=0.0,
     )
     if not len(choice.candidates):
         return {f"{INPAINTING_RULE}/{w:g}": _mask(None, labels) for w in BORDER_WEIGHTS}

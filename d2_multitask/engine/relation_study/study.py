@@ -20,7 +20,11 @@ from torch import Tensor
 
 from d2_multitask.data.whole_files import write_json
 from d2_multitask.engine.relation_study.divisions import (
+    CUT,
     DIVISIONS,
+    GROWN,
+    LOUVAIN,
+    NUM_REGIONS,
     Answer,
     Partition,
     cheap_foregrounds,
@@ -46,14 +50,14 @@ from d2_multitask.evaluation.segments.evaluator import (
 )
 from d2_multitask.evaluation.segments.metrics import SegmentMetrics, measure_segments
 from d2_multitask.modeling.mae import MaskedAutoencoder
-from d2_multitask.patch_graph import Relation, graph_from_relation
+from d2_multitask.patch_graph import Relation, graph_from_relation, grow
 from d2_multitask.patch_graph.refine import refine_labels, stretch_labels
 from d2_multitask.patch_graph.segmenter import segment_scores
 
 RESULTS = (
     "relations/**/*.npz",
     "choose/**/*.json",
-    "choose_inpainting/**/*.json",
+    "choose_asking/**/*.json",
     "report/**/*.json",
 )
 """Files of a study that hold single images."""
@@ -88,7 +92,7 @@ class Method:
     Attributes:
         relation: key of `RELATIONS`; for controls their name.
         division: of `DIVISIONS`, empty for controls.
-        partition: how it divides; ``None`` for controls.
+        partition: how its graph is made and divided; ``None`` for controls.
         rule: how the foreground is chosen; the setting of a control.
         chosen_iou: mean IoU on the images that it was chosen on, patches, [0, 1].
     """
@@ -138,8 +142,8 @@ class RelationStudy:
     def choose(self, images: Sequence[LabelledImage]) -> list[Method]:
         """Choose each method's settings by the mean IoU on patches.
 
-        First the rules that cost nothing are tried on all partitions. The rule that asks the
-        autoencoder is tried on the partition whose best segment fits best.
+        First the rules that cost nothing are tried on all partitions. What asks the autoencoder
+        is tried on the partition whose best segment fits best: the rule that does, and growing.
 
         Args:
             images: with masks, which are used.
@@ -158,12 +162,10 @@ class RelationStudy:
                 key=lambda p, r=relation, d=division: mean[_key(r, d, p, "best segment")],
             )
             for relation in self.relations
-            for division in DIVISIONS
+            for division in (LOUVAIN, CUT)
         }
-        for image in self.progress(images, "settings, by the autoencoder"):
-            tables.append(
-                self._kept("choose_inpainting", image, lambda i: self._try_inpainting(i, best))
-            )
+        for image in self.progress(images, "settings of what asks the autoencoder"):
+            tables.append(self._kept("choose_asking", image, lambda i: self._try_asking(i, best)))
         return _best_methods(_means(tables))
 
     def report(self, images: Sequence[LabelledImage], methods: Sequence[Method]) -> list[Any]:
@@ -216,9 +218,10 @@ class RelationStudy:
             for name, setting, answer in controls(grid_hw)
         }
         for name in self.relations:
-            for division in DIVISIONS:
+            for division in (LOUVAIN, CUT):
                 for partition in partitions(division, len(RELATIONS[name])):
-                    labels = divide(relations[name, partition.variant], division, partition)
+                    relation = relations[name, partition.variant]
+                    labels = divide(relation, division, partition, self.model, tensor)
                     table[_key(name, division, partition, "best segment")] = best_segment_iou(
                         labels, target
                     )
@@ -226,19 +229,30 @@ class RelationStudy:
                         table[_key(name, division, partition, rule)] = mask_iou(found, target)
         return table
 
-    def _try_inpainting(
+    def _try_asking(
         self, image: LabelledImage, best: Mapping[tuple[str, str], Partition]
     ) -> dict[str, float]:
+        """Setting -> IoU on patches, for the rule that asks the autoencoder, and for growing."""
         _, tensor, mask = self._read(image)
         variants = {key: RELATIONS[key[0]][p.variant] for key, p in best.items()}
         relations = self.measuring.relations(image.name, tensor, variants)
         table = {}
         for (name, division), partition in best.items():
             relation = relations[name, division]
-            labels = divide(relation, division, partition)
             target = patch_mask(mask, relation.grid_hw)
-            for rule, found in inpainting_foregrounds(labels, self.model, tensor).items():
-                table[_key(name, division, partition, rule)] = mask_iou(found, target)
+            labels = divide(relation, division, partition, self.model, tensor)
+            candidates = [(division, partition, labels, {})]
+            if division == LOUVAIN:
+                grown = grow(self.model, tensor, labels)
+                for count in NUM_REGIONS:
+                    larger = grown.labels_at(num_regions=count)
+                    found = cheap_foregrounds(larger, GROWN)
+                    setting = partition._replace(num_regions=count)
+                    candidates.append((GROWN, setting, larger, found))
+            for how, setting, segments, found in candidates:
+                asked = inpainting_foregrounds(segments, self.model, tensor)
+                for rule, answer in {**found, **asked}.items():
+                    table[_key(name, how, setting, rule)] = mask_iou(answer, target)
         return table
 
     def _measure(self, image: LabelledImage, methods: Sequence[Method]) -> dict[str, Any]:
@@ -258,7 +272,7 @@ class RelationStudy:
                 answer, scores = simple[method.relation, method.rule], np.ones(2)
             else:
                 relation = relations[method.name]
-                labels = divide(relation, method.division, method.partition)
+                labels = divide(relation, method.division, method.partition, self.model, tensor)
                 found = foreground_of(labels, method.division, method.rule, self.model, tensor)
                 answer, scores = Answer(labels, found), _scores(relation, labels)
             metrics[method.name], results[method.name] = _score(answer, scores, pixels, mask)
@@ -343,7 +357,9 @@ def _best_methods(means: Mapping[str, float]) -> list[Method]:
         known = best.get((relation, division))
         if known is None or iou > known.chosen_iou:
             best[relation, division] = method
-    return list(best.values())
+    order = {division: number for number, division in enumerate(("", *DIVISIONS))}
+    relations = list(dict.fromkeys(method.relation for method in best.values()))
+    return sorted(best.values(), key=lambda m: (relations.index(m.relation), order[m.division]))
 
 
 def _scores(relation: Relation, labels: np.ndarray) -> np.ndarray:

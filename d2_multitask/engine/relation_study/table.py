@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tabulate import tabulate
 
+from d2_multitask.engine.relation_study.relations import RELATIONS
 from d2_multitask.engine.relation_study.study import (
     Method,
     average_recalls,
@@ -176,6 +177,9 @@ def _settings(result: StudyResult) -> str:
     rows = []
     for method in result.methods:
         settings = {} if method.partition is None else method.partition._asdict()
+        if settings:
+            variant = RELATIONS[method.relation][settings.pop("variant")]
+            settings = {**variant.settings, **settings}
         shown = ", ".join(f"{k} {v:g}" for k, v in settings.items() if v is not None)
         rows.append([method.name, shown, method.rule, f"{100 * method.chosen_iou:.1f}"])
     headers = ["relation / division", "partition", "foreground", "IoU where chosen"]
