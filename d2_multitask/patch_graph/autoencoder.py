@@ -154,7 +154,6 @@ class ErrorMeter:
         self.passes = 0
         self.seconds = 0.0
 
-    @torch.inference_mode()
     def errors(self, visible: Tensor) -> Tensor:
         """Errors of all patches under each set.
 
@@ -167,7 +166,7 @@ class ErrorMeter:
         start = time.perf_counter()
         errors = torch.zeros(visible.shape)
         counts = visible.sum(1)
-        with self._precision():
+        with torch.no_grad(), self._precision():
             # sets of one size together, or each would be a run of its own
             for rows in counts.argsort(stable=True).split(self.batch_size):
                 batch = visible[rows].to(self.image.device)
@@ -175,7 +174,7 @@ class ErrorMeter:
                 errors[rows] = output.error[0].float().cpu()
         self.passes += len(visible)
         self.seconds += time.perf_counter() - start
-        return errors.clone()  # no inference tensor: may be used with gradients elsewhere
+        return errors
 
     @contextmanager
     def _precision(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from d2_multitask.patch_graph.autoencoder import patch_grid_of
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encoder_similarity(model: Any, image: Tensor, *, centred: bool = True) -> Tensor:
     """Cosine of the encoder's features of all patches, one pass.
 
@@ -37,7 +37,7 @@ def encoder_similarity(model: Any, image: Tensor, *, centred: bool = True) -> Te
     if centred:
         features = features - features.mean(0)
     features = F.normalize(features, dim=1)
-    return (features @ features.T).clone().fill_diagonal_(0)
+    return (features @ features.T).fill_diagonal_(0)
 
 
 def color_similarity(
