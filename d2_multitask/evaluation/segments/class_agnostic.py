@@ -121,8 +121,10 @@ def class_agnostic_recall(
     if not predictions or not has_object:
         nothing = 0.0 if has_object else float("nan")
         return {f"AR@{count}": nothing for count in counts}
+    # pycocotools leaves out results of a class that the labels do not have, even without classes.
+    category = ground_truth["categories"][0]["id"]
     with contextlib.redirect_stdout(io.StringIO()):
-        results = labels.loadRes([{"category_id": 1, **p} for p in predictions])
+        results = labels.loadRes([{**p, "category_id": category} for p in predictions])
         evaluation = COCOeval(labels, results, metric)
         evaluation.params.useCats = 0
         evaluation.params.maxDets = list(counts)
