@@ -1,4 +1,4 @@
-"""Autoencoders whose errors are known formulas of what is visible, and graphs with planted groups."""
+"""Autoencoders whose errors are known formulas of what is visible; graphs with planted groups."""
 
 from __future__ import annotations
 

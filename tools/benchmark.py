@@ -7,6 +7,7 @@
     python tools/benchmark.py loader --config-file mcn_r18_seg_det_pose.yaml --workers 0 1 2
     python tools/benchmark.py evaluation | targets | decoding | memory | deformable
     python tools/benchmark.py mae --config-file quick/mae_pretrain.yaml --size 96 --threads 1
+    python tools/benchmark.py relation --config-file quick/mae_pretrain.yaml --size 96 --passes 256
 
 ratios      all ratios by name; results.json in --output
 cost        parameters, multiply-adds, latency, throughput, memory and parts: each config, the
@@ -20,6 +21,8 @@ memory      peak memory of a training and whether it grows
 deformable  deformable convolutions against plain ones of the same size
 mae         a masked autoencoder's encoder with and without masking, and its training step, also
             Hugging Face's if that is installed
+relation    how much patches help each other to be reconstructed: in batches against one call for
+            each visible set, memory, and what share of a segmentation is not the autoencoder
 
 Config overrides may follow as KEY VALUE. Networks have random weights. Compare ratios, not seconds;
 on a machine that others use too, add --clock cpu --threads 1.
@@ -57,6 +60,7 @@ from d2_multitask.engine.benchmark.ratios import (
     ratios_json,
     training_cfg,
 )
+from d2_multitask.engine.benchmark.relation import measure_relation_cost
 from d2_multitask.engine.benchmark.single import (
     measure_decoding,
     measure_deformable,
@@ -110,6 +114,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, default=300, help="memory: training steps")
     parser.add_argument("--images", type=int, default=64, help="images drawn for step and loader")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="of the loader")
+    parser.add_argument("--passes", type=int, default=256, help="relation: visible sets an image")
     parser.add_argument("--only", nargs="+", choices=sorted(GROUPS), help="ratios: these alone")
     parser.add_argument("--no-detectron2", action="store_true", help="cost: without its rows")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -235,10 +240,23 @@ def as_lines(numbers: dict[str, float]) -> Outcome:
 
 
 def run_autoencoder(args: argparse.Namespace) -> Outcome:
+    images = torch.randn(args.batch or 8, 3, args.size, args.size, device=args.device)
+    return as_lines(measure_mae(autoencoder_of(args).train(), images, args.runs))
+
+
+def run_relation(args: argparse.Namespace) -> Outcome:
+    image = torch.randn(3, args.size, args.size, device=args.device)
+    clock = CLOCKS[args.clock]
+    numbers = measure_relation_cost(
+        autoencoder_of(args).eval(), image, args.passes, args.runs, args.warmup, clock
+    )
+    return as_lines(numbers)
+
+
+def autoencoder_of(args: argparse.Namespace) -> Any:
     cfg = network_cfg(args.config_file[0], args.opts, setting_of(args))
     cfg.MODEL.MAE.IMAGE_SIZE = (args.size, args.size)
-    images = torch.randn(args.batch or 8, 3, args.size, args.size, device=args.device)
-    return as_lines(measure_mae(build_model(cfg).train(), images, args.runs))
+    return build_model(cfg)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], Outcome]] = {
@@ -252,6 +270,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Outcome]] = {
     "deformable": run_single(measure_deformable, runs="runs"),
     "memory": run_single(measure_growth, iterations="iterations"),
     "mae": run_autoencoder,
+    "relation": run_relation,
 }
 
 

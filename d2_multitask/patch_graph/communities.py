@@ -76,27 +76,20 @@ def _networkit_louvain(graph: PatchGraph, resolution: float, seed: int) -> list[
             'python -m pip install "d2_multitask[graph]", or choose the backend "networkx"'
         ) from error
     first, second, weight = graph.edges()
-    indices = (np.ascontiguousarray(ends, np.uint64) for ends in (first, second))
-    target = networkit.GraphFromCoo(
-        (np.ascontiguousarray(weight), tuple(indices)),
-        n=graph.num_nodes,
-        weighted=True,
-        directed=False,
-    )
+    ends = tuple(np.ascontiguousarray(nodes, np.uint64) for nodes in (first, second))
     networkit.setSeed(seed, False)
-    method = networkit.community.PLM(target, refine=False, gamma=resolution, par="none")
-    method.run()
-    final = np.array(method.getPartition().getVector())
-    # Each coarsening maps the nodes of one level to those of the next.
+    target = networkit.GraphFromCoo((weight, ends), n=graph.num_nodes, weighted=True)
+    method = networkit.community.PLM
+    # One level at a time: together, the levels in between could not be had.
     levels, nodes = [], np.arange(graph.num_nodes)
-    for mapping in method.getCoarsening().values():
-        nodes = np.array(mapping)[nodes]
+    while True:
+        run = method(target, gamma=resolution, par="none randomized", recurse=False).run()
+        groups = run.getPartition()
+        if groups.numberOfSubsets() == target.numberOfNodes():
+            return levels or [nodes]
+        target, mapping = method.coarsen(target, groups)
+        nodes = np.asarray(mapping)[nodes]
         levels.append(nodes)
-    return [*levels, final] if not levels or _differ(levels[-1], final) else levels
-
-
-def _differ(first: np.ndarray, second: np.ndarray) -> bool:
-    return not np.array_equal(canonical_labels(first), canonical_labels(second))
 
 
 BACKENDS: dict[str, Callable[[PatchGraph, float, int], list[np.ndarray]]] = {

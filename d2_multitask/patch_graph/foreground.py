@@ -26,7 +26,7 @@ class Foreground:
     Attributes:
         mask: (h, w) bool; ``None`` = no object.
         score: of the best candidate, also if it was refused; -inf without candidates.
-        candidates: (Q, h, w) bool.
+        candidates: (Q, h, w) bool; segments are in the order of their first patch.
         scores: (Q,) float64 of the candidates.
         rule: which rule.
         passes: forward passes that it took.

@@ -8,11 +8,13 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-# How many memberships are filtered together: each takes four images of floats.
-LABELS_AT_ONCE = 8
+# Pixels along a window's radius from which on the filter is fitted on a smaller image.
+FINE_RADIUS = 8
 
 
-def guided_filter(guide: np.ndarray, values: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
+def guided_filter(
+    guide: np.ndarray, values: np.ndarray, radius: int, epsilon: float, subsampling: int = 1
+) -> np.ndarray:
     """Smooth values, but not across edges of a guide (He et al. 2010, colour guide, section 3.3).
 
     In each window the values are a linear function of the guide's colour, fitted with a penalty
@@ -24,33 +26,67 @@ def guided_filter(guide: np.ndarray, values: np.ndarray, radius: int, epsilon: f
         values: (H, W) or (H, W, K).
         radius: of the window, pixels; windows are cut at the image's border.
         epsilon: contrasts with a variance well below it are smoothed.
+        subsampling: fit the functions on images smaller by this factor, as the fast guided filter
+            does (He and Sun, arXiv 1505.00996).
 
     Returns:
         Float32, shape of ``values``.
 
     Raises:
-        ValueError: shapes do not fit, or radius or epsilon are not positive.
+        ValueError: shapes do not fit, or a number is not positive.
     """
     if guide.ndim != 3 or guide.shape[2] != 3 or values.shape[:2] != guide.shape[:2]:
         raise ValueError(
             f"Guided filter: found a guide {guide.shape} and values {values.shape}, expected "
             "(H, W, 3) and (H, W) or (H, W, K)"
         )
-    if radius < 1 or not epsilon > 0:
+    if radius < 1 or not epsilon > 0 or subsampling < 1:
         raise ValueError(
-            f"Guided filter: found radius={radius}, epsilon={epsilon}, expected more than 0"
+            f"Guided filter: found radius={radius}, epsilon={epsilon}, subsampling={subsampling}, "
+            "expected more than 0"
         )
+    height, width = guide.shape[:2]
+    small_hw = (-(-height // subsampling), -(-width // subsampling))
     # float64: variances are small differences of large numbers
-    guide = np.ascontiguousarray(guide, np.float64)
-    stacked = np.ascontiguousarray(values, np.float64).reshape(*guide.shape[:2], -1)
+    small_guide = _resized(np.asarray(guide, np.float64), small_hw)
+    stacked = np.asarray(values, np.float64).reshape(height, width, -1)
+    slope, intercept = _window_functions(
+        small_guide, _resized(stacked, small_hw), max(1, radius // subsampling), epsilon
+    )
+    functions = np.concatenate([slope.reshape(*small_hw, -1), intercept], axis=2)
+    functions = _resized(functions.astype(np.float32), (height, width))
+    num_values = stacked.shape[2]
+    slope = functions[..., :-num_values].reshape(height, width, 3, num_values)
+    colors = np.asarray(guide, np.float32)
+    filtered = np.einsum("hwck,hwc->hwk", slope, colors) + functions[..., -num_values:]
+    return filtered.reshape(values.shape)
+
+
+def _resized(image: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:
+    """(H, W, C) -> (H', W', C), by means of areas to smaller sizes, linear to larger ones."""
+    if image.shape[:2] == image_hw:
+        return np.ascontiguousarray(image)
+    method = cv2.INTER_AREA if image_hw < image.shape[:2] else cv2.INTER_LINEAR
+    resized = cv2.resize(image, image_hw[::-1], interpolation=method)
+    return resized.reshape(*image_hw, -1)
+
+
+def _window_functions(
+    guide: np.ndarray, values: np.ndarray, radius: int, epsilon: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each pixel's function of the colour: slopes (H, W, 3, K) and intercepts (H, W, K)."""
     window = _WindowMean(guide.shape[:2], radius)
     mean_guide = window(guide)
     inverse = _inverse_covariance(guide, mean_guide, window, epsilon)
-    parts = [
-        _filter_channels(guide, part, mean_guide, inverse, window)
-        for part in np.split(stacked, range(LABELS_AT_ONCE, stacked.shape[2], LABELS_AT_ONCE), 2)
-    ]
-    return np.concatenate(parts, axis=2).reshape(values.shape).astype(np.float32)
+    num_values = values.shape[2]
+    mean = window(values)
+    products = (guide[..., :, None] * values[..., None, :]).reshape(*guide.shape[:2], -1)
+    products = window(products).reshape(*guide.shape, num_values)
+    covariance = products - mean_guide[..., :, None] * mean[..., None, :]
+    slope = inverse @ covariance  # (H, W, 3, K)
+    intercept = mean - (slope * mean_guide[..., :, None]).sum(2)
+    slope = window(slope.reshape(*guide.shape[:2], -1)).reshape(slope.shape)
+    return slope, window(intercept)
 
 
 class _WindowMean:
@@ -87,30 +123,12 @@ def _inverse_covariance(
     return adjugate.reshape(*adjugate.shape[:2], 3, 3)
 
 
-def _filter_channels(
-    guide: np.ndarray,
-    values: np.ndarray,
-    mean_guide: np.ndarray,
-    inverse: np.ndarray,
-    window: _WindowMean,
-) -> np.ndarray:
-    """(H, W, K) -> (H, W, K)."""
-    mean = window(values)
-    products = (guide[..., :, None] * values[..., None, :]).reshape(*guide.shape[:2], -1)
-    products = window(products).reshape(*guide.shape, -1)  # (H, W, 3, K)
-    covariance = products - mean_guide[..., :, None] * mean[..., None, :]
-    slope = inverse @ covariance  # (H, W, 3, K)
-    intercept = mean - (slope * mean_guide[..., :, None]).sum(2)
-    slope = window(slope.reshape(*guide.shape[:2], -1)).reshape(slope.shape)
-    return (slope * guide[..., :, None]).sum(2) + window(intercept)
-
-
 def refine_labels(
     patch_labels: np.ndarray,
     image: np.ndarray,
     *,
     radius: int | None = None,
-    epsilon: float = 1e-3,
+    epsilon: float = 1e-4,
 ) -> np.ndarray:
     """Labels of patches to labels of pixels: the largest of the filtered memberships.
 
@@ -137,7 +155,9 @@ def refine_labels(
     if radius is None:
         radius = max(-(-image.shape[i] // patch_labels.shape[i]) for i in range(2))
     members = inverse.reshape(squares.shape)[..., None] == np.arange(len(labels))
-    filtered = guided_filter(image / 255, members, radius, epsilon)
+    filtered = guided_filter(
+        image / 255, members, radius, epsilon, subsampling=max(1, radius // FINE_RADIUS)
+    )
     return labels[filtered.argmax(2)]
 
 

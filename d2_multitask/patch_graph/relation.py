@@ -221,12 +221,16 @@ def _rounds(
     num_sets = round_passes if budget.seconds is None else num_sizes  # first, find the pace
     is_last = False
     while not is_last:
+        seconds_before = meter.seconds
         visible = estimator.draw(int(num_sets))
         estimator.add(visible, meter.errors(visible))
-        num_sets = min(round_passes, total - meter.passes)
+        next_sets = min(round_passes, total - meter.passes)
         if budget.seconds is not None:
+            # The latest pace: first batches are slower.
+            pace = (meter.seconds - seconds_before) / num_sets
             left = budget.seconds - (time.perf_counter() - start)
-            num_sets = min(num_sets, left * meter.passes // meter.seconds)
+            next_sets = min(next_sets, left // pace)
+        num_sets = next_sets
         is_last = num_sets < 1
         if is_last:
             _check_passes(estimator, meter, budget)

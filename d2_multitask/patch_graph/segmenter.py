@@ -171,10 +171,7 @@ def segment_image(
         foreground = _foreground(model, image, labels, dendrogram, settings)
     with clock.stage("refinement"):
         pixels = to_pixels(image) if pixels is None else pixels
-        pixel_labels = _on_pixels(labels, pixels, settings)
-        mask = None
-        if foreground is not None and foreground.mask is not None:
-            mask = _on_pixels(foreground.mask.astype(np.int64), pixels, settings) == 1
+        pixel_labels, mask = _on_pixels(labels, foreground, pixels, settings)
     measured = [step for step in (dendrogram, foreground) if step is not None]
     return Segmentation(
         relation=tiles[0][1] if len(tiles) == 1 else None,
@@ -310,11 +307,20 @@ def _foreground(
     )
 
 
-def _on_pixels(labels: np.ndarray, pixels: np.ndarray, settings: SegmenterSettings) -> np.ndarray:
-    """(h, w) -> (H, W) int64."""
+def _on_pixels(
+    labels: np.ndarray,
+    foreground: Foreground | None,
+    pixels: np.ndarray,
+    settings: SegmenterSettings,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Segments (H, W) int64, and the object (H, W) bool or ``None``, with the same edges."""
+    mask = None if foreground is None else foreground.mask
+    joint = 2 * labels + (mask if mask is not None else 0)
     if settings.refine:
-        return refine_labels(labels, pixels)
-    return stretch_labels(labels, pixels.shape[:2])
+        joint = refine_labels(joint, pixels)
+    else:
+        joint = stretch_labels(joint, pixels.shape[:2])
+    return joint // 2, None if mask is None else joint % 2 == 1
 
 
 def to_pixels(image: Tensor) -> np.ndarray:

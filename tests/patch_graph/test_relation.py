@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import itertools
+import time
+
 import pytest
 import torch
 from mae_support import small_mae
@@ -110,9 +113,21 @@ def test_no_estimate_before_the_relation_is_identified(model) -> None:
     assert [e.passes for e in estimates] == [40, 50, 60]
 
 
-def test_a_budget_of_seconds_ends(model) -> None:
-    relation = measure_relation(model, numbered_image(GRID), budget=Budget(seconds=0.2))
-    assert relation.passes >= 37
+@pytest.fixture
+def ticking(monkeypatch) -> None:
+    """A clock that goes on by a millisecond each time somebody looks at it."""
+    ticks = itertools.count()
+    monkeypatch.setattr(time, "perf_counter", lambda: next(ticks) / 1000)
+
+
+def test_a_budget_of_seconds_ends(model, ticking) -> None:
+    relation = measure_relation(
+        model, numbered_image(GRID), budget=Budget(seconds=0.05), batch_size=10
+    )
+    # A round takes 1 ms, so the pace is found to be 1 / 3 ms and later 1 / 30 ms.
+    assert 37 <= relation.passes <= 50 * 30
+    assert 0.04 < relation.seconds <= 0.055
+    assert len(model.calls[0]) == 3  # the first sets find the pace
 
 
 def test_both_budgets_count(model) -> None:
@@ -129,9 +144,12 @@ def test_too_few_passes_are_refused(model, kind, passes, needed) -> None:
     assert not model.calls  # nothing is measured in vain
 
 
-def test_too_few_seconds_are_refused(model) -> None:
-    with pytest.raises(ValueError, match="1e-09 seconds were enough for 3 passes.*at least 37"):
-        measure_relation(model, numbered_image(GRID), budget=Budget(seconds=1e-9))
+def test_too_few_seconds_are_refused(model, ticking) -> None:
+    # Three passes in 1 ms leave nothing: 37 would take 12 of them.
+    with pytest.raises(
+        ValueError, match="0.001 seconds were enough for 3 passes.*at least 37.*0.012"
+    ):
+        measure_relation(model, numbered_image(GRID), budget=Budget(seconds=0.001))
 
 
 def test_fewer_passes_than_patches_are_warned_of() -> None:
