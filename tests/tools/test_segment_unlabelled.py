@@ -23,7 +23,7 @@ TOOL = REPOSITORY / "tools" / "segment_unlabelled.py"
 SMALL = (
     *("MODEL.MAE.EMBED_DIM", "24", "MODEL.MAE.DEPTH", "1", "MODEL.MAE.NUM_HEADS", "2"),
     *("MODEL.MAE.DECODER_EMBED_DIM", "16", "MODEL.MAE.DECODER_DEPTH", "1"),
-    *("MODEL.MAE.PATCH_SIZE", "16"),
+    *("MODEL.MAE.PATCH_SIZE", "16", "MODEL.MAE.MASK_RATIO", "[0.5, 0.9]"),
 )
 
 
