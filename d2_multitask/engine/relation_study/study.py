@@ -120,6 +120,7 @@ class RelationStudy:
         long_side: int,
         input_format: str = "RGB",
         relations: Sequence[str] = tuple(RELATIONS),
+        divisions: Sequence[str] = DIVISIONS,
         backend: str = "networkx",
         progress: Progress = lambda items, what: items,
     ) -> None:
@@ -130,6 +131,7 @@ class RelationStudy:
             long_side: images are brought to it, pixels.
             input_format: ``INPUT.FORMAT``.
             relations: keys of `RELATIONS`.
+            divisions: of `DIVISIONS`.
             backend: of Louvain's method.
             progress: wraps what is iterated over, with a title.
         """
@@ -139,6 +141,7 @@ class RelationStudy:
         self.long_side = long_side
         self.input_format = input_format
         self.relations = tuple(relations)
+        self.divisions = tuple(divisions)
         self.backend = backend
         self.progress = progress
 
@@ -169,7 +172,8 @@ class RelationStudy:
         }
         for image in self.progress(images, "settings of what asks the autoencoder"):
             tables.append(self._kept("choose_asking", image, lambda i: self._try_asking(i, best)))
-        return _best_methods(_means(tables))
+        methods = _best_methods(_means(tables))
+        return [m for m in methods if not m.division or m.division in self.divisions]
 
     def report(self, images: Sequence[LabelledImage], methods: Sequence[Method]) -> list[Any]:
         """Measure chosen methods on images that they were not chosen on.
@@ -250,7 +254,7 @@ class RelationStudy:
             target = patch_mask(mask, relation.grid_hw)
             labels = self._divide(relation, division, partition, tensor)
             candidates = [(division, partition, labels, {})]
-            if division == LOUVAIN:
+            if division == LOUVAIN and GROWN in self.divisions:
                 grown = grow(self.model, tensor, labels)
                 for count in NUM_REGIONS:
                     larger = grown.labels_at(num_regions=count)
