@@ -36,8 +36,8 @@ def folder(tmp_path_factory):
 
 
 def run(folder, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(TOOL), "--config-file", "quick/mae_pretrain.yaml"]
-    command += ["--output", str(folder / "out"), "--seeds", "1", "--reference-passes", "80", *words]
+    command = [sys.executable, str(TOOL), *words, "--config-file", "quick/mae_pretrain.yaml"]
+    command += ["--output", str(folder / "out"), "--seeds", "1", "--reference-passes", "80"]
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     command += [*SMALL, "MODEL.WEIGHTS", str(folder / "mae.pth")]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
