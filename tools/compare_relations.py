@@ -38,16 +38,14 @@ import d2_multitask  # noqa: F401 (registers data sets and networks)
 from d2_multitask.data.whole_files import write_json
 from d2_multitask.engine.comparison.lock import write_whole
 from d2_multitask.engine.relation_study.divisions import DIVISIONS
-from d2_multitask.engine.relation_study.picture import draw_quality, draw_study
-from d2_multitask.engine.relation_study.relations import RELATIONS, Measuring
-from d2_multitask.engine.relation_study.study import (
-    RESULTS,
-    LabelledImage,
+from d2_multitask.engine.relation_study.methods import (
     Method,
-    RelationStudy,
     method_as_json,
     method_from_json,
 )
+from d2_multitask.engine.relation_study.picture import draw_quality, draw_study
+from d2_multitask.engine.relation_study.relations import RELATIONS, Measuring
+from d2_multitask.engine.relation_study.study import RESULTS, LabelledImage, RelationStudy
 from d2_multitask.engine.relation_study.table import as_json, collect_result, markdown
 from d2_multitask.engine.setup import parse_with_overrides
 from d2_multitask.engine.unlabelled.images import ImageFiles, default_long_side, find_images
