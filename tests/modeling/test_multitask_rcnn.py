@@ -280,6 +280,11 @@ def test_totals_of_tasks() -> None:
         (["seg"], ("MODEL.MASK_ON", True), "MODEL.MASK_ON.*'det'"),
         (["seg"], ("INPUT.RESIZE_TEST", "centernet_keep"), "INPUT.RESIZE_TEST.*'shortest_edge'"),
         (["boxes"], (), "unknown task 'boxes'"),
+        (
+            ["det"],
+            ("MODEL.ROI_HEADS.NUM_CLASSES", 1),
+            r"MULTITASK_RCNN.KEYPOINT_CLASSES: found \[14\], expected ids .* 1 object classes",
+        ),
     ],
 )
 def test_mistakes_in_the_config(tasks: list[str], opts: tuple[Any, ...], message: str) -> None:
