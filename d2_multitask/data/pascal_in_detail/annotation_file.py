@@ -92,7 +92,7 @@ def read_annotation_file(path: str) -> AnnotationFile:
     Raises:
         ValueError: the file is missing, broken, of another release, or not of this layout.
     """
-    with _without_garbage_collection():
+    with without_garbage_collection():
         content = read_json(path, object_hook=_compact)
     _check_top_level(path, content)
     file = AnnotationFile(path, content)
@@ -131,8 +131,8 @@ def as_chains(indices: Any) -> Any:
 
 
 @contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    # The collector would walk over all that was read again and again; half of the time is its.
+def without_garbage_collection() -> Iterator[None]:
+    """For making millions of objects: the collector would walk over all of them, time and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:
