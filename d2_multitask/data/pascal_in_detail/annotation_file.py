@@ -160,6 +160,7 @@ def _check_top_level(path: str, content: dict[str, Any]) -> None:
 
 
 def _read_images(file: AnnotationFile) -> None:
+    num_before = len(file.problems)
     for index, image in enumerate(file.content["images"]):
         where = f"images[{index}]"
         error = _image_error(image)
@@ -179,7 +180,7 @@ def _read_images(file: AnnotationFile) -> None:
     if not file.images:
         raise ValueError(
             f"{file.path}: field 'images': none of {len(file.content['images'])} entries can be "
-            f"used. The first problem: {file.problems[-1]}"
+            f"used. The first problem: {file.problems[num_before]}"
         )
 
 
