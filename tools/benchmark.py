@@ -7,6 +7,7 @@
     python tools/benchmark.py loader --config-file mcn_r18_seg_det_pose.yaml --workers 0 1 2
     python tools/benchmark.py evaluation | targets | decoding | memory | deformable
     python tools/benchmark.py mae --config-file quick/mae_pretrain.yaml --size 96 --threads 1
+    python tools/benchmark.py vit --config-file mask_rcnn_mae_pascal_in_detail.yaml --batch 1
 
 ratios      all ratios by name; results.json in --output
 cost        parameters, multiply-adds, latency, throughput, memory and parts: each config, the
@@ -20,6 +21,7 @@ memory      peak memory of a training and whether it grows
 deformable  deformable convolutions against plain ones of the same size
 mae         a masked autoencoder's encoder with and without masking, and its training step, also
             Hugging Face's if that is installed
+vit         a config's transformer backbone against Detectron2's of the same size: time, memory
 
 Config overrides may follow as KEY VALUE. Networks have random weights. Compare ratios, not seconds;
 on a machine that others use too, add --clock cpu --threads 1.
@@ -28,6 +30,7 @@ on a machine that others use too, add --clock cpu --threads 1.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import sys
@@ -69,6 +72,7 @@ from d2_multitask.engine.benchmark.training import (
     measure_steps,
     share_around_network,
 )
+from d2_multitask.engine.benchmark.vit import measure_vit, vit_table
 from d2_multitask.engine.setup import parse_with_overrides
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -238,7 +242,16 @@ def run_autoencoder(args: argparse.Namespace) -> Outcome:
     cfg = network_cfg(args.config_file[0], args.opts, setting_of(args))
     cfg.MODEL.MAE.IMAGE_SIZE = (args.size, args.size)
     images = torch.randn(args.batch or 8, 3, args.size, args.size, device=args.device)
-    return as_lines(measure_mae(build_model(cfg).train(), images, args.runs))
+    clock = CLOCKS[args.clock]
+    return as_lines(measure_mae(build_model(cfg).train(), images, args.runs, args.warmup, clock))
+
+
+def run_backbone(args: argparse.Namespace) -> Outcome:
+    cfg = network_cfg(args.config_file[0], args.opts, setting_of(args))
+    images = torch.randn(args.batch or 1, 3, args.size, args.size, device=args.device)
+    results = measure_vit(cfg, images, args.runs, args.warmup, CLOCKS[args.clock])
+    rows = {name: dataclasses.asdict(result) for name, result in results.items()}
+    return vit_table(results), {"rows": rows}, True
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], Outcome]] = {
@@ -252,6 +265,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Outcome]] = {
     "deformable": run_single(measure_deformable, runs="runs"),
     "memory": run_single(measure_growth, iterations="iterations"),
     "mae": run_autoencoder,
+    "vit": run_backbone,
 }
 
 

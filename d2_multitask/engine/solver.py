@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.layers.batch_norm import LayerNorm
 from detectron2.solver import build_optimizer as build_sgd
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from torch import nn
@@ -54,7 +55,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
-    return get_default_optimizer_params(
+    groups = get_default_optimizer_params(
         model,
         base_lr=cfg.SOLVER.BASE_LR,
         weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
@@ -63,6 +64,32 @@ def _parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
         lr_factor_func=layer_decay_factors(model, cfg.SOLVER.LAYER_DECAY),
         overrides={name: {"weight_decay": 0.0} for name in cfg.SOLVER.UNDECAYED_PARAMETERS},
     )
+    # Detectron2 forgets its own norm ("LN" of feature pyramids) among the norms that it knows.
+    forgotten = {
+        parameter
+        for module in model.modules()
+        if isinstance(module, LayerNorm)
+        for name, parameter in module.named_parameters(recurse=False)
+        if name != "bias" or cfg.SOLVER.WEIGHT_DECAY_BIAS is None
+    }
+    if cfg.SOLVER.WEIGHT_DECAY_NORM is None or not forgotten:
+        return groups
+    return _with_decay(groups, forgotten, cfg.SOLVER.WEIGHT_DECAY_NORM)
+
+
+def _with_decay(
+    groups: list[dict[str, Any]], parameters: set[nn.Parameter], weight_decay: float
+) -> list[dict[str, Any]]:
+    """The groups, where some parameters get a weight decay of their own."""
+    result = []
+    for group in groups:
+        chosen = [p for p in group["params"] if p in parameters]
+        others = [p for p in group["params"] if p not in parameters]
+        if others:
+            result.append({**group, "params": others})
+        if chosen:
+            result.append({**group, "params": chosen, "weight_decay": weight_decay})
+    return result
 
 
 def _checked_betas(betas: Any) -> tuple[float, float]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from detectron2.layers import get_norm
 from mae_support import small_mae
 from torch import nn
 
@@ -44,6 +45,18 @@ def test_normalisation_has_its_own_weight_decay(name, cfg):
     assert len(decay) == len(list(model.parameters()))
     assert decay[model[0].weight] == 0.1
     assert decay[model[1].weight] == decay[model[1].bias] == 0
+
+
+@pytest.mark.parametrize(("decay_bias", "bias"), [(None, 0), (0.3, 0.3)])
+def test_norms_of_a_feature_pyramid_are_norms(decay_bias, bias, cfg):
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    cfg.SOLVER.WEIGHT_DECAY_BIAS = decay_bias
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), get_norm("LN", 4), nn.Conv2d(4, 1, 1, bias=False))
+    groups = build_optimizer(cfg, model).param_groups
+    decay = {p: g["weight_decay"] for g in groups for p in g["params"]}
+    assert [decay[model[i].weight] for i in range(3)] == [0.1, 0, 0.1]
+    assert decay[model[1].bias] == bias
+    assert sum(len(g["params"]) for g in groups) == 5 and all(g["lr"] == 0.01 for g in groups)
 
 
 @pytest.mark.parametrize("name", ["SGD", "ADAM", "ADAMW"])

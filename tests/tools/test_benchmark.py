@@ -82,6 +82,22 @@ def test_the_other_commands(tool, tmp_path, capsys, words, expected):
     assert any(name.startswith(expected) for name in content)
 
 
+TINY = (
+    *("--config-file", "quick/mae_pretrain.yaml", "--batch", "1"),
+    *("MODEL.MAE.DEPTH", "2", "MODEL.MAE.IMAGE_SIZE", "(64, 64)"),
+)
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [("mae", "encoder: a quarter / all"), ("vit", "| relative positions, forward and backward")],
+)
+def test_transformers(tool, tmp_path, capsys, what, expected):
+    assert tool.main([what, *SMALL, "--clock", "cpu", "--output", str(tmp_path), *TINY]) == 0
+    assert expected in capsys.readouterr().out
+    assert "cpu clock" in json.loads((tmp_path / f"{what}.json").read_text())["setting"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
