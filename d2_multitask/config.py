@@ -44,6 +44,11 @@ def add_multitask_config(cfg: CfgNode) -> None:
     # Besides, run that copy's backbone and heads through torch.compile. It takes a C++ compiler and
     # a minute per input size before the first answer: for many images of one size.
     cfg.TEST.COMPILED = False
+    cfg.TEST.FOREGROUND = CfgNode()
+    # Before the metrics of binary segmentation, stretch each image's probabilities to 0..1, as
+    # PySODMetrics and its Matlab forerunners do by default. False measures what was predicted.
+    cfg.TEST.FOREGROUND.STRETCH = False
+    _add_tiles_config(cfg)
     for _, head in TASK_HEAD_REGISTRY:
         head.add_config(cfg)
     add_backbone_config(cfg)
@@ -52,6 +57,19 @@ def add_multitask_config(cfg: CfgNode) -> None:
     add_data_config(cfg)
     add_pascal_in_detail_config(cfg)
     _add_solver_config(cfg)
+
+
+def _add_tiles_config(cfg: CfgNode) -> None:
+    cfg.TEST.TILES = CfgNode()
+    # Run the network on overlapping tiles of images that are larger than a tile, after
+    # INPUT.RESIZE_TEST, and blend the answers. For tasks that answer for every pixel.
+    cfg.TEST.TILES.ENABLED = False
+    # (height, width) of a tile: the size of the training crops.
+    cfg.TEST.TILES.SIZE = (224, 224)
+    # Share of a tile that it has in common with its neighbour, at least.
+    cfg.TEST.TILES.OVERLAP = 0.25
+    # Tiles that run at once.
+    cfg.TEST.TILES.BATCH_SIZE = 8
 
 
 def _add_solver_config(cfg: CfgNode) -> None:

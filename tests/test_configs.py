@@ -43,7 +43,7 @@ def test_trains_and_answers(path: Path) -> None:
     cfg.MODEL.FEATURE_EXTRACTOR.WEIGHTS = ""
     if path.parent.name == "centernet":
         narrow(cfg)
-    if cfg.MODEL.BACKBONE.NAME.startswith("build_mae_vit") and cfg.MODEL.MAE.SIZE != "tiny":
+    if cfg.MODEL.BACKBONE.NAME.startswith("build_mae_") and cfg.MODEL.MAE.SIZE != "tiny":
         # All blocks are alike; those of ViT-B take a second each to make.
         cfg.MODEL.MAE.SIZE, cfg.MODEL.MAE.DEPTH = "tiny", 4
     torch.manual_seed(0)
@@ -60,6 +60,8 @@ def test_trains_and_answers(path: Path) -> None:
     assert len(results) == 1
     if "sem_seg" in results[0]:
         assert results[0]["sem_seg"].shape == (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, 64, 96)
+    if "foreground" in cfg.MODEL.TASKS:
+        assert results[0]["foreground"].shape == (64, 96)
 
 
 SINGLE_TASKS = {

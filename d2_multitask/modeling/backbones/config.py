@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 
 
 def add_backbone_config(cfg: CfgNode) -> None:
-    """Add the nodes that our builders read: FEATURE_EXTRACTOR, DLA, UPSAMPLING and VIT.
+    """Add the nodes that our builders read: FEATURE_EXTRACTOR, DLA, UPSAMPLING, VIT, MAE_BACKBONE.
 
     Args:
         cfg: The config to extend, in place.
@@ -45,6 +45,7 @@ def add_backbone_config(cfg: CfgNode) -> None:
     cfg.MODEL.UPSAMPLING.CHANNELS = [256, 128, 64]
     cfg.MODEL.UPSAMPLING.NORM = "BN"
     _add_vit_config(cfg)
+    _add_mae_backbone_config(cfg)
 
 
 def _add_vit_config(cfg: CfgNode) -> None:
@@ -73,3 +74,18 @@ def _add_vit_config(cfg: CfgNode) -> None:
     # Levels of the pyramid to compute: an R-CNN reads all, MCN reads p2 alone. Their width and
     # norm are MODEL.FPN.OUT_CHANNELS and NORM ("LN" is ViTDet's).
     node.LEVELS = ["p2", "p3", "p4", "p5", "p6"]
+
+
+def _add_mae_backbone_config(cfg: CfgNode) -> None:
+    """What a masked autoencoder with tasks beside it has more than MODEL.MAE."""
+    cfg.MODEL.MAE_BACKBONE = node = CfgNode()
+    # True = features of the pre-training as they are: a head alone (and a decoder) is learnt.
+    node.FREEZE_ENCODER = False
+    # A mask decoder begins: False = with the weight file's decoder, and files without one are
+    # refused; True = with random numbers.
+    node.FRESH_DECODER = False
+    # Stochastic depth of the encoder's last block, growing linearly from 0. MAE's fine-tuning: 0.1
+    # base, 0.2 large, 0.3 huge.
+    node.DROP_PATH = 0.0
+    # Weight of loss_reconstruction where "reconstruction" is one of MODEL.TASKS.
+    node.RECONSTRUCTION_WEIGHT = 1.0

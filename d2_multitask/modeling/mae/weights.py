@@ -43,6 +43,7 @@ def adapt_mae_weights(
     encoder_prefix: str,
     decoder_prefix: str | None,
     require_decoder: bool = False,
+    fresh_decoder_key: str = "MODEL.MAE.REQUIRE_DECODER_WEIGHTS to False",
 ) -> AdaptedWeights | None:
     """Translate a file's MAE to a module's names and shapes.
 
@@ -55,6 +56,7 @@ def adapt_mae_weights(
         encoder_prefix: "" or something like "encoder.".
         decoder_prefix: ``None`` for a module without a decoder; a decoder in the file is unused.
         require_decoder: refuse files without a decoder.
+        fresh_decoder_key: what to set to train without that, for the message.
 
     Returns:
         The tensors under the module's names, or ``None`` if the file holds no MAE.
@@ -69,9 +71,9 @@ def adapt_mae_weights(
     if require_decoder and not translated.has_decoder:
         raise ValueError(
             f"{file} holds an MAE's encoder without a decoder (found {describe(translated)}); "
-            "reconstructions would be noise. Take a file with a decoder (mae_pretrain_..._full or "
-            "mae_visualize_...), or set MODEL.MAE.REQUIRE_DECODER_WEIGHTS to False to train a "
-            "fresh one"
+            "the decoder would begin with random numbers. Take a file with a decoder "
+            "(mae_pretrain_..._full or mae_visualize_...), or set "
+            f"{fresh_decoder_key} to train a fresh one"
         )
     wanted = _wanted(module, encoder_prefix, decoder_prefix)
     mode = getattr(getattr(module, "encoder", module), "positions", None)
