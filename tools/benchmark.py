@@ -225,6 +225,8 @@ def run_single(measure: Callable[..., dict[str, float]], **names: str) -> Callab
         setting = setting_of(args)
         cfg = network_cfg(args.config_file[0], args.opts, setting)
         options = {parameter: getattr(args, name) for parameter, name in names.items()}
+        if "clock" in options:
+            options["clock"] = CLOCKS[args.clock]
         return as_lines(measure(cfg, setting, batch=args.batch, **options))
 
     return run
@@ -238,18 +240,20 @@ def run_autoencoder(args: argparse.Namespace) -> Outcome:
     cfg = network_cfg(args.config_file[0], args.opts, setting_of(args))
     cfg.MODEL.MAE.IMAGE_SIZE = (args.size, args.size)
     images = torch.randn(args.batch or 8, 3, args.size, args.size, device=args.device)
-    return as_lines(measure_mae(build_model(cfg).train(), images, args.runs))
+    model = build_model(cfg).train()
+    return as_lines(measure_mae(model, images, args.runs, args.warmup, CLOCKS[args.clock]))
 
 
+TIMED = {"runs": "runs", "warmup": "warmup", "clock": "clock"}
 COMMANDS: dict[str, Callable[[argparse.Namespace], Outcome]] = {
     "ratios": run_ratios,
     "cost": run_cost,
     "step": run_step,
     "loader": run_loader,
     "evaluation": run_evaluation,
-    "targets": run_single(measure_targets, runs="runs"),
-    "decoding": run_single(measure_decoding, runs="runs"),
-    "deformable": run_single(measure_deformable, runs="runs"),
+    "targets": run_single(measure_targets, **TIMED),
+    "decoding": run_single(measure_decoding, **TIMED),
+    "deformable": run_single(measure_deformable, **TIMED),
     "memory": run_single(measure_growth, iterations="iterations"),
     "mae": run_autoencoder,
 }
