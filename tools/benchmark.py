@@ -229,6 +229,8 @@ def run_single(measure: Callable[..., dict[str, float]], **names: str) -> Callab
         setting = setting_of(args)
         cfg = network_cfg(args.config_file[0], args.opts, setting)
         options = {parameter: getattr(args, name) for parameter, name in names.items()}
+        if "clock" in options:
+            options["clock"] = CLOCKS[args.clock]
         return as_lines(measure(cfg, setting, batch=args.batch, **options))
 
     return run
@@ -254,15 +256,16 @@ def run_backbone(args: argparse.Namespace) -> Outcome:
     return vit_table(results), {"rows": rows}, True
 
 
+TIMED = {"runs": "runs", "warmup": "warmup", "clock": "clock"}
 COMMANDS: dict[str, Callable[[argparse.Namespace], Outcome]] = {
     "ratios": run_ratios,
     "cost": run_cost,
     "step": run_step,
     "loader": run_loader,
     "evaluation": run_evaluation,
-    "targets": run_single(measure_targets, runs="runs"),
-    "decoding": run_single(measure_decoding, runs="runs"),
-    "deformable": run_single(measure_deformable, runs="runs"),
+    "targets": run_single(measure_targets, **TIMED),
+    "decoding": run_single(measure_decoding, **TIMED),
+    "deformable": run_single(measure_deformable, **TIMED),
     "memory": run_single(measure_growth, iterations="iterations"),
     "mae": run_autoencoder,
     "vit": run_backbone,

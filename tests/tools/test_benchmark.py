@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -74,9 +75,13 @@ def tool():
         pytest.param(("memory", "--iterations", "2"), "peak memory, GB", id="memory"),
     ],
 )
-def test_the_other_commands(tool, tmp_path, capsys, words, expected):
-    more = [*SMALL, "--images", "2", "--output", str(tmp_path), "--config-file", QUICK, *NARROW]
-    assert tool.main([*words, *more]) == 0
+def test_the_other_commands(tool, tmp_path, capsys, monkeypatch, words, expected):
+    looks = []
+    monkeypatch.setitem(tool.CLOCKS, "cpu", lambda: looks.append(1) or time.process_time())
+    more = [*SMALL, "--images", "2", "--output", str(tmp_path), "--clock", "cpu"]
+    assert tool.main([*words, *more, "--config-file", QUICK, *NARROW]) == 0
+    # The loader's workers are other processes, and memory is not a time.
+    assert bool(looks) == (words[0] not in ("loader", "memory"))
     assert expected in capsys.readouterr().out
     content = json.loads((tmp_path / f"{words[0]}.json").read_text())
     assert any(name.startswith(expected) for name in content)
