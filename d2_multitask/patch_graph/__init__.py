@@ -1,0 +1,48 @@
+"""Segments without labels, from what an autoencoder needs to see to reconstruct what.
+
+- `autoencoder.py`: what is asked of the autoencoder, and batches of visible sets;
+- `relation.py`: how much patch j helps to reconstruct patch i; its kinds are in `estimators.py`
+  (from errors) and `similarity.py` (at most one pass);
+- `graph.py`, `communities.py`, `normalised_cut.py`: patches as a graph, and its division;
+- `growing.py`, `tiles.py`: larger and larger graphs; `foreground.py`: which segments are the
+  object; `refine.py`: patches to pixels;
+- `segmenter.py`: all of it, one image in, segments out.
+
+No part of it needs Detectron2, nor the rest of this package.
+"""
+
+from __future__ import annotations
+
+from d2_multitask.patch_graph.communities import consensus, louvain
+from d2_multitask.patch_graph.foreground import Foreground, choose_foreground
+from d2_multitask.patch_graph.graph import PatchGraph, graph_from_relation
+from d2_multitask.patch_graph.growing import Dendrogram, grow
+from d2_multitask.patch_graph.normalised_cut import normalised_cut
+from d2_multitask.patch_graph.relation import (
+    Budget,
+    Relation,
+    measure_anytime,
+    measure_relation,
+    rank_average,
+)
+from d2_multitask.patch_graph.segmenter import Segmentation, SegmenterSettings, segment_image
+
+__all__ = [
+    "Budget",
+    "Dendrogram",
+    "Foreground",
+    "PatchGraph",
+    "Relation",
+    "Segmentation",
+    "SegmenterSettings",
+    "choose_foreground",
+    "consensus",
+    "graph_from_relation",
+    "grow",
+    "louvain",
+    "measure_anytime",
+    "measure_relation",
+    "normalised_cut",
+    "rank_average",
+    "segment_image",
+]

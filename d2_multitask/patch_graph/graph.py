@@ -1,0 +1,234 @@
+"""Patches, or regions of patches, as a weighted undirected graph.
+
+Letters: n nodes, e edges.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+from d2_multitask.patch_graph.relation import Relation
+from d2_multitask.patch_graph.similarity import patch_places
+
+if TYPE_CHECKING:
+    import networkx
+
+# The fields of an npz file.
+_FIELDS = ("first", "second", "weight", "positions_yx", "grid_hw", "members", "member_counts")
+
+
+@dataclass(frozen=True)
+class PatchGraph:
+    """An undirected graph with non-negative weights.
+
+    Attributes:
+        weights: (n, n) float64, symmetric, non-negative, diagonal 0; a numpy array, or a scipy
+            sparse array (``csr_array``) for large graphs.
+        positions_yx: (n, 2) float64, centres of the nodes in patches: (0, 0) is the centre of the
+            first patch.
+        grid_hw: (h, w), the patches of the image.
+        members: for each node the patches (indices in reading order) that it stands for; ``None``
+            = node i is patch i.
+    """
+
+    weights: np.ndarray | sparse.csr_array
+    positions_yx: np.ndarray
+    grid_hw: tuple[int, int]
+    members: tuple[np.ndarray, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no such graph.
+
+        Raises:
+            ValueError: a shape does not fit, or weights are negative, not finite, not symmetric,
+                or not 0 on the diagonal.
+        """
+        n = len(self.positions_yx)
+        expected = n if self.members is not None else self.grid_hw[0] * self.grid_hw[1]
+        if self.weights.shape != (n, n) or n != expected or len(self.members or range(n)) != n:
+            raise ValueError(
+                f"Graph: found weights {tuple(self.weights.shape)}, {n} positions and a grid "
+                f"{tuple(self.grid_hw)}, expected as many rows, columns and positions as patches, "
+                "or as members"
+            )
+        values = self.weights.data if sparse.issparse(self.weights) else self.weights
+        if not np.isfinite(values).all() or (values < 0).any():
+            raise ValueError("Graph: found negative or infinite weights, expected numbers from 0")
+        if abs(self.weights - self.weights.T).max() > 0 or self.weights.diagonal().any():
+            raise ValueError("Graph: expected symmetric weights with 0 on the diagonal")
+
+    @property
+    def num_nodes(self) -> int:
+        """n."""
+        return self.weights.shape[0]
+
+    def dense(self) -> np.ndarray:
+        """(n, n) float64 weights as a numpy array."""
+        return self.weights.toarray() if sparse.issparse(self.weights) else self.weights
+
+    def edges(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Edges with first < second and weight > 0: first (e,), second (e,), weight (e,)."""
+        upper = sparse.triu(sparse.coo_array(self.weights), k=1)
+        order = np.lexsort((upper.col, upper.row))
+        return (
+            upper.row[order].astype(np.int64),
+            upper.col[order].astype(np.int64),
+            upper.data[order],
+        )
+
+    def patch_labels(self, labels: np.ndarray) -> np.ndarray:
+        """Labels of nodes (n,) -> labels of patches (h, w) int64; -1 = a patch of no node."""
+        labels = np.asarray(labels, np.int64)
+        if self.members is None:
+            return labels.reshape(self.grid_hw)
+        result = np.full(self.grid_hw[0] * self.grid_hw[1], -1)
+        for label, members in zip(labels, self.members, strict=True):
+            result[members] = label
+        return result.reshape(self.grid_hw)
+
+
+def graph_from_relation(
+    relation: Relation,
+    *,
+    locality: float | None = None,
+    neighbours: int | None = None,
+    power: float = 1.0,
+) -> PatchGraph:
+    """Patches as nodes, the positive part of the symmetric relation as weights.
+
+    Args:
+        relation: of L patches.
+        locality: standard deviation, in patches, of a Gaussian of the distance that weights are
+            multiplied with; ``None`` = distance does not count.
+        neighbours: keep an edge if it is among so many strongest ones of either end.
+        power: weights are raised to it; above 1 strong edges count more.
+
+    Returns:
+        The graph of L nodes.
+
+    Raises:
+        ValueError: a number is not positive.
+    """
+    check_graph_settings(locality, neighbours, power)
+    weights = relation.symmetric().double().numpy().clip(min=0) ** power
+    places = patch_places(relation.grid_hw).double().numpy()
+    if locality is not None:
+        square = ((places[:, None] - places[None]) ** 2).sum(-1)
+        weights *= np.exp(-square / (2 * locality**2))
+    np.fill_diagonal(weights, 0)
+    if neighbours is not None and neighbours < len(weights) - 1:
+        weights = _keep_strongest(weights, neighbours)
+    return PatchGraph(weights, places, relation.grid_hw)
+
+
+def check_graph_settings(locality: float | None, neighbours: int | None, power: float) -> None:
+    """Raise ValueError where a number is not positive."""
+    values = {"locality": locality, "neighbours": neighbours, "power": power}
+    for name, value in values.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"Graph: found {name} {value}, expected more than 0")
+
+
+def _keep_strongest(weights: np.ndarray, neighbours: int) -> np.ndarray:
+    """Keep edges that are among the strongest of either end; equals are all kept."""
+    kth = np.partition(weights, -neighbours, axis=1)[:, -neighbours]
+    return np.where((weights >= kth[:, None]) | (weights >= kth[None]), weights, 0)
+
+
+def to_networkx(graph: PatchGraph) -> networkx.Graph:
+    """Nodes 0..n-1 with ``position_yx`` and ``members`` (tuples); edges with ``weight``.
+
+    The grid is the graph's attribute ``grid_hw``.
+    """
+    import networkx
+
+    result = networkx.Graph(grid_hw=tuple(graph.grid_hw))
+    for node, position in enumerate(graph.positions_yx.tolist()):
+        result.add_node(node, position_yx=tuple(position))
+        if graph.members is not None:
+            result.nodes[node]["members"] = tuple(graph.members[node].tolist())
+    first, second, weight = (values.tolist() for values in graph.edges())
+    result.add_weighted_edges_from(zip(first, second, weight, strict=True))
+    return result
+
+
+def from_networkx(graph: networkx.Graph) -> PatchGraph:
+    """The inverse of `to_networkx`; an edge without weight counts 1, self-loops are left out.
+
+    Raises:
+        ValueError: nodes are not 0..n-1, or lack what `to_networkx` writes.
+    """
+    n = graph.number_of_nodes()
+    if set(graph.nodes) != set(range(n)) or "grid_hw" not in graph.graph:
+        raise ValueError("Graph: expected the nodes 0..n-1 and a graph attribute 'grid_hw'")
+    nodes = [graph.nodes[node] for node in range(n)]
+    if not all("position_yx" in node for node in nodes):
+        raise ValueError("Graph: expected a 'position_yx' of each node")
+    weights = np.zeros((n, n))
+    for first, second, weight in graph.edges(data="weight", default=1.0):
+        if first != second:
+            weights[first, second] = weights[second, first] = weight
+    members = None
+    if n and all("members" in node for node in nodes):
+        members = tuple(np.array(node["members"], np.int64) for node in nodes)
+    positions = np.array([node["position_yx"] for node in nodes], float).reshape(n, 2)
+    return PatchGraph(weights, positions, tuple(graph.graph["grid_hw"]), members)
+
+
+def save_npz(graph: PatchGraph, path: str | Path) -> None:
+    """Write a graph as npz, readable without pickle; sparse graphs come back dense or sparse.
+
+    Args:
+        graph: dense or sparse; which it was is kept.
+        path: the file; numpy adds ``.npz`` if it is missing.
+    """
+    first, second, weight = graph.edges()
+    members = graph.members or ()
+    np.savez_compressed(
+        path,
+        first=first,
+        second=second,
+        weight=weight,
+        positions_yx=graph.positions_yx,
+        grid_hw=np.array(graph.grid_hw),
+        members=np.concatenate([np.zeros(0, np.int64), *members]),
+        member_counts=np.array([len(m) for m in members], np.int64),
+        is_sparse=np.array(sparse.issparse(graph.weights)),
+        has_members=np.array(graph.members is not None),
+    )
+
+
+def load_npz(path: str | Path) -> PatchGraph:
+    """Read what `save_npz` wrote.
+
+    Raises:
+        ValueError: the file is no such npz; names the file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            content = dict(file)
+        missing = [name for name in _FIELDS if name not in content]
+    except (ValueError, EOFError, zipfile.BadZipFile, TypeError) as error:
+        raise ValueError(f"{path}: cannot be read as npz of a graph: {error}") from error
+    if missing:
+        raise ValueError(f"{path}: found no {missing}, expected the fields of `save_npz`")
+    n = len(content["positions_yx"])
+    edges = (content["weight"], (content["first"], content["second"]))
+    upper = sparse.coo_array(edges, shape=(n, n))
+    weights = sparse.csr_array(upper + upper.T)
+    members = None
+    if content["has_members"]:
+        ends = content["member_counts"].cumsum()[:-1]
+        members = tuple(np.split(content["members"], ends)) if n else ()
+    return PatchGraph(
+        weights if content["is_sparse"] else weights.toarray(),
+        content["positions_yx"],
+        tuple(content["grid_hw"].tolist()),
+        members,
+    )

@@ -1,0 +1,68 @@
+"""Two parts of a graph by its second eigenvector.
+
+Shi and Malik, "Normalized cuts and image segmentation", 2000; as in TokenCut, arXiv 2202.11539.
+Letters: n nodes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import linalg
+
+from d2_multitask.patch_graph.graph import PatchGraph
+
+# Weight of pairs without an edge as a share of the mean weight: TokenCut's 1e-5, so that a graph of
+# several parts has one second eigenvector.
+WEAK_EDGE = 1e-5
+
+
+def second_eigenvector(graph: PatchGraph) -> np.ndarray:
+    """The relaxed normalised cut: (D - W) y = lambda D y for the second smallest lambda.
+
+    Args:
+        graph: n nodes.
+
+    Returns:
+        (n,) float64, whose entry of largest magnitude is positive; zeros if there is no edge.
+    """
+    weights = graph.dense()
+    if not weights.any():
+        return np.zeros(graph.num_nodes)
+    weights = np.maximum(weights, WEAK_EDGE * weights.max())
+    np.fill_diagonal(weights, 0)
+    degrees = weights.sum(1)
+    laplacian = np.diag(degrees) - weights
+    vector = linalg.eigh(laplacian, np.diag(degrees), subset_by_index=[1, 1])[1][:, 0]
+    return vector * np.sign(vector[np.abs(vector).argmax()])
+
+
+def normalised_cut(graph: PatchGraph, *, binarise: float | None = None) -> np.ndarray:
+    """Cut a graph in two at the mean of the second eigenvector.
+
+    Args:
+        graph: n nodes.
+        binarise: the share of pairs that become an edge of weight 1, the strongest ones; TokenCut
+            does the same with a threshold, which has no meaning in our relations' units. ``None`` =
+            weights as they are.
+
+    Returns:
+        (n,) int64: 1 = the part with the entry of largest magnitude, which TokenCut takes for the
+        foreground; 0 = the rest. All 0 if the graph has no edge.
+
+    Raises:
+        ValueError: ``binarise`` is not in (0, 1].
+    """
+    if binarise is not None:
+        graph = _binarised(graph, binarise)
+    vector = second_eigenvector(graph)
+    return (vector > vector.mean()).astype(np.int64)
+
+
+def _binarised(graph: PatchGraph, share: float) -> PatchGraph:
+    if not 0 < share <= 1:
+        raise ValueError(f"Normalised cut: found binarise={share}, expected a share in (0, 1]")
+    weights = graph.dense()
+    pairs = weights[np.triu_indices(len(weights), 1)]
+    threshold = np.quantile(pairs, 1 - share)
+    binary = ((weights >= threshold) & (weights > 0)).astype(float)
+    return PatchGraph(binary, graph.positions_yx, graph.grid_hw, graph.members)

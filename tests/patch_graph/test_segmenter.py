@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from mae_support import small_mae
+from patch_graph_support import PATCH_SIZE, FakeAutoencoder, numbered_image
+
+from d2_multitask.patch_graph.foreground import RULES
+from d2_multitask.patch_graph.graph import PatchGraph
+from d2_multitask.patch_graph.segmenter import (
+    SegmenterSettings,
+    segment_image,
+    segment_scores,
+    to_pixels,
+)
+
+GRID = (6, 6)
+OBJECT = np.zeros(GRID, bool)
+OBJECT[1:5, 2:5] = True
+# The background is two halves that know little of each other.
+GROUPS = np.where(OBJECT, 2, np.arange(6) >= 3)
+
+
+def grouped_autoencoder(groups: np.ndarray = GROUPS) -> FakeAutoencoder:
+    """A hidden patch errs less, the more of its own group is visible; the halves help a little."""
+    flat = torch.from_numpy(groups.flatten()).long()
+
+    def formula(visible: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
+        here = flat[patches]
+        errors = torch.ones(visible.shape)
+        for group, helpers in ((0, {0: 0.7, 1: 0.2}), (1, {1: 0.7, 0: 0.2}), (2, {2: 0.9})):
+            for other, weight in helpers.items():
+                source = here == other
+                if source.any():
+                    share = visible[:, source].mean(1, keepdim=True)
+                    errors[:, here == group] -= weight * share
+        return errors
+
+    return FakeAutoencoder(formula)
+
+
+def test_planted_segments_and_the_object_are_found() -> None:
+    image = numbered_image(GRID)
+    found = segment_image(grouped_autoencoder(), image, SegmenterSettings(refine=False))
+    groups = np.unique(np.stack([found.patch_labels, GROUPS]).reshape(2, -1), axis=1)
+    assert groups.shape == (2, 3)  # each segment is one group
+    np.testing.assert_array_equal(found.foreground.mask, OBJECT)
+    np.testing.assert_array_equal(
+        found.foreground_mask, np.kron(OBJECT, np.ones((PATCH_SIZE,) * 2, bool))
+    )
+    assert found.pixel_labels.shape == (12, 12)
+    # larger and larger graphs: the two halves of the background come together first
+    np.testing.assert_array_equal(found.dendrogram.labels_at(num_regions=2) == 0, ~OBJECT)
+    assert found.relation.passes == 72
+    assert found.passes == 72 + found.dendrogram.passes + found.foreground.passes
+    assert set(found.seconds) == {
+        "relation", "graph", "communities", "growing", "foreground", "refinement"
+    }  # fmt: skip
+    assert 0 < found.share_after_measuring < 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_segments": 2},
+        {"merge_threshold": 0.0},
+        {"num_segments": 2, "grow": False},
+        {"kinds": ("single_source", "distance")},
+        {"num_consensus": 2, "neighbours": None, "locality": 3.0},
+        {"passes": 60, "relation_settings": {"ridge": {"ridge": 1.0}}},
+        {"foreground": None},
+        {"tile_hw": (4, 4)},
+        {"kinds": ("single_source", "color"), "tile_hw": (4, 4), "num_segments": 3},
+        {"dtype": torch.bfloat16, "batch_size": 5, "passes": 60, "seconds": 1000.0},
+    ],
+)
+def test_settings_on_a_network(changes) -> None:
+    image = torch.randn(3, 48, 48, generator=torch.Generator().manual_seed(0))
+    model = small_mae(32).eval()
+    settings = replace(SegmenterSettings(foreground="least_border"), **changes)
+    found = segment_image(model, image, settings)
+    count = found.patch_labels.max() + 1
+    assert found.patch_labels.shape == GRID and found.pixel_labels.shape == (48, 48)
+    assert found.scores.shape == (count,) and ((found.scores >= 0) & (found.scores <= 1)).all()
+    assert (found.relation is None) == ("tile_hw" in changes)
+    assert (found.foreground is None) == (settings.foreground is None)
+    if "num_segments" in changes:
+        assert count <= changes["num_segments"]
+    assert np.isin(found.pixel_labels, found.patch_labels).all()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_many_communities_and_every_rule(rule) -> None:
+    image = torch.randn(3, 48, 48, generator=torch.Generator().manual_seed(0))
+    settings = SegmenterSettings(foreground=rule, resolution=4.0)
+    found = segment_image(small_mae(32).eval(), image, settings)
+    assert found.patch_labels.max() + 1 > 7
+    assert found.foreground.rule == rule
+
+
+def test_the_same_seed_gives_the_same_segments() -> None:
+    image = torch.randn(3, 48, 48, generator=torch.Generator().manual_seed(0))
+    model = small_mae(32).eval()
+    first, second = (segment_image(model, image, SegmenterSettings(seed=1)) for _ in range(2))
+    np.testing.assert_array_equal(first.pixel_labels, second.pixel_labels)
+
+
+def test_a_flat_image_is_one_segment_without_an_object() -> None:
+    image = torch.full((3, 48, 48), 0.7)
+    for changes in ({}, {"tile_hw": (4, 4)}, {"kinds": ("ridge", "single_source")}):
+        with warnings.catch_warnings(), np.errstate(all="raise"):
+            warnings.simplefilter("error")
+            settings = replace(SegmenterSettings(), **changes)
+            found = segment_image(small_mae(32).eval(), image, settings)
+        assert not found.patch_labels.any() and not found.pixel_labels.any()
+        assert found.scores.tolist() == [1.0] and found.foreground_mask is None
+        assert found.foreground.mask is None and found.passes == 0
+
+
+def test_pixels_of_another_size() -> None:
+    image = torch.randn(3, 48, 48, generator=torch.Generator().manual_seed(0))
+    pixels = np.random.default_rng(0).integers(0, 255, (70, 50, 3), np.uint8)
+    found = segment_image(small_mae(32).eval(), image, pixels=pixels)
+    assert found.pixel_labels.shape == (70, 50)
+
+
+def test_errors_of_the_parts_come_through() -> None:
+    image = torch.randn(3, 48, 48)
+    model = small_mae(32).eval()
+    with pytest.raises(ValueError, match="expected at least"):
+        segment_image(model, image, SegmenterSettings(passes=3))
+    with pytest.raises(ValueError, match="multiples of the patch"):
+        segment_image(model, image[:, :44])
+    with pytest.raises(ValueError, match="without a decoder"):
+        segment_image(model.encoder, image)
+
+
+def test_pixels_of_a_normalised_image() -> None:
+    image = torch.tensor([-1.0, 0.0, 1.0]).view(3, 1, 1).expand(3, 2, 4)
+    pixels = to_pixels(image)
+    assert pixels.shape == (2, 4, 3) and pixels.dtype == np.uint8
+    assert pixels[0, 0].tolist() == [0, 128, 255]
+
+
+def test_scores_by_hand() -> None:
+    weights = np.zeros((4, 4))
+    weights[0, 1] = weights[1, 0] = 3.0
+    weights[1, 2] = weights[2, 1] = 1.0
+    graph = PatchGraph(weights, np.zeros((4, 2)), (2, 2))
+    # 0 and 1: 6 of 7 inside; 2: nothing inside; 3 has no edge
+    assert segment_scores(graph, np.array([[0, 0], [1, 2]])).tolist() == [6 / 7, 0.0, 1.0]
