@@ -35,6 +35,9 @@ def add_multitask_config(cfg: CfgNode) -> None:
     # Who computes COCO's AP: "pycocotools", "hotcoco" (the same numbers, many times faster) or
     # "auto", hotcoco where it is installed.
     cfg.TEST.COCO_BACKEND = "auto"
+    # Besides AP, COCO's average recall of boxes and masks without regard to classes: for detectors
+    # whose training labels are segments that have no class.
+    cfg.TEST.CLASS_AGNOSTIC_RECALL = False
     # Memory order (N, H, W, C): the same numbers, and convolutions are faster on CPUs and on GPUs
     # with half precision.
     cfg.MODEL.CHANNELS_LAST = True

@@ -73,6 +73,12 @@ def decode(rle: dict[str, Any]) -> np.ndarray:
     return mask_util.decode(rle).view(bool)
 
 
+def encode(mask: np.ndarray) -> dict[str, Any]:
+    """(H, W) bool -> compressed RLE whose ``counts`` are text, ready for JSON."""
+    rle = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in mask.shape], "counts": rle["counts"].decode("ascii")}
+
+
 def mask_box(segmentation: Any, height: int, width: int) -> list[float]:
     """Box (x, y, w, h) around a mask, in pixels.
 

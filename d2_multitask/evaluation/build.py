@@ -20,6 +20,7 @@ from d2_multitask.evaluation.foreground import ForegroundEvaluator
 from d2_multitask.evaluation.pascal_in_detail.build import PASCAL_IN_DETAIL_BUILDERS
 from d2_multitask.evaluation.reconstruction import ReconstructionEvaluator
 from d2_multitask.evaluation.request import EvaluationRequest
+from d2_multitask.evaluation.segments.class_agnostic import ClassAgnosticEvaluator
 from d2_multitask.evaluation.sem_seg import MultitaskSemSegEvaluator, has_sem_seg
 
 logger = logging.getLogger(__name__)
@@ -32,13 +33,15 @@ EvaluatorBuilder = Callable[[CfgNode, EvaluationRequest], DatasetEvaluator | Non
 
 
 def build_coco_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEvaluator | None:
-    """Box AP for "det", keypoint AP for "pose" where the data set has joints.
+    """Box AP for "det", with ``MODEL.MASK_ON`` mask AP; keypoint AP for "pose"; as far as labelled.
 
     Raises:
         ValueError: the pose head has another number of joints than the data set, or
             ``TEST.KEYPOINT_OKS_SIGMAS`` has.
     """
     metrics = [metric for task, metric in COCO_METRICS.items() if task in request.tasks]
+    if cfg.MODEL.MASK_ON and "det" in request.tasks:
+        metrics.append("segm")
     if not metrics:
         return None
     if "keypoints" in metrics:
@@ -111,15 +114,29 @@ def build_reconstruction_evaluator(
     return ReconstructionEvaluator(request.dataset_name)
 
 
+def build_recall_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEvaluator | None:
+    """Class-agnostic recall for "det", if ``TEST.CLASS_AGNOSTIC_RECALL`` asks for it."""
+    if not cfg.TEST.CLASS_AGNOSTIC_RECALL or "det" not in request.tasks:
+        return None
+    metrics = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+    return ClassAgnosticEvaluator(request.dataset_name, metrics, records=request.records)
+
+
 # The one table. "coco" and "sem_seg" are the types of Detectron2's own data sets.
 EVALUATORS: dict[str, tuple[EvaluatorBuilder, ...]] = {
     "multitask_coco": (
         build_coco_evaluator,
         build_sem_seg_evaluator,
+        build_recall_evaluator,
         build_foreground_evaluator,
         build_reconstruction_evaluator,
     ),
-    "coco": (build_coco_evaluator, build_foreground_evaluator, build_reconstruction_evaluator),
+    "coco": (
+        build_coco_evaluator,
+        build_recall_evaluator,
+        build_foreground_evaluator,
+        build_reconstruction_evaluator,
+    ),
     "sem_seg": (build_sem_seg_evaluator, build_reconstruction_evaluator),
     "image_folder": (build_reconstruction_evaluator,),
     "mask_folder": (build_foreground_evaluator, build_reconstruction_evaluator),

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
+from d2_multitask.data.masks import encode as encode_mask
 from d2_multitask.data.synthetic_people.canvas import Canvas
 from d2_multitask.data.synthetic_people.figure import Figure
 from d2_multitask.data.synthetic_people.labels import (
@@ -21,12 +21,6 @@ from d2_multitask.data.synthetic_people.labels import (
 )
 
 _SURFACES = frozenset((PART_ID["head"], PART_ID["torso"]))
-
-
-def encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """A bool mask (H, W) as compressed COCO run lengths, ready for JSON."""
-    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in mask.shape], "counts": encoded["counts"].decode("ascii")}
 
 
 def tight_box(mask: np.ndarray) -> list[int]:

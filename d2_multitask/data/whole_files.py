@@ -1,0 +1,55 @@
+"""Files that are either whole or not there, whenever the program that writes them is stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+UNFINISHED = ".part"
+"""What the name of a file ends with until it is whole."""
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a path to write to; at the end it takes the place of ``path`` in one step.
+
+    Folders are made. If the block raises, the unfinished file is removed and ``path`` stays as it
+    was; if the process is killed, an unfinished file may stay beside it.
+
+    Args:
+        path: the file that is to exist.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + UNFINISHED)
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def write_png(path: Path, pixels: np.ndarray, compress_level: int = 1) -> None:
+    """Write an image.
+
+    Args:
+        path: the file.
+        pixels: (H, W) or (H, W, 3) uint8, or (H, W) uint16.
+        compress_level: noise hardly shrinks: level 1 is nearly as small as 9 and much faster.
+    """
+    with whole_file(path) as unfinished:
+        Image.fromarray(pixels).save(unfinished, format="PNG", compress_level=compress_level)
+
+
+def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
+    """Write a JSON file; without ``indent`` on one line."""
+    separators = (",", ":") if indent is None else None
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(content, separators=separators, indent=indent))

@@ -1,0 +1,153 @@
+"""What segments of one image are worth, in [0, 1].
+
+Letters: H x W pixels, h x w patches. Boxes are (x0, y0, x1, y1) in continuous pixels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+Box = tuple[float, float, float, float]
+
+
+class SegmentMetrics(NamedTuple):
+    """Numbers of one image in [0, 1], NaN where there is nothing to measure.
+
+    Attributes:
+        iou: of the chosen foreground with the object's mask, on pixels.
+        patch_iou: the same on patches.
+        best_iou: of the segment that fits the mask best: what a perfect choice could reach with
+            one segment.
+        corloc: 1 if the foreground's box overlaps an object's box with IoU 0.5 or more, else 0.
+        ari: adjusted Rand index of segments and label.
+    """
+
+    iou: float
+    patch_iou: float
+    best_iou: float
+    corloc: float
+    ari: float
+
+
+def mask_iou(first: np.ndarray, second: np.ndarray) -> float:
+    """IoU of two masks of one shape, bool; two empty ones agree: 1."""
+    union = np.count_nonzero(first | second)
+    return np.count_nonzero(first & second) / union if union else 1.0
+
+
+def best_segment_iou(segments: np.ndarray, mask: np.ndarray) -> float:
+    """The highest IoU that one segment reaches with the mask.
+
+    Args:
+        segments: integers >= 0, any shape.
+        mask: bool, same shape.
+    """
+    labels = segments.ravel()
+    sizes = np.bincount(labels)
+    inside = np.bincount(labels[mask.ravel()], minlength=len(sizes))
+    unions = sizes + np.count_nonzero(mask) - inside
+    return float((inside[sizes > 0] / unions[sizes > 0]).max())
+
+
+def adjusted_rand_index(first: np.ndarray, second: np.ndarray) -> float:
+    """Agreement of two partitions, corrected for chance (Hubert and Arabie 1985, equation 5).
+
+    Args:
+        first: integers, any shape.
+        second: integers, same shape.
+
+    Returns:
+        1 for the same partition, about 0 for unrelated ones; negative is possible. Two partitions
+        that are both a single segment, or both all alone, agree: 1.
+    """
+    _, rows = np.unique(first.ravel(), return_inverse=True)
+    _, columns = np.unique(second.ravel(), return_inverse=True)
+    num_columns = int(columns.max()) + 1
+    counts = np.bincount(rows * num_columns + columns)
+    together = _pairs(counts)
+    first_pairs, second_pairs = _pairs(np.bincount(rows)), _pairs(np.bincount(columns))
+    expected = first_pairs * second_pairs / max(_pairs(np.array([rows.size])), 1.0)
+    highest = (first_pairs + second_pairs) / 2
+    if highest == expected:
+        return 1.0
+    return (together - expected) / (highest - expected)
+
+
+def _pairs(counts: np.ndarray) -> float:
+    counts = counts.astype(np.float64)
+    return float((counts * (counts - 1) / 2).sum())
+
+
+def mask_box(mask: np.ndarray) -> Box | None:
+    """The box about the True pixels of a mask (H, W), (x0, y0, x1, y1); ``None`` for none."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def box_iou(first: Box, second: Box) -> float:
+    """IoU of two boxes."""
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    both = max(width, 0.0) * max(height, 0.0)
+    union = sum((b[2] - b[0]) * (b[3] - b[1]) for b in (first, second)) - both
+    return both / union if union else 0.0
+
+
+def patch_mask(mask: np.ndarray, grid_hw: tuple[int, int]) -> np.ndarray:
+    """A mask of pixels as a mask of patches: those of which at least half is covered.
+
+    Args:
+        mask: (H, W) bool; patches are stretched over it.
+        grid_hw: (h, w).
+
+    Returns:
+        (h, w) bool.
+    """
+    size = (grid_hw[1], grid_hw[0])
+    return cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) >= 0.5
+
+
+def measure_segments(
+    segments: np.ndarray,
+    foreground: np.ndarray | None,
+    objects: np.ndarray,
+    grid_hw: tuple[int, int] | None = None,
+) -> SegmentMetrics:
+    """All numbers of one image.
+
+    Args:
+        segments: (H, W) integers >= 0.
+        foreground: (H, W) bool; ``None`` = "no object", which is an empty mask.
+        objects: (H, W) integers: 0 background, 1, 2, ... objects, negative = not labelled.
+        grid_hw: patches of the image; without it there is no ``patch_iou``.
+
+    Returns:
+        The numbers. On a partly labelled image the rest counts nowhere, except in the boxes.
+    """
+    labelled = objects >= 0
+    mask = objects > 0
+    if foreground is None:
+        foreground = np.zeros(mask.shape, bool)
+    boxes = [mask_box(objects == label) for label in np.unique(objects[mask])]
+    found = mask_box(foreground)
+    patch_iou = np.nan
+    if grid_hw is not None:
+        patch_iou = mask_iou(patch_mask(foreground & labelled, grid_hw), patch_mask(mask, grid_hw))
+    return SegmentMetrics(
+        iou=mask_iou(foreground[labelled], mask[labelled]),
+        patch_iou=patch_iou,
+        best_iou=best_segment_iou(segments[labelled], mask[labelled]) if mask.any() else np.nan,
+        corloc=_located(found, boxes),
+        ari=adjusted_rand_index(segments[labelled], objects[labelled]),
+    )
+
+
+def _located(found: Box | None, boxes: list[Box | None]) -> float:
+    if not boxes:
+        return np.nan
+    return float(found is not None and any(b and box_iou(found, b) >= 0.5 for b in boxes))

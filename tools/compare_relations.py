@@ -1,0 +1,227 @@
+#!/usr/bin/env python
+"""Compares relations of patches: which one, divided how, gives the best segments without labels.
+
+    python tools/compare_relations.py --config-file quick/mae_textures.yaml \
+        --images datasets/synthetic_textures/same_palette/test/images \
+        --masks datasets/synthetic_textures/same_palette/test/masks \
+        --choose-images datasets/synthetic_textures/same_palette/val/images \
+        --choose-masks datasets/synthetic_textures/same_palette/val/masks --output output/textures
+    python tools/compare_relations.py --config-file quick/mae_pretrain.yaml --images ecssd/images \
+        --masks ecssd/masks --choose 0 40 --report 300 360 --output output/photographs
+    python tools/compare_relations.py --collect output/photographs_* --output output/quality
+
+Relations from reconstruction errors, encoder features, colours, pixels, and the distance alone,
+each divided by Louvain's method and by the normalised cut; and controls that look at no image.
+Settings are chosen, with masks, on the images of --choose and reported on those of --report
+(numbers in the order of the names). OUTPUT gets table.md, table.json and table.png. The command may
+be interrupted and repeated: images that are done are kept. --collect draws IoU against the
+autoencoder's error.
+
+Exit code: 0; 2 if something was typed wrong; 130 if interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.utils.logger import setup_logger
+from tqdm import tqdm
+
+import d2_multitask  # noqa: F401 (registers data sets and networks)
+from d2_multitask.data.whole_files import write_json
+from d2_multitask.engine.comparison.lock import write_whole
+from d2_multitask.engine.relation_study.picture import draw_quality, draw_study
+from d2_multitask.engine.relation_study.relations import RELATIONS, Measuring
+from d2_multitask.engine.relation_study.study import (
+    RESULTS,
+    LabelledImage,
+    Method,
+    RelationStudy,
+    method_as_json,
+    method_from_json,
+)
+from d2_multitask.engine.relation_study.table import as_json, collect_result, markdown
+from d2_multitask.engine.setup import parse_with_overrides
+from d2_multitask.engine.unlabelled.images import ImageFiles, default_long_side, find_images
+from d2_multitask.engine.unlabelled.model import checksum, load_autoencoder
+from d2_multitask.engine.unlabelled.output_folder import claim_folder
+from d2_multitask.evaluation.segments import mask_files
+
+BASELINES = ("distance / louvain", "color / louvain", "centre disc")
+METHODS_FILE = "methods.json"
+TABLE_FILE = "table.json"
+
+
+def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", help="of the autoencoder: path, or name below configs/")
+    parser.add_argument("--images", type=Path, help="folder of images")
+    parser.add_argument("--masks", type=Path, help="folder of their masks")
+    parser.add_argument("--report", type=int, nargs=2, metavar=("START", "STOP"))
+    parser.add_argument("--num-images", type=int, help="report on so many of them at most")
+    parser.add_argument("--choose-images", type=Path, help="(default: --images)")
+    parser.add_argument("--choose-masks", type=Path, help="(default: --masks)")
+    parser.add_argument("--choose", type=int, nargs=2, metavar=("START", "STOP"))
+    parser.add_argument(
+        "--methods", type=Path, help="methods.json of another study: choose nothing"
+    )
+    parser.add_argument("--relations", nargs="+", choices=RELATIONS, default=list(RELATIONS))
+    parser.add_argument("--baselines", nargs="+", default=list(BASELINES), help="rows of the table")
+    parser.add_argument("--passes", type=int, default=256, help="forward passes a relation")
+    parser.add_argument("--size", type=int, help="longer side in pixels (default: the MAE's)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--overwrite", action="store_true", help="replace other settings' results")
+    parser.add_argument("--collect", nargs="+", type=Path, help="folders of studies to draw")
+    parser.add_argument("--output", type=Path, default=Path("output/compare_relations"))
+    args = parse_with_overrides(parser, arguments)
+    args.command = shlex.join(
+        ["python", "tools/compare_relations.py", *(arguments or sys.argv[1:])]
+    )
+    missing = [
+        f"--{n.replace('_', '-')}"
+        for n in ("config_file", "images", "masks")
+        if not getattr(args, n)
+    ]
+    if missing and not args.collect:
+        parser.error(f"give {', '.join(missing)}, or --collect")
+    for name in ("passes", "size", "num_images"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')}: found {getattr(args, name)}, expected >= 1")
+    return args
+
+
+def chosen_files(files: ImageFiles, chosen: Sequence[int] | None, option: str) -> ImageFiles:
+    start, stop = chosen or (0, len(files.names))
+    if not 0 <= start < stop <= len(files.names):
+        raise ValueError(
+            f"{option}: found {start} {stop}, expected START < STOP of the {len(files.names)} "
+            f"images in {files.root}"
+        )
+    return ImageFiles(files.root, files.names[start:stop])
+
+
+def labelled(files: ImageFiles, masks: Path, prefix: str) -> list[LabelledImage]:
+    found = mask_files(masks, files.names)
+    return [
+        LabelledImage(f"{prefix}{output}", files.root / name, found[name])
+        for name, output in zip(files.names, files.outputs(), strict=True)
+    ]
+
+
+def image_sets(args: argparse.Namespace) -> tuple[list[LabelledImage], list[LabelledImage]]:
+    """Images to choose on (none if methods are given), and to report."""
+    reported = chosen_files(find_images([args.images]), args.report, "--report")
+    reported = ImageFiles(reported.root, reported.names[: args.num_images])
+    report = labelled(reported, args.masks, "")
+    if args.methods:
+        return [], report
+    root = args.choose_images or args.images
+    files = chosen_files(find_images([root]), args.choose, "--choose")
+    # Two folders may hold files of the same names, whose results must not meet.
+    prefix = "chosen_on/" if args.choose_images else ""
+    choose = labelled(files, args.choose_masks or args.masks, prefix)
+    both = {image.file for image in choose} & {image.file for image in report}
+    if both:
+        raise ValueError(
+            f"--choose, --report: found {len(both)} images in both, such as {sorted(both)[0]}; "
+            "settings have to be chosen on other images than those reported"
+        )
+    return choose, report
+
+
+def progress(items: Iterable[Any], what: str) -> Iterable[Any]:
+    return tqdm(items, desc=what, unit="image", disable=None)
+
+
+def make_study(args: argparse.Namespace) -> RelationStudy:
+    cfg, model = load_autoencoder(args.config_file, args.opts)
+    long_side = args.size or default_long_side(model)
+    claim_folder(args.output, study_settings(args, cfg, long_side), RESULTS, args.overwrite)
+    measuring = Measuring(model, args.passes, args.seed, args.output / "relations")
+    return RelationStudy(
+        measuring,
+        args.output,
+        long_side=long_side,
+        input_format=cfg.INPUT.FORMAT,
+        relations=args.relations,
+        progress=progress,
+    )
+
+
+def study_settings(args: argparse.Namespace, cfg: CfgNode, long_side: int) -> dict[str, Any]:
+    """Everything that the files of single images depend on."""
+    return {
+        "weights": cfg.MODEL.WEIGHTS,
+        "weights_crc32": checksum(cfg.MODEL.WEIGHTS),
+        "size": long_side,
+        "passes": args.passes,
+        "seed": args.seed,
+        "relations": args.relations,
+        "images": str(args.images),
+        "choose": [str(args.choose_images), args.choose],
+        "methods": args.methods and json.loads(args.methods.read_text()),
+    }
+
+
+def known_methods(path: Path, relations: Sequence[str]) -> list[Method]:
+    methods = [method_from_json(entry) for entry in json.loads(path.read_text())]
+    return [m for m in methods if not m.division or m.relation in relations]
+
+
+def compare(args: argparse.Namespace) -> str:
+    choose, report = image_sets(args)
+    study = make_study(args)
+    methods = known_methods(args.methods, args.relations) if args.methods else study.choose(choose)
+    unknown = set(args.baselines) - {method.name for method in methods}
+    if unknown:
+        raise ValueError(
+            f"--baselines: found {sorted(unknown)}, expected some of {[m.name for m in methods]}"
+        )
+    write_json(args.output / METHODS_FILE, [method_as_json(m) for m in methods], indent=1)
+    records = study.report(report, methods)
+    result = collect_result(records, methods, len(choose))
+    text = markdown(result, args.baselines, args.command)
+    write_whole(args.output / "table.md", text)
+    write_json(args.output / TABLE_FILE, as_json(result, args.baselines, args.command))
+    draw_study(result, args.output / "table.png")
+    return text
+
+
+def collect(args: argparse.Namespace) -> str:
+    tables = [json.loads((folder / TABLE_FILE).read_text()) for folder in args.collect]
+    names = list(dict.fromkeys(name for table in tables for name in table["results"]))
+    path = args.output / "quality.png"
+    draw_quality(tables, names, path)
+    lines = [
+        f"{table['relative_error']:.3f}  "
+        + ", ".join(f"{n}: {r['patch_iou']['mean']:.1f}" for n, r in table["results"].items())
+        for table in tables
+    ]
+    return "\n".join([*lines, str(path)])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parse_args(arguments)
+    setup_logger(name="d2_multitask", abbrev_name="d2_multitask")
+    try:
+        print(collect(args) if args.collect else compare(args))
+    except (ValueError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

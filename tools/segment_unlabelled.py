@@ -1,0 +1,280 @@
+#!/usr/bin/env python
+"""Segments images without any labels, by a masked autoencoder: what is needed to reconstruct what.
+
+    python tools/segment_unlabelled.py --config-file quick/mae_pretrain.yaml --input photos/ \
+        --output output/segments MODEL.WEIGHTS output/quick/mae_pretrain/model_final.pth
+    python tools/segment_unlabelled.py ... --input a.jpg --click 120 80     # what helps this patch?
+    python tools/segment_unlabelled.py ... --masks photos_masks/            # how good is it?
+
+OUTPUT gets label maps, foregrounds, overlays, picture strips (patches, graph, communities, larger
+graphs, segments), the graphs, and two data sets in COCO format: segments.json, all segments, and
+objects.json, the foregrounds. DATASETS.REGISTER makes training sets of them:
+configs/quick/mask_rcnn_segments.yaml. See d2_multitask/engine/unlabelled/output_folder.py.
+
+The same command goes on where an earlier one was stopped. Exit code: 0; 1 if no image could be
+segmented; 2 if something was typed wrong; 130 if interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import signal
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
+from tqdm import tqdm
+
+import d2_multitask  # noqa: F401 (registers data sets and networks)
+from d2_multitask.data.image_reading import ImageReadError
+from d2_multitask.data.whole_files import write_png
+from d2_multitask.engine.setup import parse_with_overrides
+from d2_multitask.engine.unlabelled.evaluation import evaluate_folder
+from d2_multitask.engine.unlabelled.images import (
+    ImageFiles,
+    ReadyImage,
+    default_long_side,
+    find_images,
+    read_ready,
+)
+from d2_multitask.engine.unlabelled.model import checksum, load_autoencoder
+from d2_multitask.engine.unlabelled.output_folder import PICTURES, OutputFolder
+from d2_multitask.engine.unlabelled.patch_relation import relation_of_patch
+from d2_multitask.modeling.mae import MaskedAutoencoder
+from d2_multitask.patch_graph import Segmentation, SegmenterSettings, segment_image
+from d2_multitask.patch_graph.foreground import RULES
+from d2_multitask.patch_graph.relation import ESTIMATORS, SIMILARITIES
+from d2_multitask.visualization import style
+from d2_multitask.visualization.grid import side_by_side
+from d2_multitask.visualization.segments import (
+    draw_relation_of_patch,
+    draw_segments,
+    draw_strip,
+)
+
+logger = logging.getLogger("d2_multitask.segment_unlabelled")
+
+DEFAULTS = SegmenterSettings()
+NO_RULE = "none"
+MIN_LONG_SIDE = 480  # pixels of overlays
+
+
+def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, help="path, or name below configs/")
+    parser.add_argument("--input", nargs="+", required=True, help="images, folders of images")
+    parser.add_argument("--output", type=Path, default=Path("output/segments"))
+    parser.add_argument("--max-images", type=int, help="the first ones only")
+    parser.add_argument("--overwrite", action="store_true", help="replace other settings' results")
+    parser.add_argument("--size", type=int, help="longer side in pixels (default: the MAE's)")
+    parser.add_argument("--masks", type=Path, help="folder of true masks: evaluate, learn nothing")
+    parser.add_argument(
+        "--click", type=float, nargs=2, metavar=("X", "Y"), help="draw what helps this patch"
+    )
+    parser.add_argument(
+        "--min-score", type=float, default=float("-inf"), help="of the objects in objects.json"
+    )
+    yes_or_no = argparse.BooleanOptionalAction
+    parser.add_argument("--pictures", action=yes_or_no, default=True, help="overlays and strips")
+    add_settings(parser)
+    args = parse_with_overrides(parser, arguments)
+    for name in ("max_images", "size"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')}: found {getattr(args, name)}, expected >= 1")
+    return args
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """The options that say how images are segmented, see `SegmenterSettings`."""
+    kinds = [*ESTIMATORS, *SIMILARITIES]
+    yes_or_no = argparse.BooleanOptionalAction
+    group = parser.add_argument_group("how")
+    group.add_argument("--relation", nargs="+", choices=kinds, default=list(DEFAULTS.kinds))
+    group.add_argument("--passes", type=int, help="forward passes a relation")
+    group.add_argument("--seconds", type=float, help="time a relation")
+    group.add_argument("--locality", type=float, help="standard deviation, patches")
+    group.add_argument("--neighbours", type=int, default=DEFAULTS.neighbours, help="edges a patch")
+    group.add_argument("--resolution", type=float, default=DEFAULTS.resolution, help="Louvain's")
+    group.add_argument("--consensus", type=int, default=DEFAULTS.num_consensus, help="runs")
+    group.add_argument("--backend", choices=("networkx", "networkit"), default=DEFAULTS.backend)
+    group.add_argument("--grow", action=yes_or_no, default=DEFAULTS.grow, help="measure regions")
+    group.add_argument("--num-segments", type=int, help="merge until so many are left")
+    group.add_argument("--merge-threshold", type=float, help="merge until no pair is that strong")
+    group.add_argument(
+        "--foreground", choices=(*RULES, NO_RULE), default=DEFAULTS.foreground or NO_RULE
+    )
+    group.add_argument(
+        "--foreground-threshold",
+        type=float,
+        default=DEFAULTS.foreground_threshold,
+        help="a score not above it: no object",
+    )
+    group.add_argument("--border-weight", type=float, default=DEFAULTS.border_weight)
+    group.add_argument("--tiles", action=yes_or_no, default=True, help="of larger images")
+    group.add_argument("--refine", action=yes_or_no, default=DEFAULTS.refine, help="follow edges")
+    group.add_argument("--seed", type=int, default=DEFAULTS.seed)
+    group.add_argument("--bf16", action="store_true", help="mixed precision")
+
+
+def settings_of(args: argparse.Namespace, model: MaskedAutoencoder) -> SegmenterSettings:
+    return SegmenterSettings(
+        kinds=tuple(args.relation),
+        passes=args.passes,
+        seconds=args.seconds,
+        locality=args.locality,
+        neighbours=args.neighbours,
+        resolution=args.resolution,
+        num_consensus=args.consensus,
+        backend=args.backend,
+        grow=args.grow,
+        num_segments=args.num_segments,
+        merge_threshold=args.merge_threshold,
+        foreground=None if args.foreground == NO_RULE else args.foreground,
+        foreground_threshold=args.foreground_threshold,
+        border_weight=args.border_weight,
+        tile_hw=tuple(model.encoder.grid_hw) if args.tiles else None,
+        refine=args.refine,
+        seed=args.seed,
+        dtype=torch.bfloat16 if args.bf16 else None,
+    )
+
+
+def settings_as_json(settings: SegmenterSettings, cfg: CfgNode, long_side: int) -> dict[str, Any]:
+    """Everything that the segments depend on."""
+    weights = cfg.MODEL.WEIGHTS
+    result = {**dataclasses.asdict(settings), "size": long_side, "weights": weights}
+    result["dtype"] = str(settings.dtype or torch.float32)
+    if Path(weights).is_file():
+        result["weights_crc32"] = checksum(weights)
+    return result
+
+
+def draw(image: ReadyImage, result: Segmentation) -> dict[str, np.ndarray]:
+    zoom = style.zoom_for(image.pixels.shape[:2], MIN_LONG_SIDE)
+    overlay = draw_segments(style.enlarge(image.pixels, zoom), result.pixel_labels)
+    return dict(zip(PICTURES, (overlay, draw_strip(image.pixels, result)), strict=True))
+
+
+class Segmenting:
+    """The work of one call."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.cfg, self.model = load_autoencoder(args.config_file, args.opts)
+        self.long_side = args.size or default_long_side(self.model)
+        self.settings = settings_of(args, self.model)
+        files = find_images(args.input)
+        self.files = ImageFiles(files.root, files.names[: args.max_images])
+        self.counts: Counter[str] = Counter()
+        self.left_out: list[str] = []
+
+    def read(self, name: str) -> ReadyImage:
+        """One of the images, ready for the network."""
+        file = self.files.root / name
+        return read_ready(file, self.model, self.long_side, self.cfg.INPUT.FORMAT)
+
+    def segment_all(self) -> OutputFolder:
+        """Segment what is not done yet, and write the data sets of all that is done."""
+        described = settings_as_json(self.settings, self.cfg, self.long_side)
+        folder = OutputFolder(self.args.output, described, self.args.overwrite)
+        outputs = self.files.outputs()
+        try:
+            pairs = list(zip(self.files.names, outputs, strict=True))
+            for name, output in tqdm(pairs, unit="image", disable=None):
+                if folder.record(output) is not None:
+                    self.counts["done before"] += 1
+                    continue
+                self.segment_one(folder, name, output)
+        finally:  # also of an interrupted run: what is done can be used
+            self.paths = folder.write_datasets(outputs, self.args.min_score)
+        return folder
+
+    def segment_one(self, folder: OutputFolder, name: str, output: str) -> None:
+        """Segment one image; what cannot be segmented is counted and told at the end."""
+        try:
+            image = self.read(name)
+        except ValueError as error:
+            unreadable = isinstance(error, ImageReadError)
+            self.counts["unreadable" if unreadable else "of an unusable size"] += 1
+            self.left_out.append(str(error))
+            return
+        result = segment_image(self.model, image.tensor, self.settings, pixels=image.pixels)
+        pictures = draw(image, result) if self.args.pictures else {}
+        folder.save(output, name, result, pictures)
+        self.counts["segmented"] += 1
+
+    def click(self) -> Path:
+        """Draw how the clicked patch is related to the others."""
+        if len(self.files.names) != 1:
+            raise ValueError(
+                f"--click: found {len(self.files.names)} images in --input, expected one"
+            )
+        image = self.read(self.files.names[0])
+        x, y = self.args.click
+        height, width = image.pixels.shape[:2]
+        if not (0 <= x < width and 0 <= y < height):
+            raise ValueError(
+                f"--click: found ({x:g}, {y:g}), expected a pixel of the image of {width}x{height} "
+                "(width x height)"
+            )
+        related = relation_of_patch(
+            self.model, image.tensor, self.settings, (x / width, y / height)
+        )
+        large = style.enlarge(image.pixels, style.zoom_for((height, width), MIN_LONG_SIDE))
+        pictures = [
+            draw_relation_of_patch(large, values, related.patch_yx)
+            for values in (related.helps_it, related.is_helped)
+        ]
+        sheet = side_by_side(
+            pictures, ["what helps the framed patch", "what the framed patch helps"]
+        )
+        path = self.args.output / "clicks" / f"{self.files.outputs()[0]}_{x:g}_{y:g}.png"
+        write_png(path, sheet, compress_level=6)
+        return path
+
+
+def run(args: argparse.Namespace) -> int:
+    work = Segmenting(args)
+    if args.click:
+        print(work.click())
+        return 0
+    folder = work.segment_all()
+    print(
+        f"{len(work.files.names)} images: " + ", ".join(f"{n} {k}" for k, n in work.counts.items())
+    )
+    for message in work.left_out:
+        print(f"left out: {message}", file=sys.stderr)
+    print(f"In {args.output}: {', '.join(path.name for path in work.paths)}")
+    if args.masks:
+        scores = evaluate_folder(folder, work.files, args.masks)
+        print(tabulate([(k, f"{v:.1f}") for k, v in scores.items()], ["metric", "value"]))
+    return 0 if work.counts["segmented"] + work.counts["done before"] else 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parse_args(arguments)
+    setup_logger(name="d2_multitask", abbrev_name="d2_multitask")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception: data sets are written
+    try:
+        return run(args)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on from here.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
