@@ -10,6 +10,7 @@ from d2_multitask.visualization.dense import (
     PART_COLORS,
     draw_boundary,
     draw_dense,
+    draw_foreground,
     draw_image_labels,
     draw_occlusion,
     draw_parts,
@@ -55,6 +56,19 @@ def test_parts_have_their_colours_from_ids_and_from_scores():
     assert len(np.unique(picture[:, 65:75])) == 2  # hatched
     scores = torch.nn.functional.one_hot(torch.from_numpy(ids % 250), 7).permute(2, 0, 1).float()
     assert np.array_equal(draw_parts(IMAGE, scores)[:, :55], picture[:, :55])
+
+
+def test_foreground_stands_out_from_labels_and_from_probabilities():
+    labels = np.zeros((60, 80), np.int64)
+    labels[:, 20:50], labels[:, 60:] = 1, 255
+    picture = draw_foreground(IMAGE, labels)
+    inside, outside = picture[30, 35].astype(int), picture[30, 5].astype(int)
+    assert (outside < 64).all() and inside[2] > inside[0] > outside[0]  # tinted blue
+    assert len(np.unique(picture[:, 65:75])) == 2  # hatched
+    probability = np.where(labels == 1, 0.8, 0.3)
+    assert np.array_equal(draw_foreground(IMAGE, probability)[:, :55], picture[:, :55])
+    small = draw_foreground(IMAGE, probability[::2, ::2])
+    assert np.array_equal(small[:, 22:48], picture[:, 22:48])
 
 
 def test_boundaries_are_as_bright_as_they_are_certain():
