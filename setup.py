@@ -21,6 +21,7 @@ EXTRAS = {
     "safetensors": ["safetensors>=0.4"],
     # COCO's metrics more than ten times faster than with pycocotools; files of predictions, too
     "fast-eval": ["hotcoco>=1.3", "orjson>=3.9"],
+    "graph": ["networkit>=11"],  # communities of large graphs (patch_graph), tens of times faster
     "transformers": ["transformers>=4.40"],  # compares our MAE with theirs (tools/benchmark.py mae)
 }
 
@@ -76,6 +77,7 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "matplotlib",
+        "networkx>=2.8",  # communities of patches; PyTorch needs it as well
         "numpy",
         "Pillow>=9.1",
         "pycocotools>=2.0.4",

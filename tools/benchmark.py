@@ -8,6 +8,7 @@
     python tools/benchmark.py evaluation | targets | decoding | memory | deformable
     python tools/benchmark.py mae --config-file quick/mae_pretrain.yaml --size 96 --threads 1
     python tools/benchmark.py vit --config-file mask_rcnn_mae_pascal_in_detail.yaml --batch 1
+    python tools/benchmark.py relation --config-file quick/mae_pretrain.yaml --size 96 --passes 256
 
 ratios      all ratios by name; results.json in --output
 cost        parameters, multiply-adds, latency, throughput, memory and parts: each config, the
@@ -22,6 +23,8 @@ deformable  deformable convolutions against plain ones of the same size
 mae         a masked autoencoder's encoder with and without masking, and its training step, also
             Hugging Face's if that is installed
 vit         a config's transformer backbone against Detectron2's of the same size: time, memory
+relation    how much patches help each other to be reconstructed: in batches against one call for
+            each visible set, memory, and what share of a segmentation is not the autoencoder
 
 Config overrides may follow as KEY VALUE. Networks have random weights. Compare ratios, not seconds;
 on a machine that others use too, add --clock cpu --threads 1.
@@ -60,6 +63,7 @@ from d2_multitask.engine.benchmark.ratios import (
     ratios_json,
     training_cfg,
 )
+from d2_multitask.engine.benchmark.relation import measure_relation_cost
 from d2_multitask.engine.benchmark.single import (
     measure_decoding,
     measure_deformable,
@@ -114,6 +118,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, default=300, help="memory: training steps")
     parser.add_argument("--images", type=int, default=64, help="images drawn for step and loader")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="of the loader")
+    parser.add_argument("--passes", type=int, default=256, help="relation: visible sets an image")
     parser.add_argument("--only", nargs="+", choices=sorted(GROUPS), help="ratios: these alone")
     parser.add_argument("--no-detectron2", action="store_true", help="cost: without its rows")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -241,11 +246,24 @@ def as_lines(numbers: dict[str, float]) -> Outcome:
 
 
 def run_autoencoder(args: argparse.Namespace) -> Outcome:
+    images = torch.randn(args.batch or 8, 3, args.size, args.size, device=args.device)
+    model = autoencoder_of(args).train()
+    return as_lines(measure_mae(model, images, args.runs, args.warmup, CLOCKS[args.clock]))
+
+
+def run_relation(args: argparse.Namespace) -> Outcome:
+    image = torch.randn(3, args.size, args.size, device=args.device)
+    clock = CLOCKS[args.clock]
+    numbers = measure_relation_cost(
+        autoencoder_of(args).eval(), image, args.passes, args.runs, args.warmup, clock
+    )
+    return as_lines(numbers)
+
+
+def autoencoder_of(args: argparse.Namespace) -> Any:
     cfg = network_cfg(args.config_file[0], args.opts, setting_of(args))
     cfg.MODEL.MAE.IMAGE_SIZE = (args.size, args.size)
-    images = torch.randn(args.batch or 8, 3, args.size, args.size, device=args.device)
-    clock = CLOCKS[args.clock]
-    return as_lines(measure_mae(build_model(cfg).train(), images, args.runs, args.warmup, clock))
+    return build_model(cfg)
 
 
 def run_backbone(args: argparse.Namespace) -> Outcome:
@@ -269,6 +287,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Outcome]] = {
     "memory": run_single(measure_growth, iterations="iterations"),
     "mae": run_autoencoder,
     "vit": run_backbone,
+    "relation": run_relation,
 }
 
 

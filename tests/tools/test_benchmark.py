@@ -53,6 +53,22 @@ def test_ratios(tmp_path: Path) -> None:
     assert "64x64, 1 threads" in content["setting"]
 
 
+def test_relation(tmp_path: Path) -> None:
+    done = run(
+        tmp_path,
+        *("relation", "--config-file", "quick/mae_pretrain.yaml", "--passes", "80"),
+        *("MODEL.MAE.DEPTH", "1"),
+    )
+    assert done.returncode == 0, done.stderr
+    numbers = json.loads((tmp_path / "out" / "relation.json").read_text())
+    assert numbers["set by set / in batches"] > 0
+    assert f"{numbers['sets a batch']:.4g}" in done.stdout
+    # 64 patches of 8x8 pixels: 38 passes are needed
+    done = run(tmp_path, "relation", "--config-file", "quick/mae_pretrain.yaml", "--passes", "9")
+    assert done.returncode == 2
+    assert "found 9 passes" in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.fixture(scope="module")
 def tool():
     path = REPOSITORY / "tools" / "benchmark.py"

@@ -2,8 +2,9 @@
 
 `timing.py` and `parts.py` measure time, `networks.py` builds what is compared, `cost.py` and
 `ratios.py` are the two reports, `training.py` and `evaluation.py` measure what happens around a
-network, `pascal_in_detail.py` its metrics, `mae.py` masked autoencoders. Everything that is
-compared runs in turn in one process: read ratios, not seconds.
+network, `pascal_in_detail.py` its metrics, `mae.py` masked autoencoders, `relation.py` what is
+made of their errors. Everything that is compared runs in turn in one process: read ratios, not
+seconds.
 """
 
 from __future__ import annotations
