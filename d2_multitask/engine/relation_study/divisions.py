@@ -30,13 +30,13 @@ DIVISIONS = (LOUVAIN, GROWN, CUT)
 EIGENVECTOR_RULE = "eigenvector"
 INPAINTING_RULE = "inpainting_error"
 BORDER_WEIGHTS = (1.0, 2.0)
-# Of more segments the smallest are merged before all unions are compared, with 2**6 passes.
-MAX_SEGMENTS = 6
+# Of more segments the smallest are merged before all unions are compared, with 2**5 - 2 passes.
+MAX_SEGMENTS = 5
 NEIGHBOURS = 16
 
 LOCALITIES = (None, 3.0)
 RESOLUTIONS = (0.7, 1.0, 1.4)
-NUM_REGIONS = (2, 3, 4)
+NUM_REGIONS = (2, 3)
 SHARES = (None, 0.1, 0.25)
 DISC_RADII = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45)  # of the sides
 

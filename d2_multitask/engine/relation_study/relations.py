@@ -14,6 +14,7 @@ from torch import Tensor
 from d2_multitask.data.whole_files import whole_file
 from d2_multitask.modeling.mae import MaskedAutoencoder
 from d2_multitask.patch_graph import Budget, Relation, measure_relation, rank_average
+from d2_multitask.patch_graph.autoencoder import ErrorMeter, is_flat
 from d2_multitask.patch_graph.relation import ESTIMATORS
 
 
@@ -52,6 +53,13 @@ RELATIONS: dict[str, tuple[Variant, ...]] = {
 """Name -> variants, of which one is chosen. "distance" is the control that looks at no image."""
 
 
+# Kinds that draw the same visible sets, with settings of theirs that are not compared.
+SAME_SETS: dict[str, dict[str, Any]] = {
+    "ridge": {"with_standard_error": False},
+    "conditional_means": {},
+}
+
+
 @dataclass(frozen=True)
 class Measuring:
     """Measures relations of one autoencoder.
@@ -86,16 +94,32 @@ class Measuring:
         file = self.folder / f"{name}.npz"
         known = _read(file)
         missing = sorted(kinds - known.keys())
+        known.update(self._from_same_sets(image, [k for k in missing if k in SAME_SETS]))
         for kind in missing:
-            # single_source is exact after a pass a patch, and no estimate before
-            budget = Budget(None if kind == "single_source" else self.passes)
-            options = {"with_standard_error": False} if kind == "ridge" else {}
-            relation = measure_relation(self.model, image, kind, budget, seed=self.seed, **options)
-            known[kind] = relation.matrix
+            if kind not in known:
+                # single_source is exact after a pass a patch, and no estimate before
+                budget = Budget(None if kind == "single_source" else self.passes)
+                relation = measure_relation(self.model, image, kind, budget, seed=self.seed)
+                known[kind] = relation.matrix
         if missing:
             with whole_file(file) as unfinished, unfinished.open("wb") as stream:
                 np.savez_compressed(stream, **{k: m.numpy() for k, m in known.items()})
         return {kind: known[kind] for kind in kinds}, grid_hw
+
+    def _from_same_sets(self, image: Tensor, kinds: list[str]) -> dict[str, Tensor]:
+        """Relations of `SAME_SETS` from one measurement of the sets that they share."""
+        if len(kinds) < 2 or is_flat(image):
+            return {}
+        meter = ErrorMeter(self.model, image)
+        estimators = {
+            kind: ESTIMATORS[kind](meter.num_patches, seed=self.seed, **SAME_SETS[kind])
+            for kind in kinds
+        }
+        visible = estimators[kinds[0]].draw(self.passes)
+        errors = meter.errors(visible)
+        for estimator in estimators.values():
+            estimator.add(visible, errors)
+        return {kind: estimator.estimate()[0] for kind, estimator in estimators.items()}
 
     def relations(
         self, name: str, image: Tensor, variants: Mapping[str, Variant]

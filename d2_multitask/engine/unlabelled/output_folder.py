@@ -18,6 +18,7 @@ image is done; who stops the program loses the image at work and no other.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,7 @@ def record_of(file_name: str, result: Segmentation) -> dict[str, Any]:
     }
     if result.foreground is not None:
         score = float(result.foreground.score)
+        score = score if math.isfinite(score) else None  # there was nothing to choose from
         found = result.foreground_mask is not None
         record["foreground"] = {"rule": result.foreground.rule, "score": score, "found": found}
         record[OBJECTS] = object_annotations(result.foreground_mask, score)

@@ -1,0 +1,101 @@
+"""tools/compare_relations.py as a user runs it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import cv2
+import pytest
+import torch
+from detectron2.modeling import build_model
+from support import REPOSITORY
+
+from d2_multitask.config import load_config
+from d2_multitask.data.synthetic_textures import write_synthetic_textures
+
+TOOL = REPOSITORY / "tools" / "compare_relations.py"
+SMALL = (
+    *("MODEL.MAE.EMBED_DIM", "24", "MODEL.MAE.DEPTH", "1", "MODEL.MAE.NUM_HEADS", "2"),
+    *("MODEL.MAE.DECODER_EMBED_DIM", "16", "MODEL.MAE.DECODER_DEPTH", "1"),
+    *("MODEL.MAE.PATCH_SIZE", "16", "MODEL.MAE.MASK_RATIO", "[0.5, 0.9]"),
+)
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("compare_relations_tool", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.setup_logger = lambda **_: None
+    return module
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("relations")
+    write_synthetic_textures(root, "other_palette", "test", 4)
+    torch.manual_seed(0)
+    model = build_model(load_config(REPOSITORY / "configs/quick/mae_textures.yaml", list(SMALL)))
+    torch.save({"model": model.state_dict()}, root / "mae.pth")
+    return root
+
+
+def words(folder, output, *more):
+    drawn = folder / "synthetic_textures" / "other_palette" / "test"
+    return [
+        *("--config-file", "quick/mae_textures.yaml", "--images", str(drawn / "images")),
+        *("--masks", str(drawn / "masks"), "--output", str(folder / output), "--passes", "40"),
+        *("--relations", "distance", "color", "ridge"),
+        *("--baselines", "distance / louvain", "centre disc", *more, *SMALL),
+        *("MODEL.WEIGHTS", str(folder / "mae.pth")),
+    ]
+
+
+@pytest.fixture(scope="module")
+def compared(folder, tool):
+    """In a process of its own it takes six seconds more, to import PyTorch."""
+    assert tool.main(words(folder, "first", "--choose", "0", "2", "--report", "2", "4")) == 0
+    return folder / "first"
+
+
+def test_table_of_all_relations_divisions_and_controls(compared):
+    text = (compared / "table.md").read_text()
+    for relation in ("distance", "color", "ridge"):
+        for division in ("louvain", "grown", "normalised_cut"):
+            assert text.count(f"| {relation} / {division} ") == 3
+    assert "2 images; mean ± standard error" in text and "of 2 other images" in text
+    content = json.loads((compared / "table.json").read_text())
+    assert content["num_images"] == 2
+    assert len(content["results"]["ridge / louvain"]["images"]["patch_iou"]) == 2
+    assert cv2.imread(str(compared / "table.png")) is not None
+
+
+def test_methods_of_another_study(compared, folder, tool, capsys):
+    more = ("--methods", str(compared / "methods.json"), "--report", "2", "4")
+    assert tool.main(words(folder, "second", *more)) == 0
+    first, second = (
+        json.loads((folder / name / "table.json").read_text())["results"]
+        for name in ("first", "second")
+    )
+    assert first == second
+    assert (
+        tool.main(["--collect", str(compared), str(folder / "second"), "--output", str(folder)])
+        == 0
+    )
+    assert cv2.imread(str(folder / "quality.png")) is not None
+    assert "ridge / louvain" in capsys.readouterr().out
+
+
+def test_nothing_is_chosen_on_what_is_reported(folder, tool, capsys):
+    assert tool.main(words(folder, "third", "--choose", "0", "3", "--report", "2", "4")) == 2
+    assert "found 1 images in both, such as" in capsys.readouterr().err
+    assert tool.main(words(folder, "third", "--choose", "0", "9")) == 2
+    assert "--choose: found 0 9, expected START < STOP of the 4 images" in capsys.readouterr().err
+
+
+def test_arguments_that_are_missing(tool, capsys):
+    with pytest.raises(SystemExit) as stop:
+        tool.main(["--images", "x"])
+    assert stop.value.code == 2
+    assert "give --config-file, --masks, or --collect" in capsys.readouterr().err

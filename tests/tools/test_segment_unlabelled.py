@@ -1,0 +1,185 @@
+"""tools/segment_unlabelled.py as a user runs it, up to a detector that learns from its segments."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from support import REPOSITORY
+
+from d2_multitask.config import load_config
+from d2_multitask.data.synthetic_textures import write_synthetic_textures
+
+TOOL = REPOSITORY / "tools" / "segment_unlabelled.py"
+SMALL = (
+    *("MODEL.MAE.EMBED_DIM", "24", "MODEL.MAE.DEPTH", "1", "MODEL.MAE.NUM_HEADS", "2"),
+    *("MODEL.MAE.DECODER_EMBED_DIM", "16", "MODEL.MAE.DECODER_DEPTH", "1"),
+    *("MODEL.MAE.PATCH_SIZE", "16", "MODEL.MAE.MASK_RATIO", "[0.5, 0.9]"),
+)
+
+
+def run_tool(name: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "tools" / name), *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("segment_unlabelled_tool", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.setup_logger = lambda **_: None
+    return module
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Three images with masks, one of them in a folder of its own, and random weights."""
+    root = tmp_path_factory.mktemp("segments")
+    write_synthetic_textures(root, "other_palette", "test", 3)
+    drawn = root / "synthetic_textures" / "other_palette" / "test"
+    (drawn / "images").rename(root / "images")
+    (drawn / "masks").rename(root / "masks")
+    for kind in ("images", "masks"):
+        (root / kind / "more").mkdir()
+        (root / kind / "000002.png").rename(root / kind / "more" / "000002.png")
+    torch.manual_seed(0)
+    model = build_model(load_config(REPOSITORY / "configs/quick/mae_textures.yaml", list(SMALL)))
+    torch.save({"model": model.state_dict()}, root / "mae.pth")
+    return root
+
+
+def words(folder: Path, output: str, *more: str) -> list[str]:
+    return [
+        *("--config-file", "quick/mae_textures.yaml", "--input", str(folder / "images")),
+        *("--output", str(folder / output), "--passes", "40", *more, *SMALL),
+        *("MODEL.WEIGHTS", str(folder / "mae.pth")),
+    ]
+
+
+@pytest.fixture(scope="module")
+def segmented(folder) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The output of a run with a broken image among good ones."""
+    (folder / "images" / "broken.jpg").write_bytes(b"this is no image")
+    arguments = ("--foreground", "least_border")
+    done = run_tool("segment_unlabelled.py", folder, *words(folder, "output", *arguments))
+    (folder / "images" / "broken.jpg").unlink()
+    return folder / "output", done
+
+
+def test_everything_is_written_and_the_broken_image_is_told(segmented):
+    output, done = segmented
+    assert done.returncode == 0, done.stderr
+    assert "4 images: 3 segmented, 1 unreadable" in done.stdout
+    assert "left out:" in done.stderr and "broken.jpg: cannot be read" in done.stderr
+    for kind in ("labels", "foreground", "overlays", "strips"):
+        assert cv2.imread(str(output / kind / "more" / "000002.png")) is not None, kind
+    strip = cv2.imread(str(output / "strips" / "000000.png"))
+    assert strip.shape[1] > 5 * strip.shape[0] / 2
+    assert (output / "graphs" / "000001.npz").is_file()
+    content = json.loads((output / "segments.json").read_text())
+    names = ["000000.png", "000001.png", "more/000002.png"]
+    assert [image["file_name"] for image in content["images"]] == names
+    assert {a["image_id"] for a in content["annotations"]} == {1, 2, 3}
+    assert not list(output.rglob("*.part"))
+
+
+def test_the_same_command_goes_on(segmented, folder, tool, capsys):
+    output, _ = segmented
+    record = output / "records" / "000001.json"
+    before, label = record.read_text(), (output / "labels" / "000001.png").read_bytes()
+    untouched = (output / "records" / "000000.json").stat().st_mtime_ns
+    record.unlink()  # what a killed run loses
+    arguments = words(folder, "output", "--foreground", "least_border", "--masks", "MASKS")
+    arguments[arguments.index("MASKS")] = str(folder / "masks")
+    assert tool.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "3 images: 2 done before, 1 segmented" in printed
+    assert (output / "records" / "000000.json").stat().st_mtime_ns == untouched
+    assert (output / "labels" / "000001.png").read_bytes() == label
+    for key in ("segments", "objects", "scores", "passes"):
+        assert json.loads(record.read_text())[key] == json.loads(before)[key]
+    for metric in ("IoU ", "IoU-best-segment", "CorLoc", "ARI", "AR@100"):
+        assert metric in printed
+
+
+def test_other_settings_need_another_folder(segmented, folder, tool, capsys):
+    assert tool.main(words(folder, "output", "--foreground", "least_border", "--seed", "3")) == 2
+    assert "seed: found 0, now 3; pass --overwrite" in capsys.readouterr().err
+
+
+def test_click_a_patch(folder, tool, capsys):
+    arguments = words(folder, "clicked", "--click", "40", "20")
+    arguments[3] = str(folder / "images" / "000001.png")
+    assert tool.main(arguments) == 0
+    picture = cv2.imread(capsys.readouterr().out.strip())
+    assert picture.shape[1] > picture.shape[0] and picture.std() > 10
+    arguments[arguments.index("--click") + 1] = "400"
+    assert tool.main(arguments) == 2
+    assert "(400, 20), expected a pixel of the image of 64x64" in capsys.readouterr().err
+
+
+def test_tiles_mixtures_and_growing(folder, tool, capsys):
+    more = ("--size", "128", "--relation", "color", "single_source", "--num-segments", "2")
+    assert tool.main(words(folder, "tiled", *more, "--max-images", "1", "--no-pictures")) == 0
+    record = json.loads((folder / "tiled" / "records" / "000000.json").read_text())
+    assert record["grid_hw"] == [8, 8] and len(record["scores"]) == 2
+    assert not (folder / "tiled" / "strips").exists()
+
+
+def test_bad_input_is_told_without_a_traceback(folder, tool, capsys, tmp_path):
+    arguments = words(folder, "bad")
+    arguments[3] = str(tmp_path)
+    assert tool.main(arguments) == 2
+    assert "found 0 files and no image" in capsys.readouterr().err
+    (tmp_path / "broken.png").write_bytes(b"")
+    assert tool.main(arguments) == 1  # nothing could be segmented
+    assert "1 unreadable" in capsys.readouterr().out
+    arguments[arguments.index("--passes") + 1] = "2"
+    arguments[3] = str(folder / "images")
+    arguments[arguments.index("--output") + 1] = str(tmp_path / "budget")
+    assert tool.main(arguments) == 2
+    assert "passes" in capsys.readouterr().err
+    arguments[1] = "quick/mcn_det.yaml"
+    assert tool.main(arguments) == 2
+    assert "expected 'MaskedAutoencoder'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_detector_learns_from_the_segments(segmented, folder):
+    output, _ = segmented
+    mine = {"NAME": "mine", "JSON": str(output / "objects.json")}
+    mine["IMAGE_ROOT"] = str(folder / "images")
+    truth = folder / "synthetic_textures/other_palette/annotations/instances_test.json"
+    content = json.loads(truth.read_text())
+    content["images"][2]["file_name"] = "more/000002.png"
+    truth.write_text(json.dumps(content))
+    labelled = {"NAME": "labelled", "JSON": str(truth), "IMAGE_ROOT": mine["IMAGE_ROOT"]}
+    done = run_tool(
+        "train_net.py",
+        folder,
+        *("--config-file", "quick/mask_rcnn_segments.yaml"),
+        *("DATASETS.REGISTER", str([mine, labelled])),
+        *("DATASETS.TRAIN", "('mine',)", "DATASETS.TEST", "('labelled',)"),
+        *("SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2"),
+        *("OUTPUT_DIR", str(folder / "detector")),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((folder / "detector" / "results.json").read_text())
+    for key in ("bbox", "segm", "bbox_class_agnostic", "segm_class_agnostic"):
+        assert np.isfinite(list(results[key].values())[0]), key
