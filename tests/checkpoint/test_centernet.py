@@ -190,8 +190,10 @@ ONE = torch.zeros(1)
     [
         pytest.param({"pre.0.conv.weight": ONE}, "Hourglass", id="hourglass"),
         pytest.param({"deconv_layers.0.weight": ONE}, "without deformable", id="plain ResNet"),
+        pytest.param(lambda: _without("layer3.1."), "a part of a ResNet", id="part of a ResNet"),
         pytest.param({"base.base_layer.0.weight": ONE}, "'dlav0'", id="old DLA"),
-        pytest.param({"backbone.x.weight": ONE}, "another network.*backbone.x", id="other"),
+        pytest.param({"features.0.weight": ONE}, "another network.*features.0", id="other"),
+        pytest.param({"backbone.x.weight": ONE}, "needs no conversion.*backbone.x", id="ours"),
         pytest.param(lambda: {**_without("-"), "dep.0.weight": ONE}, "ddd", id="3D boxes"),
         pytest.param(lambda: _without("reg."), r"lacks the heads \['reg'\]", id="no offsets"),
         pytest.param(lambda: _without("hm_hp."), r"lacks the heads \['hm_hp'\]", id="cut off"),

@@ -278,20 +278,32 @@ def problems(
     columns: Sequence[Column],
     asked: Collection[tuple[str, int]] | None = None,
 ) -> list[str]:
-    """Why the table is not complete, a line for each run; for people.
+    """Why the table is not complete, a line for each run and unknown metric; for people.
 
     Args:
         rows: of the table.
         columns: of the table.
         asked: name of the row and seed of the runs that matter, ``None`` = all.
     """
-    lines = []
+    rows = list(rows)
+    lines = _unknown_metrics(rows, columns)
     for row in rows:
         for run in row.runs:
             reason = _problem(row, run, columns)
             if reason and (asked is None or (row.name, run.seed) in asked):
                 lines.append(f"{row.label}, seed {run.seed}: {reason}")
     return lines
+
+
+def _unknown_metrics(rows: Sequence[RowResult], columns: Sequence[Column]) -> list[str]:
+    """The columns that no results know, of which no task would be missing a value."""
+    known = {key: None for row in rows for run in row.finished for key in run.values}
+    names = ", ".join("/".join(filter(None, key)) for key in known)
+    return [
+        f"{column.name}: found in no results, expected some of: {names}"
+        for column in columns
+        if known and not column.task and column.key not in known
+    ]
 
 
 def _problem(row: RowResult, run: RunResult, columns: Sequence[Column]) -> str:

@@ -39,7 +39,8 @@ def add_backbone_config(cfg: CfgNode) -> None:
     # How CenterNet's networks come back to stride 4: `build_dla_up_backbone` and
     # `build_resnet_up_backbone`.
     cfg.MODEL.UPSAMPLING = CfgNode()
-    # Deformable convolution, as in all published weights; False is several times faster on CPUs.
+    # Deformable convolution, as in all published weights; False is several times faster on CPUs
+    # (docs/centernet.md).
     cfg.MODEL.UPSAMPLING.DEFORMABLE = True
     # ResNet only: channels after each up-convolution, from stride 32 to 4.
     cfg.MODEL.UPSAMPLING.CHANNELS = [256, 128, 64]
