@@ -53,6 +53,7 @@ from d2_multitask.engine.unlabelled.images import ImageFiles, default_long_side,
 from d2_multitask.engine.unlabelled.model import checksum, load_autoencoder
 from d2_multitask.engine.unlabelled.output_folder import claim_folder
 from d2_multitask.evaluation.segments import mask_files
+from d2_multitask.patch_graph.communities import BACKENDS
 
 BASELINES = ("distance / louvain", "color / louvain", "centre disc")
 METHODS_FILE = "methods.json"
@@ -77,6 +78,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--relations", nargs="+", choices=RELATIONS, default=list(RELATIONS))
     parser.add_argument("--baselines", nargs="+", default=list(BASELINES), help="rows of the table")
     parser.add_argument("--passes", type=int, default=256, help="forward passes a relation")
+    parser.add_argument("--backend", choices=BACKENDS, default="networkx", help="of Louvain")
     parser.add_argument("--size", type=int, help="longer side in pixels (default: the MAE's)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overwrite", action="store_true", help="replace other settings' results")
@@ -153,6 +155,7 @@ def make_study(args: argparse.Namespace) -> RelationStudy:
         long_side=long_side,
         input_format=cfg.INPUT.FORMAT,
         relations=args.relations,
+        backend=args.backend,
         progress=progress,
     )
 
@@ -166,6 +169,7 @@ def study_settings(args: argparse.Namespace, cfg: CfgNode, long_side: int) -> di
         "passes": args.passes,
         "seed": args.seed,
         "relations": args.relations,
+        "backend": args.backend,
         "images": str(args.images),
         "choose": [str(args.choose_images), args.choose],
         "methods": args.methods and json.loads(args.methods.read_text()),

@@ -51,6 +51,7 @@ from d2_multitask.engine.unlabelled.output_folder import PICTURES, OutputFolder
 from d2_multitask.engine.unlabelled.patch_relation import relation_of_patch
 from d2_multitask.modeling.mae import MaskedAutoencoder
 from d2_multitask.patch_graph import Segmentation, SegmenterSettings, segment_image
+from d2_multitask.patch_graph.communities import BACKENDS
 from d2_multitask.patch_graph.foreground import RULES
 from d2_multitask.patch_graph.relation import ESTIMATORS, SIMILARITIES
 from d2_multitask.visualization import style
@@ -107,7 +108,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--neighbours", type=int, default=DEFAULTS.neighbours, help="edges a patch")
     group.add_argument("--resolution", type=float, default=DEFAULTS.resolution, help="Louvain's")
     group.add_argument("--consensus", type=int, default=DEFAULTS.num_consensus, help="runs")
-    group.add_argument("--backend", choices=("networkx", "networkit"), default=DEFAULTS.backend)
+    group.add_argument("--backend", choices=BACKENDS, default=DEFAULTS.backend)
     group.add_argument("--grow", action=yes_or_no, default=DEFAULTS.grow, help="measure regions")
     group.add_argument("--num-segments", type=int, help="merge until so many are left")
     group.add_argument("--merge-threshold", type=float, help="merge until no pair is that strong")

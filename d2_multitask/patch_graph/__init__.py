@@ -2,11 +2,11 @@
 
 - `autoencoder.py`: what is asked of the autoencoder, and batches of visible sets;
 - `relation.py`: how much patch j helps to reconstruct patch i; its kinds are in `estimators.py`
-  (from errors) and `similarity.py` (at most one pass);
+  and `ridge.py` (from errors), and `similarity.py` (at most one pass);
 - `graph.py`, `communities.py`, `normalised_cut.py`: patches as a graph, and its division;
 - `growing.py`, `tiles.py`: larger and larger graphs; `foreground.py`: which segments are the
   object; `refine.py`: patches to pixels;
-- `segmenter.py`: all of it, one image in, segments out.
+- `segmenter.py`: all of it, one image in, segments out; `settings.py`: what can be chosen.
 
 No part of it needs Detectron2, nor the rest of this package.
 """
@@ -25,7 +25,8 @@ from d2_multitask.patch_graph.relation import (
     measure_relation,
     rank_average,
 )
-from d2_multitask.patch_graph.segmenter import Segmentation, SegmenterSettings, segment_image
+from d2_multitask.patch_graph.segmenter import Segmentation, segment_image
+from d2_multitask.patch_graph.settings import SegmenterSettings
 
 __all__ = [
     "Budget",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-from scipy import sparse
+from scipy import ndimage, sparse
 from scipy.sparse import csgraph
 
 from d2_multitask.patch_graph.graph import PatchGraph, to_networkx
@@ -139,6 +139,27 @@ def split_disconnected(graph: PatchGraph, labels: np.ndarray) -> np.ndarray:
     edges = (weight[inside], (first[inside], second[inside]))
     within = sparse.coo_array(edges, shape=(graph.num_nodes,) * 2)
     return canonical_labels(csgraph.connected_components(within, directed=False)[1])
+
+
+def join_isolated(graph: PatchGraph, labels: np.ndarray) -> np.ndarray:
+    """Patches without any edge that touch each other become one community.
+
+    Such are the patches of a tile of one colour, where there is nothing to measure.
+
+    Args:
+        graph: whose nodes are patches, L.
+        labels: (L,).
+
+    Returns:
+        (L,).
+    """
+    first, second, _ = graph.edges()
+    isolated = np.ones(graph.grid_hw, bool)
+    isolated.flat[np.concatenate([first, second])] = False
+    parts, count = ndimage.label(isolated)
+    if count == 0:
+        return labels
+    return canonical_labels(np.where(isolated, -parts, labels.reshape(graph.grid_hw))).flatten()
 
 
 def sweep_resolutions(

@@ -23,9 +23,9 @@ from d2_multitask.patch_graph.estimators import (
     ConditionalMeans,
     Estimator,
     LeaveOneOut,
-    Ridge,
     SingleSource,
 )
+from d2_multitask.patch_graph.ridge import Ridge
 from d2_multitask.patch_graph.similarity import (
     color_similarity,
     distance_similarity,

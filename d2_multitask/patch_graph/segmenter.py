@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from d2_multitask.patch_graph.autoencoder import Autoencoder, patch_grid_of
 from d2_multitask.patch_graph.communities import (
     consensus,
+    join_isolated,
     louvain,
     split_disconnected,
 )
@@ -28,68 +28,12 @@ from d2_multitask.patch_graph.graph import PatchGraph, graph_from_relation
 from d2_multitask.patch_graph.growing import Dendrogram, grow
 from d2_multitask.patch_graph.refine import refine_labels, stretch_labels
 from d2_multitask.patch_graph.relation import Budget, Relation, measure_relation, rank_average
+from d2_multitask.patch_graph.settings import SegmenterSettings
 from d2_multitask.patch_graph.tiles import Tile, graph_from_tiles
 from d2_multitask.patch_graph.windows import tile_windows
 
 # Of the resolution, for consensus.
 CONSENSUS_FACTORS = (0.8, 1.0, 1.2)
-
-
-@dataclass(frozen=True)
-class SegmenterSettings:
-    """Everything that can be chosen, with its default.
-
-    Attributes:
-        kinds: relations; several are mixed by `rank_average`.
-        passes: budget of each relation (and of each tile); ``None`` = the kind's default.
-        seconds: likewise.
-        relation_settings: kind -> settings of the kind.
-        locality: see `graph_from_relation`.
-        neighbours: likewise.
-        power: likewise.
-        resolution: of Louvain's method.
-        num_consensus: seeds for `consensus` at three resolutions around ``resolution``; 0 = a
-            single run.
-        backend: of Louvain's method.
-        grow: measure regions again and merge them (R4).
-        num_segments: merge until so many are left; ``None`` = by ``merge_threshold`` alone.
-        merge_threshold: merge until the best score is below it; ``None`` = by ``num_segments``.
-            Both ``None``: the communities are the segments, and all merges are in the dendrogram.
-        foreground: a rule of `choose_foreground`, or ``None`` = no decision. The rule
-            ``inpainting_error`` is given at most 7 segments, by growing (or else by merging the
-            smallest).
-        foreground_threshold: see `choose_foreground`.
-        border_weight: likewise.
-        tile_hw: (h, w) patches of a tile; larger images are tiled. ``None`` = never.
-        overlap: of tiles, see `d2_multitask.patch_graph.windows.tile_starts`.
-        refine: pixel labels that follow edges; else patches are squares.
-        seed: of everything random.
-        batch_size: visible sets a forward pass; ``None`` = as many as are fast.
-        dtype: ``torch.bfloat16`` = mixed precision.
-    """
-
-    kinds: tuple[str, ...] = ("ridge",)
-    passes: int | None = None
-    seconds: float | None = None
-    relation_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    locality: float | None = None
-    neighbours: int | None = 16
-    power: float = 1.0
-    resolution: float = 1.0
-    num_consensus: int = 0
-    backend: str = "networkx"
-    grow: bool = True
-    num_segments: int | None = None
-    merge_threshold: float | None = None
-    foreground: str | None = "inpainting_error"
-    foreground_threshold: float = 0.0
-    border_weight: float = 1.0
-    tile_hw: tuple[int, int] | None = None
-    overlap: float = 0.5
-    refine: bool = True
-    seed: int = 0
-    batch_size: int | None = None
-    dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True)
@@ -248,7 +192,7 @@ def _communities(graph: PatchGraph, settings: SegmenterSettings) -> list[np.ndar
         seeds = range(settings.seed, settings.seed + settings.num_consensus)
         resolutions = [settings.resolution * factor for factor in CONSENSUS_FACTORS]
         levels[-1] = consensus(graph, seeds, resolutions, settings.backend)
-    levels[-1] = split_disconnected(graph, levels[-1])
+    levels[-1] = join_isolated(graph, split_disconnected(graph, levels[-1]))
     return levels
 
 

@@ -11,6 +11,7 @@ from scipy import sparse
 from d2_multitask.patch_graph.communities import (
     canonical_labels,
     consensus,
+    join_isolated,
     louvain,
     modularity,
     split_disconnected,
@@ -135,6 +136,17 @@ def test_disconnected_communities_are_split() -> None:
     graph = path_graph([1.0, 1.0, 1.0, 1.0])
     # nodes 0, 1 and 4 are called one community, but 4 is joined to it only through others
     assert split_disconnected(graph, np.array([5, 5, 3, 3, 5])).tolist() == [0, 0, 1, 1, 2]
+
+
+def test_patches_without_edges_join_those_that_touch_them() -> None:
+    weights = np.zeros((9, 9))
+    weights[3, 4] = weights[4, 3] = weights[4, 5] = weights[5, 4] = 1.0  # the middle row
+    graph = PatchGraph(weights, patch_places((3, 3)).double().numpy(), (3, 3))
+    labels = louvain(graph)[-1]
+    assert labels.tolist() == [0, 1, 2, 3, 3, 3, 4, 5, 6]
+    assert join_isolated(graph, labels).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    whole, expected = planted_graph()
+    assert join_isolated(whole, expected).tolist() == expected.tolist()
 
 
 def test_labels_are_numbered_by_their_first_element() -> None:

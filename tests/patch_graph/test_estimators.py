@@ -12,11 +12,11 @@ from patch_graph_support import (
 from d2_multitask.patch_graph.estimators import (
     ConditionalMeans,
     LeaveOneOut,
-    Ridge,
     SingleSource,
     relative_errors,
 )
 from d2_multitask.patch_graph.relation import Budget, measure_relation
+from d2_multitask.patch_graph.ridge import Ridge
 
 GRID = (4, 5)
 L = 20

@@ -11,12 +11,8 @@ from patch_graph_support import PATCH_SIZE, FakeAutoencoder, numbered_image
 
 from d2_multitask.patch_graph.foreground import RULES
 from d2_multitask.patch_graph.graph import PatchGraph
-from d2_multitask.patch_graph.segmenter import (
-    SegmenterSettings,
-    segment_image,
-    segment_scores,
-    to_pixels,
-)
+from d2_multitask.patch_graph.segmenter import segment_image, segment_scores, to_pixels
+from d2_multitask.patch_graph.settings import SegmenterSettings
 
 GRID = (6, 6)
 OBJECT = np.zeros(GRID, bool)
@@ -119,6 +115,14 @@ def test_a_flat_image_is_one_segment_without_an_object() -> None:
         assert not found.patch_labels.any() and not found.pixel_labels.any()
         assert found.scores.tolist() == [1.0] and found.foreground_mask is None
         assert found.foreground.mask is None and found.passes == 0
+
+
+def test_tiles_of_one_colour_are_one_segment() -> None:
+    image = torch.randn(3, 32, 96, generator=torch.Generator().manual_seed(0))
+    image[..., 32:] = 0.5  # two and a half of five tiles
+    found = segment_image(small_mae(32).eval(), image, SegmenterSettings(tile_hw=(4, 4)))
+    sky = found.patch_labels[:, 8:]
+    assert (sky == sky[0, 0]).all()
 
 
 def test_pixels_of_another_size() -> None:

@@ -75,6 +75,7 @@ def divide(
     partition: Partition,
     model: MaskedAutoencoder,
     image: Tensor,
+    backend: str = "networkx",
 ) -> np.ndarray:
     """Segments of one image.
 
@@ -84,6 +85,7 @@ def divide(
         partition: the settings.
         model: grows regions.
         image: (3, H, W), normalised.
+        backend: of Louvain's method.
 
     Returns:
         (h, w) int64; of the normalised cut 1 is what it takes for the foreground.
@@ -92,7 +94,7 @@ def divide(
         graph = graph_from_relation(relation, locality=partition.locality)
         return graph.patch_labels(normalised_cut(graph, binarise=partition.share))
     graph = graph_from_relation(relation, locality=partition.locality, neighbours=NEIGHBOURS)
-    labels = louvain(graph, partition.resolution)[-1]
+    labels = louvain(graph, partition.resolution, backend=backend)[-1]
     labels = graph.patch_labels(split_disconnected(graph, labels))
     if division == GROWN:
         return grow(model, image, labels).labels_at(num_regions=partition.num_regions)

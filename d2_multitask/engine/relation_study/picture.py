@@ -42,7 +42,7 @@ def draw_study(result: StudyResult, path: Path) -> None:
         "red: controls, dark blue: from reconstruction errors, light blue: others"
     )
     axes.grid(axis="x", alpha=0.3)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_quality(tables: Sequence[Mapping[str, Any]], names: Sequence[str], path: Path) -> None:
@@ -78,7 +78,7 @@ def draw_quality(tables: Sequence[Mapping[str, Any]], names: Sequence[str], path
     axes.set_ylabel("IoU on patches")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _color(relation: str, is_relation: bool) -> str:
@@ -87,7 +87,8 @@ def _color(relation: str, is_relation: bool) -> str:
     return ERROR_COLOR if ESTIMATORS.keys() & set(relation.split("+")) else OTHER_COLOR
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)

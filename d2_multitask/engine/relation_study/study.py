@@ -120,6 +120,7 @@ class RelationStudy:
         long_side: int,
         input_format: str = "RGB",
         relations: Sequence[str] = tuple(RELATIONS),
+        backend: str = "networkx",
         progress: Progress = lambda items, what: items,
     ) -> None:
         """
@@ -129,6 +130,7 @@ class RelationStudy:
             long_side: images are brought to it, pixels.
             input_format: ``INPUT.FORMAT``.
             relations: keys of `RELATIONS`.
+            backend: of Louvain's method.
             progress: wraps what is iterated over, with a title.
         """
         self.measuring = measuring
@@ -137,6 +139,7 @@ class RelationStudy:
         self.long_side = long_side
         self.input_format = input_format
         self.relations = tuple(relations)
+        self.backend = backend
         self.progress = progress
 
     def choose(self, images: Sequence[LabelledImage]) -> list[Method]:
@@ -200,6 +203,11 @@ class RelationStudy:
         ready = read_ready(image.file, self.model, self.long_side, self.input_format)
         return ready.pixels, ready.tensor, read_object_mask(image.mask_file, ready.pixels.shape[:2])
 
+    def _divide(
+        self, relation: Relation, division: str, partition: Partition, image: Tensor
+    ) -> np.ndarray:
+        return divide(relation, division, partition, self.model, image, self.backend)
+
     def _variants(self) -> dict[tuple[str, int], Variant]:
         return {
             (name, number): variant
@@ -221,7 +229,7 @@ class RelationStudy:
             for division in (LOUVAIN, CUT):
                 for partition in partitions(division, len(RELATIONS[name])):
                     relation = relations[name, partition.variant]
-                    labels = divide(relation, division, partition, self.model, tensor)
+                    labels = self._divide(relation, division, partition, tensor)
                     table[_key(name, division, partition, "best segment")] = best_segment_iou(
                         labels, target
                     )
@@ -240,7 +248,7 @@ class RelationStudy:
         for (name, division), partition in best.items():
             relation = relations[name, division]
             target = patch_mask(mask, relation.grid_hw)
-            labels = divide(relation, division, partition, self.model, tensor)
+            labels = self._divide(relation, division, partition, tensor)
             candidates = [(division, partition, labels, {})]
             if division == LOUVAIN:
                 grown = grow(self.model, tensor, labels)
@@ -272,7 +280,7 @@ class RelationStudy:
                 answer, scores = simple[method.relation, method.rule], np.ones(2)
             else:
                 relation = relations[method.name]
-                labels = divide(relation, method.division, method.partition, self.model, tensor)
+                labels = self._divide(relation, method.division, method.partition, tensor)
                 found = foreground_of(labels, method.division, method.rule, self.model, tensor)
                 answer, scores = Answer(labels, found), _scores(relation, labels)
             metrics[method.name], results[method.name] = _score(answer, scores, pixels, mask)
