@@ -49,10 +49,11 @@ from d2_multitask.engine.predictor import MultitaskPredictor, chosen_tasks
 from d2_multitask.engine.setup import fall_back_to_cpu
 from d2_multitask.visualization.dense import draw_dense
 from d2_multitask.visualization.grid import contact_sheet, fit, side_by_side
-from d2_multitask.visualization.metadata import cfg_metadata, dataset_metadata
+from d2_multitask.visualization.metadata import cfg_metadata, dataset_metadata, is_rcnn
 from d2_multitask.visualization.predictions import (
     CONFIDENCE_THRESHOLD,
     KEYPOINT_THRESHOLD,
+    RCNN_KEYPOINT_THRESHOLD,
     class_map,
     confident,
     draw_result,
@@ -64,7 +65,7 @@ WRITABLE = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 SHEET_NAME = "contact_sheet.png"
 MASK_FOLDER = "masks"
 MAX_SHEET_PICTURES = 100
-SHEET_CELL = 360  # pixels
+SHEET_CELL, STRIP_CELL = 360, 1800  # pixels
 
 
 class Picture(NamedTuple):
@@ -88,7 +89,12 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, default=Path("output/predictions"))
     parser.add_argument("--confidence-threshold", type=float, default=CONFIDENCE_THRESHOLD)
-    parser.add_argument("--keypoint-threshold", type=float, default=KEYPOINT_THRESHOLD)
+    parser.add_argument(
+        "--keypoint-threshold",
+        type=float,
+        help=f"least score of a drawn joint (default: {KEYPOINT_THRESHOLD}; "
+        f"of an R-CNN {RCNN_KEYPOINT_THRESHOLD}, as in Detectron2's pictures)",
+    )
     parser.add_argument("--tasks", nargs="+", help="run these heads only, e.g. seg det pose")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write COCO-format results")
     parser.add_argument("--max-images", type=int, help="most images, and most frames of a video")
@@ -138,9 +144,13 @@ class Predictions:
         self.tasks = chosen_tasks(cfg, args.tasks)
         self.predictor = MultitaskPredictor(cfg)
         self.metadata = cfg_metadata(cfg)
+        usual = RCNN_KEYPOINT_THRESHOLD if is_rcnn(cfg) else KEYPOINT_THRESHOLD
+        given = args.keypoint_threshold
+        self.keypoint_threshold = usual if given is None else given
         self.json = CocoResults(self.metadata) if args.json else None
         self.sheet: list[np.ndarray] = []
         self.sheet_names: list[str] = []
+        self.is_strip = False  # several pictures of an image in a row
         self.num_objects = self.num_masks = 0
 
     def overlays(
@@ -173,17 +183,19 @@ class Predictions:
             result,
             self.metadata,
             confidence_threshold=self.args.confidence_threshold,
-            keypoint_threshold=self.args.keypoint_threshold,
+            keypoint_threshold=self.keypoint_threshold,
             # Without a box head, boxes are no more than the hull of the joints.
             draw_boxes="det" in self.tasks or "pose" not in self.tasks,
         )
         dense = draw_dense(rgb, result, self.metadata)
         if dense:
-            overlay = side_by_side([overlay, *dense.values()], cell_width=overlay.shape[1])
+            names, width = ["objects", *dense], overlay.shape[1]
+            overlay = side_by_side([overlay, *dense.values()], names, cell_width=width)
         if self.args.side_by_side:
             overlay = side_by_side([rgb, overlay], cell_width=overlay.shape[1])
         if self.args.contact_sheet and len(self.sheet) < MAX_SHEET_PICTURES:
-            self.sheet.append(fit(overlay, SHEET_CELL, SHEET_CELL))
+            self.is_strip |= overlay.shape[1] > 3 * overlay.shape[0]
+            self.sheet.append(fit(overlay, STRIP_CELL, SHEET_CELL))
             self.sheet_names.append(Path(picture.name).name)
         return overlay
 
@@ -196,7 +208,8 @@ class Predictions:
         """Write what was collected; returns the paths."""
         paths = self.json.write(self.args.json) if self.json is not None else []
         if self.sheet:
-            sheet = contact_sheet(self.sheet, self.sheet_names, cell_width=SHEET_CELL)
+            columns, cell = (1, STRIP_CELL) if self.is_strip else (None, SHEET_CELL)
+            sheet = contact_sheet(self.sheet, self.sheet_names, columns=columns, cell_width=cell)
             paths.append(self.args.output / SHEET_NAME)
             write_image(paths[-1], sheet)
         return paths

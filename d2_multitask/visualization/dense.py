@@ -16,6 +16,7 @@ import torch
 from detectron2.data import Metadata
 from torch import Tensor
 
+from d2_multitask.evaluation.thinning import thin
 from d2_multitask.visualization import style
 from d2_multitask.visualization.predictions import class_map
 
@@ -30,11 +31,10 @@ PART_COLORS: tuple[tuple[int, int, int], ...] = (
 )
 BOUNDARY_COLOR = (255, 255, 255)
 FRONT_COLOR, BACK_COLOR = (255, 190, 40), (40, 110, 255)
-BOUNDARY_THRESHOLD = 0.5
+OCCLUSION_THRESHOLD = 0.5
 IMAGE_LABEL_THRESHOLD = 0.5
 _DIMMED = 0.45
 _SHADE_PIXELS = 5  # width of the shading on each side of an occlusion boundary
-_LEAST_VECTOR = 0.05
 
 
 def draw_dense(
@@ -153,7 +153,8 @@ def draw_occlusion(image: np.ndarray, occlusion: np.ndarray) -> np.ndarray:
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        occlusion: (2, h, w) vectors (x, y), y down, towards the object in front; (0, 0) = none.
+        occlusion: (2, h, w) vectors (x, y), y down, towards the object in front, as long as the
+            boundary is probable; drawn in the middle of what is longer than 0.5.
     """
     height, width = image.shape[:2]
     rows, columns, directions = _vectors(occlusion)
@@ -215,9 +216,9 @@ def draw_image_labels(
 
 
 def _vectors(occlusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows and columns of the pixels that have a direction, and their unit vectors (n, 2)."""
+    """Rows and columns of the pixels on a boundary, and their unit vectors (n, 2)."""
     length = np.sqrt((occlusion.astype(np.float64) ** 2).sum(axis=0))
-    rows, columns = np.nonzero(length > _LEAST_VECTOR)
+    rows, columns = np.nonzero(thin(length > OCCLUSION_THRESHOLD))
     return rows, columns, (occlusion[:, rows, columns] / length[rows, columns]).T
 
 

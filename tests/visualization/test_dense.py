@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from detectron2.data import Metadata
 
@@ -38,6 +39,19 @@ def test_the_side_in_front_is_orange_and_the_other_blue():
         back = np.median(picture[12:48, 40 - 3 * x], axis=0)
         assert distance(front, FRONT_COLOR) < distance(front, BACK_COLOR)
         assert distance(back, BACK_COLOR) < distance(back, FRONT_COLOR)
+
+
+def test_predicted_directions_are_drawn_in_the_middle_of_probable_boundaries():
+    """A boundary 7 columns wide, and an improbable one elsewhere."""
+    predicted = np.zeros((2, 60, 80), np.float32)
+    predicted[0, 10:50, 37:44] = 0.9
+    predicted[1, 10:50, 5:20] = 0.3
+    wide = draw_occlusion(IMAGE, predicted)
+    thin = draw_occlusion(IMAGE, field(0.9))
+    assert np.array_equal(wide[20:40, :30], thin[20:40, :30])
+    shaded = np.abs(wide[30].astype(int) - thin[30, 0]).sum(axis=-1) > 0
+    assert 0 < shaded.sum() < 24
+    assert np.flatnonzero(shaded).mean() == pytest.approx(40, abs=3)
 
 
 def test_no_occlusion_is_the_dimmed_image():

@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 from d2_multitask.config import load_config
+from d2_multitask.modeling.multitask_rcnn import DETECTION, MultitaskRCNN
 
 # The rows of the MCN paper's Table 1, in its order.
 TABLE_1_ROWS = ("seg", "det", "pose", "seg_det", "seg_pose", "det_pose", "seg_det_pose")
@@ -21,7 +22,6 @@ PRESETS = {"cpu": "quick/mcn_{}.yaml", "coco": "mcn_{}.yaml"}
 OWN_KEYS = ("OUTPUT_DIR", "SEED", "MODEL.TASKS")
 # Longer lists of tasks are counted, not spelt out.
 MOST_NAMED = 4
-RCNN, DETECTION = "MultitaskRCNN", "det"
 # Two runs that differ in these alone learn the same.
 IRRELEVANT_KEYS = frozenset(
     {
@@ -81,7 +81,7 @@ def network_tasks(cfg: CfgNode) -> tuple[str, ...]:
     Such a network has "mask" and "pose" with "det" only, never alone.
     """
     tasks = list(cfg.MODEL.TASKS)
-    if cfg.MODEL.META_ARCHITECTURE == RCNN and DETECTION in tasks:
+    if cfg.MODEL.META_ARCHITECTURE == MultitaskRCNN.__name__ and DETECTION in tasks:
         added = {"mask": cfg.MODEL.MASK_ON, "pose": cfg.MODEL.KEYPOINT_ON}
         place = tasks.index(DETECTION) + 1
         tasks[place:place] = [task for task, is_on in added.items() if is_on]
