@@ -87,8 +87,5 @@ def _add_mae_backbone_config(cfg: CfgNode) -> None:
     # Stochastic depth of the encoder's last block, growing linearly from 0. MAE's fine-tuning: 0.1
     # base, 0.2 large, 0.3 huge.
     node.DROP_PATH = 0.0
-    # Share of the patches that a mask decoder has to do without in training, drawn anew for each
-    # image: variety for few labels, of the kind that the pre-training had. 0 = it sees all.
-    node.DROP_PATCHES = 0.0
     # Weight of loss_reconstruction where "reconstruction" is one of MODEL.TASKS.
     node.RECONSTRUCTION_WEIGHT = 1.0

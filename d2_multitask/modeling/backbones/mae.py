@@ -20,7 +20,6 @@ from d2_multitask.checkpoint.adapting import AdaptedWeights
 from d2_multitask.data.catalog import RECONSTRUCTION_TASK
 from d2_multitask.modeling.mae.decoder import MAEDecoder
 from d2_multitask.modeling.mae.encoder import MAEEncoder
-from d2_multitask.modeling.mae.masking import num_visible
 from d2_multitask.modeling.mae.network import MAENetwork
 from d2_multitask.modeling.mae.patches import patch_grid
 from d2_multitask.modeling.mae.sizes import decoder_arguments, encoder_arguments
@@ -44,7 +43,6 @@ class MAEBackbone(MAENetwork, Backbone):
         reads_decoder: bool,
         freeze_encoder: bool = False,
         fresh_decoder: bool = False,
-        drop_patches: float = 0.0,
         **kwargs: Any,
     ) -> None:
         """
@@ -54,24 +52,15 @@ class MAEBackbone(MAENetwork, Backbone):
             reads_decoder: the features are the decoder's tokens, not the encoder's.
             freeze_encoder: the encoder is not learnt and stays in evaluation mode.
             fresh_decoder: an MAE's weight file gives the encoder alone.
-            drop_patches: share of patches that the encoder does not see in training; the decoder
-                answers for all of them nevertheless.
             **kwargs: of `MAENetwork`.
 
         Raises:
-            ValueError: a decoder is to be read that is not there, or patches are to be dropped
-                without one, or all of them.
+            ValueError: a decoder is to be read that is not there.
         """
         super().__init__(encoder=encoder, decoder=decoder, **kwargs)
         if reads_decoder and decoder is None:
             raise ValueError("MAEBackbone: reads_decoder without a decoder")
-        if drop_patches and not reads_decoder:
-            raise ValueError(
-                f"MODEL.MAE_BACKBONE.DROP_PATCHES: found {drop_patches} for the encoder's "
-                "features, expected 0; only build_mae_decoder_backbone fills patches in"
-            )
-        num_visible(encoder.grid_hw[0] * encoder.grid_hw[1], drop_patches)
-        self.reads_decoder, self.drop_patches = reads_decoder, drop_patches
+        self.reads_decoder = reads_decoder
         self.freeze_encoder, self.fresh_decoder = freeze_encoder, fresh_decoder
         if freeze_encoder:
             encoder.requires_grad_(False)
@@ -97,10 +86,6 @@ class MAEBackbone(MAENetwork, Backbone):
             ValueError: p does not divide H and W.
         """
         grid_hw = patch_grid((images.shape[-2], images.shape[-1]), self.patch_size)
-        if self.training and self.drop_patches:
-            latent, _, order = self.forward_encoder(images, self.drop_patches)
-            tokens = self.decoder.decode(latent, order, grid_hw)
-            return {OUT_FEATURE: tokens.transpose(1, 2).unflatten(2, grid_hw)}
         with self._encoder_gradients():
             latent = self.encoder(images)  # (N, 1 + L, D)
         tokens = latent[:, 1:]
@@ -193,7 +178,6 @@ def _arguments(cfg: CfgNode, input_shape: ShapeSpec, reads_decoder: bool) -> dic
         "reads_decoder": reads_decoder,
         "freeze_encoder": own.FREEZE_ENCODER,
         "fresh_decoder": own.FRESH_DECODER,
-        "drop_patches": own.DROP_PATCHES,
         "norm_pix_loss": node.NORM_PIX_LOSS,
         "mask_ratio": tuple(node.MASK_RATIO),
         "pixel_mean": cfg.MODEL.PIXEL_MEAN,

@@ -147,32 +147,3 @@ def test_every_parameter_learns():
     backbone(torch.randn(1, 3, 32, 32))["last_feat"].square().sum().backward()
     for name, parameter in backbone.named_parameters():
         assert not parameter.requires_grad or parameter.grad is not None, name
-
-
-def test_dropped_patches_are_not_seen_in_training_only(weights):
-    """The features change with the visible half of the patches alone; in evaluation with all."""
-    backbone = small_backbone("decoder", DROP_PATCHES=0.5)
-    load(backbone, weights)
-    images = torch.randn(1, 3, 32, 32)
-
-    def seen(y: int, x: int) -> bool:
-        changed = images.clone()
-        changed[..., 8 * y : 8 * y + 8, 8 * x : 8 * x + 8] += 1
-        features = []
-        for one in (images, changed):
-            torch.manual_seed(0)  # the same patches are dropped
-            features.append(backbone(one)["last_feat"])
-        return not torch.equal(*features)
-
-    places = [(y, x) for y in range(4) for x in range(4)]
-    backbone.train()
-    assert sum(seen(*place) for place in places) == 8
-    backbone.eval()
-    assert all(seen(*place) for place in places)
-
-
-def test_patches_cannot_be_dropped_from_the_encoders_features():
-    with pytest.raises(ValueError, match="DROP_PATCHES: found 0.5 for the encoder"):
-        small_backbone("encoder", DROP_PATCHES=0.5)
-    with pytest.raises(ValueError, match="Mask ratio: found 1.0"):
-        small_backbone("decoder", DROP_PATCHES=1.0)
