@@ -37,16 +37,15 @@ from tqdm import tqdm
 import d2_multitask  # noqa: F401 (registers data sets and networks)
 from d2_multitask.data.whole_files import write_json
 from d2_multitask.engine.comparison.lock import write_whole
-from d2_multitask.engine.relation_study.picture import draw_quality, draw_study
-from d2_multitask.engine.relation_study.relations import RELATIONS, Measuring
-from d2_multitask.engine.relation_study.study import (
-    RESULTS,
-    LabelledImage,
+from d2_multitask.engine.relation_study.divisions import DIVISIONS
+from d2_multitask.engine.relation_study.methods import (
     Method,
-    RelationStudy,
     method_as_json,
     method_from_json,
 )
+from d2_multitask.engine.relation_study.picture import draw_quality, draw_study
+from d2_multitask.engine.relation_study.relations import RELATIONS, Measuring
+from d2_multitask.engine.relation_study.study import RESULTS, LabelledImage, RelationStudy
 from d2_multitask.engine.relation_study.table import as_json, collect_result, markdown
 from d2_multitask.engine.setup import parse_with_overrides
 from d2_multitask.engine.unlabelled.images import ImageFiles, default_long_side, find_images
@@ -76,6 +75,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--methods", type=Path, help="methods.json of another study: choose nothing"
     )
     parser.add_argument("--relations", nargs="+", choices=RELATIONS, default=list(RELATIONS))
+    parser.add_argument("--divisions", nargs="+", choices=DIVISIONS, default=list(DIVISIONS))
     parser.add_argument("--baselines", nargs="+", default=list(BASELINES), help="rows of the table")
     parser.add_argument("--passes", type=int, default=256, help="forward passes a relation")
     parser.add_argument("--backend", choices=BACKENDS, default="networkx", help="of Louvain")
@@ -155,6 +155,7 @@ def make_study(args: argparse.Namespace) -> RelationStudy:
         long_side=long_side,
         input_format=cfg.INPUT.FORMAT,
         relations=args.relations,
+        divisions=args.divisions,
         backend=args.backend,
         progress=progress,
     )
@@ -169,6 +170,7 @@ def study_settings(args: argparse.Namespace, cfg: CfgNode, long_side: int) -> di
         "passes": args.passes,
         "seed": args.seed,
         "relations": args.relations,
+        "divisions": args.divisions,
         "backend": args.backend,
         "images": str(args.images),
         "choose": [str(args.choose_images), args.choose],

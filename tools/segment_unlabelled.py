@@ -35,7 +35,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 import d2_multitask  # noqa: F401 (registers data sets and networks)
-from d2_multitask.data.image_reading import ImageReadError
+from d2_multitask.data.image_reading import ImageReadError, read_image
 from d2_multitask.data.whole_files import write_png
 from d2_multitask.engine.setup import parse_with_overrides
 from d2_multitask.engine.unlabelled.evaluation import evaluate_folder
@@ -55,7 +55,7 @@ from d2_multitask.patch_graph.communities import BACKENDS
 from d2_multitask.patch_graph.foreground import RULES
 from d2_multitask.patch_graph.relation import ESTIMATORS, SIMILARITIES
 from d2_multitask.visualization import style
-from d2_multitask.visualization.grid import side_by_side
+from d2_multitask.visualization.grid import contact_sheet, side_by_side
 from d2_multitask.visualization.segments import (
     draw_relation_of_patch,
     draw_segments,
@@ -67,6 +67,9 @@ logger = logging.getLogger("d2_multitask.segment_unlabelled")
 DEFAULTS = SegmenterSettings()
 NO_RULE = "none"
 MIN_LONG_SIDE = 480  # pixels of overlays
+SHEET_NAME = "strips.png"
+MAX_SHEET_STRIPS = 20
+SHEET_WIDTH = 1600  # pixels
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -88,6 +91,9 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     yes_or_no = argparse.BooleanOptionalAction
     parser.add_argument("--pictures", action=yes_or_no, default=True, help="overlays and strips")
+    parser.add_argument(
+        "--sheet", action="store_true", help=f"the first strips in one {SHEET_NAME}"
+    )
     add_settings(parser)
     args = parse_with_overrides(parser, arguments)
     for name in ("max_images", "size"):
@@ -215,6 +221,21 @@ class Segmenting:
         folder.save(output, name, result, pictures)
         self.counts["segmented"] += 1
 
+    def write_sheet(self, folder: OutputFolder) -> None:
+        """The strips of the first images below one another."""
+        files = [folder.file("strips", output) for output in self.files.outputs()]
+        strips = [read_image(str(f), "RGB") for f in files[:MAX_SHEET_STRIPS] if f.is_file()]
+        if not strips:
+            raise ValueError("--sheet: found no strips, expected some; --no-pictures makes none")
+        widest = max(strip.shape[1] for strip in strips)
+        same = [
+            np.pad(s, ((0, 0), (0, widest - s.shape[1]), (0, 0)), constant_values=250)
+            for s in strips
+        ]
+        sheet = contact_sheet(same, columns=1, cell_width=SHEET_WIDTH, gap=2)
+        self.paths.append(folder.path / SHEET_NAME)
+        write_png(self.paths[-1], sheet, compress_level=9)
+
     def click(self) -> Path:
         """Draw how the clicked patch is related to the others."""
         if len(self.files.names) != 1:
@@ -256,6 +277,8 @@ def run(args: argparse.Namespace) -> int:
     )
     for message in work.left_out:
         print(f"left out: {message}", file=sys.stderr)
+    if args.sheet:
+        work.write_sheet(folder)
     print(f"In {args.output}: {', '.join(path.name for path in work.paths)}")
     if args.masks:
         scores = evaluate_folder(folder, work.files, args.masks)

@@ -105,8 +105,8 @@ def test_the_same_command_goes_on(segmented, folder, tool, capsys):
     before, label = record.read_text(), (output / "labels" / "000001.png").read_bytes()
     untouched = (output / "records" / "000000.json").stat().st_mtime_ns
     record.unlink()  # what a killed run loses
-    arguments = words(folder, "output", "--foreground", "least_border", "--masks", "MASKS")
-    arguments[arguments.index("MASKS")] = str(folder / "masks")
+    more = ("--masks", str(folder / "masks"), "--sheet")
+    arguments = words(folder, "output", "--foreground", "least_border", *more)
     assert tool.main(arguments) == 0
     printed = capsys.readouterr().out
     assert "3 images: 2 done before, 1 segmented" in printed
@@ -114,6 +114,7 @@ def test_the_same_command_goes_on(segmented, folder, tool, capsys):
     assert (output / "labels" / "000001.png").read_bytes() == label
     for key in ("segments", "objects", "scores", "passes"):
         assert json.loads(record.read_text())[key] == json.loads(before)[key]
+    assert cv2.imread(str(output / "strips.png")).shape[1] > 1600
     for metric in ("IoU ", "IoU-best-segment", "CorLoc", "ARI", "AR@100"):
         assert metric in printed
 

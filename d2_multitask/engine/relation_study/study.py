@@ -6,16 +6,14 @@ a file, so that a stopped study goes on. Letters: h x w patches.
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
 from torch import Tensor
 
 from d2_multitask.data.whole_files import write_json
@@ -34,25 +32,30 @@ from d2_multitask.engine.relation_study.divisions import (
     inpainting_foregrounds,
     partitions,
 )
+from d2_multitask.engine.relation_study.methods import (
+    BEST_SEGMENT,
+    Method,
+    best_methods,
+    mean_table,
+    setting_key,
+)
 from d2_multitask.engine.relation_study.relations import RELATIONS, Measuring, Variant
+from d2_multitask.engine.relation_study.scoring import (
+    coherence,
+    reconstruction_errors,
+    score_answer,
+    shrunk,
+)
 from d2_multitask.engine.unlabelled.images import read_ready
 from d2_multitask.evaluation.segments import (
     best_segment_iou,
-    class_agnostic_recall,
     mask_iou,
     patch_mask,
     read_object_mask,
 )
-from d2_multitask.evaluation.segments.evaluator import (
-    label_annotations,
-    mask_result,
-    segment_results,
-)
-from d2_multitask.evaluation.segments.metrics import SegmentMetrics, measure_segments
+from d2_multitask.evaluation.segments.evaluator import label_annotations
 from d2_multitask.modeling.mae import MaskedAutoencoder
-from d2_multitask.patch_graph import Relation, graph_from_relation, grow
-from d2_multitask.patch_graph.refine import refine_labels, stretch_labels
-from d2_multitask.patch_graph.segmenter import segment_scores
+from d2_multitask.patch_graph import Relation, grow
 
 RESULTS = (
     "relations/**/*.npz",
@@ -61,11 +64,6 @@ RESULTS = (
     "report/**/*.json",
 )
 """Files of a study that hold single images."""
-
-# Pixels of the longer side at which pixels are compared: edges matter, JPEG noise does not.
-EVALUATION_SIDE = 256
-# Of the foreground among COCO's results: above all segments, whose scores are at most 1.
-FOREGROUND_SCORE = 2.0
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 
@@ -85,30 +83,6 @@ class LabelledImage:
     mask_file: Path
 
 
-@dataclass(frozen=True)
-class Method:
-    """A relation and a division with the settings that were chosen for them.
-
-    Attributes:
-        relation: key of `RELATIONS`; for controls their name.
-        division: of `DIVISIONS`, empty for controls.
-        partition: how its graph is made and divided; ``None`` for controls.
-        rule: how the foreground is chosen; the setting of a control.
-        chosen_iou: mean IoU on the images that it was chosen on, patches, [0, 1].
-    """
-
-    relation: str
-    division: str
-    partition: Partition | None
-    rule: str
-    chosen_iou: float
-
-    @property
-    def name(self) -> str:
-        """Of a row of the table."""
-        return f"{self.relation} / {self.division}" if self.division else self.relation
-
-
 class RelationStudy:
     """One autoencoder, one folder of results."""
 
@@ -120,6 +94,7 @@ class RelationStudy:
         long_side: int,
         input_format: str = "RGB",
         relations: Sequence[str] = tuple(RELATIONS),
+        divisions: Sequence[str] = DIVISIONS,
         backend: str = "networkx",
         progress: Progress = lambda items, what: items,
     ) -> None:
@@ -130,6 +105,7 @@ class RelationStudy:
             long_side: images are brought to it, pixels.
             input_format: ``INPUT.FORMAT``.
             relations: keys of `RELATIONS`.
+            divisions: of `DIVISIONS`.
             backend: of Louvain's method.
             progress: wraps what is iterated over, with a title.
         """
@@ -139,6 +115,7 @@ class RelationStudy:
         self.long_side = long_side
         self.input_format = input_format
         self.relations = tuple(relations)
+        self.divisions = tuple(divisions)
         self.backend = backend
         self.progress = progress
 
@@ -158,18 +135,19 @@ class RelationStudy:
             self._kept("choose", image, self._try_all)
             for image in self.progress(images, "settings")
         ]
-        mean = _means(tables)
+        mean = mean_table(tables)
         best = {
             (relation, division): max(
                 partitions(division, len(RELATIONS[relation])),
-                key=lambda p, r=relation, d=division: mean[_key(r, d, p, "best segment")],
+                key=lambda p, r=relation, d=division: mean[setting_key(r, d, p, BEST_SEGMENT)],
             )
             for relation in self.relations
             for division in (LOUVAIN, CUT)
         }
         for image in self.progress(images, "settings of what asks the autoencoder"):
             tables.append(self._kept("choose_asking", image, lambda i: self._try_asking(i, best)))
-        return _best_methods(_means(tables))
+        methods = best_methods(mean_table(tables))
+        return [m for m in methods if not m.division or m.division in self.divisions]
 
     def report(self, images: Sequence[LabelledImage], methods: Sequence[Method]) -> list[Any]:
         """Measure chosen methods on images that they were not chosen on.
@@ -222,19 +200,20 @@ class RelationStudy:
         grid_hw = next(iter(relations.values())).grid_hw
         target = patch_mask(mask, grid_hw)
         table = {
-            _key(name, "", None, setting): mask_iou(answer.foreground, target)
+            setting_key(name, "", None, setting): mask_iou(answer.foreground, target)
             for name, setting, answer in controls(grid_hw)
         }
-        for name in self.relations:
-            for division in (LOUVAIN, CUT):
-                for partition in partitions(division, len(RELATIONS[name])):
-                    relation = relations[name, partition.variant]
-                    labels = self._divide(relation, division, partition, tensor)
-                    table[_key(name, division, partition, "best segment")] = best_segment_iou(
-                        labels, target
-                    )
-                    for rule, found in cheap_foregrounds(labels, division).items():
-                        table[_key(name, division, partition, rule)] = mask_iou(found, target)
+        for name, division in itertools.product(self.relations, (LOUVAIN, CUT)):
+            for partition in partitions(division, len(RELATIONS[name])):
+                relation = relations[name, partition.variant]
+                labels = self._divide(relation, division, partition, tensor)
+                ious = {
+                    rule: mask_iou(found, target)
+                    for rule, found in cheap_foregrounds(labels, division).items()
+                }
+                ious[BEST_SEGMENT] = best_segment_iou(labels, target)
+                for rule, iou in ious.items():
+                    table[setting_key(name, division, partition, rule)] = iou
         return table
 
     def _try_asking(
@@ -250,7 +229,7 @@ class RelationStudy:
             target = patch_mask(mask, relation.grid_hw)
             labels = self._divide(relation, division, partition, tensor)
             candidates = [(division, partition, labels, {})]
-            if division == LOUVAIN:
+            if division == LOUVAIN and GROWN in self.divisions:
                 grown = grow(self.model, tensor, labels)
                 for count in NUM_REGIONS:
                     larger = grown.labels_at(num_regions=count)
@@ -260,12 +239,12 @@ class RelationStudy:
             for how, setting, segments, found in candidates:
                 asked = inpainting_foregrounds(segments, self.model, tensor)
                 for rule, answer in {**found, **asked}.items():
-                    table[_key(name, how, setting, rule)] = mask_iou(answer, target)
+                    table[setting_key(name, how, setting, rule)] = mask_iou(answer, target)
         return table
 
     def _measure(self, image: LabelledImage, methods: Sequence[Method]) -> dict[str, Any]:
         pixels, tensor, mask = self._read(image)
-        pixels, mask = _shrunk(pixels, mask)
+        pixels, mask = shrunk(pixels, mask)
         relations = self.measuring.relations(
             image.name,
             tensor,
@@ -282,119 +261,12 @@ class RelationStudy:
                 relation = relations[method.name]
                 labels = self._divide(relation, method.division, method.partition, tensor)
                 found = foreground_of(labels, method.division, method.rule, self.model, tensor)
-                answer, scores = Answer(labels, found), _scores(relation, labels)
-            metrics[method.name], results[method.name] = _score(answer, scores, pixels, mask)
+                answer, scores = Answer(labels, found), coherence(relation, labels)
+            metrics[method.name], results[method.name] = score_answer(answer, scores, pixels, mask)
         return {
             "metrics": metrics,
             "results": results,
             "objects": label_annotations(mask.astype(np.int64), image.name),
             "size": list(mask.shape),
-            **self._reconstruction(image, tensor),
+            **reconstruction_errors(self.model, tensor, str(image.file)),
         }
-
-    @torch.no_grad()
-    def _reconstruction(self, image: LabelledImage, tensor: Tensor) -> dict[str, float]:
-        """How good the autoencoder is here: mean errors of removed patches, as in evaluation."""
-        scaled = tensor * self.model.pixel_std + self.model.pixel_mean
-        found = self.model.inference({"image": scaled, "file_name": str(image.file)})
-        removed = found["patch_mask"]
-        return {
-            "reconstruction_error": float(found["patch_error"][removed].mean()),
-            "error_of_mean_color": float(found["patch_variance"][removed].mean()),
-        }
-
-
-def average_recalls(
-    records: Sequence[Mapping[str, Any]], names: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """Method -> COCO's class-agnostic AR of its segments and foregrounds, in 0-100.
-
-    Args:
-        records: of `RelationStudy.report`.
-        names: of the methods.
-    """
-    numbered = list(enumerate(records, start=1))
-    objects = [{**a, "image_id": n} for n, record in numbered for a in record["objects"]]
-    sizes = [dict(zip(("height", "width"), record["size"], strict=True)) for record in records]
-    ground_truth = {
-        "images": [{"id": n, **size} for n, size in enumerate(sizes, start=1)],
-        "categories": [{"id": 1, "name": "object"}],
-        "annotations": [{**a, "id": n} for n, a in enumerate(objects, start=1)],
-    }
-    return {
-        name: class_agnostic_recall(
-            ground_truth,
-            [{**r, "image_id": n} for n, record in numbered for r in record["results"][name]],
-        )
-        for name in names
-    }
-
-
-def method_from_json(entry: Mapping[str, Any]) -> Method:
-    """The inverse of `method_as_json`."""
-    partition = entry["partition"]
-    return Method(**{**entry, "partition": partition and Partition(**partition)})
-
-
-def method_as_json(method: Method) -> dict[str, Any]:
-    """A method as JSON can hold it."""
-    partition = method.partition
-    return {**asdict(method), "partition": partition and partition._asdict()}
-
-
-def _key(relation: str, division: str, partition: Partition | None, rule: str) -> str:
-    return json.dumps([relation, division, partition and list(partition), rule])
-
-
-def _means(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    values: dict[str, list[float]] = defaultdict(list)
-    for table in tables:
-        for key, value in table.items():
-            values[key].append(value)
-    return {key: float(np.mean(found)) for key, found in values.items()}
-
-
-def _best_methods(means: Mapping[str, float]) -> list[Method]:
-    """For each relation and division the setting with the highest mean."""
-    best: dict[tuple[str, str], Method] = {}
-    for key, iou in means.items():
-        relation, division, partition, rule = json.loads(key)
-        if rule == "best segment":
-            continue
-        method = Method(relation, division, partition and Partition(*partition), rule, iou)
-        known = best.get((relation, division))
-        if known is None or iou > known.chosen_iou:
-            best[relation, division] = method
-    order = {division: number for number, division in enumerate(("", *DIVISIONS))}
-    relations = list(dict.fromkeys(method.relation for method in best.values()))
-    return sorted(best.values(), key=lambda m: (relations.index(m.relation), order[m.division]))
-
-
-def _scores(relation: Relation, labels: np.ndarray) -> np.ndarray:
-    return segment_scores(graph_from_relation(relation), labels)
-
-
-def _score(
-    answer: Answer, scores: np.ndarray, pixels: np.ndarray, mask: np.ndarray
-) -> tuple[SegmentMetrics, list[dict[str, Any]]]:
-    """Metrics and COCO results of one method; its edges follow those of the image."""
-    size_hw = mask.shape
-    segments = stretch_labels(answer.labels, size_hw)
-    found = refine_labels(answer.foreground.astype(np.int64), pixels) == 1
-    metrics = measure_segments(segments, found, mask.astype(np.int64))
-    grid_hw = answer.labels.shape
-    metrics = metrics._replace(patch_iou=mask_iou(answer.foreground, patch_mask(mask, grid_hw)))
-    results = segment_results(segments, scores, "")
-    if found.any():
-        results.append(mask_result(found, "", FOREGROUND_SCORE))
-    return metrics, results
-
-
-def _shrunk(pixels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    height, width = mask.shape
-    scale = EVALUATION_SIDE / max(height, width)
-    if scale >= 1:
-        return pixels, mask
-    size = (round(width * scale), round(height * scale))
-    small = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) >= 0.5
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), small

@@ -10,12 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from tabulate import tabulate
 
+from d2_multitask.engine.relation_study.methods import Method, method_as_json
 from d2_multitask.engine.relation_study.relations import RELATIONS
-from d2_multitask.engine.relation_study.study import (
-    Method,
-    average_recalls,
-    method_as_json,
-)
+from d2_multitask.engine.relation_study.scoring import average_recalls
 from d2_multitask.evaluation.segments.metrics import SegmentMetrics
 
 RECALLS = ("AR@1", "AR@10", "AR@100")

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from d2_multitask.engine.relation_study.methods import (
+    Method,
+    method_as_json,
+    method_from_json,
+)
 from d2_multitask.engine.relation_study.picture import draw_quality, draw_study
-from d2_multitask.engine.relation_study.study import Method, method_as_json, method_from_json
 from d2_multitask.engine.relation_study.table import (
     as_json,
     collect_result,
