@@ -83,6 +83,10 @@ def _add_solver_config(cfg: CfgNode) -> None:
     # For vision transformers: the last block learns at this share of the rate, the one before it at
     # this share of that, and so on down to the patches. 1 = all at the same rate.
     cfg.SOLVER.LAYER_DECAY = 1.0
+    # In deformable convolutions, what predicts the offsets learns at this share of the rate. 1 is
+    # CenterNet's; "Deformable ConvNets v2" has 0.1. A step moves hundreds of weights the same way:
+    # at ten times CenterNet's rate, offsets leave the map in a few steps.
+    cfg.SOLVER.OFFSET_LR_FACTOR = 1.0
     # Parameters without weight decay, by the last part of their names (norms and biases have keys
     # of their own: WEIGHT_DECAY_NORM, WEIGHT_DECAY_BIAS).
     cfg.SOLVER.UNDECAYED_PARAMETERS = ["pos_embed", "cls_token", "mask_token"]

@@ -8,6 +8,7 @@ from torch import nn
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.engine.solver import build_optimizer, layer_decay_factors
+from d2_multitask.modeling.backbones import DeformableConv2d
 
 
 @pytest.fixture
@@ -171,3 +172,35 @@ def test_layer_decay_that_cannot_be(optimizer, decay, message, cfg):
     cfg.SOLVER.LAYER_DECAY = decay
     with pytest.raises(ValueError, match=message):
         build_optimizer(cfg, small_model())
+
+
+class Deformable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = DeformableConv2d(2, 3)
+        self.head = nn.Conv2d(3, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["ADAM", "ADAMW"])
+def test_offsets_have_a_rate_of_their_own(name, cfg):
+    cfg.SOLVER.OPTIMIZER, cfg.SOLVER.OFFSET_LR_FACTOR = name, 0.1
+    model = Deformable()
+    rates = {p: g["lr"] for g in build_optimizer(cfg, model).param_groups for p in g["params"]}
+    for parameter_name, parameter in model.named_parameters():
+        factor = 0.1 if "offset" in parameter_name else 1.0
+        assert rates[parameter] == pytest.approx(factor * cfg.SOLVER.BASE_LR)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "factor", "model", "message"),
+    [
+        ("ADAMW", 0.0, Deformable, r"OFFSET_LR_FACTOR: found 0.0, expected a number in \(0, 1\]"),
+        ("ADAMW", float("nan"), Deformable, "found nan, expected a number"),
+        ("ADAMW", 0.5, small_model, "found 0.5 for a model without deformable convolutions"),
+        ("SGD", 0.5, Deformable, "with SOLVER.OPTIMIZER 'SGD', expected 'ADAM' or 'ADAMW'"),
+    ],
+)
+def test_rates_of_offsets_that_cannot_be(optimizer, factor, model, message, cfg):
+    cfg.SOLVER.OPTIMIZER, cfg.SOLVER.OFFSET_LR_FACTOR = optimizer, factor
+    with pytest.raises(ValueError, match=message):
+        build_optimizer(cfg, model())

@@ -19,6 +19,11 @@ def add_backbone_config(cfg: CfgNode) -> None:
     node.WEIGHTS = ""
     # Let the library download its default weights. False, because training must not need a network.
     node.PRETRAINED = False
+    # From scratch: factor on the initial weights of convolutions without bias, because a norm comes
+    # after them. The norm makes the answers the same; but Adam's steps, as large as the learning
+    # rate says, are then larger beside the weights. Those of depthwise convolutions are several
+    # times those of a ResNet, so that a short schedule hardly moves them.
+    node.INIT_SCALE = 1.0
     # torchvision only: nodes of strides 4, 8, ... to read. [] = the last block at each stride, so
     # that all weights are used. MobileNetV2 without its last layer, 1280 channels made
     # for the classifier, is lighter: ["features.3", "features.6", "features.13", "features.17"].
