@@ -35,12 +35,10 @@ def draw_study(result: StudyResult, path: Path) -> None:
         ecolor="#404040",
     )
     axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.4, -0.6)  # the first method on top
     axes.set_xlim(0, 100)
-    axes.set_xlabel(
-        f"IoU on patches, mean of {result.num_images} images ± standard error\n"
-        "red: controls, dark blue: from reconstruction errors, light blue: others"
-    )
+    axes.set_xlabel(f"IoU on patches, mean of {result.num_images} images ± standard error")
+    figure.suptitle("red: controls; dark: from reconstruction errors; light: others", fontsize=9)
     axes.grid(axis="x", alpha=0.3)
     save_figure(figure, path)
 
