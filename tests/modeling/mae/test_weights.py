@@ -93,6 +93,14 @@ def test_file_of_another_size_is_refused(source, tmp_path):
         load_weights(encoder, path)
 
 
+def test_file_with_more_blocks_is_refused(source, tmp_path):
+    """What the network has is all in the file, but without its last block it is another network."""
+    encoder = MAEEncoder(image_size=32, patch_size=8, embed_dim=16, depth=1, num_heads=2)
+    path = save(authors_weights(source), tmp_path / "mae.pth")
+    with pytest.raises(ValueError, match="1 of the file's 2 blocks.*2 blocks.*expected.*1 blocks"):
+        load_weights(encoder, path)
+
+
 def test_fewer_than_nine_tenths_are_refused(source, tmp_path):
     weights = authors_weights(source)
     removed = [name for name in weights if name.startswith("blocks.1.mlp")]
