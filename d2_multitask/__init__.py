@@ -17,10 +17,12 @@ from d2_multitask.config import (  # noqa: E402
     load_config,
 )
 from d2_multitask.data.coco_format import register_coco_format  # noqa: E402
+from d2_multitask.data.mask_folder import register_mask_folder  # noqa: E402
 from d2_multitask.heads import TASK_HEAD_REGISTRY  # noqa: E402 (registers the heads)
 from d2_multitask.model_configs import get_config_file  # noqa: E402
 from d2_multitask.modeling import (  # noqa: E402 (registers the networks)
     MultitaskCenterNet,
+    MultitaskMAE,
     MultitaskRCNN,
 )
 
@@ -29,6 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "TASK_HEAD_REGISTRY",
     "MultitaskCenterNet",
+    "MultitaskMAE",
     "MultitaskRCNN",
     "__version__",
     "add_multitask_config",
@@ -36,4 +39,5 @@ __all__ = [
     "get_multitask_cfg",
     "load_config",
     "register_coco_format",
+    "register_mask_folder",
 ]

@@ -47,6 +47,11 @@ def add_multitask_config(cfg: CfgNode) -> None:
     # Besides, run that copy's backbone and heads through torch.compile. It takes a C++ compiler and
     # a minute per input size before the first answer: for many images of one size.
     cfg.TEST.COMPILED = False
+    cfg.TEST.FOREGROUND = CfgNode()
+    # Before the metrics of binary segmentation, stretch each image's probabilities to 0..1, as
+    # PySODMetrics and its Matlab forerunners do by default. False measures what was predicted.
+    cfg.TEST.FOREGROUND.STRETCH = False
+    _add_tiles_config(cfg)
     for _, head in TASK_HEAD_REGISTRY:
         head.add_config(cfg)
     add_backbone_config(cfg)
@@ -57,6 +62,19 @@ def add_multitask_config(cfg: CfgNode) -> None:
     _add_solver_config(cfg)
 
 
+def _add_tiles_config(cfg: CfgNode) -> None:
+    cfg.TEST.TILES = CfgNode()
+    # Run the network on overlapping tiles of images that are larger than a tile, after
+    # INPUT.RESIZE_TEST, and blend the answers. For tasks that answer for every pixel.
+    cfg.TEST.TILES.ENABLED = False
+    # (height, width) of a tile: the size of the training crops.
+    cfg.TEST.TILES.SIZE = (224, 224)
+    # Share of a tile that it has in common with its neighbour, at least.
+    cfg.TEST.TILES.OVERLAP = 0.25
+    # Tiles that run at once.
+    cfg.TEST.TILES.BATCH_SIZE = 8
+
+
 def _add_solver_config(cfg: CfgNode) -> None:
     # "SGD" (Detectron2's), "ADAM" (CenterNet's) or "ADAMW".
     cfg.SOLVER.OPTIMIZER = "SGD"
@@ -65,6 +83,10 @@ def _add_solver_config(cfg: CfgNode) -> None:
     # For vision transformers: the last block learns at this share of the rate, the one before it at
     # this share of that, and so on down to the patches. 1 = all at the same rate.
     cfg.SOLVER.LAYER_DECAY = 1.0
+    # In deformable convolutions, what predicts the offsets learns at this share of the rate. 1 is
+    # CenterNet's; "Deformable ConvNets v2" has 0.1. A step moves hundreds of weights the same way:
+    # at ten times CenterNet's rate, offsets leave the map in a few steps.
+    cfg.SOLVER.OFFSET_LR_FACTOR = 1.0
     # Parameters without weight decay, by the last part of their names (norms and biases have keys
     # of their own: WEIGHT_DECAY_NORM, WEIGHT_DECAY_BIAS).
     cfg.SOLVER.UNDECAYED_PARAMETERS = ["pos_embed", "cls_token", "mask_token"]

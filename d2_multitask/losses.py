@@ -169,6 +169,29 @@ def masked_binary_cross_entropy(logits: Tensor, target: Tensor, ignore_value: in
     return loss / average_over_workers(known.sum())
 
 
+def dice_loss(logits: Tensor, target: Tensor, ignore_value: int) -> Tensor:
+    """One minus the Dice coefficient of each image, averaged over the images that have a label.
+
+    V-Net's loss (arXiv 1606.04797) with linear terms and one added above and below, as in
+    MaskFormer: an image of background alone costs 1 - 1 / (1 + sum of the probabilities).
+
+    Args:
+        logits: (N, H, W).
+        target: (N, H, W) int64, 1, 0 or ``ignore_value``.
+        ignore_value: label that costs nothing.
+
+    Returns:
+        () float32 in [0, 1]; 0, with a graph, if no pixel is labelled.
+    """
+    labelled = (target != ignore_value).flatten(1)
+    probability = logits.float().sigmoid().flatten(1) * labelled
+    positive = (target == 1).flatten(1).float()
+    overlap = (probability * positive).sum(1)
+    dice = (2 * overlap + 1) / (probability.sum(1) + positive.sum(1) + 1)  # (N,)
+    has_label = labelled.any(1)
+    return ((1 - dice) * has_label).sum() / average_over_workers(has_label.sum())
+
+
 def direction_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """One minus the cosine of the angle between vectors, averaged over the labelled ones.
 

@@ -22,6 +22,18 @@ HEIGHT, WIDTH = 60, 80
 PERSON, CHAIR, GRASS, SKY = 14, 8, 35, 49
 NUM_CLASSES, NUM_PARTS, NUM_KEYPOINTS = 59, 7, 14
 
+# The number of each metric that papers give.
+MAIN = {
+    "bbox": "AP",
+    "segm": "AP",
+    "keypoints": "AP",
+    "sem_seg": "mIoU",
+    "part_seg": "mIoU",
+    "image_labels": "mAP",
+    "boundary": "ODS-F",
+    "occlusion": "orientation-accuracy",
+}
+
 Box = tuple[int, int, int, int]  # x, y, w, h
 
 

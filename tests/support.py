@@ -16,7 +16,15 @@ from torch import Tensor, nn
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Everything in an entry of ``batched_inputs`` that tells what is to be learnt.
-LABELS = ("instances", "sem_seg", "part_seg", "boundary", "occlusion", "image_labels")
+LABELS = (
+    "instances",
+    "sem_seg",
+    "part_seg",
+    "boundary",
+    "occlusion",
+    "image_labels",
+    "foreground",
+)
 
 
 class TinyBackbone(Backbone):
@@ -106,6 +114,7 @@ def dense_labels(height: int, width: int, boxes: list[list[int]]) -> dict[str, T
         "boundary": boundary,
         "occlusion": occlusion,
         "image_labels": image_labels,
+        "foreground": sem_seg.clone(),
     }
 
 
@@ -121,6 +130,9 @@ def real_data() -> Path | None:
 
 
 needs_real_data = pytest.mark.skipif(real_data() is None, reason="no real data on this machine")
+needs_pysodmetrics = pytest.mark.skipif(
+    importlib.util.find_spec("py_sod_metrics") is None, reason="pysodmetrics is not installed"
+)
 needs_hotcoco = pytest.mark.skipif(
     importlib.util.find_spec("hotcoco") is None, reason="hotcoco is not installed"
 )

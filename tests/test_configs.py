@@ -12,7 +12,9 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from support import REPOSITORY, labelled_image
 
+from d2_multitask.checkpoint import load_weights
 from d2_multitask.config import load_config
+from d2_multitask.modeling.mae.sizes import encoder_arguments
 
 CONFIGS = REPOSITORY / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
@@ -41,7 +43,7 @@ def test_trains_and_answers(path: Path) -> None:
     cfg.MODEL.FEATURE_EXTRACTOR.WEIGHTS = ""
     if path.parent.name == "centernet":
         narrow(cfg)
-    if cfg.MODEL.BACKBONE.NAME.startswith("build_mae_vit"):
+    if cfg.MODEL.BACKBONE.NAME.startswith("build_mae_") and cfg.MODEL.MAE.SIZE != "tiny":
         # All blocks are alike; those of ViT-B take a second each to make.
         cfg.MODEL.MAE.SIZE, cfg.MODEL.MAE.DEPTH = "tiny", 4
     torch.manual_seed(0)
@@ -58,6 +60,8 @@ def test_trains_and_answers(path: Path) -> None:
     assert len(results) == 1
     if "sem_seg" in results[0]:
         assert results[0]["sem_seg"].shape == (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, 64, 96)
+    if "foreground" in cfg.MODEL.TASKS:
+        assert results[0]["foreground"].shape == (64, 96)
 
 
 SINGLE_TASKS = {
@@ -101,3 +105,25 @@ def test_subsets_differ_in_their_tasks_only() -> None:
             cfg.MODEL.TASKS, cfg.OUTPUT_DIR = [], ""
             texts.add(cfg.dump())
         assert len(texts) == 1
+
+
+# The network that the weights are for, and what its images are like; a backbone's config repeats
+# them, because it has a base of its own.
+PRETRAINED = ["quick/mcn_mae_seg_det_pose", "quick/mask_rcnn_mae_in_detail"]
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_networks_on_the_tiny_mae_take_all_of_its_encoder(name: str, tmp_path: Path) -> None:
+    source = load_config(CONFIGS / "quick" / "mae_pretrain.yaml")
+    cfg = load_config(CONFIGS / f"{name}.yaml")
+    assert encoder_arguments(cfg.MODEL.MAE) == encoder_arguments(source.MODEL.MAE)
+    assert cfg.MODEL.PIXEL_MEAN == source.MODEL.PIXEL_MEAN
+    assert cfg.MODEL.PIXEL_STD == source.MODEL.PIXEL_STD
+    assert cfg.INPUT.FORMAT == source.INPUT.FORMAT
+    mae, model = build_model(source), build_model(cfg)
+    path = str(tmp_path / "model_final.pth")
+    torch.save({"model": mae.state_dict()}, path)
+    report = load_weights(model, path)
+    assert not report.resized and not report.mismatched
+    learnt = {n for n, _ in model.named_parameters() if n.startswith("backbone.net.")}
+    assert learnt == {n for n in report.matched if n.startswith("backbone.net.")}

@@ -69,7 +69,8 @@ def test_all_found_installs_only_build_tools_and_project(install, pip_calls, mon
     monkeypatch.setattr(install, "remove_half_installed", lambda: None)
     monkeypatch.setattr(sys, "argv", ["install.py"])
     assert install.main() == 0
-    assert [call[-1] for call in pip_calls] == [install.BUILD_TOOLS[-1], f"{ROOT}[dev]"]
+    packages = [install.BUILD_TOOLS[-1], f"{ROOT}[dev]", install.METRICS_REFERENCE]
+    assert [call[-1] for call in pip_calls] == packages
     assert "Installed." in capsys.readouterr().out
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from d2_multitask.losses import (
     balanced_binary_cross_entropy,
+    dice_loss,
     direction_loss,
     gathered_l1_loss,
     heatmap_focal_loss,
@@ -145,6 +146,30 @@ def test_binary_loss_over_known_labels_only() -> None:
     assert logits.grad[0, 1] == 0
 
 
+def test_dice_by_hand() -> None:
+    """Two images and one without a label; a pixel without a label costs nothing.
+
+    First: p = 1/2, 3/4, 1/4 on 1, 1, 0: 1 - (2 * 5/4 + 1) / (3/2 + 2 + 1) = 2/9. Second: nothing is
+    there, p = 1/2 three times: 1 - 1 / (3/2 + 1) = 3/5.
+    """
+    three, third = math.log(3), math.log(1 / 3)
+    logits = torch.tensor([[[0, three, third, 50.0]], [[0, 0, 0, 9.0]], [[1, 2, 3, 4.0]]])
+    logits.requires_grad_()
+    target = torch.tensor([[[1, 1, 0, 255]], [[0, 0, 0, 255]], [[255] * 4]])
+    loss = dice_loss(logits, target, 255)
+    loss.backward()
+    assert loss.item() == pytest.approx((2 / 9 + 3 / 5) / 2)
+    assert (logits.grad[target == 255] == 0).all() and (logits.grad[target != 255] != 0).all()
+
+
+def test_dice_of_certain_answers() -> None:
+    target = torch.tensor([[[1, 1, 0, 0]]])
+    right = (target * 2 - 1) * 100.0
+    assert dice_loss(right, target, 255).item() == pytest.approx(0)
+    assert dice_loss(-right, target, 255).item() == pytest.approx(1 - 1 / 5)
+    assert dice_loss(right.bfloat16(), target, 255).dtype == torch.float32
+
+
 def test_direction_loss_by_angle() -> None:
     """0, 90 and 180 degrees off cost 0, 1 and 2, whatever the length; no label costs nothing."""
     prediction = torch.tensor([[3.0, 0.0], [0.0, 0.2], [-5.0, 0.0], [7.0, 7.0]])
@@ -163,8 +188,9 @@ def test_new_losses_with_nothing_to_learn() -> None:
         balanced_binary_cross_entropy(maps[:, 0], unlabelled, 0.95, 255),
         balanced_binary_cross_entropy(maps[:, 0], unlabelled, 0.0, 255),
         masked_binary_cross_entropy(maps[:, 0], unlabelled, 255),
+        dice_loss(maps[:, 0], unlabelled, 255),
         direction_loss(maps, torch.zeros(1, 2, 3, 3)),
     ]
-    assert [loss.item() for loss in losses] == [0, 0, 0, 0]
+    assert [loss.item() for loss in losses] == [0, 0, 0, 0, 0]
     sum(losses).backward()
     assert (maps.grad == 0).all()

@@ -7,6 +7,7 @@
     python tools/benchmark.py loader --config-file mcn_r18_seg_det_pose.yaml --workers 0 1 2
     python tools/benchmark.py evaluation | targets | decoding | memory | deformable
     python tools/benchmark.py mae --config-file quick/mae_pretrain.yaml --size 96 --threads 1
+    python tools/benchmark.py vit --config-file mask_rcnn_mae_pascal_in_detail.yaml --batch 1
     python tools/benchmark.py relation --config-file quick/mae_pretrain.yaml --size 96 --passes 256
 
 ratios      all ratios by name; results.json in --output
@@ -21,6 +22,7 @@ memory      peak memory of a training and whether it grows
 deformable  deformable convolutions against plain ones of the same size
 mae         a masked autoencoder's encoder with and without masking, and its training step, also
             Hugging Face's if that is installed
+vit         a config's transformer backbone against Detectron2's of the same size: time, memory
 relation    how much patches help each other to be reconstructed: in batches against one call for
             each visible set, memory, and what share of a segmentation is not the autoencoder
 
@@ -31,6 +33,7 @@ on a machine that others use too, add --clock cpu --threads 1.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import sys
@@ -73,6 +76,7 @@ from d2_multitask.engine.benchmark.training import (
     measure_steps,
     share_around_network,
 )
+from d2_multitask.engine.benchmark.vit import measure_vit, vit_table
 from d2_multitask.engine.setup import parse_with_overrides
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -230,6 +234,8 @@ def run_single(measure: Callable[..., dict[str, float]], **names: str) -> Callab
         setting = setting_of(args)
         cfg = network_cfg(args.config_file[0], args.opts, setting)
         options = {parameter: getattr(args, name) for parameter, name in names.items()}
+        if "clock" in options:
+            options["clock"] = CLOCKS[args.clock]
         return as_lines(measure(cfg, setting, batch=args.batch, **options))
 
     return run
@@ -241,7 +247,8 @@ def as_lines(numbers: dict[str, float]) -> Outcome:
 
 def run_autoencoder(args: argparse.Namespace) -> Outcome:
     images = torch.randn(args.batch or 8, 3, args.size, args.size, device=args.device)
-    return as_lines(measure_mae(autoencoder_of(args).train(), images, args.runs))
+    model = autoencoder_of(args).train()
+    return as_lines(measure_mae(model, images, args.runs, args.warmup, CLOCKS[args.clock]))
 
 
 def run_relation(args: argparse.Namespace) -> Outcome:
@@ -259,17 +266,27 @@ def autoencoder_of(args: argparse.Namespace) -> Any:
     return build_model(cfg)
 
 
+def run_backbone(args: argparse.Namespace) -> Outcome:
+    cfg = network_cfg(args.config_file[0], args.opts, setting_of(args))
+    images = torch.randn(args.batch or 1, 3, args.size, args.size, device=args.device)
+    results = measure_vit(cfg, images, args.runs, args.warmup, CLOCKS[args.clock])
+    rows = {name: dataclasses.asdict(result) for name, result in results.items()}
+    return vit_table(results), {"rows": rows}, True
+
+
+TIMED = {"runs": "runs", "warmup": "warmup", "clock": "clock"}
 COMMANDS: dict[str, Callable[[argparse.Namespace], Outcome]] = {
     "ratios": run_ratios,
     "cost": run_cost,
     "step": run_step,
     "loader": run_loader,
     "evaluation": run_evaluation,
-    "targets": run_single(measure_targets, runs="runs"),
-    "decoding": run_single(measure_decoding, runs="runs"),
-    "deformable": run_single(measure_deformable, runs="runs"),
+    "targets": run_single(measure_targets, **TIMED),
+    "decoding": run_single(measure_decoding, **TIMED),
+    "deformable": run_single(measure_deformable, **TIMED),
     "memory": run_single(measure_growth, iterations="iterations"),
     "mae": run_autoencoder,
+    "vit": run_backbone,
     "relation": run_relation,
 }
 

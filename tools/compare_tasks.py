@@ -98,7 +98,9 @@ def write_study(args: argparse.Namespace, runs: Sequence[Run]) -> tuple[str, lis
     filters = (args.rows, args.seeds or ()) if args.collect_only else ((), ())
     rows = with_planned(collect(args.output, *filters), runs)
     if not rows:
-        raise ValueError(f"{args.output}: found no run there, expected <row>/seed<k>/run.json")
+        there = [f"{row.name}/seed{run.seed}" for row in collect(args.output) for run in row.runs]
+        expected = ", ".join(there) or "<row>/seed<k>/run.json"
+        raise ValueError(f"{args.output}: found no such run there, expected {expected}")
     unknown = {args.baseline, *args.rows} - {"", *(row.name for row in rows)}
     if unknown:
         raise ValueError(
@@ -137,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
     text, missing = write_study(args, runs)
     print(f"\n{text}\nIn {args.output}: table.md, table.json, table.png")
     if missing:
-        print(f"{len(missing)} runs lack results, see above.", file=sys.stderr)
+        print(f"{len(missing)} results are missing, see above.", file=sys.stderr)
     return 1 if missing else 0
 
 

@@ -78,7 +78,14 @@ def convert(args: argparse.Namespace) -> None:
             "nothing is written. Expected a config with the file's classes, joints and widths"
         )
     fresh = [name for name in report.fresh if not name.endswith("num_batches_tracked")]
+    lost = [name for name in fresh if name.startswith("backbone.")]
+    if lost:
+        raise ValueError(
+            f"{path} lacks {len(lost)} tensors of its network, for example those that are called "
+            f"{lost[:3]} here; nothing is written. Expected a file of CenterNet's model zoo, whole"
+        )
     output = args.output or args.file.with_name(f"{args.file.stem}_d2_multitask.pth")
+    output.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"model": model.state_dict(), "__author__": "CenterNet"}, output)
     print(f"\nWritten: {output}")
     command = f"python tools/train_net.py --config-file {find_config(config_file)}"

@@ -73,6 +73,7 @@ Requires-Dist: termcolor>=1.1
 Requires-Dist: tqdm>4.29.0
 Requires-Dist: yacs>=0.1.8
 """
+METRICS_REFERENCE = "pysodmetrics==1.6.2"
 SOURCE = "git+https://github.com/facebookresearch/detectron2.git"
 SOURCE_COMMIT = "02b5c4e295e990042a714712c21dc79b731e8833"  # main, 6 June 2026
 
@@ -214,6 +215,11 @@ def install_project() -> None:
         hint="Check the network, then repeat.",
     )
     require(PROJECT_PROBE, "d2_multitask was installed but does not import.")
+    # A reference for a test. It would ask for an older NumPy and OpenCV and for scikit-learn, of
+    # which the module that the test reads needs nothing.
+    pip(
+        "install", "--quiet", "--no-deps", METRICS_REFERENCE, hint="Check the network, then repeat."
+    )
 
 
 def remove_half_installed() -> None:

@@ -6,12 +6,19 @@
     python tools/predict.py ... --input a.jpg b.png "more/*.jpg" --tasks seg pose --contact-sheet
     python tools/predict.py ... --input street.mp4 --json output/street.json
     python tools/predict.py ... --webcam --max-images 250
+    python tools/predict.py --config-file configs/quick/foreground_decoder.yaml --input photos/ \
+        --output output/photos
 
 Overlays are written to --output under the inputs' names (videos and cameras as .mp4); small images
 are enlarged so that the drawing can be read. Without MODEL.WEIGHTS, OUTPUT_DIR/model_final.pth is
 taken. --json FILE.json writes three files for the objects that reach --confidence-threshold (use 0
 to evaluate them): FILE.json is COCO's list of results, FILE_sem_seg.json holds each semantic class
 but the background as RLE, FILE_images.json the image ids; see d2_multitask/engine/coco_results.py.
+
+A network with the task "foreground" also writes masks, black and white, to OUTPUT/masks, one PNG an
+image file, at its size; they can be trained with (MASK_ROOT). --mask-threshold 0 writes the
+probabilities in 256 greys. Photos much larger than the network's training crops:
+INPUT.RESIZE_TEST shortest_edge INPUT.MIN_SIZE_TEST 0 TEST.TILES.ENABLED True
 
 Exit code: 0; 1 if no input could be read; 2 if something was typed wrong; 130 if interrupted.
 """
@@ -23,7 +30,7 @@ import itertools
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,10 +49,11 @@ from d2_multitask.engine.predictor import MultitaskPredictor, chosen_tasks
 from d2_multitask.engine.setup import fall_back_to_cpu
 from d2_multitask.visualization.dense import draw_dense
 from d2_multitask.visualization.grid import contact_sheet, fit, side_by_side
-from d2_multitask.visualization.metadata import cfg_metadata, dataset_metadata
+from d2_multitask.visualization.metadata import cfg_metadata, dataset_metadata, is_rcnn
 from d2_multitask.visualization.predictions import (
     CONFIDENCE_THRESHOLD,
     KEYPOINT_THRESHOLD,
+    RCNN_KEYPOINT_THRESHOLD,
     class_map,
     confident,
     draw_result,
@@ -55,8 +63,9 @@ logger = logging.getLogger("d2_multitask.predict")
 
 WRITABLE = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 SHEET_NAME = "contact_sheet.png"
+MASK_FOLDER = "masks"
 MAX_SHEET_PICTURES = 100
-SHEET_CELL = 360  # pixels
+SHEET_CELL, STRIP_CELL = 360, 1800  # pixels
 
 
 class Picture(NamedTuple):
@@ -80,13 +89,21 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, default=Path("output/predictions"))
     parser.add_argument("--confidence-threshold", type=float, default=CONFIDENCE_THRESHOLD)
-    parser.add_argument("--keypoint-threshold", type=float, default=KEYPOINT_THRESHOLD)
+    parser.add_argument(
+        "--keypoint-threshold",
+        type=float,
+        help=f"least score of a drawn joint (default: {KEYPOINT_THRESHOLD}; "
+        f"of an R-CNN {RCNN_KEYPOINT_THRESHOLD}, as in Detectron2's pictures)",
+    )
     parser.add_argument("--tasks", nargs="+", help="run these heads only, e.g. seg det pose")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write COCO-format results")
     parser.add_argument("--max-images", type=int, help="most images, and most frames of a video")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--contact-sheet", action="store_true", help=f"also write {SHEET_NAME}")
     parser.add_argument("--side-by-side", action="store_true", help="the input next to the overlay")
+    parser.add_argument(
+        "--mask-threshold", type=float, default=0.5, help="of foreground; 0 = grey probabilities"
+    )
     parser.add_argument("--opts", dest="option_opts", nargs=argparse.REMAINDER, default=[])
     words, overrides = split_overrides(arguments)
     args = parser.parse_args(words)
@@ -96,6 +113,8 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         args.webcam = args.webcam or 0
     if not args.input and args.webcam is None:
         parser.error("nothing to read: give --input FILE ..., --input FOLDER, or --webcam")
+    if not 0 <= args.mask_threshold <= 1:
+        parser.error(f"--mask-threshold: found {args.mask_threshold}, expected 0 to 1")
     for name in ("max_images", "batch_size"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')}: found {getattr(args, name)}, expected >= 1")
@@ -125,18 +144,32 @@ class Predictions:
         self.tasks = chosen_tasks(cfg, args.tasks)
         self.predictor = MultitaskPredictor(cfg)
         self.metadata = cfg_metadata(cfg)
+        usual = RCNN_KEYPOINT_THRESHOLD if is_rcnn(cfg) else KEYPOINT_THRESHOLD
+        given = args.keypoint_threshold
+        self.keypoint_threshold = usual if given is None else given
         self.json = CocoResults(self.metadata) if args.json else None
         self.sheet: list[np.ndarray] = []
         self.sheet_names: list[str] = []
-        self.num_objects = 0
+        self.is_strip = False  # several pictures of an image in a row
+        self.num_objects = self.num_masks = 0
 
-    def overlays(self, pictures: Iterable[Picture]) -> Iterator[tuple[Picture, np.ndarray]]:
-        """Each picture with its overlay (h, w, 3) uint8 RGB."""
+    def overlays(
+        self, pictures: Iterable[Picture]
+    ) -> Iterator[tuple[Picture, np.ndarray, np.ndarray | None]]:
+        """Each picture with its overlay (h, w, 3) uint8 RGB and its foreground mask, if any."""
         pictures = iter(pictures)
         while batch := list(itertools.islice(pictures, self.args.batch_size)):
             results = self.predictor.predict_batch([p.image for p in batch], self.args.tasks)
             for picture, result in zip(batch, results, strict=True):
-                yield picture, self._overlay(picture, result)
+                yield picture, self._overlay(picture, result), self._mask(result)
+
+    def _mask(self, result: dict[str, Any]) -> np.ndarray | None:
+        """(H, W) uint8, 0 to 255; ``None`` if the network tells no foreground."""
+        if "foreground" not in result:
+            return None
+        probability, threshold = result["foreground"].cpu().float(), self.args.mask_threshold
+        values = (probability >= threshold).float() if threshold else probability
+        return (values.clamp(0, 1) * 255).round().byte().numpy()
 
     def _overlay(self, picture: Picture, result: dict[str, Any]) -> np.ndarray:
         rgb = np.ascontiguousarray(picture.image[..., ::-1])
@@ -150,17 +183,19 @@ class Predictions:
             result,
             self.metadata,
             confidence_threshold=self.args.confidence_threshold,
-            keypoint_threshold=self.args.keypoint_threshold,
+            keypoint_threshold=self.keypoint_threshold,
             # Without a box head, boxes are no more than the hull of the joints.
             draw_boxes="det" in self.tasks or "pose" not in self.tasks,
         )
         dense = draw_dense(rgb, result, self.metadata)
         if dense:
-            overlay = side_by_side([overlay, *dense.values()], cell_width=overlay.shape[1])
+            names, width = ["objects", *dense], overlay.shape[1]
+            overlay = side_by_side([overlay, *dense.values()], names, cell_width=width)
         if self.args.side_by_side:
             overlay = side_by_side([rgb, overlay], cell_width=overlay.shape[1])
         if self.args.contact_sheet and len(self.sheet) < MAX_SHEET_PICTURES:
-            self.sheet.append(fit(overlay, SHEET_CELL, SHEET_CELL))
+            self.is_strip |= overlay.shape[1] > 3 * overlay.shape[0]
+            self.sheet.append(fit(overlay, STRIP_CELL, SHEET_CELL))
             self.sheet_names.append(Path(picture.name).name)
         return overlay
 
@@ -173,7 +208,8 @@ class Predictions:
         """Write what was collected; returns the paths."""
         paths = self.json.write(self.args.json) if self.json is not None else []
         if self.sheet:
-            sheet = contact_sheet(self.sheet, self.sheet_names, cell_width=SHEET_CELL)
+            columns, cell = (1, STRIP_CELL) if self.is_strip else (None, SHEET_CELL)
+            sheet = contact_sheet(self.sheet, self.sheet_names, columns=columns, cell_width=cell)
             paths.append(self.args.output / SHEET_NAME)
             write_image(paths[-1], sheet)
         return paths
@@ -207,6 +243,7 @@ class Progress:
 def run_images(work: Predictions, paths: list[Path], ids: list[int]) -> tuple[int, int]:
     """Predict on image files; returns how many were done and how many could not be read."""
     targets = dict(zip(map(str, paths), output_paths(paths, work.args.output), strict=True))
+    masks = mask_paths(targets, work.args.output / MASK_FOLDER)
     unreadable: list[str] = []
 
     def read() -> Iterator[Picture]:
@@ -218,8 +255,12 @@ def run_images(work: Predictions, paths: list[Path], ids: list[int]) -> tuple[in
                 logger.warning("left out: %s", error)
 
     progress = Progress(len(paths))
-    for picture, overlay in work.overlays(read()):
+    for picture, overlay, mask in work.overlays(read()):
         write_image(targets[picture.name], overlay)
+        if mask is not None:
+            (work.args.output / MASK_FOLDER).mkdir(exist_ok=True)
+            write_image(masks[picture.name], mask)
+            work.num_masks += 1
         progress.step(targets[picture.name].name)
     return progress.done, len(unreadable)
 
@@ -240,7 +281,7 @@ def run_video(work: Predictions, source: Path | int, first_id: int) -> int:
     )
     writer, progress = VideoWriter(target, reader.fps), Progress(total)
     try:
-        for picture, overlay in work.overlays(frames):
+        for picture, overlay, _ in work.overlays(frames):
             writer.write(overlay[..., ::-1])
             progress.step(picture.name)
     except KeyboardInterrupt:
@@ -268,6 +309,18 @@ def output_paths(paths: Sequence[Path], folder: Path) -> list[Path]:
     return targets
 
 
+def mask_paths(targets: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+    """Where each input's mask goes: the overlay's name as PNG; a.jpg.png if there is an a.png."""
+    taken: set[str] = set()
+    paths = {}
+    for given, target in targets.items():
+        name = f"{target.stem}.png"
+        name = f"{target.name}.png" if name in taken else name
+        taken.add(name)
+        paths[given] = folder / name
+    return paths
+
+
 def refuse_to_overwrite(target: Path, inputs: Sequence[Path]) -> None:
     if target.exists() and any(target.resolve() == path.resolve() for path in inputs):
         raise ValueError(
@@ -276,8 +329,8 @@ def refuse_to_overwrite(target: Path, inputs: Sequence[Path]) -> None:
 
 
 def write_image(path: Path, rgb: np.ndarray) -> None:
-    """Write (H, W, 3) uint8 RGB; the ending says the format."""
-    if not cv2.imwrite(str(path), rgb[..., ::-1]):
+    """Write (H, W, 3) uint8 RGB, or (H, W) grey; the ending says the format."""
+    if not cv2.imwrite(str(path), rgb[..., ::-1] if rgb.ndim == 3 else rgb):
         raise ValueError(f"{path}: cannot be written; expected a writable folder with space left")
 
 
@@ -314,6 +367,8 @@ def run(args: argparse.Namespace) -> int:
         logger.error("Nothing could be read: %d of %d inputs failed.", unreadable, unreadable)
         return 1
     written = work.finish()
+    if work.num_masks:
+        written.append(args.output / MASK_FOLDER)
     print(f"{done} images, {work.num_objects} objects, {time.monotonic() - start:.1f} s")
     if unreadable:
         print(f"{unreadable} inputs could not be read; see the warnings above.")

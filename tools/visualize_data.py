@@ -9,8 +9,9 @@
          targets      what each head learns from that: heatmaps and label maps over the image
 
 Solid joints are visible, rings are labelled but occluded; grey stripes are pixels that nothing is
-learnt from. Data sets with human parts, boundaries, occlusion or image labels get a strip: parts in
-colours, boundaries in white, arrows towards the object in front, names of classes. One picture an
+learnt from. Data sets with human parts, boundaries, occlusion, image labels or foreground masks get
+a strip: parts in colours, boundaries in white, arrows towards the object in front, names of
+classes, the background dimmed. One picture an
 image is written to --output, and a contact sheet of all of them.
 """
 
@@ -33,6 +34,7 @@ from detectron2.utils.logger import setup_logger
 import d2_multitask  # noqa: F401 (registers data sets and networks)
 from d2_multitask.config import load_config
 from d2_multitask.data.catalog import load_dataset, loaded_metadata
+from d2_multitask.data.foreground import foreground_map
 from d2_multitask.data.from_config import register_datasets
 from d2_multitask.data.image_reading import read_image
 from d2_multitask.data.label_maps import (
@@ -116,16 +118,24 @@ def annotation_pictures(cfg: CfgNode, dicts: list[dict[str, Any]]) -> Iterator[n
                 ignore_value=node.IGNORE_VALUE,
             )
         picture = draw_dataset_dict(image, dataset_dict, metadata, sem_seg=sem_seg)
-        yield with_dense(picture, image, whole_image_labels(dataset_dict), metadata)
+        labels = whole_image_labels(dataset_dict, "foreground" in cfg.MODEL.TASKS, image.shape[:2])
+        yield with_dense(picture, image, labels, metadata)
 
 
-def whole_image_labels(dataset_dict: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Parts, boundaries, occlusion and classes of one image, as far as it is labelled."""
+def whole_image_labels(
+    dataset_dict: dict[str, Any], foreground: bool, size: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """Parts, boundaries, occlusion and classes of one image, as far as it is labelled.
+
+    The foreground too, if it is asked for: other data sets have objects, whose union is one.
+    """
+    dataset_dict = {"height": size[0], "width": size[1], **dataset_dict}
     makers = {
         "part_seg": part_seg_map,
         "boundary": boundary_map,
         "occlusion": occlusion_map,
         "image_labels": image_label_vector,
+        **({"foreground": foreground_map} if foreground else {}),
     }
     maps = {name: make(dataset_dict) for name, make in makers.items()}
     return {name: values for name, values in maps.items() if values is not None}

@@ -57,10 +57,9 @@ def adapt_checkpoint(
     name, module = found
     prefix = f"{name}." if name else ""
     weights = checkpoint["model"]
-    if all(
-        key in weights and weights[key].shape == value.shape
-        for key, value in module.state_dict(prefix=prefix).items()
-    ):
+    own = module.state_dict(prefix=prefix)
+    below = {key for key in weights if key.startswith(prefix)}
+    if own.keys() == below and all(weights[key].shape == own[key].shape for key in own):
         return checkpoint, None
     adapted = getattr(module, METHOD)(weights, file)
     if adapted is None:

@@ -187,10 +187,13 @@ def _network(weights: Mapping[str, Tensor], file: str) -> str:
             return f"r{_RESNET_DEPTHS[bottleneck][blocks]}"
     kinds = {
         "pre.0.conv.weight": "CenterNet's Hourglass-104, a network that this package does not have",
+        _RESNET_KEY: "a part of a ResNet, or one of unknown depth",
         "deconv_layers.0.weight": "a ResNet without deformable convolution (CenterNet's 'res')",
         "base.base_layer.0.weight": "CenterNet's first version of DLA ('dlav0') or a part of DLA",
     }
     found = next((what for key, what in kinds.items() if key in weights), "another network")
+    if any(name.startswith("backbone.") for name in weights):
+        found = "a checkpoint of Detectron2 or of this package, which needs no conversion"
     raise ValueError(
         f"{file} holds {found}: found, for example, {list(weights)[:3]}; expected the deformable "
         "DLA-34, ResNet-18 or ResNet-101 of CenterNet's model zoo (ctdet_coco_dla_2x.pth, ...)"

@@ -187,6 +187,8 @@ def _read_safetensors(path: str) -> dict[str, Tensor]:
 
 def _damaged(path: str, error: Exception) -> str:
     reason = (str(error).strip().splitlines() or [""])[0][:200]
+    if "weights_only" in reason:  # advice to load it without checks, which would not mend it
+        reason = "not what PyTorch writes"
     damaged = _DAMAGED.format(size=os.path.getsize(path))
     return f"{path} cannot be read ({type(error).__name__}: {reason}). {damaged}"
 

@@ -17,8 +17,9 @@ from detectron2.data import (
 )
 from detectron2.utils import comm
 
-from d2_multitask.data.catalog import load_dataset, needs_labels
+from d2_multitask.data.catalog import RECONSTRUCTION_TASK, load_dataset, needs_labels
 from d2_multitask.data.dense_labels import DENSE_TASKS
+from d2_multitask.data.foreground import read_foreground
 from d2_multitask.data.image_reading import ImageReadError, SizeMismatchError, read_image
 from d2_multitask.data.mapper import MultitaskDatasetMapper
 from d2_multitask.data.report import DATA_REPORT, ProblemReport, ReportingLoader
@@ -47,6 +48,7 @@ _MAP_KEYS = (
     "boundary_segmentation",
     "occlusion_fragments",
     "image_labels",
+    "foreground_file_name",
 )
 
 
@@ -55,7 +57,8 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
 
     Data sets may be labelled for different tasks. Where two of them have the same kind of labels,
     the names must agree; and each task of ``MODEL.TASKS`` needs labels in at least one of them.
-    If no task needs labels, every image is used and no label is read.
+    If no task needs labels, every image is used and no label is read. If one of the tasks is
+    "reconstruction", images without any label are used too.
 
     Returns:
         Detectron2's dicts, to be given to ``build_detection_train_loader`` as ``dataset``.
@@ -68,15 +71,20 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN: found nothing, expected at least one data set")
     sets = {name: load_dataset(name) for name in cfg.DATASETS.TRAIN}
+    times = repeat_factors(cfg.DATASETS.TRAIN_REPEAT_FACTOR, list(sets))
     if not needs_labels(cfg.MODEL.TASKS):
-        return _images_alone(cfg, sets)
+        return _images_alone(cfg, sets, times)
     _check_names(cfg, list(sets))
     for name, dataset_dicts in sets.items():
         _check_readable(name, dataset_dicts, cfg.INPUT.FORMAT)
         _check_category_ids(name, dataset_dicts)
-    dataset_dicts = list(itertools.chain.from_iterable(sets.values()))
+        if "foreground" in cfg.MODEL.TASKS:
+            _check_masks(name, dataset_dicts, cfg.INPUT.FORMAT)
+    dataset_dicts = _chain(sets, times)
     _check_labels(cfg.MODEL.TASKS, dataset_dicts, list(sets))
     _check_switches(cfg, dataset_dicts, list(sets))
+    if RECONSTRUCTION_TASK in cfg.MODEL.TASKS:
+        return dataset_dicts  # every image teaches something
     dataset_dicts = filter_images(dataset_dicts, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     if not dataset_dicts:
         raise ValueError(
@@ -86,15 +94,36 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
     return dataset_dicts
 
 
-def _images_alone(cfg: CfgNode, sets: Mapping[str, DatasetDicts]) -> DatasetDicts:
+def repeat_factors(entries: Sequence[Sequence[Any]], names: Sequence[str]) -> dict[str, int]:
+    """``DATASETS.TRAIN_REPEAT_FACTOR`` -> how often each data set of ``names`` is taken.
+
+    Raises:
+        ValueError: an entry is no pair of a name and a whole number from 1, or of another name.
+    """
+    times = dict.fromkeys(names, 1)
+    for entry in entries:
+        is_pair = isinstance(entry, Sequence) and len(entry) == 2 and entry[0] in times
+        if not is_pair or not entry[1] >= 1 or entry[1] != int(entry[1]):
+            raise ValueError(
+                f"DATASETS.TRAIN_REPEAT_FACTOR: found {entry!r}, expected [name, times] with one "
+                f"of {list(names)} and a whole number from 1"
+            )
+        times[entry[0]] = int(entry[1])
+    return times
+
+
+def _chain(sets: Mapping[str, DatasetDicts], times: Mapping[str, int]) -> DatasetDicts:
+    return list(itertools.chain.from_iterable(sets[name] * times[name] for name in sets))
+
+
+def _images_alone(
+    cfg: CfgNode, sets: Mapping[str, DatasetDicts], times: Mapping[str, int]
+) -> DatasetDicts:
     """All images of all sets, without their labels, which therefore need not agree."""
     for name, dataset_dicts in sets.items():
         _check_readable(name, dataset_dicts, cfg.INPUT.FORMAT)
     keys = ("file_name", "image_id", "height", "width")
-    return [
-        {key: record[key] for key in keys if key in record}
-        for record in itertools.chain.from_iterable(sets.values())
-    ]
+    return [{key: record[key] for key in keys if key in record} for record in _chain(sets, times)]
 
 
 def filter_images(
@@ -223,6 +252,24 @@ def _check_readable(name: str, dataset_dicts: DatasetDicts, image_format: str) -
         f"Data set {name!r}: none of its {len(dataset_dicts)} images can be used, expected them in "
         f"{MetadataCatalog.get(name).get('image_root', 'their folder')}. The first: {first_error}"
     )
+
+
+def _check_masks(name: str, dataset_dicts: DatasetDicts, image_format: str) -> None:
+    """One bad mask is skipped later, but if there is no good one, the values are others."""
+    first_error = None
+    for record in dataset_dicts:
+        if "foreground_file_name" not in record:
+            continue
+        try:
+            size = read_image(record["file_name"], image_format).shape[:2]
+            read_foreground(record["foreground_file_name"], size, record.get("foreground_values"))
+            return
+        except ImageReadError as error:
+            first_error = first_error or error
+    if first_error is not None:
+        raise ValueError(
+            f"Data set {name!r}: none of its masks can be used. The first: {first_error}"
+        )
 
 
 def _check_category_ids(name: str, dataset_dicts: DatasetDicts) -> None:

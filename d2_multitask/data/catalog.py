@@ -8,8 +8,11 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
+RECONSTRUCTION_TASK = "reconstruction"
+"""What masked autoencoders learn."""
+
 # Tasks that learn from the images alone.
-LABEL_FREE_TASKS = frozenset({"reconstruction"})
+LABEL_FREE_TASKS = frozenset({RECONSTRUCTION_TASK})
 
 
 def needs_labels(tasks: Sequence[str]) -> bool:

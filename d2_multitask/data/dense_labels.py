@@ -1,4 +1,5 @@
-"""Labels of whole images beside the semantic map: parts, boundaries, occlusion, image labels.
+"""Labels of whole images beside the semantic map: parts, boundaries, occlusion, image labels,
+foreground.
 
 Each moves in its own way: regions are resized by nearest neighbours, boundaries and occlusion
 fragments are lines that are drawn anew, and the vectors to the object in front turn and mirror with
@@ -16,6 +17,7 @@ import torch
 from detectron2.data import transforms as T
 
 from d2_multitask.data.boundaries import transform_boundary
+from d2_multitask.data.foreground import foreground_map, has_foreground
 from d2_multitask.data.label_maps import (
     boundary_map,
     image_label_vector,
@@ -43,6 +45,7 @@ DENSE_TASKS: Mapping[str, tuple[str, Callable[[DatasetDict], bool]]] = MappingPr
         "boundary": ("boundary maps", _has("boundary_segmentation", "boundary_file_name")),
         "occlusion": ("occlusion fragments", _has("occlusion_fragments")),
         "classification": ("image labels", _has("image_labels")),
+        "foreground": ("foreground masks", has_foreground),
     }
 )
 
@@ -52,6 +55,7 @@ _LABEL_OF_TASK = MappingProxyType(
         "boundary": "boundary",
         "occlusion": "occlusion",
         "classification": "image_labels",
+        "foreground": "foreground",
     }
 )
 
@@ -60,7 +64,7 @@ class DenseLabels:
     """Loads the asked labels of an image and moves them as the image was moved.
 
     Args:
-        labels: some of ``part_seg``, ``boundary``, ``occlusion``, ``image_labels``.
+        labels: some of ``part_seg``, ``boundary``, ``occlusion``, ``image_labels``, ``foreground``.
 
     Raises:
         ValueError: another label.
@@ -95,13 +99,18 @@ class DenseLabels:
             - ``boundary``: (H, W) int64, 1 = boundary, 255 = no label;
             - ``occlusion``: (2, H, W) float32, unit vectors (x, y) to the object in front at the
               pixels of the fragments, zeros elsewhere;
-            - ``image_labels``: (num_classes,) int64, 1 = the input shows the class.
+            - ``image_labels``: (num_classes,) int64, 1 = the input shows the class;
+            - ``foreground``: (H, W) int64, 1 = foreground, 0 = background, 255 = no label.
+
+        Raises:
+            ImageReadError: the image's foreground mask cannot be used.
         """
         load = {
             "part_seg": self._part_seg,
             "boundary": self._boundary,
             "occlusion": self._occlusion,
             "image_labels": self._image_labels,
+            "foreground": self._foreground,
         }
         result = {}
         for label in self.labels:
@@ -134,6 +143,12 @@ class DenseLabels:
         where = str(dataset_dict.get("file_name", "image"))
         fragments = read_fragments(dataset_dict["occlusion_fragments"], *size, where)
         return rasterize_fragments(transform_fragments(fragments, transforms), *image_size)
+
+    def _foreground(
+        self, dataset_dict: DatasetDict, transforms: T.TransformList, image_size: Size
+    ) -> np.ndarray | None:
+        mask = foreground_map(dataset_dict)
+        return None if mask is None else transforms.apply_segmentation(mask).astype(np.int64)
 
     def _image_labels(
         self, dataset_dict: DatasetDict, transforms: T.TransformList, image_size: Size

@@ -9,7 +9,8 @@ A YAML file can bring its own data set:
           IMAGE_ROOT: data/images
       TRAIN: ("my_people_train",)
 
-An entry without JSON is a plain folder of images, for what needs no labels.
+An entry without JSON is a plain folder of images, for what needs no labels; with MASK_ROOT its
+images have foreground masks.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from detectron2.config import CfgNode
 
 from d2_multitask.data.coco_format import register_coco_format
 from d2_multitask.data.image_folder import register_image_folder
+from d2_multitask.data.mask_folder import register_mask_folder
 
 _REQUIRED = {"NAME": str, "JSON": str, "IMAGE_ROOT": str}
 # Of a plain folder of images: an entry without the key JSON.
 _FOLDER_REQUIRED = {"NAME": str, "IMAGE_ROOT": str}
-_FOLDER_OPTIONAL = {"IMAGE_RANGE": (list, tuple)}
+_MASK_OPTIONAL = {"MASK_VALUES": Mapping, "MASK_THRESHOLD": int}
+_FOLDER_OPTIONAL = {"IMAGE_RANGE": (list, tuple), "MASK_ROOT": str, **_MASK_OPTIONAL}
 _OPTIONAL = {
     "SEM_SEG_ROOT": str,
     "SEM_SEG_FROM_MASKS": bool,
@@ -42,10 +45,15 @@ def add_data_config(cfg: CfgNode) -> None:
     """Declare the keys of the data side, with defaults and reasons."""
     # Data sets of one's own without any Python: entries as in ``register_datasets``.
     cfg.DATASETS.REGISTER = []
+    # How often a pass through the data takes each image of a data set of TRAIN, once if it is not
+    # named: [["few_labelled_images", 9], ...]. Whole numbers; Detectron2's key.
+    cfg.DATASETS.TRAIN_REPEAT_FACTOR = []
 
     # How test images are brought to the network: "shortest_edge", Detectron2's, by MIN_SIZE_TEST
     # and MAX_SIZE_TEST; "centernet_keep", the image's own size in the middle of a frame whose sides
-    # are multiples of 32; "centernet_fixed", as large as fits into SCALE_CROP.SIZE.
+    # are multiples of 32; "centernet_fixed", as large as fits into SCALE_CROP.SIZE; "stretch", the
+    # whole image, its proportions changed, to RANDOM_RESIZED_CROP.SIZE, as networks that segment
+    # the salient object do.
     cfg.INPUT.RESIZE_TEST = "shortest_edge"
 
     cfg.INPUT.SCALE_CROP = CfgNode()
@@ -91,7 +99,9 @@ def register_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             ``SEM_SEG_FROM_MASKS`` (default True, if there is no such folder), ``STUFF_CLASSES``
             (names of the ids in the maps) and ``KEYPOINT_FLIP_PAIRS`` ([left, right] joint names).
             Without the key ``JSON`` a folder of images: ``NAME``, ``IMAGE_ROOT`` and optionally
-            ``IMAGE_RANGE`` ([start, stop] in the order of the names).
+            ``IMAGE_RANGE`` ([start, stop] in the order of the names); with ``MASK_ROOT`` (folder of
+            foreground masks named as the images) and optionally ``MASK_VALUES`` (``{"BACKGROUND":
+            0, "FOREGROUND": 1, "IGNORE": 255}``) or ``MASK_THRESHOLD``.
             Paths may hold ``~`` and environment variables.
 
     Returns:
@@ -111,7 +121,7 @@ def register_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
         names.append(entry["NAME"])
         if "JSON" not in entry:
             root = _expand(entry["IMAGE_ROOT"])
-            register_image_folder(entry["NAME"], root, entry.get("IMAGE_RANGE"))
+            _register_folder(entry, root, f"DATASETS.REGISTER[{index}]")
             continue
         register_coco_format(
             entry["NAME"],
@@ -123,6 +133,24 @@ def register_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             keypoint_flip_pairs=entry.get("KEYPOINT_FLIP_PAIRS"),
         )
     return names
+
+
+def _register_folder(entry: Mapping[str, Any], root: str, where: str) -> None:
+    image_range = entry.get("IMAGE_RANGE")
+    if entry.get("MASK_ROOT"):
+        register_mask_folder(
+            entry["NAME"],
+            root,
+            _expand(entry["MASK_ROOT"]),
+            image_range,
+            mask_values=entry.get("MASK_VALUES"),
+            mask_threshold=entry.get("MASK_THRESHOLD") or 0,
+        )
+        return
+    for key in _MASK_OPTIONAL:
+        if entry.get(key):
+            raise ValueError(f"{where}: found {key} without MASK_ROOT, expected a folder of masks")
+    register_image_folder(entry["NAME"], root, image_range)
 
 
 def _check_entry(entry: Any, where: str) -> None:
@@ -141,7 +169,8 @@ def _check_entry(entry: Any, where: str) -> None:
         if key not in required and value is None:
             continue
         if not isinstance(value, keys[key]):
-            expected = "a list" if isinstance(keys[key], tuple) else keys[key].__name__
+            named = "a mapping" if keys[key] is Mapping else getattr(keys[key], "__name__", "")
+            expected = "a list" if isinstance(keys[key], tuple) else named
             raise ValueError(f"{where}: key {key}: found {value!r}, expected {expected}")
     for key in required:
         if not entry.get(key):

@@ -73,15 +73,7 @@ def register_image_folder(
     Raises:
         ValueError: the name is taken by another data set, or the range is empty.
     """
-    if image_range is not None:
-        good = len(image_range) == 2 and all(isinstance(n, int) for n in image_range)
-        if not good or not 0 <= image_range[0] < image_range[1]:
-            raise ValueError(
-                f"Data set {name!r}: IMAGE_RANGE: found {list(image_range)}, expected "
-                "[start, stop] with 0 <= start < stop"
-            )
-        image_range = (image_range[0], image_range[1])
-    folder = ImageFolder(name, os.fspath(image_root), image_range)
+    folder = ImageFolder(name, os.fspath(image_root), checked_range(name, image_range))
     if name in DatasetCatalog:
         if DatasetCatalog.data[name] == folder:
             return
@@ -91,3 +83,20 @@ def register_image_folder(
         )
     DatasetCatalog.register(name, folder)
     MetadataCatalog.get(name).set(image_root=folder.image_root, evaluator_type=EVALUATOR_TYPE)
+
+
+def checked_range(name: str, image_range: Sequence[int] | None) -> tuple[int, int] | None:
+    """``IMAGE_RANGE`` of a data set as a pair.
+
+    Raises:
+        ValueError: no pair of numbers, or an empty range.
+    """
+    if image_range is None:
+        return None
+    good = len(image_range) == 2 and all(isinstance(n, int) for n in image_range)
+    if not good or not 0 <= image_range[0] < image_range[1]:
+        raise ValueError(
+            f"Data set {name!r}: IMAGE_RANGE: found {list(image_range)}, expected [start, stop] "
+            "with 0 <= start < stop"
+        )
+    return image_range[0], image_range[1]

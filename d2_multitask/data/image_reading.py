@@ -78,8 +78,12 @@ def read_image(
     return np.ascontiguousarray(pixels)
 
 
-def read_label_map(file_name: str) -> np.ndarray:
+def read_label_map(file_name: str, *, grey_colors: bool = False) -> np.ndarray:
     """Read a map of class ids; the numbers of a palette image are the ids, not its colours.
+
+    Args:
+        file_name: path, or anything else that Detectron2's ``PathManager`` opens.
+        grey_colors: also accept colour images of three equal channels, as masks often are.
 
     Returns:
         (H, W) integers, as stored.
@@ -95,6 +99,10 @@ def read_label_map(file_name: str) -> np.ndarray:
         raise
     except Exception as error:
         raise ImageReadError(f"{file_name}: cannot be read as a label map: {error}") from error
+    if grey_colors and mode in ("RGB", "RGBA", "LA"):
+        colors = ids[..., :-1] if mode.endswith("A") else ids
+        if (colors == colors[..., :1]).all():
+            return colors[..., 0]
     if mode not in _ID_MODES:
         raise ImageReadError(
             f"{file_name}: found an image of mode {mode}, expected one channel of class ids "

@@ -41,13 +41,14 @@ class MultitaskDatasetMapper:
     - ``ignore_mask`` (training; absent if empty): (H, W) bool, crowds and remains of objects that
       were cut off;
     - ``sem_seg`` (training; absent if unlabelled): (H, W) int64, ``ignore_value`` = no label;
-    - ``part_seg``, ``boundary``, ``occlusion``, ``image_labels`` (training; absent if unlabelled or
-    not asked for): see ``DenseLabels``;
+    - ``part_seg``, ``boundary``, ``occlusion``, ``image_labels``, ``foreground`` (training; absent
+      if unlabelled or not asked for): see ``DenseLabels``;
     - ``data_problems``: only in worker processes, taken out again by ``ReportingLoader``.
 
-    In training, an image that cannot be read or has another size than its labels say is counted and
-    ``None`` is returned, whereupon Detectron2's loader takes another one. In evaluation that is an
-    error, because the metrics would be those of another data set.
+    In training, an image that cannot be read, has another size than its labels say or whose
+    foreground mask cannot be used is counted and ``None`` is returned, whereupon Detectron2's
+    loader takes another one. In evaluation that is an error, because the metrics would be those of
+    another data set.
     """
 
     @configurable
@@ -108,11 +109,15 @@ class MultitaskDatasetMapper:
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any] | None:
         """Map one image; ``dataset_dict`` is not changed."""
         try:
-            image = self._read_image(dataset_dict)
+            result = self._map(dataset_dict)
         except (ImageReadError, SizeMismatchError) as error:
             self._fail(dataset_dict, error)
             return None
         self._failures_in_row = 0
+        return result
+
+    def _map(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        image = self._read_image(dataset_dict)
         original_size = image.shape[:2]
         result: dict[str, Any] = {
             "file_name": dataset_dict["file_name"],

@@ -123,6 +123,28 @@ class CenterResizedCrop(T.Augmentation):
         return ResizedCropTransform(box, self.output_size)
 
 
+class WholeImageResize(T.Augmentation):
+    """The whole image at the output's size; its proportions change."""
+
+    def __init__(self, output_size: tuple[int, int]) -> None:
+        """
+        Args:
+            output_size: (h, w) of the network input, in pixels.
+
+        Raises:
+            ValueError: a size is not positive.
+        """
+        super().__init__()
+        _check_size(output_size, "INPUT.RANDOM_RESIZED_CROP.SIZE")
+        output_size = tuple(output_size)
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> ResizedCropTransform:
+        """For ``image`` (H, W, C)."""
+        height, width = image.shape[:2]
+        return ResizedCropTransform((0, 0, width, height), self.output_size)
+
+
 def _middle(height: int, width: int, ratio: float) -> tuple[float, ...]:
     """Largest window of a width / height in the middle: x0, y0, x1, y1."""
     w, h = min(width, height * ratio), min(height, width / ratio)

@@ -11,7 +11,9 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
-MODES = ("shortest_edge", "centernet_keep", "centernet_fixed")
+from d2_multitask.data.resized_crop import WholeImageResize
+
+MODES = ("shortest_edge", "centernet_keep", "centernet_fixed", "stretch")
 # CenterNet pads to the next multiple above the size, also where the size is a multiple already.
 DIVISOR = 32
 
@@ -103,6 +105,8 @@ def build_test_resize(cfg: CfgNode) -> T.Augmentation:
         raise ValueError(f"INPUT.RESIZE_TEST: found {mode!r}, expected one of {MODES}")
     if mode == "centernet_keep":
         return CenterNetKeep()
+    if mode == "stretch":
+        return WholeImageResize(cfg.INPUT.RANDOM_RESIZED_CROP.SIZE)
     if mode == "centernet_fixed":
         size = tuple(cfg.INPUT.SCALE_CROP.SIZE)
         if len(set(size)) != 1 or size[0] % DIVISOR:

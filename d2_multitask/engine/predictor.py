@@ -15,10 +15,12 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from d2_multitask.checkpoint import MultitaskCheckpointer
+from d2_multitask.data.catalog import LABEL_FREE_TASKS
 from d2_multitask.data.test_size import build_test_resize, image_window
 from d2_multitask.engine.ema import unwrap
 from d2_multitask.heads.build import head_class, with_required
 from d2_multitask.modeling.fusion import fuse_for_inference
+from d2_multitask.modeling.tiles import TiledNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +81,8 @@ class MultitaskPredictor:
             tasks: the heads to run; ``None`` = ``TEST.TASKS`` of the config.
 
         Returns:
-            One dict an image, in pixels of the image: ``instances`` and ``sem_seg`` (num_classes,
-            H, W), as far as the tasks give them.
+            One dict an image, in pixels of the image: ``instances``, ``sem_seg`` (num_classes,
+            H, W), ``foreground`` (H, W) and so on, as far as the tasks give them.
 
         Raises:
             ValueError: an image of another shape or type; a task that the network does not have.
@@ -134,16 +136,19 @@ def inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
     """What evaluation and prediction run: a faster copy of the network, as ``cfg.TEST`` says.
 
     Args:
-        cfg: ``TEST.FUSED`` and ``TEST.COMPILED`` are read.
+        cfg: ``TEST.FUSED``, ``TEST.COMPILED`` and ``TEST.TILES`` are read.
         model: with its weights; not changed, and may be trained further.
 
     Returns:
-        A copy that answers the same, or ``model`` itself with neither key set. See
-        `d2_multitask.modeling.fusion`.
+        A copy that answers the same, or ``model`` itself with neither key set (see
+        `d2_multitask.modeling.fusion`); in tiles, if the config asks for them.
     """
-    if not (cfg.TEST.FUSED or cfg.TEST.COMPILED):
+    if cfg.TEST.FUSED or cfg.TEST.COMPILED:
+        model = fuse_for_inference(unwrap(model), fused=cfg.TEST.FUSED, compiled=cfg.TEST.COMPILED)
+    tiles = cfg.TEST.TILES
+    if not tiles.ENABLED:
         return model
-    return fuse_for_inference(unwrap(model), fused=cfg.TEST.FUSED, compiled=cfg.TEST.COMPILED)
+    return TiledNetwork(model, tiles.SIZE, tiles.OVERLAP, tiles.BATCH_SIZE)
 
 
 def find_weights(cfg: CfgNode) -> str:
@@ -182,9 +187,11 @@ def chosen_tasks(cfg: CfgNode, tasks: Sequence[str] | None = None) -> list[str]:
     """
     if not tasks:
         return list(cfg.TEST.TASKS) or list(cfg.MODEL.TASKS)
-    there = with_required(cfg.MODEL.TASKS)
+    there = with_required([task for task in cfg.MODEL.TASKS if task not in LABEL_FREE_TASKS])
+    there += LABEL_FREE_TASKS.intersection(cfg.MODEL.TASKS)
     for task in tasks:
-        head_class(task, "tasks")
+        if task not in LABEL_FREE_TASKS:
+            head_class(task, "tasks")
         if task not in there:
             raise ValueError(
                 f"tasks: found {task!r}, expected some of this network's MODEL.TASKS: "

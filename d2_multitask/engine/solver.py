@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.layers.batch_norm import LayerNorm
 from detectron2.solver import build_optimizer as build_sgd
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from torch import nn
@@ -24,20 +25,21 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
     Learning rate and weight decay of normalisation layers and biases follow Detectron2's keys
     (``SOLVER.WEIGHT_DECAY_NORM``, ``BIAS_LR_FACTOR``, ``WEIGHT_DECAY_BIAS``), gradient clipping
-    follows ``SOLVER.CLIP_GRADIENTS``. Adam and AdamW also follow ``SOLVER.BETAS``, ``LAYER_DECAY``
-    and ``UNDECAYED_PARAMETERS``.
+    follows ``SOLVER.CLIP_GRADIENTS``. Adam and AdamW also follow ``SOLVER.BETAS``, ``LAYER_DECAY``,
+    ``OFFSET_LR_FACTOR`` and ``UNDECAYED_PARAMETERS``.
 
     Raises:
-        ValueError: the name is unknown, a number is out of range, or layer decay is asked for with
-            SGD or for a model without transformer blocks.
+        ValueError: the name is unknown, a number is out of range, or parts of the model are to
+            learn at rates of their own with SGD, or are not there.
     """
     name = cfg.SOLVER.OPTIMIZER
     if name == "SGD":
-        if cfg.SOLVER.LAYER_DECAY != 1:
-            raise ValueError(
-                f"SOLVER.LAYER_DECAY: found {cfg.SOLVER.LAYER_DECAY} with SOLVER.OPTIMIZER 'SGD', "
-                "expected 'ADAM' or 'ADAMW'"
-            )
+        for key in ("LAYER_DECAY", "OFFSET_LR_FACTOR"):
+            if cfg.SOLVER[key] != 1:
+                raise ValueError(
+                    f"SOLVER.{key}: found {cfg.SOLVER[key]} with SOLVER.OPTIMIZER 'SGD', "
+                    "expected 'ADAM' or 'ADAMW'"
+                )
         return build_sgd(cfg, model)
     if name not in ADAPTIVE_OPTIMIZERS:
         raise ValueError(
@@ -54,15 +56,55 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
-    return get_default_optimizer_params(
+    groups = get_default_optimizer_params(
         model,
         base_lr=cfg.SOLVER.BASE_LR,
         weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
         bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
-        lr_factor_func=layer_decay_factors(model, cfg.SOLVER.LAYER_DECAY),
+        lr_factor_func=_lr_factors(cfg, model),
         overrides={name: {"weight_decay": 0.0} for name in cfg.SOLVER.UNDECAYED_PARAMETERS},
     )
+    # Detectron2 forgets its own norm ("LN" of feature pyramids) among the norms that it knows.
+    forgotten = {
+        parameter
+        for module in model.modules()
+        if isinstance(module, LayerNorm)
+        for name, parameter in module.named_parameters(recurse=False)
+        if name != "bias" or cfg.SOLVER.WEIGHT_DECAY_BIAS is None
+    }
+    if cfg.SOLVER.WEIGHT_DECAY_NORM is None or not forgotten:
+        return groups
+    return _with_decay(groups, forgotten, cfg.SOLVER.WEIGHT_DECAY_NORM)
+
+
+def _with_decay(
+    groups: list[dict[str, Any]], parameters: set[nn.Parameter], weight_decay: float
+) -> list[dict[str, Any]]:
+    """The groups, where some parameters get a weight decay of their own."""
+    result = []
+    for group in groups:
+        chosen = [p for p in group["params"] if p in parameters]
+        others = [p for p in group["params"] if p not in parameters]
+        if others:
+            result.append({**group, "params": others})
+        if chosen:
+            result.append({**group, "params": chosen, "weight_decay": weight_decay})
+    return result
+
+
+def _lr_factors(cfg: CfgNode, model: nn.Module) -> Callable[[str], float]:
+    """Layer decay and the rate of deformable convolutions' offsets together."""
+    decay = layer_decay_factors(model, cfg.SOLVER.LAYER_DECAY) or (lambda name: 1.0)
+    offset = cfg.SOLVER.OFFSET_LR_FACTOR
+    if not 0 < offset <= 1:
+        raise ValueError(f"SOLVER.OFFSET_LR_FACTOR: found {offset}, expected a number in (0, 1]")
+    if offset != 1 and not any(_OFFSET in name for name, _ in model.named_parameters()):
+        raise ValueError(
+            f"SOLVER.OFFSET_LR_FACTOR: found {offset} for a model without deformable convolutions "
+            f"('...{_OFFSET}...'), expected 1"
+        )
+    return lambda name: decay(name) * (offset if _OFFSET in name else 1.0)
 
 
 def _checked_betas(betas: Any) -> tuple[float, float]:
@@ -71,6 +113,8 @@ def _checked_betas(betas: Any) -> tuple[float, float]:
     return betas[0], betas[1]
 
 
+# The convolution that predicts offsets and weights of a deformable one.
+_OFFSET = ".conv_offset_mask."
 # A transformer's blocks, and what comes before them.
 _BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 _STEM = re.compile(r"(?:^|\.)(pos_embed|cls_token|patch_embed)(\.|$)")

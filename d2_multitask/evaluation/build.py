@@ -13,8 +13,10 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
-from d2_multitask.data.catalog import load_dataset
+from d2_multitask.data.catalog import RECONSTRUCTION_TASK, load_dataset
+from d2_multitask.data.foreground import has_foreground
 from d2_multitask.evaluation.coco import MultitaskCOCOEvaluator
+from d2_multitask.evaluation.foreground import ForegroundEvaluator
 from d2_multitask.evaluation.pascal_in_detail.build import PASCAL_IN_DETAIL_BUILDERS
 from d2_multitask.evaluation.reconstruction import ReconstructionEvaluator
 from d2_multitask.evaluation.request import EvaluationRequest
@@ -26,8 +28,6 @@ logger = logging.getLogger(__name__)
 # COCO's metric of a task. Without "det" the boxes are only hulls of joints: not measured.
 COCO_METRICS = {"det": "bbox", "pose": "keypoints"}
 SEM_SEG_TASKS = frozenset({"seg"})
-RECONSTRUCTION_TASK = "reconstruction"
-
 
 EvaluatorBuilder = Callable[[CfgNode, EvaluationRequest], DatasetEvaluator | None]
 
@@ -93,6 +93,18 @@ def build_sem_seg_evaluator(cfg: CfgNode, request: EvaluationRequest) -> Dataset
     )
 
 
+def build_foreground_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEvaluator | None:
+    """Binary segmentation for "foreground" where at least one image has such a label."""
+    if ForegroundEvaluator.task not in request.tasks:
+        return None
+    if not any(map(has_foreground, request.records)):
+        logger.info(f"Data set {request.dataset_name!r} has no foreground masks: no IoU for it.")
+        return None
+    return ForegroundEvaluator(
+        request.dataset_name, request.records, stretch=cfg.TEST.FOREGROUND.STRETCH
+    )
+
+
 def build_reconstruction_evaluator(
     cfg: CfgNode, request: EvaluationRequest
 ) -> DatasetEvaluator | None:
@@ -116,12 +128,23 @@ EVALUATORS: dict[str, tuple[EvaluatorBuilder, ...]] = {
         build_coco_evaluator,
         build_sem_seg_evaluator,
         build_recall_evaluator,
+        build_foreground_evaluator,
         build_reconstruction_evaluator,
     ),
-    "coco": (build_coco_evaluator, build_recall_evaluator, build_reconstruction_evaluator),
+    "coco": (
+        build_coco_evaluator,
+        build_recall_evaluator,
+        build_foreground_evaluator,
+        build_reconstruction_evaluator,
+    ),
     "sem_seg": (build_sem_seg_evaluator, build_reconstruction_evaluator),
     "image_folder": (build_reconstruction_evaluator,),
-    "pascal_in_detail": (*PASCAL_IN_DETAIL_BUILDERS, build_reconstruction_evaluator),
+    "mask_folder": (build_foreground_evaluator, build_reconstruction_evaluator),
+    "pascal_in_detail": (
+        *PASCAL_IN_DETAIL_BUILDERS,
+        build_foreground_evaluator,
+        build_reconstruction_evaluator,
+    ),
 }
 
 

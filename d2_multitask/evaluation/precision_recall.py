@@ -61,7 +61,8 @@ def summarize(counts: PixelCounts) -> dict[str, float]:
     """The benchmark's three numbers, in 0-100; NaN if nothing is labelled.
 
     - ``ODS-F``: best F-measure with one threshold for all images, interpolated between thresholds;
-    - ``OIS-F``: F-measure with each image's own best threshold;
+    - ``OIS-F``: F-measure with each image's own best threshold; of equally good ones, that with the
+      fewest predicted pixels;
     - ``AP``: area under precision over recall, see `average_precision`.
 
     Args:
@@ -70,8 +71,9 @@ def summarize(counts: PixelCounts) -> dict[str, float]:
     total = counts.over_images()
     if not total.labelled.any():
         return dict.fromkeys(("ODS-F", "OIS-F", "AP"), float("nan"))
-    best = counts.f_measure.argmax(axis=1)
-    rows = np.arange(len(best))
+    # Where nothing is labelled every threshold has an F-measure of 0; the best predicts the least.
+    order = np.lexsort((counts.predicted, -counts.f_measure), axis=1)
+    best, rows = order[:, 0], np.arange(len(order))
     own = PixelCounts(*(count[rows, best].sum() for count in counts))
     return {
         "ODS-F": 100 * best_f_measure(total),

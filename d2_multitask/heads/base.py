@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -140,6 +140,20 @@ def feature_shape(input_shape: dict[str, ShapeSpec], name: str, key: str) -> Sha
             f"{key}: the backbone's output {name!r} has no channels or stride: {shape}"
         )
     return shape
+
+
+def check_class_ids(ids: Sequence[int], num_classes: int, key: str) -> None:
+    """Refuse ids of classes that there are not.
+
+    Raises:
+        ValueError: names ``key``, the config key of the ids.
+    """
+    wrong = [class_id for class_id in ids if not 0 <= class_id < num_classes]
+    if wrong:
+        raise ValueError(
+            f"{key}: found {wrong}, expected ids of the network's {num_classes} object classes, 0 "
+            f"to {num_classes - 1}"
+        )
 
 
 class Branch(nn.Sequential):

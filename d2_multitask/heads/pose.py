@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +22,7 @@ from d2_multitask.heads.base import (
     batch_ignored_cells,
     batch_instances,
     batch_objects,
+    check_class_ids,
     feature_shape,
     grid_size,
 )
@@ -70,6 +72,7 @@ class PoseHead(TaskHead):
         peak_score_threshold: float,
         max_distance: float,
         topk: int,
+        keypoint_classes: Sequence[int] = (),
         flip_indices: list[int] | None = None,
         decode: str = "best",
     ) -> None:
@@ -87,6 +90,7 @@ class PoseHead(TaskHead):
             peak_score_threshold: least score of a joint peak that may be matched.
             max_distance: how far a joint may move to its peak, in parts of the box's longer side.
             topk: joint peaks looked at, per joint and image.
+            keypoint_classes: the classes that have joints; empty = all.
             flip_indices: joint order after a horizontal flip, for the flip test.
             decode: one of :data:`DECODE_RULES`.
 
@@ -113,6 +117,7 @@ class PoseHead(TaskHead):
             max_distance,
             topk,
         )
+        self.keypoint_classes = list(keypoint_classes)
         self.flip_indices = flip_indices
         channels = input_shape.channels
         self.keypoint_offset = Branch(channels, conv_dim, 2 * num_keypoints, norm=norm)
@@ -127,6 +132,9 @@ class PoseHead(TaskHead):
         cfg.MODEL.POSE_HEAD = node = CfgNode()
         # COCO's joints; another data set's number must be set here.
         node.NUM_KEYPOINTS = 17
+        # Ids of the classes that have joints. Inside of others' boxes joint heatmaps learn that
+        # there are none, and their joints are zeros. [] = all classes.
+        node.KEYPOINT_CLASSES = []
         node.CONV_DIM = 64
         # CenterNet's weights: all 1.
         node.OFFSET_WEIGHT = 1.0
@@ -145,8 +153,15 @@ class PoseHead(TaskHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Config and backbone outputs -> arguments of ``__init__``."""
+        """Config and backbone outputs -> arguments of ``__init__``.
+
+        Raises:
+            ValueError: a class with joints that there is not.
+        """
         node, center = cfg.MODEL.POSE_HEAD, cfg.MODEL.CENTER_HEAD
+        check_class_ids(
+            node.KEYPOINT_CLASSES, center.NUM_CLASSES, "MODEL.POSE_HEAD.KEYPOINT_CLASSES"
+        )
         flip_test = cfg.TEST.AUG.ENABLED and cfg.TEST.AUG.FLIP
         return {
             "input_shape": feature_shape(
@@ -167,6 +182,7 @@ class PoseHead(TaskHead):
             "peak_score_threshold": node.PEAK_SCORE_THRESH_TEST,
             "max_distance": node.MAX_DISTANCE_TEST,
             "topk": node.TOPK_TEST,
+            "keypoint_classes": node.KEYPOINT_CLASSES,
             "flip_indices": flip_indices(cfg) if flip_test else None,
             "decode": node.DECODE,
         }
@@ -189,7 +205,8 @@ class PoseHead(TaskHead):
         """Joint offsets (A, K, 2) with their weights (A, K, 1), joint heatmaps, sub-cell offsets.
 
         No loss where a label is missing: joints of visibility 0, images without joint labels, and,
-        on the joint heatmaps, crowds and the boxes of people none of whose joints are labelled.
+        on the joint heatmaps, crowds and the boxes of objects with joints of which none is
+        labelled.
         """
         objects = add_keypoints(
             batch_objects(batched_inputs, images, self.stride),
@@ -225,7 +242,8 @@ class PoseHead(TaskHead):
             num_images * self.num_keypoints,
             grid,
         ).view(num_images, self.num_keypoints, *grid)
-        ignored, unlabelled = crowd, ~labelled.any(1)  # (N, 1, h, w), (M,)
+        ignored = crowd  # (N, 1, h, w)
+        unlabelled = ~labelled.any(1) & self._have_joints(objects.classes)  # (M,)
         if unlabelled.any():
             ignored = crowd | cells_in_boxes(
                 objects.boxes[unlabelled], objects.image_index[unlabelled], num_images, grid
@@ -240,6 +258,12 @@ class PoseHead(TaskHead):
             "joint_cell": joint_cell,
             "keypoint_heatmap_offset": joint_xy - joint_cell,
         }
+
+    def _have_joints(self, classes: Tensor) -> Tensor:
+        """Classes of any shape -> bool of that shape."""
+        if not self.keypoint_classes:
+            return torch.ones_like(classes, dtype=torch.bool)
+        return torch.isin(classes, classes.new_tensor(self.keypoint_classes))
 
     def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
         """``loss_pose_offset``, ``loss_pose_heatmap`` and ``loss_pose_heatmap_offset``."""
@@ -267,8 +291,8 @@ class PoseHead(TaskHead):
         """Add ``pred_keypoints`` (N, P, K, 3): x, y in pixels of the network input, confidence.
 
         The confidence is the joint heatmap's score where the joint ends up, or 1 as in CenterNet
-        (``MODEL.POSE_HEAD.DECODE``). Without boxes from
-        another head the joints' hull serves as ``pred_boxes``.
+        (``MODEL.POSE_HEAD.DECODE``). Objects of classes without joints get zeros. Without boxes
+        from another head the joints' hull serves as ``pred_boxes``.
         """
         cell = decoded.peaks.xy  # (N, P, 2)
         offset = gather_cells(predictions["keypoint_offset"].float(), cell)
@@ -288,6 +312,9 @@ class PoseHead(TaskHead):
         if self.as_centernet:
             scores = torch.ones_like(scores)
         keypoints = torch.cat([joints * self.stride, scores[..., None]], -1)
+        if self.keypoint_classes:
+            have_joints = self._have_joints(decoded.objects["pred_classes"])
+            keypoints = keypoints * have_joints[..., None, None]
         decoded.objects["pred_keypoints"] = keypoints
         if "pred_boxes" not in decoded.objects:
             decoded.objects["pred_boxes"] = joint_hull(joints) * self.stride

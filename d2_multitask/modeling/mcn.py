@@ -64,13 +64,18 @@ class MultitaskCenterNet(nn.Module):
         backbone = build_backbone(cfg)
         return {
             "backbone": backbone,
-            "heads": build_heads(cfg, backbone.output_shape()),
+            "heads": build_heads(cfg, backbone.output_shape(), cls.head_tasks(cfg)),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "test_tasks": cfg.TEST.TASKS,
             "flip_test": cfg.TEST.AUG.ENABLED and cfg.TEST.AUG.FLIP,
             "channels_last": cfg.MODEL.CHANNELS_LAST,
         }
+
+    @staticmethod
+    def head_tasks(cfg: CfgNode) -> list[str]:
+        """Those of ``MODEL.TASKS`` that are heads of the registry: here all."""
+        return list(cfg.MODEL.TASKS)
 
     @property
     def device(self) -> torch.device:
@@ -97,7 +102,10 @@ class MultitaskCenterNet(nn.Module):
         """
         if not self.training:
             return self.inference(batched_inputs, tasks)
-        images = self.preprocess_image(batched_inputs)
+        return self.losses(batched_inputs, self.preprocess_image(batched_inputs))
+
+    def losses(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> dict[str, Tensor]:
+        """``{"loss_<task>_<term>": ()}`` of a preprocessed batch."""
         features = self.backbone(images.tensor)
         losses: dict[str, Tensor] = {}
         for head in self.heads.values():

@@ -23,6 +23,7 @@ from detectron2.modeling.roi_heads.roi_heads import select_proposals_with_visibl
 from detectron2.structures import Boxes, ImageList, Instances, Keypoints
 from torch import Tensor
 
+from d2_multitask.heads.base import check_class_ids
 from d2_multitask.modeling.instance_labels import ImageLabels, covered_share
 
 # A box that lies on ignored pixels by more than this share of its area teaches nothing.
@@ -74,9 +75,16 @@ class MultitaskROIHeads(StandardROIHeads):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Config and backbone outputs -> arguments of ``__init__``."""
+        """Config and backbone outputs -> arguments of ``__init__``.
+
+        Raises:
+            ValueError: a class with joints that there is not.
+        """
         arguments = super().from_config(cfg, input_shape)
-        return {**arguments, "keypoint_classes": cfg.MODEL.MULTITASK_RCNN.KEYPOINT_CLASSES}
+        classes, key = cfg.MODEL.MULTITASK_RCNN.KEYPOINT_CLASSES, "MULTITASK_RCNN.KEYPOINT_CLASSES"
+        if cfg.MODEL.KEYPOINT_ON:
+            check_class_ids(classes, cfg.MODEL.ROI_HEADS.NUM_CLASSES, f"MODEL.{key}")
+        return {**arguments, "keypoint_classes": classes}
 
     def forward(
         self,

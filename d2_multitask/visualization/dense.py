@@ -1,4 +1,5 @@
-"""Pictures of labels and results that cover the whole image: parts, boundaries, occlusion, classes.
+"""Pictures of labels and results that cover the whole image: parts, boundaries, occlusion, classes,
+foreground.
 
 The same functions draw labels (ids, 0/1, unit vectors) and results (scores, probabilities, vectors
 of any length); maps may have another size than the image.
@@ -15,6 +16,7 @@ import torch
 from detectron2.data import Metadata
 from torch import Tensor
 
+from d2_multitask.evaluation.thinning import thin
 from d2_multitask.visualization import style
 from d2_multitask.visualization.predictions import class_map
 
@@ -29,11 +31,10 @@ PART_COLORS: tuple[tuple[int, int, int], ...] = (
 )
 BOUNDARY_COLOR = (255, 255, 255)
 FRONT_COLOR, BACK_COLOR = (255, 190, 40), (40, 110, 255)
-BOUNDARY_THRESHOLD = 0.5
+OCCLUSION_THRESHOLD = 0.5
 IMAGE_LABEL_THRESHOLD = 0.5
 _DIMMED = 0.45
 _SHADE_PIXELS = 5  # width of the shading on each side of an occlusion boundary
-_LEAST_VECTOR = 0.05
 
 
 def draw_dense(
@@ -49,7 +50,8 @@ def draw_dense(
     Args:
         image: (H, W, 3) uint8 RGB.
         entry: the mapper's dict or a model's result, with any of ``part_seg`` ((H, W) ids or
-            (C, H, W) scores), ``boundary`` (H, W), ``occlusion`` (2, H, W), ``image_labels`` (C,).
+            (C, H, W) scores), ``boundary`` (H, W), ``occlusion`` (2, H, W), ``image_labels`` (C,),
+            ``foreground`` (H, W).
         metadata: ``stuff_classes`` name the image labels.
         ignore_value: label that is hatched.
         min_long_side: smaller images are enlarged to it (pixels).
@@ -59,6 +61,9 @@ def draw_dense(
     """
     large = style.enlarge(image, style.zoom_for(image.shape[:2], min_long_side))
     pictures = {}
+    if "foreground" in entry:
+        foreground = _array(entry["foreground"])
+        pictures["foreground"] = draw_foreground(large, foreground, ignore_value)
     if "part_seg" in entry:
         pictures["parts"] = draw_parts(large, entry["part_seg"], ignore_value)
     if "boundary" in entry:
@@ -102,6 +107,28 @@ def part_color(part: int) -> tuple[int, int, int]:
     return PART_COLORS[number] if number < len(PART_COLORS) else style.class_color(number)
 
 
+def draw_foreground(
+    image: np.ndarray, foreground: np.ndarray, ignore_value: int = 255
+) -> np.ndarray:
+    """Tint and outline what is foreground with probability 0.5 or more; the rest is dimmed.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        foreground: (h, w) probability in [0, 1], or ids 0, 1 and ``ignore_value``.
+        ignore_value: label that is hatched.
+    """
+    height, width = image.shape[:2]
+    ignored = foreground == ignore_value
+    values = np.where(ignored, 0, foreground).astype(np.float32).clip(0, 1)
+    values = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
+    mask = values >= 0.5
+    picture = np.where(mask[..., None], image, image * _DIMMED).astype(np.uint8)
+    picture = style.blend_color(picture, mask, style.class_color(0), alpha=0.35)
+    if ignored.any():
+        picture = style.blend_hatching(picture, style.resize_mask(ignored, (height, width)))
+    return picture
+
+
 def draw_boundary(image: np.ndarray, boundary: np.ndarray, ignore_value: int = 255) -> np.ndarray:
     """White lines on the dimmed image, the brighter the more certain.
 
@@ -126,7 +153,8 @@ def draw_occlusion(image: np.ndarray, occlusion: np.ndarray) -> np.ndarray:
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        occlusion: (2, h, w) vectors (x, y), y down, towards the object in front; (0, 0) = none.
+        occlusion: (2, h, w) vectors (x, y), y down, towards the object in front, as long as the
+            boundary is probable; drawn in the middle of what is longer than 0.5.
     """
     height, width = image.shape[:2]
     rows, columns, directions = _vectors(occlusion)
@@ -188,9 +216,9 @@ def draw_image_labels(
 
 
 def _vectors(occlusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows and columns of the pixels that have a direction, and their unit vectors (n, 2)."""
+    """Rows and columns of the pixels on a boundary, and their unit vectors (n, 2)."""
     length = np.sqrt((occlusion.astype(np.float64) ** 2).sum(axis=0))
-    rows, columns = np.nonzero(length > _LEAST_VECTOR)
+    rows, columns = np.nonzero(thin(length > OCCLUSION_THRESHOLD))
     return rows, columns, (occlusion[:, rows, columns] / length[rows, columns]).T
 
 

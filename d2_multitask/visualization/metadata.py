@@ -14,6 +14,7 @@ from detectron2.data.datasets.builtin_meta import (
 from torch import Tensor
 
 from d2_multitask.data.catalog import loaded_metadata
+from d2_multitask.modeling.multitask_rcnn import MultitaskRCNN
 
 logger = logging.getLogger(__name__)
 
@@ -116,13 +117,24 @@ def metadata_for(
     )
 
 
+def is_rcnn(cfg: CfgNode) -> bool:
+    """Whether objects and joints come from Detectron2's heads on regions."""
+    return cfg.MODEL.META_ARCHITECTURE == MultitaskRCNN.__name__
+
+
 def cfg_metadata(cfg: CfgNode) -> Metadata:
     """:func:`picture_metadata` of the data set and the network that ``cfg`` describes."""
+    model = cfg.MODEL
+    objects, joints = (
+        (model.ROI_HEADS, model.ROI_KEYPOINT_HEAD)
+        if is_rcnn(cfg)
+        else (model.CENTER_HEAD, model.POSE_HEAD)
+    )
     return picture_metadata(
         dataset_metadata(cfg),
-        num_classes=cfg.MODEL.CENTER_HEAD.NUM_CLASSES,
-        num_keypoints=cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS,
-        num_sem_seg_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        num_classes=objects.NUM_CLASSES,
+        num_keypoints=joints.NUM_KEYPOINTS,
+        num_sem_seg_classes=model.SEM_SEG_HEAD.NUM_CLASSES,
     )
 
 

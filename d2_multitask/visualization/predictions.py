@@ -16,6 +16,8 @@ from d2_multitask.visualization.metadata import BACKGROUND, metadata_for
 
 CONFIDENCE_THRESHOLD = 0.3
 KEYPOINT_THRESHOLD = 0.1
+# An R-CNN's joint scores share out 1 over all of the object's box; Detectron2's own threshold.
+RCNN_KEYPOINT_THRESHOLD = 0.05
 
 
 def draw_result(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -42,8 +43,16 @@ def model_of(config_file: str, *overrides: str) -> nn.Module:
 def test_converts_without_remainder(tmp_path: Path, config_file, network, heads) -> None:
     weights = public.state_dict(network, heads)
     path = tmp_path / "file.pth"
-    prefixed = {f"module.{name}": value for name, value in weights.items()}
-    torch.save({"epoch": 140, "state_dict": prefixed, "optimizer": {"state": {}}}, path)
+    torch.save(
+        {
+            "epoch": 140,
+            "state_dict": {f"module.{name}": value for name, value in weights.items()},
+            "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1}]},
+        },
+        path,
+        # As PyTorch 0.4 wrote the public files.
+        _use_new_zipfile_serialization=False,
+    )
     model = model_of(config_file)
     report = load_weights(model, str(path))
     assert not report.fresh and not report.mismatched
@@ -77,6 +86,7 @@ def file_of(model: nn.Module, classes: int | None = None) -> dict[str, Tensor]:
     """What CenterNet would call the tensors of ``small()``, random values."""
     full = public.state_dict("r18", public.MULTI_POSE)
     state = model.state_dict()
+    full = {name: value for name, value in full.items() if our_name(name) in state}
     torch.manual_seed(1)
     weights = {}
     for name in full:
@@ -108,6 +118,36 @@ def test_heads_that_the_file_lacks_are_fresh_and_those_of_the_model_are_named(
     lost = {name for name in weights if name.startswith(("hps.", "hm_hp.", "hp_offset."))}
     assert set(report.unused) == set(report.reasons) == lost
     assert "MODEL.TASKS" in str(report)
+
+
+SUBSETS = [
+    list(subset)
+    for size in (1, 2, 3)
+    for subset in itertools.combinations(("seg", "det", "pose"), size)
+]
+
+
+@pytest.mark.parametrize("tasks", SUBSETS, ids="_".join)
+def test_detection_weights_start_every_subset(tmp_path: Path, tasks: list[str]) -> None:
+    """80 classes of boxes -> people; what boxes do not need is fresh, and named."""
+    detector = small("ctdet_r18.yaml")
+    weights = file_of(detector)
+    torch.save({"state_dict": weights}, tmp_path / "ctdet.pth")
+    model = small("mcn_r18_seg_det_pose.yaml", "MODEL.TASKS", str(tasks))
+    report = load_weights(model, str(tmp_path / "ctdet.pth"))
+    state = model.state_dict()
+    used = [our_name(name) for name in weights if our_name(name) in state]
+    assert set(report.matched) == set(used) and not report.mismatched
+    assert sum(name.startswith("backbone.") for name in used) == sum(
+        name.startswith("backbone.") for name in state
+    )
+    fresh_heads = {".".join(name.split(".")[:2]) for name in report.fresh}
+    assert fresh_heads == {f"heads.{task}" for task in tasks if task != "det"}
+    for head in fresh_heads:
+        assert f"| {head} " in str(report)
+    needs_centers = {"det", "pose"} & set(tasks)
+    assert ("80 classes" in str(report)) == bool(needs_centers)
+    assert set(report.reasons) == {name for name in weights if our_name(name) not in state}
 
 
 def test_scaled_last_layers_predict_the_same() -> None:
@@ -150,8 +190,10 @@ ONE = torch.zeros(1)
     [
         pytest.param({"pre.0.conv.weight": ONE}, "Hourglass", id="hourglass"),
         pytest.param({"deconv_layers.0.weight": ONE}, "without deformable", id="plain ResNet"),
+        pytest.param(lambda: _without("layer3.1."), "a part of a ResNet", id="part of a ResNet"),
         pytest.param({"base.base_layer.0.weight": ONE}, "'dlav0'", id="old DLA"),
-        pytest.param({"backbone.x.weight": ONE}, "another network.*backbone.x", id="other"),
+        pytest.param({"features.0.weight": ONE}, "another network.*features.0", id="other"),
+        pytest.param({"backbone.x.weight": ONE}, "needs no conversion.*backbone.x", id="ours"),
         pytest.param(lambda: {**_without("-"), "dep.0.weight": ONE}, "ddd", id="3D boxes"),
         pytest.param(lambda: _without("reg."), r"lacks the heads \['reg'\]", id="no offsets"),
         pytest.param(lambda: _without("hm_hp."), r"lacks the heads \['hm_hp'\]", id="cut off"),

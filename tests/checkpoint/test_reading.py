@@ -220,8 +220,9 @@ def test_damaged_file(tmp_path, suffix, damage):
     if suffix == "pkl":
         write_pickle(good, {"w": np.zeros(1000)})
     (tmp_path / f"bad.{suffix}").write_bytes(damage(good.read_bytes()))
-    with pytest.raises(ValueError, match=rf"bad\.{suffix} cannot be read.*fresh copy"):
+    with pytest.raises(ValueError, match=rf"bad\.{suffix} cannot be read.*fresh copy") as caught:
         read_checkpoint(str(tmp_path / f"bad.{suffix}"))
+    assert "weights_only" not in str(caught.value)  # no advice to load it without checks
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,20 @@ def test_the_default_is_detectron2s() -> None:
     assert image_window(transform, (10, 20)) is None
 
 
+def test_stretch_shows_the_whole_image() -> None:
+    """Four quarters of one colour each stay quarters, whatever the proportions."""
+    cfg = get_multitask_cfg()
+    cfg.INPUT.RESIZE_TEST, cfg.INPUT.RANDOM_RESIZED_CROP.SIZE = "stretch", (32, 64)
+    image = np.zeros((200, 100, 3), np.uint8)
+    image[:100, 50:], image[100:, :50], image[100:, 50:] = 80, 160, 240
+    transform = build_test_resize(cfg).get_transform(image)
+    result = transform.apply_image(image)
+    assert result.shape == (32, 64, 3)
+    assert image_window(transform, (200, 100)) is None
+    quarters = [result[y, x, 0] for y in (4, 28) for x in (8, 56)]
+    assert quarters == [0, 80, 160, 240]
+
+
 @pytest.mark.parametrize(
     ("mode", "size", "message"),
     [

@@ -232,3 +232,20 @@ def test_without_the_keys_the_network_itself_runs(cfg):
     plain.TEST.COMPILED = True
     compiled = inference_model(plain, model)
     assert compiled is not model and not compiled.training
+
+
+def test_tiles_are_those_of_the_config(tmp_path):
+    """Twice the tile's size in each direction, neighbours overlap: nine tiles, in threes."""
+    opts = ["TEST.TILES.ENABLED", "True", "TEST.TILES.SIZE", "(32, 48)"]
+    cfg = small_cfg(tmp_path, "TEST.TILES.BATCH_SIZE", "3", "TEST.FUSED", "False", *opts)
+    calls = []
+
+    class Tiles(nn.Module):
+        def forward(self, batched_inputs):
+            calls.append([tuple(x["image"].shape[1:]) for x in batched_inputs])
+            return [{"sem_seg": torch.zeros(2, 32, 48)} for _ in batched_inputs]
+
+    model = inference_model(cfg, Tiles())
+    (result,) = model([{"image": torch.zeros(3, 64, 96), "height": 10, "width": 20}])
+    assert result["sem_seg"].shape == (2, 10, 20)
+    assert calls == [[(32, 48)] * 3] * 3

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from detectron2.layers import get_norm
 from mae_support import small_mae
 from torch import nn
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.engine.solver import build_optimizer, layer_decay_factors
+from d2_multitask.modeling.backbones import DeformableConv2d
 
 
 @pytest.fixture
@@ -44,6 +46,18 @@ def test_normalisation_has_its_own_weight_decay(name, cfg):
     assert len(decay) == len(list(model.parameters()))
     assert decay[model[0].weight] == 0.1
     assert decay[model[1].weight] == decay[model[1].bias] == 0
+
+
+@pytest.mark.parametrize(("decay_bias", "bias"), [(None, 0), (0.3, 0.3)])
+def test_norms_of_a_feature_pyramid_are_norms(decay_bias, bias, cfg):
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    cfg.SOLVER.WEIGHT_DECAY_BIAS = decay_bias
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), get_norm("LN", 4), nn.Conv2d(4, 1, 1, bias=False))
+    groups = build_optimizer(cfg, model).param_groups
+    decay = {p: g["weight_decay"] for g in groups for p in g["params"]}
+    assert [decay[model[i].weight] for i in range(3)] == [0.1, 0, 0.1]
+    assert decay[model[1].bias] == bias
+    assert sum(len(g["params"]) for g in groups) == 5 and all(g["lr"] == 0.01 for g in groups)
 
 
 @pytest.mark.parametrize("name", ["SGD", "ADAM", "ADAMW"])
@@ -158,3 +172,35 @@ def test_layer_decay_that_cannot_be(optimizer, decay, message, cfg):
     cfg.SOLVER.LAYER_DECAY = decay
     with pytest.raises(ValueError, match=message):
         build_optimizer(cfg, small_model())
+
+
+class Deformable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = DeformableConv2d(2, 3)
+        self.head = nn.Conv2d(3, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["ADAM", "ADAMW"])
+def test_offsets_have_a_rate_of_their_own(name, cfg):
+    cfg.SOLVER.OPTIMIZER, cfg.SOLVER.OFFSET_LR_FACTOR = name, 0.1
+    model = Deformable()
+    rates = {p: g["lr"] for g in build_optimizer(cfg, model).param_groups for p in g["params"]}
+    for parameter_name, parameter in model.named_parameters():
+        factor = 0.1 if "offset" in parameter_name else 1.0
+        assert rates[parameter] == pytest.approx(factor * cfg.SOLVER.BASE_LR)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "factor", "model", "message"),
+    [
+        ("ADAMW", 0.0, Deformable, r"OFFSET_LR_FACTOR: found 0.0, expected a number in \(0, 1\]"),
+        ("ADAMW", float("nan"), Deformable, "found nan, expected a number"),
+        ("ADAMW", 0.5, small_model, "found 0.5 for a model without deformable convolutions"),
+        ("SGD", 0.5, Deformable, "with SOLVER.OPTIMIZER 'SGD', expected 'ADAM' or 'ADAMW'"),
+    ],
+)
+def test_rates_of_offsets_that_cannot_be(optimizer, factor, model, message, cfg):
+    cfg.SOLVER.OPTIMIZER, cfg.SOLVER.OFFSET_LR_FACTOR = optimizer, factor
+    with pytest.raises(ValueError, match=message):
+        build_optimizer(cfg, model())

@@ -42,6 +42,12 @@ def test_one_threshold_for_all_against_one_for_each():
     assert result["ODS-F"] == pytest.approx(100 * (2 * p * r / (p + r)).max())
 
 
+def test_the_best_threshold_of_an_image_without_labels_predicts_the_least():
+    """Image A is perfect at both; in B nothing is labelled: 50 pixels wrong, then 10."""
+    both = counts([[30, 30], [0, 0]], [[30, 30], [0, 0]], [[30, 30], [50, 10]])
+    assert summarize(both)["OIS-F"] == pytest.approx(100 * 2 * 30 / (30 + 40))
+
+
 def test_area_by_hand():
     """Recall .5 at precision 1, recall 1 at precision .5: 50 points of 1, then down to .5."""
     total = counts([100, 50], [100, 100], [200, 50])

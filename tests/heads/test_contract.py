@@ -107,7 +107,7 @@ def test_one_result_an_image(name: str, batch_name: str) -> None:
         assert result
         if "instances" in result:
             assert result["instances"].image_size == (50, 70)
-        for key in {"sem_seg", "part_seg", "boundary", "occlusion"} & set(result):
+        for key in {"sem_seg", "part_seg", "boundary", "occlusion", "foreground"} & set(result):
             assert result[key].shape[-2:] == (50, 70)
 
 

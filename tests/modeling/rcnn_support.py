@@ -14,7 +14,7 @@ from torch import Tensor
 from d2_multitask.config import load_config
 from d2_multitask.modeling import MultitaskRCNN
 
-DENSE = ["seg", "parts", "boundary", "occlusion", "classification"]
+DENSE = ["seg", "parts", "boundary", "occlusion", "classification", "foreground"]
 
 
 def rcnn_config(tasks: list[str] | None = None, *opts: Any, masks=True, joints=True) -> CfgNode:
@@ -29,8 +29,8 @@ def rcnn_config(tasks: list[str] | None = None, *opts: Any, masks=True, joints=T
     cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 8
     cfg.MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS = [8]
     cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 8
-    for name in ("PARTS_HEAD", "BOUNDARY_HEAD", "OCCLUSION_HEAD", "CLASSIFICATION_HEAD"):
-        cfg.MODEL[name].CONV_DIM = 8
+    for name in ("PARTS", "BOUNDARY", "OCCLUSION", "CLASSIFICATION", "FOREGROUND"):
+        cfg.MODEL[f"{name}_HEAD"].CONV_DIM = 8
     cfg.merge_from_list(list(opts))
     return cfg
 

@@ -26,6 +26,7 @@ LOSSES = {
     "boundary": {"loss_boundary"},
     "occlusion": {"loss_occlusion_boundary", "loss_occlusion_direction"},
     "classification": {"loss_classification"},
+    "foreground": {"loss_foreground_bce", "loss_foreground_dice"},
 }
 ENTRIES = {
     "det": "instances",
@@ -34,6 +35,7 @@ ENTRIES = {
     "boundary": "boundary",
     "occlusion": "occlusion",
     "classification": "image_labels",
+    "foreground": "foreground",
 }
 SHAPES = {
     "sem_seg": (59, 120, 100),
@@ -41,6 +43,7 @@ SHAPES = {
     "boundary": (120, 100),
     "occlusion": (2, 120, 100),
     "image_labels": (59,),
+    "foreground": (120, 100),
 }
 
 
@@ -280,6 +283,11 @@ def test_totals_of_tasks() -> None:
         (["seg"], ("MODEL.MASK_ON", True), "MODEL.MASK_ON.*'det'"),
         (["seg"], ("INPUT.RESIZE_TEST", "centernet_keep"), "INPUT.RESIZE_TEST.*'shortest_edge'"),
         (["boxes"], (), "unknown task 'boxes'"),
+        (
+            ["det"],
+            ("MODEL.ROI_HEADS.NUM_CLASSES", 1),
+            r"MULTITASK_RCNN.KEYPOINT_CLASSES: found \[14\], expected ids .* 1 object classes",
+        ),
     ],
 )
 def test_mistakes_in_the_config(tasks: list[str], opts: tuple[Any, ...], message: str) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -90,12 +91,32 @@ def tool():
         pytest.param(("memory", "--iterations", "2"), "peak memory, GB", id="memory"),
     ],
 )
-def test_the_other_commands(tool, tmp_path, capsys, words, expected):
-    more = [*SMALL, "--images", "2", "--output", str(tmp_path), "--config-file", QUICK, *NARROW]
-    assert tool.main([*words, *more]) == 0
+def test_the_other_commands(tool, tmp_path, capsys, monkeypatch, words, expected):
+    looks = []
+    monkeypatch.setitem(tool.CLOCKS, "cpu", lambda: looks.append(1) or time.process_time())
+    more = [*SMALL, "--images", "2", "--output", str(tmp_path), "--clock", "cpu"]
+    assert tool.main([*words, *more, "--config-file", QUICK, *NARROW]) == 0
+    # The loader's workers are other processes, and memory is not a time.
+    assert bool(looks) == (words[0] not in ("loader", "memory"))
     assert expected in capsys.readouterr().out
     content = json.loads((tmp_path / f"{words[0]}.json").read_text())
     assert any(name.startswith(expected) for name in content)
+
+
+TINY = (
+    *("--config-file", "quick/mae_pretrain.yaml", "--batch", "1"),
+    *("MODEL.MAE.DEPTH", "2", "MODEL.MAE.IMAGE_SIZE", "(64, 64)"),
+)
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [("mae", "encoder: a quarter / all"), ("vit", "| relative positions, forward and backward")],
+)
+def test_transformers(tool, tmp_path, capsys, what, expected):
+    assert tool.main([what, *SMALL, "--clock", "cpu", "--output", str(tmp_path), *TINY]) == 0
+    assert expected in capsys.readouterr().out
+    assert "cpu clock" in json.loads((tmp_path / f"{what}.json").read_text())["setting"]
 
 
 @pytest.mark.parametrize(

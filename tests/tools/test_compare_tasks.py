@@ -81,18 +81,23 @@ def test_failed_row_shows_and_decides_the_exit_code(compare, tmp_path, capsys):
     assert compare(*words, "det", "pose") == 1
     captured = capsys.readouterr()
     assert "- Only Pose, seed 1: failed: the data set has no joints" in captured.out
-    assert "1 runs lack results" in captured.err
+    assert "1 results are missing" in captured.err
     assert compare(*words, "det") == 0  # the row that was asked for is there, and is not repeated
     assert (tmp_path / "out" / "det" / "seed1" / "calls").read_text() == "x"
     assert [row["name"] for row in table(tmp_path / "out")["rows"]] == ["det", "pose"]
 
 
-def test_collecting_trains_nothing(compare, tmp_path):
+def test_collecting_trains_nothing(compare, tmp_path, capsys):
     words = ("--output", "out", "--collect-only")
     assert compare("--preset", "cpu", "--rows", "det", "pose", *words[:2]) == 1
     assert compare(*words) == 1
     assert compare(*words, "--rows", "det", "--metrics", "bbox/AP") == 0
     assert [column["name"] for column in table(tmp_path / "out")["columns"]] == ["bbox/AP"]
+    assert compare(*words, "--rows", "det", "--metrics", "bbox/AP51") == 1
+    (problem,) = table(tmp_path / "out")["not_complete"]
+    assert problem == "bbox/AP51: found in no results, expected some of: bbox/AP, bbox/AP50"
+    assert compare(*words, "--seeds", "7") == 2
+    assert "expected det/seed1, pose/seed1" in capsys.readouterr().err
     assert compare(*words, "--preset", "cpu") == 1
     states = {row["name"]: row["seeds"]["1"]["state"] for row in table(tmp_path / "out")["rows"]}
     assert len(states) == 7
@@ -107,7 +112,7 @@ def test_collecting_trains_nothing(compare, tmp_path):
         (["--preset", "cpu", "SEED", "3"], "found SEED, which a study sets itself"),
         (["--preset", "cpu", "SOLVER.MAX_ITERS", "3"], "did you mean SOLVER.MAX_ITER"),
         (["--preset", "cpu", "SOLVER.MAX_ITER"], "expected KEY VALUE pairs"),
-        (["--collect-only"], "found no run there"),
+        (["--collect-only"], "found no such run there"),
     ],
 )
 def test_mistakes_are_one_message(compare, capsys, words, message):
@@ -186,4 +191,4 @@ def test_real_trainings_of_which_two_fail(tmp_path):
 def test_as_a_user_runs_it(tmp_path):
     done = run_tool(tmp_path, "--collect-only", "--output", "nowhere")
     assert done.returncode == 2
-    assert done.stderr.strip().startswith("Error: nowhere: found no run there")
+    assert done.stderr.strip().startswith("Error: nowhere: found no such run there")

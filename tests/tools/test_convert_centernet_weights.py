@@ -29,7 +29,7 @@ def pose_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_converts_and_the_result_answers_as_the_file(pose_file: Path, tmp_path: Path) -> None:
-    output = tmp_path / "ours.pth"
+    output = tmp_path / "new" / "ours.pth"
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, str(TOOL), str(pose_file), "--output", str(output)]
     done = subprocess.run(words, env=env, capture_output=True, text=True)
@@ -77,6 +77,30 @@ def test_a_config_that_does_not_fit(tool, pose_file, tmp_path, capsys, opts, mes
     output = tmp_path / "x.pth"
     assert tool.main([str(pose_file), "--output", str(output), *opts]) == 2
     assert message in capsys.readouterr().err and not output.exists()
+
+
+def test_a_file_without_a_part_of_its_network(tool, tmp_path: Path, capsys) -> None:
+    weights = public.state_dict("r18", public.CTDET)
+    kept = {name: value for name, value in weights.items() if not name.startswith("layer4.1.")}
+    torch.save({"state_dict": kept}, tmp_path / "part.pth")
+    assert tool.main([str(tmp_path / "part.pth")]) == 2
+    assert "lacks 10 tensors of its network" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["part.pth"]
+
+
+class _Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_file_that_wants_to_run_code(tool, tmp_path: Path, capsys) -> None:
+    torch.save({"state_dict": {}, "epoch": _Bomb(tmp_path / "witness")}, tmp_path / "bomb.pth")
+    assert tool.main([str(tmp_path / "bomb.pth")]) == 2
+    assert "is refused: it wants" in capsys.readouterr().err
+    assert not (tmp_path / "witness").exists()
 
 
 def test_bad_files(tool, pose_file: Path, tmp_path: Path, capsys) -> None:

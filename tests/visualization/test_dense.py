@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from detectron2.data import Metadata
 
@@ -10,6 +11,7 @@ from d2_multitask.visualization.dense import (
     PART_COLORS,
     draw_boundary,
     draw_dense,
+    draw_foreground,
     draw_image_labels,
     draw_occlusion,
     draw_parts,
@@ -39,6 +41,19 @@ def test_the_side_in_front_is_orange_and_the_other_blue():
         assert distance(back, BACK_COLOR) < distance(back, FRONT_COLOR)
 
 
+def test_predicted_directions_are_drawn_in_the_middle_of_probable_boundaries():
+    """A boundary 7 columns wide, and an improbable one elsewhere."""
+    predicted = np.zeros((2, 60, 80), np.float32)
+    predicted[0, 10:50, 37:44] = 0.9
+    predicted[1, 10:50, 5:20] = 0.3
+    wide = draw_occlusion(IMAGE, predicted)
+    thin = draw_occlusion(IMAGE, field(0.9))
+    assert np.array_equal(wide[20:40, :30], thin[20:40, :30])
+    shaded = np.abs(wide[30].astype(int) - thin[30, 0]).sum(axis=-1) > 0
+    assert 0 < shaded.sum() < 24
+    assert np.flatnonzero(shaded).mean() == pytest.approx(40, abs=3)
+
+
 def test_no_occlusion_is_the_dimmed_image():
     picture = draw_occlusion(IMAGE, np.zeros((2, 30, 40), np.float32))
     assert picture.shape == IMAGE.shape and len(np.unique(picture)) == 1
@@ -55,6 +70,19 @@ def test_parts_have_their_colours_from_ids_and_from_scores():
     assert len(np.unique(picture[:, 65:75])) == 2  # hatched
     scores = torch.nn.functional.one_hot(torch.from_numpy(ids % 250), 7).permute(2, 0, 1).float()
     assert np.array_equal(draw_parts(IMAGE, scores)[:, :55], picture[:, :55])
+
+
+def test_foreground_stands_out_from_labels_and_from_probabilities():
+    labels = np.zeros((60, 80), np.int64)
+    labels[:, 20:50], labels[:, 60:] = 1, 255
+    picture = draw_foreground(IMAGE, labels)
+    inside, outside = picture[30, 35].astype(int), picture[30, 5].astype(int)
+    assert (outside < 64).all() and inside[2] > inside[0] > outside[0]  # tinted blue
+    assert len(np.unique(picture[:, 65:75])) == 2  # hatched
+    probability = np.where(labels == 1, 0.8, 0.3)
+    assert np.array_equal(draw_foreground(IMAGE, probability)[:, :55], picture[:, :55])
+    small = draw_foreground(IMAGE, probability[::2, ::2])
+    assert np.array_equal(small[:, 22:48], picture[:, 22:48])
 
 
 def test_boundaries_are_as_bright_as_they_are_certain():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
-from d2_multitask.config import get_multitask_cfg
+from d2_multitask.config import get_multitask_cfg, load_config
 from d2_multitask.data.coco_format import register_coco_format
 from d2_multitask.visualization.metadata import (
     cfg_metadata,
@@ -126,3 +126,11 @@ def test_names_are_read_from_the_data_sets_file(registered, tmp_path):
     assert metadata.thing_classes == ["dog"]
     assert metadata.keypoint_names == ["head", "tail"]
     assert limbs(metadata) == [(0, 1)]
+
+
+@pytest.mark.parametrize("config", ["mask_rcnn_pascal_in_detail", "mcn_pascal_in_detail"])
+def test_both_networks_of_pascal_in_detail_have_its_names(config):
+    metadata = cfg_metadata(load_config(f"{config}.yaml"))
+    assert metadata.thing_classes[14] == "person" and len(metadata.thing_classes) == 20
+    assert metadata.stuff_classes[49] == "sky"
+    assert len(metadata.keypoint_names) == 14 and len(limbs(metadata)) >= 13

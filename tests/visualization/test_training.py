@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from modeling.rcnn_support import rcnn, rcnn_image
 from support import TinyBackbone, labelled_image
 from torch import nn
 
@@ -50,6 +51,13 @@ def test_each_map_gives_a_picture(tasks, expected):
         assert picture.ndim == 3
         assert picture.shape[2] == 3
     assert len({picture.shape for picture in pictures.values()}) == 1
+
+
+def test_an_rcnn_shows_the_maps_of_its_heads():
+    maps = {"sem_seg", "part_seg", "boundary", "occlusion_x", "occlusion_y"}
+    pictures = training_pictures(rcnn(), [rcnn_image(0), rcnn_image(1)])
+    assert set(pictures) == {f"pictures/{name}" for name in ("results", *maps)}
+    assert set(training_pictures(rcnn(["det"]), [rcnn_image()])) == {"pictures/results"}
 
 
 def test_at_most_max_images_are_drawn():

@@ -92,7 +92,7 @@ def read_annotation_file(path: str) -> AnnotationFile:
     Raises:
         ValueError: the file is missing, broken, of another release, or not of this layout.
     """
-    with _without_garbage_collection():
+    with without_garbage_collection():
         content = read_json(path, object_hook=_compact)
     _check_top_level(path, content)
     file = AnnotationFile(path, content)
@@ -131,8 +131,8 @@ def as_chains(indices: Any) -> Any:
 
 
 @contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    # The collector would walk over all that was read again and again; half of the time is its.
+def without_garbage_collection() -> Iterator[None]:
+    """For making millions of objects: the collector would walk over all of them, time and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -160,6 +160,7 @@ def _check_top_level(path: str, content: dict[str, Any]) -> None:
 
 
 def _read_images(file: AnnotationFile) -> None:
+    num_before = len(file.problems)
     for index, image in enumerate(file.content["images"]):
         where = f"images[{index}]"
         error = _image_error(image)
@@ -179,7 +180,7 @@ def _read_images(file: AnnotationFile) -> None:
     if not file.images:
         raise ValueError(
             f"{file.path}: field 'images': none of {len(file.content['images'])} entries can be "
-            f"used. The first problem: {file.problems[-1]}"
+            f"used. The first problem: {file.problems[num_before]}"
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from detectron2.structures import Boxes, pairwise_iou
+from detectron2.structures.boxes import matched_pairwise_iou
 from torch import as_tensor
 
 from d2_multitask.data.coco_objects import ObjectReader
@@ -42,11 +43,21 @@ _OFFSETS = np.array(
 
 @dataclass
 class MatchCounts:
-    """How many skeletons found their person."""
+    """How many skeletons found their person, and what their own boxes are like.
+
+    Attributes:
+        skeletons: in the file.
+        matched: of them, those with a person.
+        people: in the file.
+        iou_with_person: sum over the matched of the IoU of the skeleton's and the person's box.
+        iou_with_joints: likewise with the hull of the skeleton's labelled joints.
+    """
 
     skeletons: int = 0
     matched: int = 0
     people: int = 0
+    iou_with_person: float = 0.0
+    iou_with_joints: float = 0.0
 
     def __str__(self) -> str:
         rate = self.matched / self.skeletons if self.skeletons else 0.0
@@ -124,12 +135,30 @@ def _match_image(record: Record, skeletons: Sequence[Record], counts: MatchCount
     if not skeletons:
         return
     unmatched = set(range(len(skeletons)))
-    for index, person in match_skeletons(skeletons, people):
+    pairs = match_skeletons(skeletons, people)
+    for index, person in pairs:
         people[person]["keypoints"] = skeletons[index]["keypoints"]
         unmatched.discard(index)
-    counts.matched += len(skeletons) - len(unmatched)
+    _compare_boxes([skeletons[s] for s, _ in pairs], [people[p] for _, p in pairs], counts)
     if unmatched:
         record["unmatched_keypoints"] = [skeletons[index] for index in sorted(unmatched)]
+
+
+def _compare_boxes(
+    skeletons: Sequence[Record], people: Sequence[Record], counts: MatchCounts
+) -> None:
+    """Add matched pairs to the counts."""
+    counts.matched += len(skeletons)
+    if not skeletons:
+        return
+    joints = np.array([s["keypoints"] for s in skeletons]).reshape(-1, NUM_KEYPOINTS, 3)
+    labelled = joints[..., 2:] > 0
+    low = np.where(labelled, joints[..., :2], np.inf).min(axis=1)
+    high = np.where(labelled, joints[..., :2], -np.inf).max(axis=1)
+    own, persons = (_boxes(items) for items in (skeletons, people))
+    hulls = Boxes(as_tensor(np.concatenate([low, high], axis=1)))
+    counts.iou_with_person += float(matched_pairwise_iou(own, persons).sum())
+    counts.iou_with_joints += float(matched_pairwise_iou(own, hulls).sum())
 
 
 def match_skeletons(skeletons: Sequence[Record], people: Sequence[Record]) -> list[tuple[int, int]]:
@@ -143,11 +172,7 @@ def match_skeletons(skeletons: Sequence[Record], people: Sequence[Record]) -> li
     if not skeletons or not people:
         return []
     inside = np.stack([_inside(skeletons, person) for person in people], axis=1)
-    boxes = [
-        np.array([item["bbox"] for item in items], dtype=np.float64).reshape(-1, 4)
-        for items in (skeletons, people)
-    ]
-    iou = pairwise_iou(*(Boxes(as_tensor(_xyxy(b))) for b in boxes)).numpy()
+    iou = pairwise_iou(_boxes(skeletons), _boxes(people)).numpy()
     fits = (inside >= _LEAST_INSIDE) | (iou >= _LEAST_IOU)
     score = np.where(fits, 0.5 * (inside + iou), 0.0)
     pairs = zip(*linear_sum_assignment(score, maximize=True), strict=True)
@@ -180,6 +205,7 @@ def _near_mask(xy: np.ndarray, segmentation: Any) -> np.ndarray:
     return (in_image & (run % 2 == 1)).any(axis=-1)
 
 
-def _xyxy(boxes: np.ndarray) -> np.ndarray:
-    """(n, 4) x, y, w, h -> x1, y1, x2, y2."""
-    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+def _boxes(items: Sequence[Mapping[str, Any]]) -> Boxes:
+    """The ``bbox`` (x, y, w, h) of each."""
+    boxes = np.array([item["bbox"] for item in items], dtype=np.float64).reshape(-1, 4)
+    return Boxes(as_tensor(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)))

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ from d2_multitask.data.pascal_in_detail.annotation_file import (
     AnnotationFile,
     phase_counts,
     read_annotation_file,
+    without_garbage_collection,
 )
 from d2_multitask.data.pascal_in_detail.edges import add_boundaries, add_occlusions
 from d2_multitask.data.pascal_in_detail.joints import MatchCounts, add_joints
@@ -77,7 +79,7 @@ class PascalInDetail:
         Raises:
             ValueError: the file cannot be used, or has no image of the phase.
         """
-        loaded = load_phase(self.annotation_file, self.image_root, self.phase)
+        loaded = remembered_phase(self.annotation_file, self.image_root, self.phase)
         DATA_REPORT.extend(loaded.problems)
         if loaded.matches is not None:
             logger.info("Data set %s: %s", self.name, loaded.matches)
@@ -95,6 +97,36 @@ def load_phase(annotation_file: str, image_root: str, phase: str) -> LoadedPhase
         ValueError: the file cannot be used, or has no image of the phase.
     """
     return read_phase(read_annotation_file(annotation_file), image_root, phase)
+
+
+# Loaded phases as bytes: the loader, the evaluator and pictures all ask for the same one. Bytes
+# take a tenth of the dicts' memory, and whoever gets a copy may change it.
+_REMEMBERED: dict[tuple[str, str, str, int, int], bytes] = {}
+_MOST_REMEMBERED = 2  # both phases of a file
+
+
+def remembered_phase(annotation_file: str, image_root: str, phase: str) -> LoadedPhase:
+    """As :func:`load_phase`; a file that has not changed since is not read again.
+
+    Raises:
+        ValueError: as :func:`load_phase`.
+    """
+    try:
+        status = os.stat(annotation_file)
+    except OSError:
+        return load_phase(annotation_file, image_root, phase)  # which says what is wrong
+    key = (annotation_file, image_root, phase, status.st_mtime_ns, status.st_size)
+    known = _REMEMBERED.pop(key, None)
+    if known is None:
+        loaded = load_phase(annotation_file, image_root, phase)
+        known = pickle.dumps(loaded, protocol=pickle.HIGHEST_PROTOCOL)
+    else:
+        with without_garbage_collection():
+            loaded = pickle.loads(known)
+    _REMEMBERED[key] = known
+    while len(_REMEMBERED) > _MOST_REMEMBERED:
+        del _REMEMBERED[next(iter(_REMEMBERED))]  # the one that was not asked for the longest
+    return loaded
 
 
 def read_phase(file: AnnotationFile, image_root: str, phase: str) -> LoadedPhase:

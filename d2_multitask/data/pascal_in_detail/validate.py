@@ -27,6 +27,7 @@ from d2_multitask.data.pascal_in_detail.joint_report import joint_lines
 from d2_multitask.data.pascal_in_detail.loader import LoadedPhase, read_phase
 from d2_multitask.data.pascal_in_detail.names import (
     CATEGORY_IDS,
+    CLASS_ALIASES,
     PART_CLASS_OF_NAME,
     PERSON,
     STUFF_CLASSES,
@@ -38,6 +39,8 @@ from d2_multitask.data.report import ProblemReport
 KNOWN_SHA1 = {"169325d9f7e9047537fedca7b04de4dddf10b881": "trainval_merged.json"}
 EXPECTED_IMAGES = {"train": 4996, "val": 5104}
 EXPECTED_PERSON_IMAGES = 3547
+# Images of VOC 2010's trainval, 10,103 in all, that PASCAL in Detail does not have.
+LEFT_OUT = ("2008_003252.jpg", "2010_001592.jpg", "2010_001606.jpg")
 
 _TASKS = {
     "objects": "annotations",
@@ -125,9 +128,13 @@ def _image_lines(
     if image_root is not None:
         folder = Path(image_root)
         there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        missing = [r["file_name"] for r in records if Path(r["file_name"]).name not in there]
+        names = {Path(record["file_name"]).name for record in records}
+        missing = sorted(names - there)
         example = f" (! the first: {missing[0]})" if missing else ""
         yield f"image files that are not in {folder}: {len(missing)}{example}"
+        left_out = [name for name in LEFT_OUT if name in there and name not in names]
+        if left_out:
+            yield f"there, and left out by the data set as known: {', '.join(left_out)}"
 
 
 def _task_lines(loaded: dict[str, LoadedPhase]) -> Iterator[str]:
@@ -147,8 +154,11 @@ def _class_lines(file: AnnotationFile, loaded: dict[str, LoadedPhase]) -> Iterat
     missing = sorted(set(STUFF_CLASSES) - {STUFF_CLASSES[i] for i in file.classes.values()})
     if missing:
         yield f"! classes that are not listed: {', '.join(missing)}"
-    kinds = Counter(type(c.get("onlysemantic")).__name__ for c in file.content["categories"])
+    entries = [c for c in file.content["categories"] if isinstance(c, dict)]
+    kinds = Counter(type(c.get("onlysemantic")).__name__ for c in entries)
     yield f"type of onlysemantic: {dict(kinds)}"
+    odd = [str(c.get("name")) for c in entries if _is_thing(c) == bool(c.get("onlysemantic"))]
+    yield f"false for the 20 classes alone: {f'! not for {odd}' if odd else True}"
     for phase, part in loaded.items():
         objects = Counter(
             THING_CLASSES[a["category_id"]]
@@ -160,6 +170,11 @@ def _class_lines(file: AnnotationFile, loaded: dict[str, LoadedPhase]) -> Iterat
         )
         yield f"{phase}, objects: " + _sorted_counts(objects)
         yield f"{phase}, images with class: " + _sorted_counts(images)
+
+
+def _is_thing(category: dict[str, Any]) -> bool:
+    name = str(category.get("name"))
+    return CLASS_ALIASES.get(name, name) in THING_CLASSES
 
 
 def _mask_lines(file: AnnotationFile) -> Iterator[str]:
@@ -177,13 +192,27 @@ def _mask_lines(file: AnnotationFile) -> Iterator[str]:
     if stuff_ids and thing_ids:
         after = max(stuff_ids) < min(thing_ids)
         yield f"ids of instances come after those of stuff: {after}"
+    yield f"images in whose list stuff follows an instance: {_num_interleaved(entries, things)}"
     with_parts = sum(bool(e.get("parts")) for e in entries if e.get("category_id") not in things)
-    yield f"masks of stuff that have parts: {_mark(with_parts)}"
+    with_key = sum("parts" in e for e in entries if e.get("category_id") not in things)
+    yield f"masks of stuff that have parts: {_mark(with_parts)}; that have the key: {with_key}"
     broken, wrong_area, wrong_box = _check_masks(file, entries)
     yield f"masks that cannot be decoded: {_mark(broken)}"
     yield f"area differs from the mask: {_mark(wrong_area)}; box differs: {_mark(wrong_box)}"
     unknown = Counter(itertools.chain.from_iterable(set(e) - _KNOWN_KEYS for e in entries))
     yield f"unknown keys: {dict(unknown) or 'none'}"
+
+
+def _num_interleaved(entries: Sequence[dict[str, Any]], things: set[int]) -> int:
+    """Images that are not painted stuff first."""
+    with_instance: set[int] = set()
+    interleaved: set[int] = set()
+    for entry in entries:
+        if entry.get("category_id") in things:
+            with_instance.add(entry["image_id"])
+        elif entry["image_id"] in with_instance:
+            interleaved.add(entry["image_id"])
+    return len(interleaved)
 
 
 def _check_masks(file: AnnotationFile, entries: Sequence[dict[str, Any]]) -> tuple[int, int, int]:

@@ -7,26 +7,35 @@ sizes and the same weights, so that its predictions can be compared as well.
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from d2_multitask.checkpoint.mae_names import from_authors_names
-from d2_multitask.engine.benchmark import time_interleaved
+from d2_multitask.engine.benchmark.timing import Clock, paired_ratio, time_interleaved
 from d2_multitask.modeling.mae import MAENetwork
 from d2_multitask.modeling.mae.blocks import LAYER_NORM_EPS
 
 MASK_RATIO = 0.75
 
 
-def measure_mae(model: MAENetwork, images: Tensor, runs: int) -> dict[str, float]:
+def measure_mae(
+    model: MAENetwork,
+    images: Tensor,
+    runs: int,
+    warmup: int = 2,
+    clock: Clock = time.perf_counter,
+) -> dict[str, float]:
     """Time encoder and training step; see the module.
 
     Args:
         model: any size; a few training steps change its weights.
         images: (N, 3, H, W) of the size that its positions are for.
         runs: counted runs of each.
+        warmup: runs of each before that.
+        clock: see `d2_multitask.engine.benchmark.timing.CLOCKS`.
 
     Returns:
         Milliseconds and ratios by name; without transformers, those that do not need it.
@@ -52,13 +61,12 @@ def measure_mae(model: MAENetwork, images: Tensor, runs: int) -> dict[str, float
     if other is not None:
         step = _training_step(other, lambda: other(images).loss)
         functions["training step, Hugging Face"] = step
-    timings = time_interleaved(functions, runs)
-    median = {name: timing.median for name, timing in timings.items()}
-    results.update({f"{name}, ms": 1e3 * seconds for name, seconds in median.items()})
-    full, quarter, ours, *theirs = median.values()
-    results["encoder: a quarter / all"] = quarter / full
+    timings = time_interleaved(functions, runs, warmup, clock=clock)
+    results.update({f"{name}, ms": 1e3 * timing.median for name, timing in timings.items()})
+    full, quarter, ours, *theirs = timings.values()
+    results["encoder: a quarter / all"] = paired_ratio(quarter, full)
     if theirs:
-        results["step: ours / Hugging Face"] = ours / theirs[0]
+        results["step: ours / Hugging Face"] = paired_ratio(ours, theirs[0])
     return results
 
 

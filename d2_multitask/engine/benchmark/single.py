@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import time
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from d2_multitask.engine.benchmark.loop_targets import loop_targets
 from d2_multitask.engine.benchmark.networks import Setting, build_networks
 from d2_multitask.engine.benchmark.people import random_people
-from d2_multitask.engine.benchmark.timing import paired_ratio, time_interleaved
+from d2_multitask.engine.benchmark.timing import Clock, paired_ratio, time_interleaved
 from d2_multitask.heads import Decoded
 from d2_multitask.modeling.backbones.deformable import conv_norm_relu
 
@@ -23,7 +24,12 @@ OBJECT_TASKS = ("center", "det", "pose")
 
 
 def measure_targets(
-    cfg: CfgNode, setting: Setting, batch: int | None = None, runs: int = 10
+    cfg: CfgNode,
+    setting: Setting,
+    batch: int | None = None,
+    runs: int = 10,
+    warmup: int = 2,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, float]:
     """Our targets of centre, box and pose against the per-object NumPy loop."""
     inputs = setting.images(batch or 16)
@@ -42,6 +48,8 @@ def measure_targets(
             "loop": lambda: loop_targets(inputs, heads[0].stride),
         },
         runs,
+        warmup,
+        clock=clock,
     )
     ours, loop = timings["ours"].median, timings["loop"].median
     return {
@@ -52,7 +60,12 @@ def measure_targets(
 
 
 def measure_deformable(
-    cfg: CfgNode, setting: Setting, batch: int | None = None, runs: int = 10
+    cfg: CfgNode,
+    setting: Setting,
+    batch: int | None = None,
+    runs: int = 10,
+    warmup: int = 2,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, float]:
     """Deformable convolutions of DLA-34's up-sampling against plain 3x3 ones of the same size.
 
@@ -61,6 +74,8 @@ def measure_deformable(
         setting: device, type, memory order and size of the images.
         batch: images; 1 if not given.
         runs: counted turns.
+        warmup: turns before them.
+        clock: see `d2_multitask.engine.benchmark.timing.CLOCKS`.
     """
     device = torch.device(setting.device)
     order = torch.channels_last if setting.channels_last else torch.contiguous_format
@@ -84,7 +99,10 @@ def measure_deformable(
                 return layer(x)
 
         timings = time_interleaved(
-            {name: partial(run, layer) for name, layer in layers.items()}, runs
+            {name: partial(run, layer) for name, layer in layers.items()},
+            runs,
+            warmup,
+            clock=clock,
         )
         what = f"{channels} channels at stride {stride}"
         for name, timing in timings.items():
@@ -95,7 +113,12 @@ def measure_deformable(
 
 
 def measure_decoding(
-    cfg: CfgNode, setting: Setting, batch: int | None = None, runs: int = 10
+    cfg: CfgNode,
+    setting: Setting,
+    batch: int | None = None,
+    runs: int = 10,
+    warmup: int = 2,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, float]:
     """Decoding and post-processing against the network's forward pass.
 
@@ -128,7 +151,8 @@ def measure_decoding(
             for index, size in enumerate(images.image_sizes)
         ]
 
-    timings = time_interleaved({"forward": forward, "decode": decode}, runs)
+    functions = {"forward": forward, "decode": decode}
+    timings = time_interleaved(functions, runs, warmup, clock=clock)
     forward_time, decode_time = timings["forward"].median, timings["decode"].median
     return {
         "forward, ms": forward_time * 1e3,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,8 @@ class Column:
         return "/".join(part for part in self.key if part)
 
 
+CLASS_IOU = "IoU-"
+
 # The columns of the MCN paper's Table 1, and those of COCO that go with them.
 TABLE_1 = (
     Column("person IoU", "sem_seg", "IoU-person", "seg"),
@@ -53,8 +55,15 @@ TABLE_1 = (
 # What other networks and data sets give; shown where it occurs.
 FURTHER = (
     Column("mIoU", "sem_seg", "mIoU", "seg"),
-    Column("mask AP", "segm", "AP"),
-    Column("mask AP50", "segm", "AP50"),
+    Column("mask AP", "segm", "AP", "mask"),
+    Column("mask AP50", "segm", "AP50", "mask"),
+    Column("parts mIoU", "part_seg", "mIoU", "parts"),
+    Column("boundary ODS", "boundary", "ODS-F", "boundary"),
+    # At the labelled pixels: networks without boundaries have it too. Where a network finds the
+    # boundaries itself, its accuracy there depends on which it finds.
+    Column("orientation at labels", "occlusion", "orientation-accuracy-at-labels", "occlusion"),
+    Column("orientation", "occlusion", "orientation-accuracy"),
+    Column("class mAP", "image_labels", "mAP", "classification"),
 )
 KNOWN = {(column.group, column.metric): column for column in (*TABLE_1, *FURTHER)}
 
@@ -110,7 +119,7 @@ def choose_columns(
         chosen = [
             column
             for column in TABLE_1
-            if (column.group, column.metric) in found
+            if ((column.group, column.metric) in found and not _one_of_many(column.key[1:], found))
             or (column.task in asked and not any(group == column.group for group, _ in found))
         ]
         groups = {column.group for column in chosen}
@@ -120,12 +129,20 @@ def choose_columns(
     return columns
 
 
+def _one_of_many(key: tuple[str, str], keys: Collection[tuple[str, str]]) -> bool:
+    """Whether a metric is the IoU of one class, which says little where there are many."""
+    group, metric = key
+    classes = sum(g == group and m.startswith(CLASS_IOU) for g, m in keys)
+    return metric.startswith(CLASS_IOU) and classes > 2
+
+
 def _main(keys: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """The main metrics of each group; its first if none of them has a known name."""
     chosen: list[tuple[str, str]] = []
     for group in dict.fromkeys(group for group, _ in keys):
         own = [key for key in keys if key[0] == group]
-        chosen += [key for key in own if key in KNOWN or key[1] in MAIN_METRICS] or own[:1]
+        main = [key for key in own if key in KNOWN or key[1] in MAIN_METRICS]
+        chosen += [key for key in main if not _one_of_many(key, own)] or own[:1]
     return chosen
 
 

@@ -84,7 +84,8 @@ def _differences_text(study: Study) -> str:
     if study.baseline:
         return f"Minus the row {study.baseline}; {pairs}"
     return (
-        f"Minus the network that does this task alone; {pairs} The last columns: the joint "
+        f"Minus the network that does this task alone, or with the fewest others; {pairs} The last "
+        "columns: the joint "
         "network's parameters and training time, divided by those of its single-task networks "
         "together."
     )

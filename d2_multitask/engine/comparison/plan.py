@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 from d2_multitask.config import load_config
+from d2_multitask.modeling.multitask_rcnn import DETECTION, MultitaskRCNN
 
 # The rows of the MCN paper's Table 1, in its order.
 TABLE_1_ROWS = ("seg", "det", "pose", "seg_det", "seg_pose", "det_pose", "seg_det_pose")
@@ -19,6 +20,8 @@ TABLE_1_ROWS = ("seg", "det", "pose", "seg_det", "seg_pose", "det_pose", "seg_de
 PRESETS = {"cpu": "quick/mcn_{}.yaml", "coco": "mcn_{}.yaml"}
 # A study sets these itself, in each of its runs.
 OWN_KEYS = ("OUTPUT_DIR", "SEED", "MODEL.TASKS")
+# Longer lists of tasks are counted, not spelt out.
+MOST_NAMED = 4
 # Two runs that differ in these alone learn the same.
 IRRELEVANT_KEYS = frozenset(
     {
@@ -41,7 +44,7 @@ class Row:
     Attributes:
         name: its folder, such as ``seg_det``.
         label: its name in the table, such as ``Seg+Det``.
-        tasks: ``MODEL.TASKS``; empty if the config cannot be read.
+        tasks: of the network, see `network_tasks`; empty if the config cannot be read.
         config_file: a path, or the name of a config that comes with the package.
         position: its place in the table, from 0.
     """
@@ -72,10 +75,30 @@ class Run:
         return ["SEED", str(self.seed), "OUTPUT_DIR", str(self.folder)]
 
 
+def network_tasks(cfg: CfgNode) -> tuple[str, ...]:
+    """``MODEL.TASKS``, and of an R-CNN what Detectron2's switches add to boxes.
+
+    Such a network has "mask" and "pose" with "det" only, never alone.
+    """
+    tasks = list(cfg.MODEL.TASKS)
+    if cfg.MODEL.META_ARCHITECTURE == MultitaskRCNN.__name__ and DETECTION in tasks:
+        added = {"mask": cfg.MODEL.MASK_ON, "pose": cfg.MODEL.KEYPOINT_ON}
+        place = tasks.index(DETECTION) + 1
+        tasks[place:place] = [task for task, is_on in added.items() if is_on]
+    return tuple(tasks)
+
+
 def row_label(tasks: Sequence[str]) -> str:
-    """The paper's name of a set of tasks: ``Only Seg``, ``Seg+Det``."""
+    """The paper's name of a set of tasks: ``Only Seg``, ``Seg+Det``; of many: ``8 tasks``."""
     words = [task.replace("_", " ").capitalize() for task in tasks]
+    if len(words) > MOST_NAMED:
+        return f"{len(words)} tasks"
     return f"Only {words[0]}" if len(words) == 1 else "+".join(words)
+
+
+def row_name(tasks: Sequence[str]) -> str:
+    """The folder of a set of tasks: ``seg_det``; of many: ``8_tasks``."""
+    return "_".join(tasks) if len(tasks) <= MOST_NAMED else f"{len(tasks)}_tasks"
 
 
 def preset_rows(preset: str, names: Sequence[str] = ()) -> list[Row]:
@@ -104,8 +127,8 @@ def preset_rows(preset: str, names: Sequence[str] = ()) -> list[Row]:
 def config_rows(files: Sequence[str], names: Sequence[str] = ()) -> list[Row]:
     """One row for each config file, in the order given.
 
-    A row is named after its ``MODEL.TASKS``, or after its file if several files have the same
-    tasks. A file that cannot be read gets a row too: its training will say why.
+    A row is named after its tasks, or after its file if several files have the same tasks. A file
+    that cannot be read gets a row too: its training will say why.
 
     Args:
         files: paths, or names of configs that come with the package.
@@ -116,10 +139,11 @@ def config_rows(files: Sequence[str], names: Sequence[str] = ()) -> list[Row]:
     """
     tasks = [_tasks_of(file) for file in files]
     by_tasks = all(tasks) and len({frozenset(t) for t in tasks}) == len(tasks)
+    by_tasks = by_tasks and len({row_name(t) for t in tasks}) == len(tasks)
     rows = []
     for position, (file, own) in enumerate(zip(files, tasks, strict=True)):
         stem = Path(file).stem
-        name, label = ("_".join(own), row_label(own)) if by_tasks else (stem, stem)
+        name, label = (row_name(own), row_label(own)) if by_tasks else (stem, stem)
         rows.append(Row(name, label, own, file, position))
     if len({row.name for row in rows}) < len(rows):
         raise ValueError(
@@ -184,7 +208,7 @@ def count_parameters(cfg: CfgNode) -> int:
 
 def _tasks_of(file: str) -> tuple[str, ...]:
     try:
-        return tuple(load_config(file).MODEL.TASKS)
+        return network_tasks(load_config(file))
     except ValueError:
         return ()
 

@@ -212,8 +212,19 @@ def baseline_of(rows: Sequence[RowResult], column: Column, name: str = "") -> Ro
     """
     if name:
         return next((row for row in rows if row.name == name), None)
-    alone = [row for row in rows if row.tasks == (column.task,)]
-    return alone[0] if len(alone) == 1 else None
+    return single_of(rows, column.task)
+
+
+def single_of(rows: Sequence[RowResult], task: str) -> RowResult | None:
+    """The network that does a task alone, or with the fewest others, as masks need boxes.
+
+    Returns:
+        The row; ``None`` if none does the task, or several do it with as few others.
+    """
+    having = [row for row in rows if task in row.tasks]
+    fewest = min((len(row.tasks) for row in having), default=0)
+    smallest = [row for row in having if len(row.tasks) == fewest]
+    return smallest[0] if len(smallest) == 1 else None
 
 
 def difference(row: RowResult, baseline: RowResult | None, column: Column) -> Summary | None:
@@ -234,15 +245,21 @@ def share_of_singles(row: RowResult, rows: Sequence[RowResult]) -> dict[str, flo
     """Parameters and training time of a joint network, relative to its single-task networks.
 
     Returns:
-        ``parameters`` and ``minutes``: joint / sum over the tasks of the network for this task
-        alone; ``None`` if one of them is not known. Empty for single-task rows.
+        ``parameters`` and ``minutes``: joint / sum over the networks for one task alone (see
+        `single_of`) that together do the same; ``None`` if one of them is not known. Empty for
+        single-task rows.
     """
     if len(row.tasks) < 2:
         return {}
-    singles = [[r for r in rows if r.tasks == (task,)] for task in row.tasks]
-    if any(len(alone) != 1 for alone in singles):
+    singles = {task: single_of(rows, task) for task in row.tasks}
+    if any(single is None or single is row for single in singles.values()):
         return {"parameters": None, "minutes": None}
-    alone = [single for (single,) in singles]
+    # What another of them does along with its own task needs no network of its own.
+    alone = [
+        single
+        for single in {single.name: single for single in singles.values()}.values()
+        if not any(set(single.tasks) < set(other.tasks) for other in singles.values())
+    ]
     minutes = [r.minutes.mean if r.minutes else None for r in (row, *alone)]
     parameters = [r.parameters for r in (row, *alone)]
     return {"parameters": _share(parameters), "minutes": _share(minutes)}
@@ -261,20 +278,32 @@ def problems(
     columns: Sequence[Column],
     asked: Collection[tuple[str, int]] | None = None,
 ) -> list[str]:
-    """Why the table is not complete, a line for each run; for people.
+    """Why the table is not complete, a line for each run and unknown metric; for people.
 
     Args:
         rows: of the table.
         columns: of the table.
         asked: name of the row and seed of the runs that matter, ``None`` = all.
     """
-    lines = []
+    rows = list(rows)
+    lines = _unknown_metrics(rows, columns)
     for row in rows:
         for run in row.runs:
             reason = _problem(row, run, columns)
             if reason and (asked is None or (row.name, run.seed) in asked):
                 lines.append(f"{row.label}, seed {run.seed}: {reason}")
     return lines
+
+
+def _unknown_metrics(rows: Sequence[RowResult], columns: Sequence[Column]) -> list[str]:
+    """The columns that no results know, of which no task would be missing a value."""
+    known = {key: None for row in rows for run in row.finished for key in run.values}
+    names = ", ".join("/".join(filter(None, key)) for key in known)
+    return [
+        f"{column.name}: found in no results, expected some of: {names}"
+        for column in columns
+        if known and not column.task and column.key not in known
+    ]
 
 
 def _problem(row: RowResult, run: RunResult, columns: Sequence[Column]) -> str:

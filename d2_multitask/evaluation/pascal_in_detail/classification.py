@@ -10,7 +10,7 @@ import numpy as np
 
 from d2_multitask.data.label_maps import image_label_vector
 from d2_multitask.evaluation.confusion import nan_mean
-from d2_multitask.evaluation.pascal_in_detail.base import LabelEvaluator
+from d2_multitask.evaluation.label_evaluator import LabelEvaluator
 from d2_multitask.evaluation.pascal_in_detail.legacy_labels import official_mean_ap
 
 logger = logging.getLogger(__name__)

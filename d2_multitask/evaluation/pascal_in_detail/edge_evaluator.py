@@ -14,7 +14,7 @@ from detectron2.utils import comm
 
 from d2_multitask.data.label_maps import boundary_map, occlusion_map
 from d2_multitask.evaluation.background import BackgroundJobs
-from d2_multitask.evaluation.pascal_in_detail.base import LabelEvaluator
+from d2_multitask.evaluation.label_evaluator import LabelEvaluator
 from d2_multitask.evaluation.pascal_in_detail.edges import EdgeCounts, EdgeJob, count_edges
 from d2_multitask.evaluation.precision_recall import (
     PixelCounts,

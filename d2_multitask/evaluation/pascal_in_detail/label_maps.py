@@ -13,7 +13,7 @@ from d2_multitask.evaluation.confusion import (
     mean_iou_with_background,
     segmentation_metrics,
 )
-from d2_multitask.evaluation.pascal_in_detail.base import LabelEvaluator
+from d2_multitask.evaluation.label_evaluator import LabelEvaluator
 
 
 class LabelMapEvaluator(LabelEvaluator):

@@ -9,7 +9,8 @@ chosen by `MODEL.BACKBONE.NAME`:
 - `dla_up.py`: `build_dla_up_backbone`, CenterNet's DLA-34 (`dla.py`) with its own up-sampling;
 - `resnet_up.py`: `build_resnet_up_backbone`, CenterNet's ResNets with up-convolutions;
 - `vit.py`, `vit_fpn.py`: `build_mae_vit_backbone`, `build_mae_vit_fpn_backbone`, the encoder of a
-  masked autoencoder, alone and with Detectron2's simple feature pyramid (`p2`..`p6`).
+  masked autoencoder, alone and with Detectron2's simple feature pyramid (`p2`..`p6`);
+- `mae.py`: `build_mae_encoder_backbone`, `build_mae_decoder_backbone`, the autoencoder itself.
 
 Detectron2's own FPN builders work too; they also compute the levels that nobody reads here.
 """
@@ -26,6 +27,11 @@ from d2_multitask.modeling.backbones.feature_extractor import (
     build_feature_fpn_stride4_backbone,
 )
 from d2_multitask.modeling.backbones.fpn import StrideFourFPN, build_stride_four_fpn
+from d2_multitask.modeling.backbones.mae import (
+    MAEBackbone,
+    build_mae_decoder_backbone,
+    build_mae_encoder_backbone,
+)
 from d2_multitask.modeling.backbones.resnet import build_resnet_fpn_stride4_backbone
 from d2_multitask.modeling.backbones.resnet_up import ResNetUp, build_resnet_up_backbone
 from d2_multitask.modeling.backbones.vit import MAEViT, build_mae_vit_backbone
@@ -36,6 +42,7 @@ __all__ = [
     "DLAUp",
     "DeformableConv2d",
     "FeatureExtractor",
+    "MAEBackbone",
     "MAEFeaturePyramid",
     "MAEViT",
     "ResNetUp",
@@ -44,6 +51,8 @@ __all__ = [
     "build_dla_up_backbone",
     "build_feature_extractor",
     "build_feature_fpn_stride4_backbone",
+    "build_mae_decoder_backbone",
+    "build_mae_encoder_backbone",
     "build_mae_vit_backbone",
     "build_mae_vit_fpn_backbone",
     "build_resnet_fpn_stride4_backbone",

@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 
 
 def add_backbone_config(cfg: CfgNode) -> None:
-    """Add the nodes that our builders read: FEATURE_EXTRACTOR, DLA, UPSAMPLING and VIT.
+    """Add the nodes that our builders read: FEATURE_EXTRACTOR, DLA, UPSAMPLING, VIT, MAE_BACKBONE.
 
     Args:
         cfg: The config to extend, in place.
@@ -19,6 +19,11 @@ def add_backbone_config(cfg: CfgNode) -> None:
     node.WEIGHTS = ""
     # Let the library download its default weights. False, because training must not need a network.
     node.PRETRAINED = False
+    # From scratch: factor on the initial weights of convolutions without bias, because a norm comes
+    # after them. The norm makes the answers the same; but Adam's steps, as large as the learning
+    # rate says, are then larger beside the weights. Those of depthwise convolutions are several
+    # times those of a ResNet, so that a short schedule hardly moves them.
+    node.INIT_SCALE = 1.0
     # torchvision only: nodes of strides 4, 8, ... to read. [] = the last block at each stride, so
     # that all weights are used. MobileNetV2 without its last layer, 1280 channels made
     # for the classifier, is lighter: ["features.3", "features.6", "features.13", "features.17"].
@@ -39,12 +44,14 @@ def add_backbone_config(cfg: CfgNode) -> None:
     # How CenterNet's networks come back to stride 4: `build_dla_up_backbone` and
     # `build_resnet_up_backbone`.
     cfg.MODEL.UPSAMPLING = CfgNode()
-    # Deformable convolution, as in all published weights; False is several times faster on CPUs.
+    # Deformable convolution, as in all published weights; False is several times faster on CPUs
+    # (docs/centernet.md).
     cfg.MODEL.UPSAMPLING.DEFORMABLE = True
     # ResNet only: channels after each up-convolution, from stride 32 to 4.
     cfg.MODEL.UPSAMPLING.CHANNELS = [256, 128, 64]
     cfg.MODEL.UPSAMPLING.NORM = "BN"
     _add_vit_config(cfg)
+    _add_mae_backbone_config(cfg)
 
 
 def _add_vit_config(cfg: CfgNode) -> None:
@@ -73,3 +80,18 @@ def _add_vit_config(cfg: CfgNode) -> None:
     # Levels of the pyramid to compute: an R-CNN reads all, MCN reads p2 alone. Their width and
     # norm are MODEL.FPN.OUT_CHANNELS and NORM ("LN" is ViTDet's).
     node.LEVELS = ["p2", "p3", "p4", "p5", "p6"]
+
+
+def _add_mae_backbone_config(cfg: CfgNode) -> None:
+    """What a masked autoencoder with tasks beside it has more than MODEL.MAE."""
+    cfg.MODEL.MAE_BACKBONE = node = CfgNode()
+    # True = features of the pre-training as they are: a head alone (and a decoder) is learnt.
+    node.FREEZE_ENCODER = False
+    # A mask decoder begins: False = with the weight file's decoder, and files without one are
+    # refused; True = with random numbers.
+    node.FRESH_DECODER = False
+    # Stochastic depth of the encoder's last block, growing linearly from 0. MAE's fine-tuning: 0.1
+    # base, 0.2 large, 0.3 huge.
+    node.DROP_PATH = 0.0
+    # Weight of loss_reconstruction where "reconstruction" is one of MODEL.TASKS.
+    node.RECONSTRUCTION_WEIGHT = 1.0

@@ -1,10 +1,13 @@
-"""Modulated deformable convolution (DCNv2), from torchvision's operator: nothing to compile."""
+"""Modulated deformable convolution (DCNv2) without anything to compile: torchvision's operator, and
+on processors the same from PyTorch's own, which is faster there.
+"""
 
 from __future__ import annotations
 
 import math
 
 import torch
+import torch.nn.functional as F
 from detectron2.layers import Conv2d, get_norm
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
@@ -66,7 +69,46 @@ class DeformableConv2d(nn.Module):
         refuses mixed types.
         """
         x, offset, mask = (tensor.to(self.weight.dtype) for tensor in (x, offset, mask))
-        return deform_conv2d(x, offset, self.weight, self.bias, padding=1, mask=mask)
+        # A traced or exported network keeps the operator, which ONNX knows too.
+        recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
+        if x.device.type != "cpu" or recorded:
+            return deform_conv2d(x, offset, self.weight, self.bias, padding=1, mask=mask)
+        # Image by image: the samples of one, nine times its map, stay in the cache.
+        images = zip(x.split(1), offset.split(1), mask.split(1), strict=True)
+        return torch.cat([sampled_convolution(*i, self.weight, self.bias) for i in images])
+
+
+def sampled_convolution(
+    x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:
+    """The same as torchvision's operator, from parts that are fast on processors.
+
+    All neighbours are sampled at once (`grid_sample`), the rest is a matrix product. Torchvision's
+    operator is a loop over single numbers there: half as fast, its gradient a sixth as fast.
+
+    Args:
+        x: (N, in_channels, h, w).
+        offset: (N, 18, h, w), as `DeformableConv2d` predicts it.
+        mask: (N, 9, h, w), the weight of each neighbour.
+        weight: (out_channels, in_channels, 3, 3).
+        bias: (out_channels,).
+
+    Returns:
+        (N, out_channels, h, w).
+    """
+    n, channels, h, w = x.shape
+    neighbour = torch.arange(9, device=x.device).view(9, 1, 1)
+    rows = torch.arange(h, device=x.device).view(1, h, 1) + neighbour // 3 - 1  # (9, h, 1)
+    columns = torch.arange(w, device=x.device).view(1, 1, w) + neighbour % 3 - 1  # (9, 1, w)
+    shift_y, shift_x = offset.view(n, 9, 2, h, w).unbind(2)  # (N, 9, h, w) each
+    # grid_sample's places: -1 and 1 are the map's borders, half a cell outside the last centres.
+    grid = torch.stack(
+        ((2 * (columns + shift_x) + 1) / w - 1, (2 * (rows + shift_y) + 1) / h - 1), -1
+    )
+    samples = F.grid_sample(x, grid.view(n, 9 * h, w, 2), align_corners=False)
+    samples = samples.view(n, channels, 9, h * w) * mask.reshape(n, 1, 9, h * w)
+    result = weight.flatten(1) @ samples.view(n, channels * 9, h * w)
+    return result.view(n, -1, h, w) + bias.view(1, -1, 1, 1)
 
 
 def conv_norm_relu(

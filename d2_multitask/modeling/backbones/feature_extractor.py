@@ -9,6 +9,7 @@ images in [0, 1] with ImageNet's mean and standard deviation. In Detectron2's ke
 from __future__ import annotations
 
 import logging
+import math
 
 import torch
 from detectron2.config import CfgNode
@@ -137,6 +138,8 @@ def build_feature_extractor(cfg: CfgNode, input_shape: ShapeSpec) -> FeatureExtr
         _warn_about_normalisation(cfg)
         if node.WEIGHTS:
             load_weights(body, node.WEIGHTS)
+    else:
+        _scale_convolutions(body, node.INIT_SCALE)
     extractor.freeze(node.FREEZE_AT)
     if node.FREEZE_NORM:
         extractor.freeze_norms()
@@ -179,6 +182,18 @@ def _build_body(node: CfgNode, in_channels: int, pretrained: bool) -> nn.Module:
             f"The weights of '{node.NAME}' could not be downloaded ({error}). Download them by "
             "hand and name the file in MODEL.FEATURE_EXTRACTOR.WEIGHTS, with PRETRAINED False"
         ) from error
+
+
+@torch.no_grad()
+def _scale_convolutions(body: nn.Module, scale: float) -> None:
+    """Multiply the weights of convolutions without bias, after which a norm undoes it."""
+    if not 0 < scale < math.inf:
+        raise ValueError(
+            f"MODEL.FEATURE_EXTRACTOR.INIT_SCALE: found {scale}, expected a number > 0"
+        )
+    for module in body.modules():
+        if isinstance(module, nn.Conv2d) and module.bias is None:
+            module.weight.mul_(scale)
 
 
 def _warn_about_normalisation(cfg: CfgNode) -> None:

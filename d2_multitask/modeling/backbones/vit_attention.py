@@ -13,8 +13,11 @@ class ScaledDotProductAttention(Attention):
     """The same parameters and the same answer as Detectron2's `Attention`, in less memory.
 
     Without relative positions the matrix of weights, (N, heads, h * w, h * w), is never held. With
-    them (MViTv2, arXiv 2112.01526, section 4.1) it is, once, as the bias that they are; Detectron2
-    holds it several times over.
+    them (MViTv2, arXiv 2112.01526, section 4.1) neither, but for small windows: what they add to a
+    logit depends on the query and the key's row, plus the query and the key's column. So it is a
+    product of h + w more channels: the query's hold what it would add for each row and column, the
+    key's are 1 at its own row and its own column, else 0. (As an `attn_mask` that is learnt,
+    PyTorch would hold the matrix several times over.)
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -29,17 +32,41 @@ class ScaledDotProductAttention(Attention):
         n, h, w, _ = x.shape
         qkv = self.qkv(x).reshape(n, h * w, 3, self.num_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (N, heads, h * w, D / heads) each
-        bias = self._relative_positions(q, (h, w)) if self.use_rel_pos else None
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
+        if self.use_rel_pos:
+            x = self._attend_with_positions(q, k, v, (h, w))
+        else:
+            x = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
         return self.proj(x.transpose(1, 2).reshape(n, h, w, -1))
 
+    def _attend_with_positions(
+        self, q: Tensor, k: Tensor, v: Tensor, grid_hw: tuple[int, int]
+    ) -> Tensor:
+        """(N, heads, h * w, D / heads) each -> the same."""
+        places = _one_hot_places(grid_hw).to(k).expand(*k.shape[:2], -1, -1)
+        q = torch.cat([q * self.scale, self._relative_positions(q, grid_hw)], dim=-1)
+        k = torch.cat([k, places], dim=-1)
+        if q.shape[2] <= 3 * q.shape[3]:  # the matrix is smaller than what the kernel would keep
+            return (q @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+        # As many channels as the others, which PyTorch's fast kernels ask for.
+        padded = F.pad(v, (0, sum(grid_hw)))
+        return F.scaled_dot_product_attention(q, k, padded, scale=1.0)[..., : v.shape[-1]]
+
     def _relative_positions(self, q: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-        """What is added to the attention's logits, (N, heads, h * w, h * w)."""
+        """What each query adds for the keys of each row, then of each column.
+
+        (N, heads, h * w, D / heads) -> (N, heads, h * w, h + w).
+        """
         h, w = grid_hw
         rows = get_rel_pos(h, h, self.rel_pos_h)  # (h, h, D / heads): of a row to a row
         columns = get_rel_pos(w, w, self.rel_pos_w)
-        places = q.unflatten(2, (h, w))
-        vertical = torch.einsum("nahwc,hkc->nahwk", places, rows)
-        horizontal = torch.einsum("nahwc,wkc->nahwk", places, columns)
-        bias = vertical[..., :, None] + horizontal[..., None, :]  # (N, heads, h, w, h, w)
-        return bias.flatten(4).flatten(2, 3).to(q.dtype)
+        q = q.unflatten(2, (h, w))
+        vertical = torch.einsum("nahwc,hkc->nahwk", q, rows)
+        horizontal = torch.einsum("nahwc,wkc->nahwk", q, columns)
+        return torch.cat([vertical, horizontal], dim=-1).flatten(2, 3).to(q.dtype)
+
+
+def _one_hot_places(grid_hw: tuple[int, int]) -> Tensor:
+    """(h * w, h + w): of each place, 1 at its row and, after the rows, at its column."""
+    h, w = grid_hw
+    rows = torch.eye(h).repeat_interleave(w, dim=0)
+    return torch.cat([rows, torch.eye(w).repeat(h, 1)], dim=1)

@@ -29,7 +29,8 @@ class MAEDecoder(nn.Module):
         Args:
             encoder_dim: D, channels of the encoder's tokens.
             grid_hw: (h, w) that the stored position embedding is for.
-            num_outputs: numbers to predict for each patch: p * p * 3 for its pixels.
+            num_outputs: numbers to predict for each patch: p * p * 3 for its pixels; 0 = nothing,
+                the decoder is there for `decode`.
             embed_dim: E.
             depth: number of blocks.
             num_heads: attention heads.
@@ -46,7 +47,7 @@ class MAEDecoder(nn.Module):
         self.decoder_pos_embed = fixed_position_embedding(embed_dim, grid_hw)
         self.decoder_blocks = build_blocks(embed_dim, depth, num_heads, mlp_ratio)
         self.decoder_norm = layer_norm(embed_dim)
-        self.decoder_pred = nn.Linear(embed_dim, num_outputs)
+        self.decoder_pred = nn.Linear(embed_dim, num_outputs) if num_outputs else nn.Identity()
         init_linear_layers(self)
         nn.init.normal_(self.mask_token, std=0.02)
 
@@ -59,7 +60,7 @@ class MAEDecoder(nn.Module):
             grid_hw: (h, w) with h * w = L.
 
         Returns:
-            (B, L, num_outputs).
+            (B, L, num_outputs); (B, L, E) if that is 0.
         """
         x = self.decode(latent, ids_restore, grid_hw)
         return self.decoder_pred(x)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from d2_multitask.modeling.mae.blocks import build_blocks, init_linear_layers, layer_norm
 from d2_multitask.modeling.mae.masking import gather_patches, masking_from_visible, visible_sets
-from d2_multitask.modeling.mae.patches import patch_grid, patchify
+from d2_multitask.modeling.mae.patches import patch_grid
 from d2_multitask.modeling.mae.position_embedding import PositionTable, sincos_position_embedding
 from d2_multitask.modeling.mae.weights import AdaptedWeights, adapt_mae_weights
 
@@ -91,10 +91,13 @@ class MAEEncoder(nn.Module):
         positions = self.positions(self.pos_embed, grid_hw)[:, 1:]
         if ids_keep is None:
             return self.patch_embed(images).flatten(2).transpose(1, 2) + positions
-        # The same convolution as a linear layer, on the visible patches only.
-        patches = gather_patches(patchify(images, self.patch_size), ids_keep)  # (N, K, p * p * C)
-        kernel = self.patch_embed.proj.weight.permute(0, 2, 3, 1).flatten(1)
-        tokens = F.linear(patches, kernel, self.patch_embed.proj.bias)
+        # The same convolution as a linear layer, on the visible patches only; no other is copied.
+        (h, w), p = grid_hw, self.patch_size
+        grid = images.unflatten(3, (w, p)).unflatten(2, (h, p)).permute(0, 2, 4, 1, 3, 5)
+        image_index = torch.arange(len(images), device=images.device)[:, None]
+        patches = grid[image_index, ids_keep // w, ids_keep % w]  # (N, K, C, p, p)
+        projection = self.patch_embed.proj
+        tokens = F.linear(patches.flatten(2), projection.weight.flatten(1), projection.bias)
         return tokens + positions[0, ids_keep]
 
     def encode(self, tokens: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ The paper's steps are in `network.py`; here are images in, losses and results ou
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,11 +14,12 @@ from detectron2.layers import move_device_like
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
+from d2_multitask.modeling.mae.answers import image_noise, reconstruction_result
 from d2_multitask.modeling.mae.decoder import MAEDecoder
 from d2_multitask.modeling.mae.encoder import MAEEncoder
 from d2_multitask.modeling.mae.masking import num_visible, visible_sets
 from d2_multitask.modeling.mae.network import MAENetwork
-from d2_multitask.modeling.mae.patches import VARIANCE_EPS, patch_grid
+from d2_multitask.modeling.mae.patches import patch_grid
 from d2_multitask.modeling.mae.sizes import decoder_arguments, encoder_arguments
 from d2_multitask.modeling.mae.weights import AdaptedWeights, adapt_mae_weights
 
@@ -132,44 +132,19 @@ class MaskedAutoencoder(MAENetwork):
         """Reconstruct one image; arguments as in `forward`.
 
         Returns:
-            ``reconstruction`` (3, H, W) float32, 0-255, channels as in the image, of all patches;
-            ``patch_mask`` (h, w) bool, True = removed; ``patch_error`` (h, w), mean squared error
-            of each patch in the loss's units; ``patch_variance`` (h, w), the same error of a
-            prediction that knows each patch's mean colour alone.
+            See `d2_multitask.modeling.mae.answers.reconstruction_result`.
         """
         images = self.preprocess_image([batched_input])
-        h, w = patch_grid((images.shape[-2], images.shape[-1]), self.patch_size)
         if VISIBLE_KEY in batched_input:
-            output = self.reconstruct(images, batched_input[VISIBLE_KEY].view(1, -1))
-        else:
-            noise = self.test_noise(batched_input, h * w)
-            output = self.reconstruct(images, mask_ratio=self.test_mask_ratio, noise=noise)
-        return {
-            "reconstruction": self.to_pixels(images, output.pred)[0],
-            "patch_mask": output.mask.bool().view(h, w),
-            "patch_error": output.error.view(h, w),
-            "patch_variance": self._patch_variance(images).view(h, w),
-        }
-
-    def _patch_variance(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> (N, L): mean squared distance from each channel's mean, loss's units."""
-        patches = self.patchify(images.float())
-        colors = patches.unflatten(-1, (self.patch_size**2, -1))  # (N, L, p * p, 3)
-        variance = colors.var(2, unbiased=False).mean(-1)
-        if self.norm_pix_loss:
-            variance = variance / (patches.var(-1) + VARIANCE_EPS)
-        return variance
+            visible = batched_input[VISIBLE_KEY].view(1, -1)
+            return reconstruction_result(self, images, visible=visible)
+        h, w = patch_grid((images.shape[-2], images.shape[-1]), self.patch_size)
+        noise = self.test_noise(batched_input, h * w)
+        return reconstruction_result(self, images, mask_ratio=self.test_mask_ratio, noise=noise)
 
     def test_noise(self, batched_input: dict[str, Any], num_patches: int) -> Tensor:
-        """(1, L): always the same for an image, on every device and in any order of images.
-
-        It depends on the seed, the last part of ``file_name`` and the number of patches only.
-        """
-        name = str(batched_input.get("file_name", batched_input.get("image_id", "")))
-        name = name.replace("\\", "/").rsplit("/", 1)[-1]
-        seed = zlib.crc32(f"{self.test_seed}/{name}".encode())
-        generator = torch.Generator().manual_seed(seed)
-        return torch.rand(1, num_patches, generator=generator).to(self.device)
+        """(1, L), see `d2_multitask.modeling.mae.answers.image_noise`."""
+        return image_noise(batched_input, num_patches, self.test_seed).to(self.device)
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
         """Normalise and stack a batch: (N, 3, H, W).

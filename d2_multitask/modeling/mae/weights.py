@@ -8,7 +8,7 @@ the file's tensors first; here is what such a method calls. The command line
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,6 +43,7 @@ def adapt_mae_weights(
     encoder_prefix: str,
     decoder_prefix: str | None,
     require_decoder: bool = False,
+    fresh_decoder_key: str = "MODEL.MAE.REQUIRE_DECODER_WEIGHTS to False",
 ) -> AdaptedWeights | None:
     """Translate a file's MAE to a module's names and shapes.
 
@@ -55,13 +56,14 @@ def adapt_mae_weights(
         encoder_prefix: "" or something like "encoder.".
         decoder_prefix: ``None`` for a module without a decoder; a decoder in the file is unused.
         require_decoder: refuse files without a decoder.
+        fresh_decoder_key: what to set to train without that, for the message.
 
     Returns:
         The tensors under the module's names, or ``None`` if the file holds no MAE.
 
     Raises:
-        ValueError: fewer than nine tenths of the encoder's tensors find a value of their shape; or
-            the file has no decoder and one is required.
+        ValueError: fewer than nine tenths of the encoder's tensors find a value of their shape, or
+            fewer of the file's blocks a place; or the file has no decoder and one is required.
     """
     translated = to_authors_names(weights, file)
     if translated is None:
@@ -69,9 +71,9 @@ def adapt_mae_weights(
     if require_decoder and not translated.has_decoder:
         raise ValueError(
             f"{file} holds an MAE's encoder without a decoder (found {describe(translated)}); "
-            "reconstructions would be noise. Take a file with a decoder (mae_pretrain_..._full or "
-            "mae_visualize_...), or set MODEL.MAE.REQUIRE_DECODER_WEIGHTS to False to train a "
-            "fresh one"
+            "the decoder would begin with random numbers. Take a file with a decoder "
+            "(mae_pretrain_..._full or mae_visualize_...), or set "
+            f"{fresh_decoder_key} to train a fresh one"
         )
     wanted = _wanted(module, encoder_prefix, decoder_prefix)
     mode = getattr(getattr(module, "encoder", module), "positions", None)
@@ -204,14 +206,24 @@ def _check_encoder(translated: TranslatedWeights, wanted: dict[str, Tensor], fil
         for name in expected
         if name in translated.weights and translated.weights[name].shape == wanted[name].shape
     ]
-    if len(fitting) >= MIN_ENCODER_SHARE * len(expected):
+    blocks = _block_numbers(translated.weights)
+    lost = blocks - _block_numbers(wanted)
+    if len(fitting) < MIN_ENCODER_SHARE * len(expected):
+        problem = f"{len(fitting)} of {len(expected)} tensors of the encoder match"
+    elif len(lost) > (1 - MIN_ENCODER_SHARE) * len(blocks):
+        problem = f"{len(blocks) - len(lost)} of the file's {len(blocks)} blocks have a place"
+    else:
         return
     own = TranslatedWeights(dict(wanted), {}, "")
     raise ValueError(
-        f"{file} holds another MAE than the network: {len(fitting)} of {len(expected)} tensors of "
-        f"the encoder match, expected at least nine tenths. Found {describe(translated)}; expected "
-        f"{describe(own)}. Set MODEL.MAE.SIZE and the keys beside it"
+        f"{file} holds another MAE than the network: {problem}, expected at least nine tenths. "
+        f"Found {describe(translated)}; expected {describe(own)}. Set MODEL.MAE.SIZE and the keys "
+        "beside it"
     )
+
+
+def _block_numbers(names: Iterable[str]) -> set[str]:
+    return {name.split(".")[1] for name in names if name.startswith("blocks.")}
 
 
 def describe(translated: TranslatedWeights) -> str:

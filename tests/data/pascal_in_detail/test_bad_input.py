@@ -47,6 +47,14 @@ def test_a_file_that_cannot_be_used(load, path, value, message):
     assert "trainval_withkeypoints.json" in str(error.value)
 
 
+def test_of_many_unusable_images_the_first_is_told(load):
+    content = miniature()
+    content["images"][0]["phase"] = "training"
+    content["images"].append({**content["images"][0], "phase": "other", "image_id": 5})
+    with pytest.raises(ValueError, match=r"none of 2 entries.*images\[0\].*found 'training'"):
+        load(content)
+
+
 def test_broken_json_and_no_file(load, tmp_path):
     from d2_multitask.data.pascal_in_detail import load_phase
 

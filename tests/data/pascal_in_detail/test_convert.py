@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from miniature import miniature, write
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -104,21 +105,48 @@ def test_registered_phases(converted):
 
 def test_the_report_settles_the_open_questions(converted, tmp_path):
     source, _, _ = converted
+    (tmp_path / "2010_001592.jpg").touch()
     report = validate_file(source, tmp_path)
     for line in (
         "! not a known one",
         "phase train: 6 images (! the data set has 4996)",
         "59 categories, in the known order",
         "type of onlysemantic: {'int': 59}",
+        "false for the 20 classes alone: True",
+        "images in whose list stuff follows an instance: 0",
+        "masks of stuff that have parts: 0; that have the key: ",
         "masks that cannot be decoded: 0",
         "area differs from the mask: 0; box differs: 0",
         "ids of instances come after those of stuff: True",
         "name of part 29: lbuleg",
         "person_id counts from 1 in list order: True",
+        "train: a skeleton's box has a mean IoU of 1.00 with its person's box, of 0.",
         "indices count from 0",
         "100.0% of them if they count from 0",
         "100.0% of the boundary lies within 2 pixels of contours of instances",
         f"image files that are not in {tmp_path}: 9",
+        "there, and left out by the data set as known: 2010_001592.jpg",
         "Problems\n  none",
     ):
         assert line in report, line
+
+
+def test_the_report_says_what_differs(tmp_path):
+    """The miniature, changed: what nobody knows of the real file may turn out this way."""
+    content = miniature()
+    content["categories"][1]["onlysemantic"] = False
+    del content["annos_segmentation"][0]["parts"]
+    content["annos_segmentation"].insert(2, content["annos_segmentation"].pop(3))
+    content["annos_segmentation"].append(content["annos_segmentation"].pop(0))
+    content["annos_occlusion"][0]["nj"] = 3
+    report = validate_file(write(content, tmp_path))
+    for line in (
+        "type of onlysemantic: {'int': 2, 'bool': 1}",
+        "false for the 20 classes alone: ! not for ['grass']",
+        "ids 1..4, not ascending",
+        "images in whose list stuff follows an instance: 1",
+        "that have the key: 1",
+        "unknown keys: {'nj': 1}",
+        "! classes that are not listed: aeroplane",
+    ):
+        assert line in report, report

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 
 import numpy as np
 import pytest
 from detectron2.structures import BoxMode
-from miniature import IMAGE_ID, miniature
+from miniature import IMAGE_ID, miniature, write
 
 from d2_multitask.data.label_maps import (
     boundary_map,
@@ -16,6 +17,7 @@ from d2_multitask.data.label_maps import (
     part_seg_map,
     sem_seg_map,
 )
+from d2_multitask.data.pascal_in_detail import loader
 from d2_multitask.data.pascal_in_detail.names import (
     CATEGORY_IDS,
     KEYPOINT_FLIP_MAP,
@@ -163,3 +165,33 @@ def test_metadata_fits_the_ids():
     assert people["thing_dataset_id_to_contiguous_id"] == {284: 0}
     assert len(everything["keypoint_oks_sigmas"]) == len(everything["keypoint_names"]) == 14
     assert len(everything["keypoint_connection_rules"]) == 13
+
+
+def test_a_file_is_read_once_until_it_changes(tmp_path, monkeypatch):
+    reads = []
+    monkeypatch.setattr(loader, "_REMEMBERED", {})
+    original = loader.load_phase
+    monkeypatch.setattr(loader, "load_phase", lambda *a: reads.append(a[2]) or original(*a))
+    path = write(miniature(), tmp_path)
+    first, second = (loader.PascalInDetail("a", path, "images", "train")() for _ in range(2))
+    assert reads == ["train"]
+    del first[0]["annotations"][0]["bbox"], first[0]["image_labels"]  # a copy of its own
+    assert second[0]["annotations"][0]["bbox"] == [2, 1, 4, 5]
+    people = loader.PascalInDetail("b", path, "images", "train", person_only=True)()
+    assert [a["category_id"] for a in people[0]["annotations"]] == [0, 0]
+    assert second[0]["annotations"][0]["category_id"] == 14 and reads == ["train"]
+    content = miniature()
+    del content["annos_segmentation"][3]
+    write(content, tmp_path)
+    os.utime(path, ns=(1, 1))  # clocks of file systems may be coarse
+    assert len(loader.PascalInDetail("a", path, "images", "train")()[0]["annotations"]) == 1
+    assert reads == ["train", "train"]
+    with pytest.raises(ValueError, match="there is no such file"):
+        loader.PascalInDetail("a", str(tmp_path / "nothing.json"), "images", "train")()
+
+
+def test_no_more_than_both_phases_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(loader, "_REMEMBERED", {})
+    for name in ("a", "b", "c"):
+        loader.remembered_phase(write(miniature(), tmp_path, f"{name}.json"), "", "train")
+    assert [os.path.basename(key[0]) for key in loader._REMEMBERED] == ["b.json", "c.json"]

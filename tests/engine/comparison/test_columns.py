@@ -74,3 +74,25 @@ def test_named_columns():
 def test_column_of_no_such_form(name):
     with pytest.raises(ValueError, match="--metrics: found"):
         named_columns([name])
+
+
+def test_eight_kinds_of_labels():
+    """One class of many is not what a network is judged by, and its mean is there."""
+    results = {
+        "bbox": {"AP": 1.0, "AP50": 2.0, "AP-dog": 3.0},
+        "segm": {"AP": 1.0, "AP50": 2.0},
+        "keypoints": {"AP": 1.0, "AP50": 2.0},
+        "sem_seg": {"mIoU": 1.0, "mIoU-60": 0.5, "IoU-person": 2.0, "IoU-sky": 3.0, "IoU-dog": 4.0},
+        "part_seg": {"mIoU": 1.0},
+        "boundary": {"ODS-F": 1.0, "AP": 2.0},
+        "occlusion": {"orientation-accuracy": 1.0, "orientation-accuracy-at-labels": 2.0},
+        "image_labels": {"mAP": 1.0, "AP-dog": 3.0},
+    }
+    found = labels(choose_columns([["det", "mask", "pose", "seg"]], [flat_results(results)]))
+    assert {"person IoU", "mIoU"} & set(found) == {"mIoU"}
+    assert {"box AP", "mask AP", "keypoint AP", "parts mIoU", "boundary ODS", "class mAP"} < set(
+        found
+    )
+    assert {"orientation", "orientation at labels"} < set(found)
+    (column,) = named_columns(["occlusion/orientation-accuracy-at-labels"])
+    assert column.task == "occlusion"

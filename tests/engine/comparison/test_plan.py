@@ -28,6 +28,7 @@ QUICK = REPOSITORY / "configs" / "quick"
         (["seg"], "Only Seg"),
         (["det", "pose"], "Det+Pose"),
         (["part_seg", "det"], "Part seg+Det"),
+        (["a", "b", "c", "d", "e"], "5 tasks"),
     ],
 )
 def test_labels_are_the_papers(tasks, label):
@@ -58,6 +59,22 @@ def test_config_files_are_named_after_their_tasks():
     files = [str(QUICK / "mcn_seg_det.yaml"), str(QUICK / "mcn_pose.yaml")]
     rows = config_rows(files)
     assert [(r.name, r.label) for r in rows] == [("seg_det", "Seg+Det"), ("pose", "Only Pose")]
+
+
+def test_masks_and_joints_of_an_rcnn_are_tasks():
+    """Three of these files have the same MODEL.TASKS."""
+    tasks = ("det", "mask", "pose", "boundary")
+    files = ["quick/mask_rcnn_in_detail.yaml"]
+    files += [f"quick/mask_rcnn_in_detail_{task}.yaml" for task in tasks]
+    rows = config_rows(files)
+    assert [(row.name, row.label) for row in rows] == [
+        ("8_tasks", "8 tasks"),
+        ("det", "Only Det"),
+        ("det_mask", "Det+Mask"),
+        ("det_pose", "Det+Pose"),
+        ("boundary", "Only Boundary"),
+    ]
+    assert rows[0].tasks[:4] == ("det", "mask", "pose", "seg") and len(rows[0].tasks) == 8
 
 
 def test_config_files_of_the_same_tasks_are_named_after_their_files(tmp_path):

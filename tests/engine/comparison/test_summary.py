@@ -7,12 +7,13 @@ import json
 import pytest
 from comparison_support import finished, row, study_rows
 
-from d2_multitask.engine.comparison.columns import TABLE_1
+from d2_multitask.engine.comparison.columns import TABLE_1, Column
 from d2_multitask.engine.comparison.lock import FolderLock
 from d2_multitask.engine.comparison.plan import plan_runs, preset_rows
 from d2_multitask.engine.comparison.record import State, new_record
 from d2_multitask.engine.comparison.reference import paper_rows
 from d2_multitask.engine.comparison.summary import (
+    RowResult,
     RunResult,
     Summary,
     baseline_of,
@@ -72,6 +73,31 @@ def test_joint_network_against_its_single_ones_together():
     assert share_of_singles(rows[2], rows) == {"parameters": 0.75, "minutes": 0.5}
     assert share_of_singles(rows[3], rows) == {"parameters": None, "minutes": None}
     assert share_of_singles(rows[0], rows) == {}
+
+
+MASK_AP = Column("mask AP", "segm", "AP", "mask")
+
+
+def rcnn_row(*tasks, **values):
+    name = "_".join(tasks)
+    return RowResult(name, name, tasks, "", 0, [finished(1, {}, **values)])
+
+
+def test_masks_are_never_alone():
+    """det 100, det_mask 150, det_pose 250, seg 50; together all but det are needed: 450."""
+    rows = [
+        rcnn_row("det", seconds=60.0, parameters=100),
+        rcnn_row("det", "mask", seconds=120.0, parameters=150),
+        rcnn_row("det", "pose", seconds=120.0, parameters=250),
+        rcnn_row("seg", seconds=60.0, parameters=50),
+        rcnn_row("det", "mask", "pose", "seg", seconds=150.0, parameters=360),
+    ]
+    assert baseline_of(rows, MASK_AP) is rows[1]
+    assert baseline_of(rows, KEYPOINT_AP) is rows[2]
+    assert baseline_of(rows, BOX_AP) is rows[0]
+    assert baseline_of([*rows[:4], rows[1]], MASK_AP) is None
+    assert share_of_singles(rows[4], rows) == {"parameters": 0.8, "minutes": 0.5}
+    assert share_of_singles(rows[1], rows) == {"parameters": None, "minutes": None}
 
 
 def test_paper_loses_detection_to_pose():

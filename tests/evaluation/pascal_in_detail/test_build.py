@@ -12,6 +12,7 @@ import pytest
 import torch
 from detail_support import (
     CHAIR,
+    MAIN,
     detail_record,
     inputs_of,
     perfect_output,
@@ -21,18 +22,6 @@ from detail_support import (
 
 from d2_multitask.evaluation.build import build_evaluator
 from d2_multitask.evaluation.results import format_results
-
-# The number of each metric that papers give.
-MAIN = {
-    "bbox": "AP",
-    "segm": "AP",
-    "keypoints": "AP",
-    "sem_seg": "mIoU",
-    "part_seg": "mIoU",
-    "image_labels": "mAP",
-    "boundary": "ODS-F",
-    "occlusion": "orientation-accuracy",
-}
 
 
 def evaluate(cfg, name, records, outputs):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
+from torchvision.ops import deform_conv2d
 
-from d2_multitask.modeling.backbones import DeformableConv2d
-from d2_multitask.modeling.backbones.deformable import bilinear_kernel
+from d2_multitask.modeling.backbones import DeformableConv2d, deformable
+from d2_multitask.modeling.backbones.deformable import bilinear_kernel, sampled_convolution
 
 
 def read_between(channel: Tensor, y: float, x: float) -> float:
@@ -48,13 +50,43 @@ def random_layer(in_channels: int = 2, out_channels: int = 3) -> DeformableConv2
     return layer
 
 
-def test_equals_sampling_by_hand() -> None:
-    layer, x = random_layer(), torch.randn(1, 2, 4, 5)
+@pytest.mark.parametrize("recorded", [False, True])
+def test_equals_sampling_by_hand(recorded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On processors our own parts answer; in what is traced or exported, torchvision's operator."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: recorded)
+    operator = mock.Mock(wraps=deform_conv2d)
+    monkeypatch.setattr(deformable, "deform_conv2d", operator)
+    layer, x = random_layer(), torch.randn(2, 2, 4, 5)
     with torch.no_grad():
-        predicted = layer.conv_offset_mask(x)[0]
-        assert predicted[:18].abs().max() > 1.5  # some places lie far away and outside
-        expected = slow_deformable(x[0], predicted, layer.weight, layer.bias)
-        torch.testing.assert_close(layer(x)[0], expected, rtol=1e-4, atol=1e-5)
+        predicted = layer.conv_offset_mask(x)
+        assert predicted[:, :18].abs().max() > 1.5  # some places lie far away and outside
+        expected = [
+            slow_deformable(*both, layer.weight, layer.bias)
+            for both in zip(x, predicted, strict=True)
+        ]
+    with torch.no_grad():
+        result = layer(x)
+    assert operator.called == recorded
+    torch.testing.assert_close(result, torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_equal_those_of_torchvisions_operator() -> None:
+    torch.manual_seed(0)
+    shapes = ((2, 3, 5, 4), (2, 18, 5, 4), (2, 9, 5, 4), (6, 3, 3, 3), (6,))
+    x, offset, mask, weight, bias = (
+        torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes
+    )
+    everything = (x, offset, mask, weight, bias)
+    ours = sampled_convolution(*everything)
+    theirs = deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
+    torch.testing.assert_close(ours, theirs)
+    direction = torch.randn_like(ours)
+    for mine, reference in zip(
+        torch.autograd.grad(ours, everything, direction),
+        torch.autograd.grad(theirs, everything, direction),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, reference)
 
 
 def test_a_fresh_layer_is_half_a_plain_convolution() -> None:

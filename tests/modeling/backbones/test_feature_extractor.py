@@ -318,3 +318,34 @@ def test_real_mobilenet_v2_features_are_torchvisions():
                 if node == index:
                     torch.testing.assert_close(features[name], x, rtol=1e-5, atol=1e-5)
     assert features["res5"].mean() > 0.1  # trained features, not zeros
+
+
+def test_initial_weights_are_scaled_and_norms_undo_it():
+    extractors = []
+    for scale in (1.0, 0.25):
+        torch.manual_seed(0)
+        cfg = extractor_config("timm/mobilenetv4_conv_small", INIT_SCALE=scale)
+        extractors.append(build_feature_extractor(cfg, RGB).train())
+    plain, scaled = extractors
+    for before, after in zip(plain.parameters(), scaled.parameters(), strict=True):
+        torch.testing.assert_close(after, before * (0.25 if before.dim() == 4 else 1.0))
+    for module in [*plain.modules(), *scaled.modules()]:
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 1e-12
+    image = torch.randn(2, 3, 64, 64)
+    for name, feature in plain(image).items():
+        torch.testing.assert_close(scaled(image)[name], feature, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [0.0, float("nan")])
+def test_a_scale_that_cannot_be(scale):
+    with pytest.raises(ValueError, match="INIT_SCALE: found .*, expected a number > 0"):
+        build_feature_extractor(extractor_config(INIT_SCALE=scale), RGB)
+
+
+def test_trained_weights_are_not_scaled(tmp_path):
+    trained = torchvision.models.mobilenet_v2(weights=None)
+    torch.save(trained.state_dict(), tmp_path / "trained.pth")
+    cfg = extractor_config(INIT_SCALE=0.25, WEIGHTS=str(tmp_path / "trained.pth"))
+    first = next(build_feature_extractor(cfg, RGB).parameters())
+    torch.testing.assert_close(first, next(trained.parameters()))

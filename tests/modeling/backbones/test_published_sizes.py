@@ -23,6 +23,18 @@ def shell(config_file: str, *overrides: str) -> nn.ModuleDict:
     return nn.ModuleDict({"backbone": backbone, "heads": heads}).eval()
 
 
+def run(model: nn.ModuleDict, height: int, width: int) -> float:
+    """Multiply-adds for one image, all heads included."""
+    image = torch.empty(1, 3, height, width, device="meta")
+
+    def forward() -> None:
+        features = model["backbone"](image)
+        for head in model["heads"].values():
+            head.layers(features)
+
+    return count_multiply_adds(forward)
+
+
 @pytest.mark.parametrize(
     ("config_file", "network", "heads", "millions"),
     [
@@ -39,32 +51,53 @@ def test_parameters_and_multiply_adds(config_file, network, heads, millions) -> 
     assert parameters == public.num_parameters(network, heads)
     published = public.num_parameters(network, heads, unread=True)
     assert published / 1e6 == pytest.approx(millions, abs=0.05)
-    height, width = 128, 192
-    image = torch.empty(1, 3, height, width, device="meta")
+    assert run(model, 128, 192) == public.multiply_adds(network, heads, 128, 192)
 
-    def run() -> None:
-        features = model["backbone"](image)
-        for head in model["heads"].values():
-            head.layers(features)
 
-    assert count_multiply_adds(run) == public.multiply_adds(network, heads, height, width)
+# Counted on the public code at 512x512, in units of 10^9: the trunk; what joints add.
+TRUNKS = {"r18": 11.4, "r50": 24.3, "r101": 43.7, "dla34": 25.5}
+HEADS = {64: {"det": 1.8, "pose": 1.9}, 256: {"det": 7.3, "pose": 7.5}}
 
 
 @pytest.mark.parametrize(
-    ("config_file", "overrides"),
+    ("config_file", "overrides", "network", "width"),
     [
-        pytest.param("ctdet_dla34_1x.yaml", ("MODEL.UPSAMPLING.DEFORMABLE", "False"), id="DLA"),
-        pytest.param("ctdet_r18.yaml", ("MODEL.UPSAMPLING.DEFORMABLE", "False"), id="R18"),
-        pytest.param("ctdet_r18.yaml", ("MODEL.RESNETS.DEPTH", "34"), id="R34"),
-        pytest.param("ctdet_r101.yaml", ("MODEL.RESNETS.DEPTH", "50"), id="R50"),
+        pytest.param("multi_pose_r18.yaml", (), "r18", 64, id="R18"),
+        pytest.param("multi_pose_r101.yaml", ("MODEL.RESNETS.DEPTH", "50"), "r50", 64, id="R50"),
+        pytest.param("multi_pose_r101.yaml", (), "r101", 64, id="R101"),
+        pytest.param("multi_pose_dla34_3x.yaml", (), "dla34", 256, id="DLA-34"),
     ],
 )
-def test_the_feature_that_heads_read(config_file, overrides) -> None:
+def test_multiply_adds_of_the_public_code(config_file, overrides, network, width) -> None:
+    """One class. Numbers have one decimal; DLA-34 counts two layers that nothing reads."""
+    model = shell(config_file, *overrides)
+    all_heads = run(model, 512, 512) / 1e9
+    del model["heads"]["pose"]
+    boxes = run(model, 512, 512) / 1e9
+    model["heads"].clear()
+    trunk = run(model, 512, 512) / 1e9
+    assert trunk == pytest.approx(TRUNKS[network], abs=0.1)
+    assert boxes - trunk == pytest.approx(HEADS[width]["det"], abs=0.06)
+    assert all_heads - boxes == pytest.approx(HEADS[width]["pose"], abs=0.06)
+
+
+@pytest.mark.parametrize("deformable", [True, False])
+@pytest.mark.parametrize(
+    ("config_file", "depth"),
+    [
+        pytest.param("ctdet_dla34_1x.yaml", None, id="DLA-34"),
+        pytest.param("ctdet_r18.yaml", "18", id="R18"),
+        pytest.param("ctdet_r18.yaml", "34", id="R34"),
+        pytest.param("ctdet_r101.yaml", "50", id="R50"),
+        pytest.param("ctdet_r101.yaml", "101", id="R101"),
+    ],
+)
+def test_the_feature_that_heads_read(config_file, depth, deformable) -> None:
+    overrides = ["MODEL.UPSAMPLING.DEFORMABLE", str(deformable)]
+    overrides += ["MODEL.RESNETS.DEPTH", depth] if depth else []
     backbone = shell(config_file, *overrides)["backbone"]
     feature = backbone(torch.empty(1, 3, 64, 96, device="meta"))["p2"]
     assert feature.shape == (1, 64, 16, 24)
     assert backbone.output_shape()["p2"].channels == 64
     assert backbone.output_shape()["p2"].stride == 4 and backbone.size_divisibility == 32
-    assert any("offset_mask" in name for name in backbone.state_dict()) == (
-        "DEFORMABLE" not in str(overrides)
-    )
+    assert any("offset_mask" in name for name in backbone.state_dict()) == deformable

@@ -42,7 +42,7 @@ def images_of(height: int, width: int, number: int = 2) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("use_rel_pos", [False, True])
-@pytest.mark.parametrize("grid_hw", [(4, 4), (3, 7)])
+@pytest.mark.parametrize("grid_hw", [(4, 4), (3, 7), (12, 11)])
 def test_attention_is_detectron2s(use_rel_pos, grid_hw):
     torch.manual_seed(0)
     arguments = {"num_heads": 2, "use_rel_pos": use_rel_pos, "input_size": (4, 4)}

@@ -58,6 +58,22 @@ def test_encoder_alone(dialect, source, images, tmp_path):
     assert (encoder(images) - source.encoder(images)).abs().max() < 1e-5
 
 
+def test_timms_own_network_gives_the_same_output(images, tmp_path):
+    """An independent network, whose weights come in by its own names."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    theirs = VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=0
+    )
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    encoder = MAEEncoder(image_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2)
+    report = load_weights(encoder, save(theirs.state_dict(), tmp_path / "timm.safetensors"))
+    assert not report.fresh and not report.unused
+    assert (encoder.eval()(images) - theirs.eval().forward_features(images)).abs().max() < 1e-5
+
+
 def test_encoder_only_file_is_refused_where_a_decoder_is_needed(source, tmp_path):
     path = save(from_authors_names(authors_weights(source), "timm"), tmp_path / "mae.pth")
     with pytest.raises(ValueError, match="without a decoder.*REQUIRE_DECODER_WEIGHTS"):
@@ -77,6 +93,14 @@ def test_file_of_another_size_is_refused(source, tmp_path):
         load_weights(encoder, path)
 
 
+def test_file_with_more_blocks_is_refused(source, tmp_path):
+    """What the network has is all in the file, but without its last block it is another network."""
+    encoder = MAEEncoder(image_size=32, patch_size=8, embed_dim=16, depth=1, num_heads=2)
+    path = save(authors_weights(source), tmp_path / "mae.pth")
+    with pytest.raises(ValueError, match="1 of the file's 2 blocks.*2 blocks.*expected.*1 blocks"):
+        load_weights(encoder, path)
+
+
 def test_fewer_than_nine_tenths_are_refused(source, tmp_path):
     weights = authors_weights(source)
     removed = [name for name in weights if name.startswith("blocks.1.mlp")]
@@ -92,8 +116,9 @@ def test_another_network_is_refused(tmp_path):
         load_weights(small_mae(), path)
 
 
-def test_truncated_file(source, tmp_path):
-    path = tmp_path / "mae.pth"
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_truncated_file(suffix, source, tmp_path):
+    path = tmp_path / f"mae{suffix}"
     save(authors_weights(source), path)
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(ValueError, match="damaged, cut off"):

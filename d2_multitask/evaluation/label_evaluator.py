@@ -72,6 +72,9 @@ class LabelEvaluator(DatasetEvaluator):
                     f"{input_.get('file_name')}: 'image_id' is {input_['image_id']!r}, expected "
                     f"the id of an image of data set {self._dataset_name!r}"
                 )
+            # The dicts of a folder do not know the images' sizes.
+            size = {key: input_[key] for key in ("height", "width") if key in input_}
+            record = {**size, **record}
             labels = self.labels(record)
             if labels is None:
                 self._num_unlabelled += 1

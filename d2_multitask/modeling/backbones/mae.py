@@ -1,0 +1,185 @@
+"""A masked autoencoder as a backbone: the tokens of its encoder or its decoder as a feature map.
+
+Unlike `vit.py` it is the autoencoder itself, class token and all, so frozen features are the MAE's,
+and it can go on learning to reconstruct beside the tasks (`MultitaskMAE`).
+
+Letters: N images, H x W pixels, p pixels a side of a patch, h x w patches, L = h * w, D channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import Tensor
+
+from d2_multitask.checkpoint.adapting import AdaptedWeights
+from d2_multitask.data.catalog import RECONSTRUCTION_TASK
+from d2_multitask.modeling.mae.decoder import MAEDecoder
+from d2_multitask.modeling.mae.encoder import MAEEncoder
+from d2_multitask.modeling.mae.network import MAENetwork
+from d2_multitask.modeling.mae.patches import patch_grid
+from d2_multitask.modeling.mae.sizes import decoder_arguments, encoder_arguments
+from d2_multitask.modeling.mae.weights import adapt_mae_weights
+
+OUT_FEATURE = "last_feat"
+"""Name of the output, as of `MAEViT`."""
+
+
+class MAEBackbone(MAENetwork, Backbone):
+    """All patches visible, one feature map of stride p; see `forward`.
+
+    Parameters have the names of `MaskedAutoencoder`: ``encoder.*``, ``decoder.*``.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: MAEEncoder,
+        decoder: MAEDecoder | None,
+        reads_decoder: bool,
+        freeze_encoder: bool = False,
+        fresh_decoder: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Args:
+            encoder: sees all patches, or the visible ones to reconstruct.
+            decoder: ``None`` if nobody reads it and nothing is reconstructed.
+            reads_decoder: the features are the decoder's tokens, not the encoder's.
+            freeze_encoder: the encoder is not learnt and stays in evaluation mode.
+            fresh_decoder: an MAE's weight file gives the encoder alone.
+            **kwargs: of `MAENetwork`.
+
+        Raises:
+            ValueError: a decoder is to be read that is not there.
+        """
+        super().__init__(encoder=encoder, decoder=decoder, **kwargs)
+        if reads_decoder and decoder is None:
+            raise ValueError("MAEBackbone: reads_decoder without a decoder")
+        self.reads_decoder = reads_decoder
+        self.freeze_encoder, self.fresh_decoder = freeze_encoder, fresh_decoder
+        if freeze_encoder:
+            encoder.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> MAEBackbone:
+        """As of every module; a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.freeze_encoder:
+            self.encoder.eval()
+        return self
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Compute the features.
+
+        Args:
+            images: (N, 3, H, W), normalised; p divides H and W.
+
+        Returns:
+            ``{"last_feat": (N, D, h, w)}``: what the encoder's final norm gives for each patch, or
+            the decoder's.
+
+        Raises:
+            ValueError: p does not divide H and W.
+        """
+        grid_hw = patch_grid((images.shape[-2], images.shape[-1]), self.patch_size)
+        with self._encoder_gradients():
+            latent = self.encoder(images)  # (N, 1 + L, D)
+        tokens = latent[:, 1:]
+        if self.reads_decoder:
+            order = torch.arange(tokens.shape[1], device=images.device).expand(len(images), -1)
+            tokens = self.decoder.decode(latent, order, grid_hw)
+        return {OUT_FEATURE: tokens.transpose(1, 2).unflatten(2, grid_hw)}
+
+    def forward_encoder(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """See `MAENetwork.forward_encoder`; no gradients into a frozen encoder."""
+        with self._encoder_gradients():
+            return super().forward_encoder(*args, **kwargs)
+
+    def _encoder_gradients(self) -> torch.set_grad_enabled:
+        return torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder)
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of the feature map."""
+        channels = self.encoder.embed_dim
+        if self.reads_decoder:
+            channels = self.decoder.decoder_embed.out_features
+        return {OUT_FEATURE: ShapeSpec(channels=channels, stride=self.patch_size)}
+
+    @property
+    def size_divisibility(self) -> int:
+        """Height and width of the images must be multiples of the patch."""
+        return self.patch_size
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        """How Detectron2's `ImageList` has to pad a batch."""
+        return {"size_divisibility": self.size_divisibility}
+
+    def adapt_weights(self, weights: dict[str, Tensor], file: str) -> AdaptedWeights | None:
+        """Called when weights are loaded; see `d2_multitask.modeling.mae.weights`.
+
+        The decoder of a network like this one, which has learnt the tasks, is always taken.
+        """
+        is_own = any(name.startswith("backbone.decoder.") for name in weights)
+        wanted = self.decoder is not None and (is_own or not self.fresh_decoder)
+        return adapt_mae_weights(
+            self,
+            weights,
+            file,
+            encoder_prefix="encoder.",
+            decoder_prefix="decoder." if wanted else None,
+            require_decoder=wanted,
+            fresh_decoder_key="MODEL.MAE_BACKBONE.FRESH_DECODER to True",
+        )
+
+
+@BACKBONE_REGISTRY.register()
+def build_mae_encoder_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MAEBackbone:
+    """The encoder's tokens; with the task "reconstruction" there is a decoder beside it.
+
+    Args:
+        cfg: Read: ``MODEL.MAE``, ``MODEL.MAE_BACKBONE``, ``MODEL.TASKS``.
+        input_shape: Its `channels` are the channels of the images.
+
+    Returns:
+        The backbone.
+
+    Raises:
+        ValueError: Numbers that do not fit each other.
+    """
+    return MAEBackbone(**_arguments(cfg, input_shape, reads_decoder=False))
+
+
+@BACKBONE_REGISTRY.register()
+def build_mae_decoder_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MAEBackbone:
+    """The decoder's tokens; arguments and errors as of `build_mae_encoder_backbone`."""
+    return MAEBackbone(**_arguments(cfg, input_shape, reads_decoder=True))
+
+
+def _arguments(cfg: CfgNode, input_shape: ShapeSpec, reads_decoder: bool) -> dict[str, Any]:
+    node, own = cfg.MODEL.MAE, cfg.MODEL.MAE_BACKBONE
+    reconstructs = RECONSTRUCTION_TASK in cfg.MODEL.TASKS
+    encoder = MAEEncoder(
+        **encoder_arguments(node), drop_path=own.DROP_PATH, in_channels=input_shape.channels
+    )
+    decoder = None
+    if reads_decoder or reconstructs:
+        arguments = decoder_arguments(node, encoder)
+        if not reconstructs:
+            arguments["num_outputs"] = 0
+        decoder = MAEDecoder(**arguments)
+    return {
+        "encoder": encoder,
+        "decoder": decoder,
+        "reads_decoder": reads_decoder,
+        "freeze_encoder": own.FREEZE_ENCODER,
+        "fresh_decoder": own.FRESH_DECODER,
+        "norm_pix_loss": node.NORM_PIX_LOSS,
+        "mask_ratio": tuple(node.MASK_RATIO),
+        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+        "pixel_std": cfg.MODEL.PIXEL_STD,
+    }

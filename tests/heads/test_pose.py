@@ -1,0 +1,75 @@
+"""Joints where only some classes have them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from detectron2.structures import ImageList
+from support import TinyBackbone, labelled_image
+
+from d2_multitask.config import get_multitask_cfg
+from d2_multitask.heads.base import Decoded
+from d2_multitask.heads.pose import PoseHead
+from d2_multitask.targets.decode import Peaks
+
+PERSON, CHAIR = 2, 5
+# A person in the left half, a chair in the right half of 64x48 pixels; stride 4.
+BOXES = ((0.0, 0.0, 24.0, 64.0), (24.0, 0.0, 48.0, 64.0))
+LEFT, RIGHT = (..., slice(0, 6)), (..., slice(6, 12))
+
+
+def pose_head(classes: list[int]) -> PoseHead:
+    cfg = get_multitask_cfg()
+    cfg.MODEL.POSE_HEAD.KEYPOINT_CLASSES = classes
+    cfg.MODEL.CENTER_HEAD.NUM_CLASSES = 6
+    return PoseHead(cfg, TinyBackbone().output_shape())
+
+
+def valid_cells(head: PoseHead, person_labelled: bool) -> torch.Tensor:
+    """(h, w) bool, where joint heatmaps learn; the chair has zeros, as the mapper gives it."""
+    entry: dict[str, Any] = labelled_image(64, 48, BOXES)
+    entry["instances"].gt_classes = torch.tensor([PERSON, CHAIR])
+    entry["instances"].gt_keypoints.tensor[1] = 0
+    if not person_labelled:
+        entry["instances"].gt_keypoints.tensor[0] = 0
+    targets = head.targets([entry], ImageList(torch.zeros(1, 3, 64, 48), [(64, 48)]))
+    return targets["valid"].expand(1, 17, 16, 12)[0].all(0)
+
+
+def test_boxes_of_classes_without_joints_teach_that_there_are_none() -> None:
+    valid = valid_cells(pose_head([PERSON]), person_labelled=True)
+    assert valid.all()
+    valid = valid_cells(pose_head([PERSON]), person_labelled=False)
+    assert not valid[LEFT].any() and valid[RIGHT].all()
+
+
+def test_by_default_every_class_has_joints() -> None:
+    valid = valid_cells(pose_head([]), person_labelled=True)
+    assert valid[LEFT].all() and not valid[RIGHT].any()
+
+
+def test_objects_of_classes_without_joints_get_zeros() -> None:
+    classes = torch.tensor([[PERSON, CHAIR, PERSON]])
+    generator = torch.Generator().manual_seed(0)
+    features = {"p2": torch.rand(1, 8, 16, 12, generator=generator)}
+    found = {}
+    for name, keypoint_classes in (("all", []), ("people", [PERSON])):
+        torch.manual_seed(0)
+        head = pose_head(keypoint_classes)
+        xy = torch.tensor([[[3, 4], [8, 4], [5, 9]]])
+        decoded = Decoded(peaks=Peaks(torch.ones(1, 3), classes, xy), objects={})
+        decoded.objects["pred_classes"] = classes
+        with torch.no_grad():
+            head.inference(head.layers(features), None, decoded)
+        found[name] = decoded.objects["pred_keypoints"]
+    assert (found["people"][:, 1] == 0).all()
+    torch.testing.assert_close(found["people"][:, [0, 2]], found["all"][:, [0, 2]])
+    assert (found["all"][:, 1] != 0).any()
+
+
+def test_classes_that_there_are_not() -> None:
+    message = r"POSE_HEAD.KEYPOINT_CLASSES: found \[14\], expected ids of the network's 6 .* 0 to 5"
+    with pytest.raises(ValueError, match=message):
+        pose_head([2, 14])
