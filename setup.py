@@ -85,6 +85,7 @@ setup(
         "scipy",
         "tabulate",
         "timm>=1.0",
+        "tqdm",
     ],
     extras_require={
         **EXTRAS,
