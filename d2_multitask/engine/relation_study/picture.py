@@ -44,7 +44,7 @@ def draw_study(result: StudyResult, path: Path) -> None:
 
 
 def draw_quality(tables: Sequence[Mapping[str, Any]], names: Sequence[str], path: Path) -> None:
-    """IoU against the autoencoder's relative error, a line a method.
+    """IoU against the autoencoder's relative error, a line a method; dashed if it is constant.
 
     Args:
         tables: contents of ``table.json`` of studies with different weights.
@@ -56,7 +56,7 @@ def draw_quality(tables: Sequence[Mapping[str, Any]], names: Sequence[str], path
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     tables = sorted(tables, key=lambda table: -table["relative_error"])
     shown = 0
@@ -65,17 +65,22 @@ def draw_quality(tables: Sequence[Mapping[str, Any]], names: Sequence[str], path
             (t["relative_error"], t["results"][name][MAIN]) for t in tables if name in t["results"]
         ]
         if points:
-            shown += 1
             x = [error for error, _ in points]
             y, spread = ([p[key] for _, p in points] for key in ("mean", "error"))
-            axes.errorbar(x, y, yerr=spread, marker="o", capsize=3, label=name)
+            if len(set(y)) == 1 and len(y) > 1:  # it does not ask the autoencoder
+                axes.axhline(y[0], linestyle="--", linewidth=1, color=f"C{shown}", label=name)
+            else:
+                axes.errorbar(
+                    x, y, yerr=spread, marker="o", capsize=3, color=f"C{shown}", label=name
+                )
+            shown += 1
     if not shown:
         raise ValueError(f"Found none of {list(names)} in the tables, expected names of methods")
     axes.invert_xaxis()
     axes.set_xlabel("relative reconstruction error of the autoencoder (better to the right)")
     axes.set_ylabel("IoU on patches")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside right upper", fontsize=8)
     save_figure(figure, path)
 
 
