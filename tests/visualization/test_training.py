@@ -54,7 +54,7 @@ def test_each_map_gives_a_picture(tasks, expected):
 
 
 def test_an_rcnn_shows_the_maps_of_its_heads():
-    maps = {"sem_seg", "part_seg", "boundary", "occlusion_x", "occlusion_y"}
+    maps = {"foreground", "sem_seg", "part_seg", "boundary", "occlusion_x", "occlusion_y"}
     pictures = training_pictures(rcnn(), [rcnn_image(0), rcnn_image(1)])
     assert set(pictures) == {f"pictures/{name}" for name in ("results", *maps)}
     assert set(training_pictures(rcnn(["det"]), [rcnn_image()])) == {"pictures/results"}
