@@ -8,59 +8,45 @@ over each cell, lest lines vanish) would thicken them.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.structures import ImageList
 from torch import Tensor
 
-from d2_multitask.heads.base import Decoded, Predictions, Targets
+from d2_multitask.heads.base import Predictions, Targets
+from d2_multitask.heads.binary_map import BinaryMapHead
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
-from d2_multitask.heads.dense import (
-    DenseHead,
-    add_branch_config,
-    branch_arguments,
-    resize_maps,
-    to_input_size,
-)
+from d2_multitask.heads.dense import add_branch_config, branch_arguments
 from d2_multitask.losses import balanced_binary_cross_entropy
-from d2_multitask.targets.dense import pad_label_maps
-
-# A fresh map starts at this probability, about the share of boundary pixels after balancing.
-_PRIOR_LOGIT = -1.0
 
 
 @TASK_HEAD_REGISTRY.register("boundary")
-class BoundaryHead(DenseHead):
+class BoundaryHead(BinaryMapHead):
     """Boundary detection, learnt by class-balanced binary cross-entropy."""
+
+    label: ClassVar[str] = "boundary"
+    # About the share of boundary pixels after balancing.
+    prior_logit: ClassVar[float] = -1.0
 
     @configurable
     def __init__(
         self,
         input_shape: dict[str, ShapeSpec],
         *,
-        conv_dim: int,
-        norm: str = "",
-        upscale: int = 1,
         positive_weight: float = 0.0,
-        ignore_value: int = 255,
         loss_weight: float = 1.0,
+        **kwargs: Any,
     ) -> None:
         """
         Args:
             input_shape: channels and stride of the feature maps to read.
-            conv_dim: channels of the convolutions.
-            norm: normalisation after them.
-            upscale: sub-cells a cell predicts along each side.
             positive_weight: see :func:`d2_multitask.losses.balanced_binary_cross_entropy`.
-            ignore_value: label that costs nothing.
             loss_weight: weight of the loss.
+            **kwargs: see :class:`BinaryMapHead`.
         """
-        super().__init__(input_shape, upscale)
-        self.positive_weight, self.ignore_value = positive_weight, ignore_value
-        self.loss_weight = loss_weight
-        self.boundary = self.branch(conv_dim, 1, norm, bias=_PRIOR_LOGIT)
+        super().__init__(input_shape, **kwargs)
+        self.positive_weight, self.loss_weight = positive_weight, loss_weight
 
     @staticmethod
     def add_config(cfg: CfgNode) -> None:
@@ -88,52 +74,10 @@ class BoundaryHead(DenseHead):
             "loss_weight": node.LOSS_WEIGHT,
         }
 
-    def layers(self, features: dict[str, Tensor]) -> Predictions:
-        """-> boundary logits (N, 1, h, w)."""
-        return {"boundary": self.run(self.boundary, features)}
-
-    def targets(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> Targets:
-        """Labels (N, H, W) int64 of the padded input; padding and unlabelled images are ignored."""
-        labels = pad_label_maps(
-            [x.get("boundary") for x in batched_inputs],
-            tuple(images.tensor.shape[-2:]),
-            self.ignore_value,
-            images.tensor.device,
-        )
-        return {"boundary": labels}
-
     def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
         """``loss_boundary``."""
-        labels = targets["boundary"]
-        logits = to_input_size(predictions["boundary"], self.stride, tuple(labels.shape[1:]))
+        logits, labels = self.logits_and_labels(predictions, targets)
         loss = balanced_binary_cross_entropy(
-            logits[:, 0], labels, self.positive_weight, self.ignore_value
+            logits, labels, self.positive_weight, self.ignore_value
         )
         return {"loss_boundary": loss * self.loss_weight}
-
-    def inference(self, predictions: Predictions, images: ImageList, decoded: Decoded) -> None:
-        """Add ``boundary`` (N, 1, h, w), probabilities."""
-        decoded.maps["boundary"] = predictions["boundary"].float().sigmoid()
-
-    def postprocess(
-        self,
-        decoded: Decoded,
-        index: int,
-        image_size: tuple[int, int],
-        output_size: tuple[int, int],
-    ) -> dict[str, Any]:
-        """-> ``{"boundary": (height, width)}`` probabilities at the output size."""
-        maps = decoded.maps["boundary"][index]
-        return {"boundary": resize_maps(maps, self.stride, image_size, output_size)[0]}
-
-    def merge_flipped(self, predictions: Predictions, flipped: Predictions) -> Predictions:
-        """Average the logits."""
-        return {"boundary": (predictions["boundary"] + flipped["boundary"].flip(-1)) / 2}
-
-    def target_maps(self, targets: Targets) -> dict[str, Tensor]:
-        """``boundary`` (N, H, W): 1 on boundaries."""
-        return {"boundary": (targets["boundary"] == 1).float()}
-
-    def prediction_maps(self, predictions: Predictions) -> dict[str, Tensor]:
-        """``boundary`` (N, h, w): probabilities."""
-        return {"boundary": predictions["boundary"].float().sigmoid()[:, 0]}

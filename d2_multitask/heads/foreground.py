@@ -10,56 +10,43 @@ What it is drawn with depends on the feature map that it reads and on two keys:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.structures import ImageList
 from torch import Tensor
 
-from d2_multitask.heads.base import Decoded, Predictions, Targets
+from d2_multitask.heads.base import Predictions, Targets
+from d2_multitask.heads.binary_map import BinaryMapHead
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
-from d2_multitask.heads.dense import (
-    DenseHead,
-    add_branch_config,
-    branch_arguments,
-    resize_maps,
-    to_input_size,
-)
+from d2_multitask.heads.dense import add_branch_config, branch_arguments
 from d2_multitask.losses import dice_loss, masked_binary_cross_entropy
-from d2_multitask.targets.dense import pad_label_maps
 
 
 @TASK_HEAD_REGISTRY.register("foreground")
-class ForegroundHead(DenseHead):
+class ForegroundHead(BinaryMapHead):
     """Binary segmentation, one logit a pixel, learnt by cross-entropy and Dice."""
+
+    label: ClassVar[str] = "foreground"
 
     @configurable
     def __init__(
         self,
         input_shape: dict[str, ShapeSpec],
         *,
-        conv_dim: int,
-        norm: str = "",
-        upscale: int = 1,
-        ignore_value: int = 255,
         bce_weight: float = 1.0,
         dice_weight: float = 1.0,
+        **kwargs: Any,
     ) -> None:
         """
         Args:
             input_shape: channels and stride of the feature maps to read.
-            conv_dim: channels of the convolutions; 0 = a linear layer for each cell.
-            norm: normalisation after them.
-            upscale: sub-cells a cell predicts along each side.
-            ignore_value: label that costs nothing.
             bce_weight: weight of the cross-entropy.
             dice_weight: weight of the Dice loss.
+            **kwargs: see :class:`BinaryMapHead`.
         """
-        super().__init__(input_shape, upscale)
-        self.ignore_value = ignore_value
+        super().__init__(input_shape, **kwargs)
         self.bce_weight, self.dice_weight = bce_weight, dice_weight
-        self.foreground = self.branch(conv_dim, 1, norm)
 
     @staticmethod
     def add_config(cfg: CfgNode) -> None:
@@ -87,54 +74,12 @@ class ForegroundHead(DenseHead):
             "dice_weight": node.DICE_WEIGHT,
         }
 
-    def layers(self, features: dict[str, Tensor]) -> Predictions:
-        """-> foreground logits (N, 1, h, w)."""
-        return {"foreground": self.run(self.foreground, features)}
-
-    def targets(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> Targets:
-        """Labels (N, H, W) int64 of the padded input; padding and unlabelled images are ignored."""
-        labels = pad_label_maps(
-            [x.get("foreground") for x in batched_inputs],
-            tuple(images.tensor.shape[-2:]),
-            self.ignore_value,
-            images.tensor.device,
-        )
-        return {"foreground": labels}
-
     def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
         """``loss_foreground_bce`` and ``loss_foreground_dice``, at the input's resolution."""
-        labels = targets["foreground"]
-        logits = to_input_size(predictions["foreground"], self.stride, tuple(labels.shape[1:]))
-        bce = masked_binary_cross_entropy(logits[:, 0], labels, self.ignore_value)
-        dice = dice_loss(logits[:, 0], labels, self.ignore_value)
+        logits, labels = self.logits_and_labels(predictions, targets)
+        bce = masked_binary_cross_entropy(logits, labels, self.ignore_value)
+        dice = dice_loss(logits, labels, self.ignore_value)
         return {
             "loss_foreground_bce": bce * self.bce_weight,
             "loss_foreground_dice": dice * self.dice_weight,
         }
-
-    def inference(self, predictions: Predictions, images: ImageList, decoded: Decoded) -> None:
-        """Add ``foreground`` (N, 1, h, w), probabilities."""
-        decoded.maps["foreground"] = predictions["foreground"].float().sigmoid()
-
-    def postprocess(
-        self,
-        decoded: Decoded,
-        index: int,
-        image_size: tuple[int, int],
-        output_size: tuple[int, int],
-    ) -> dict[str, Any]:
-        """-> ``{"foreground": (height, width)}`` probabilities at the output size."""
-        maps = decoded.maps["foreground"][index]
-        return {"foreground": resize_maps(maps, self.stride, image_size, output_size)[0]}
-
-    def merge_flipped(self, predictions: Predictions, flipped: Predictions) -> Predictions:
-        """Average the logits."""
-        return {"foreground": (predictions["foreground"] + flipped["foreground"].flip(-1)) / 2}
-
-    def target_maps(self, targets: Targets) -> dict[str, Tensor]:
-        """``foreground`` (N, H, W): 1 on objects."""
-        return {"foreground": (targets["foreground"] == 1).float()}
-
-    def prediction_maps(self, predictions: Predictions) -> dict[str, Tensor]:
-        """``foreground`` (N, h, w): probabilities."""
-        return {"foreground": predictions["foreground"].float().sigmoid()[:, 0]}
