@@ -5,6 +5,8 @@ Letters: H x W pixels, h x w patches, K labels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 
@@ -67,8 +69,14 @@ def _resized(image: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:
     if image.shape[:2] == image_hw:
         return np.ascontiguousarray(image)
     method = cv2.INTER_AREA if image_hw < image.shape[:2] else cv2.INTER_LINEAR
-    resized = cv2.resize(image, image_hw[::-1], interpolation=method)
-    return resized.reshape(*image_hw, -1)
+    return _by_fours(image, lambda four: cv2.resize(four, image_hw[::-1], interpolation=method))
+
+
+def _by_fours(image: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Apply a function of OpenCV to an (H, W, C) image: many take no more than four channels."""
+    fours = np.split(image, range(4, image.shape[2], 4), axis=2)
+    results = [function(np.ascontiguousarray(four)) for four in fours]
+    return np.concatenate([np.atleast_3d(result) for result in results], axis=2)
 
 
 def _window_functions(
@@ -102,7 +110,7 @@ class _WindowMean:
         )
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
-        return self._sum(np.ascontiguousarray(values)).reshape(values.shape) / self.count
+        return _by_fours(values, self._sum) / self.count
 
 
 def _inverse_covariance(

@@ -94,6 +94,16 @@ def test_a_wide_window_and_a_large_epsilon_do_not_follow_it() -> None:
     assert (labels == np.where(np.arange(48) < 16, 4, 9)).mean() > 0.99
 
 
+@pytest.mark.parametrize("num_labels", [3, 6, 60])
+@pytest.mark.parametrize("image_hw", [(300, 400), (217, 205)])
+def test_photographs_of_any_size_with_many_labels(image_hw, num_labels) -> None:
+    patch_labels = np.arange(9 * 12).reshape(9, 12) % num_labels
+    image = np.random.default_rng(0).integers(0, 256, (*image_hw, 3)).astype(np.uint8)
+    labels = refine_labels(patch_labels, image)
+    assert labels.shape == image_hw
+    assert set(np.unique(labels)) <= set(range(num_labels))
+
+
 def test_one_label_stays_one() -> None:
     labels = refine_labels(np.full((2, 2), 3), np.zeros((10, 12, 3), np.uint8))
     assert (labels == 3).all() and labels.shape == (10, 12)
