@@ -12,11 +12,11 @@ from detectron2.structures import ImageList
 from torch import Tensor
 
 from d2_multitask.heads.base import Decoded, Predictions, Targets
-from d2_multitask.heads.dense import DenseHead, resize_maps, to_input_size
-from d2_multitask.targets.dense import pad_label_maps
+from d2_multitask.heads.dense import resize_maps, to_input_size
+from d2_multitask.heads.single_map import SingleMapHead
 
 
-class BinaryMapHead(DenseHead):
+class BinaryMapHead(SingleMapHead):
     """Base of boundaries and of the foreground; subclasses say how they learn.
 
     Attributes:
@@ -25,7 +25,6 @@ class BinaryMapHead(DenseHead):
         prior_logit: what a fresh map starts at.
     """
 
-    label: ClassVar[str]
     prior_logit: ClassVar[float] = 0.0
 
     def __init__(
@@ -49,20 +48,6 @@ class BinaryMapHead(DenseHead):
         self.ignore_value = ignore_value
         self.add_module(self.label, self.branch(conv_dim, 1, norm, bias=self.prior_logit))
 
-    def layers(self, features: dict[str, Tensor]) -> Predictions:
-        """-> logits (N, 1, h, w)."""
-        return {self.label: self.run(self.get_submodule(self.label), features)}
-
-    def targets(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> Targets:
-        """Labels (N, H, W) int64 of the padded input; padding and unlabelled images are ignored."""
-        labels = pad_label_maps(
-            [x.get(self.label) for x in batched_inputs],
-            tuple(images.tensor.shape[-2:]),
-            self.ignore_value,
-            images.tensor.device,
-        )
-        return {self.label: labels}
-
     def logits_and_labels(
         self, predictions: Predictions, targets: Targets
     ) -> tuple[Tensor, Tensor]:
@@ -85,10 +70,6 @@ class BinaryMapHead(DenseHead):
         """-> (height, width) probabilities at the output size."""
         maps = decoded.maps[self.label][index]
         return {self.label: resize_maps(maps, self.stride, image_size, output_size)[0]}
-
-    def merge_flipped(self, predictions: Predictions, flipped: Predictions) -> Predictions:
-        """Average the logits."""
-        return {self.label: (predictions[self.label] + flipped[self.label].flip(-1)) / 2}
 
     def target_maps(self, targets: Targets) -> dict[str, Tensor]:
         """(N, H, W): 1 where the label is 1."""

@@ -14,12 +14,12 @@ from detectron2.structures import ImageList
 from torch import Tensor
 
 from d2_multitask.heads.base import Decoded, Predictions, Targets
-from d2_multitask.heads.dense import DenseHead, resize_maps, to_input_size
+from d2_multitask.heads.dense import resize_maps, to_input_size
+from d2_multitask.heads.single_map import SingleMapHead
 from d2_multitask.losses import masked_cross_entropy
-from d2_multitask.targets.dense import pad_label_maps
 
 
-class LabelMapHead(DenseHead):
+class LabelMapHead(SingleMapHead):
     """Base of semantic segmentation and its relatives.
 
     Attributes:
@@ -27,7 +27,6 @@ class LabelMapHead(DenseHead):
         loss_name: key of the loss.
     """
 
-    label: ClassVar[str]
     loss_name: ClassVar[str]
 
     def __init__(
@@ -64,20 +63,6 @@ class LabelMapHead(DenseHead):
         self.loss_weight, self.loss_stride = loss_weight, loss_stride
         self.add_module(self.label, self.branch(conv_dim, num_classes, norm))
 
-    def layers(self, features: dict[str, Tensor]) -> Predictions:
-        """-> logits (N, num_classes, h, w)."""
-        return {self.label: self.run(self.get_submodule(self.label), features)}
-
-    def targets(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> Targets:
-        """Labels (N, H, W) int64 of the padded input; padding and unlabelled images are ignored."""
-        labels = pad_label_maps(
-            [x.get(self.label) for x in batched_inputs],
-            tuple(images.tensor.shape[-2:]),
-            self.ignore_value,
-            images.tensor.device,
-        )
-        return {self.label: labels}
-
     def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
         """The cross-entropy under ``loss_name``."""
         labels = every_nth_pixel(targets[self.label], self.loss_stride)
@@ -100,10 +85,6 @@ class LabelMapHead(DenseHead):
         """-> (num_classes, height, width) logits at the output size."""
         logits = decoded.maps[self.label][index]
         return {self.label: resize_maps(logits, self.stride, image_size, output_size)}
-
-    def merge_flipped(self, predictions: Predictions, flipped: Predictions) -> Predictions:
-        """Average the logits."""
-        return {self.label: (predictions[self.label] + flipped[self.label].flip(-1)) / 2}
 
     def target_maps(self, targets: Targets) -> dict[str, Tensor]:
         """(N, H, W): class ids scaled to [0, 1]."""
