@@ -8,6 +8,8 @@ from detectron2.modeling.backbone.utils import get_rel_pos
 from detectron2.modeling.backbone.vit import Attention
 from torch import Tensor
 
+from d2_multitask.modeling.attention import matrix_is_faster
+
 
 class ScaledDotProductAttention(Attention):
     """The same parameters and the same answer as Detectron2's `Attention`, in less memory.
@@ -35,7 +37,7 @@ class ScaledDotProductAttention(Attention):
         if self.use_rel_pos:
             x = self._attend_with_positions(q, k, v, (h, w))
         else:
-            x = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+            x = _attend(q, k, v, self.scale)
         return self.proj(x.transpose(1, 2).reshape(n, h, w, -1))
 
     def _attend_with_positions(
@@ -45,8 +47,9 @@ class ScaledDotProductAttention(Attention):
         places = _one_hot_places(grid_hw).to(k).expand(*k.shape[:2], -1, -1)
         q = torch.cat([q * self.scale, self._relative_positions(q, grid_hw)], dim=-1)
         k = torch.cat([k, places], dim=-1)
-        if q.shape[2] <= 3 * q.shape[3]:  # the matrix is smaller than what the kernel would keep
-            return (q @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+        # The matrix is smaller than what the kernel would keep, or just faster.
+        if q.shape[2] <= 3 * q.shape[3] or matrix_is_faster(q):
+            return _written_out(q, k, v)
         # As many channels as the others, which PyTorch's fast kernels ask for.
         padded = F.pad(v, (0, sum(grid_hw)))
         return F.scaled_dot_product_attention(q, k, padded, scale=1.0)[..., : v.shape[-1]]
@@ -63,6 +66,17 @@ class ScaledDotProductAttention(Attention):
         vertical = torch.einsum("nahwc,hkc->nahwk", q, rows)
         horizontal = torch.einsum("nahwc,wkc->nahwk", q, columns)
         return torch.cat([vertical, horizontal], dim=-1).flatten(2, 3).to(q.dtype)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """(N, heads, T, D) each -> the same."""
+    if matrix_is_faster(q):
+        return _written_out(q * scale, k, v)
+    return F.scaled_dot_product_attention(q, k, v, scale=scale)
+
+
+def _written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.transpose(-2, -1)).softmax(dim=-1) @ v
 
 
 def _one_hot_places(grid_hw: tuple[int, int]) -> Tensor:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from d2_multitask.modeling.attention import matrix_is_faster
 
 # MAE's; Detectron2's ViT and PyTorch have 1e-5, Hugging Face 1e-12.
 LAYER_NORM_EPS = 1e-6
@@ -17,6 +19,10 @@ def build_blocks(
     embed_dim: int, depth: int, num_heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0
 ) -> nn.ModuleList:
     """Pre-norm blocks of timm, whose attention is PyTorch's scaled dot product.
+
+    In training in bfloat16 on processors it is written out, see
+    `d2_multitask.modeling.attention.matrix_is_faster`. timm's ``TIMM_FUSED_ATTN=0`` writes it out
+    everywhere.
 
     Args:
         embed_dim: D.
@@ -37,7 +43,7 @@ def build_blocks(
     if embed_dim % num_heads:
         raise ValueError(f"MAE: {num_heads} heads do not divide the {embed_dim} channels")
     rates = torch.linspace(0, drop_path, depth).tolist()
-    return nn.ModuleList(
+    blocks = nn.ModuleList(
         Block(
             embed_dim,
             num_heads,
@@ -48,6 +54,16 @@ def build_blocks(
         )
         for rate in rates
     )
+    for block in blocks:
+        block.attn.register_forward_pre_hook(_choose_kernel)
+    return blocks
+
+
+def _choose_kernel(attention: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """``fused_attn`` is what timm's attention looks at."""
+    from timm.layers import use_fused_attn
+
+    attention.fused_attn = bool(use_fused_attn()) and not matrix_is_faster(inputs[0])
 
 
 def init_linear_layers(module: nn.Module) -> None:
