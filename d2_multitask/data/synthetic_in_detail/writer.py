@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +22,13 @@ from typing import Any
 
 from PIL import Image
 
+from d2_multitask.data.drawn_set import (
+    Progress,
+    as_json,
+    check_arguments,
+    draw_all,
+    is_complete,
+)
 from d2_multitask.data.pascal_in_detail.registration import WITH_JOINTS, WITHOUT_JOINTS
 from d2_multitask.data.synthetic_in_detail.annotate import (
     edge_annotations,
@@ -34,8 +39,8 @@ from d2_multitask.data.synthetic_in_detail.annotate import (
 from d2_multitask.data.synthetic_in_detail.hostile import hostile_variants
 from d2_multitask.data.synthetic_in_detail.labels import category_entries, part_entries
 from d2_multitask.data.synthetic_in_detail.scene import DETAIL_CONFIG, draw_detail_scene
-from d2_multitask.data.synthetic_people.parallel import map_unordered
 from d2_multitask.data.synthetic_people.scene_config import SceneConfig
+from d2_multitask.data.whole_files import whole_file, write_json
 
 GENERATOR_VERSION = 1
 """Rises whenever the same arguments give other pixels or labels."""
@@ -47,8 +52,6 @@ _YEARS = {"train": 2008, "val": 2009}
 _MAX_IMAGES = 999_999
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -77,16 +80,14 @@ class _Work:
         return phase, number - (phase == "val") * self.num_images["train"]
 
     def arguments(self) -> dict[str, Any]:
-        """All that decides the content, as JSON gives it back (lists, not tuples)."""
-        return json.loads(
-            json.dumps(
-                {
-                    "num_images": self.num_images,
-                    "seed": self.seed,
-                    "generator_version": GENERATOR_VERSION,
-                    "config": asdict(self.config),
-                }
-            )
+        """All that decides the content."""
+        return as_json(
+            {
+                "num_images": self.num_images,
+                "seed": self.seed,
+                "generator_version": GENERATOR_VERSION,
+                "config": asdict(self.config),
+            }
         )
 
 
@@ -128,56 +129,28 @@ def write_synthetic_in_detail(
             raise ValueError(f"{name}: expected 0 to {_MAX_IMAGES}, got {count}")
     if num_train + num_val < 1:
         raise ValueError("num_train, num_val: expected at least one image, got 0 and 0")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed: expected an integer in [0, 2**32), got {seed}")
-    if num_workers < 1:
-        raise ValueError(f"num_workers: expected at least 1, got {num_workers}")
+    check_arguments("both", 1, seed, num_workers)
     counts = {"train": num_train, "val": num_val}
     work = _Work(Path(root) / FOLDER_NAME, counts, seed, config or DETAIL_CONFIG)
     progress = progress or (lambda done, total: None)
     last = work.annotation_file(WITH_JOINTS)
-    if _is_complete(work, overwrite):
+    files = (work.image_root / _file_name(*work.place(number)) for number in range(work.total))
+    if is_complete(last, work.arguments(), files, overwrite):
         logger.info("%s is complete, nothing to draw", last)
         progress(work.total, work.total)
         content = json.loads(last.read_text()) if hostile else {}
     else:
         # From here on the set is incomplete, and must not look complete if we are interrupted.
         last.unlink(missing_ok=True)
-        for folder in (work.image_root, last.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-        content = _content(work, _draw_all(work, num_workers, progress))
+        drawn = draw_all(partial(_draw_one, work), work.total, num_workers, progress)
+        content = _content(work, drawn)
         without = {key: value for key, value in content.items() if key != "annos_joints"}
-        _write_json(work.annotation_file(WITHOUT_JOINTS), without)
-        _write_json(last, content)
+        write_json(work.annotation_file(WITHOUT_JOINTS), without)
+        write_json(last, content)
     if hostile:
         for name, variant in hostile_variants(content).items():
-            _write_json(work.annotation_file(f"hostile/{name}.json"), variant)
+            write_json(work.annotation_file(f"hostile/{name}.json"), variant)
     return last
-
-
-def _is_complete(work: _Work, overwrite: bool) -> bool:
-    """Whether the set is there; ValueError if another one is in its place."""
-    last = work.annotation_file(WITH_JOINTS)
-    if not last.exists():
-        return False
-    try:
-        found = json.loads(last.read_text())["info"]["arguments"]
-    except (ValueError, KeyError, TypeError):
-        found = {}
-    if found == work.arguments():
-        files = (work.image_root / _file_name(*work.place(i)) for i in range(work.total))
-        return all(file.exists() for file in files)
-    if overwrite:
-        return False
-    raise ValueError(
-        f"{last}: info.arguments: this set was made with other arguments than now, or not by this "
-        f"generator (found {_shown(found)}, expected {_shown(work.arguments())}); pass "
-        "overwrite=True (--overwrite on the command line) to replace it, or use another folder"
-    )
-
-
-def _shown(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in arguments.items() if key != "config"}
 
 
 def _file_name(phase: str, index: int) -> str:
@@ -189,10 +162,8 @@ def _draw_one(work: _Work, number: int) -> tuple[int, dict[str, Any]]:
     phase, index = work.place(number)
     scene = draw_detail_scene(work.seed, phase, index, work.config)
     name = _file_name(phase, index)
-    path = work.image_root / name
-    unfinished = path.with_name(name + ".part")
-    Image.fromarray(scene.image).save(unfinished, format="JPEG", quality=_JPEG_QUALITY)
-    os.replace(unfinished, path)
+    with whole_file(work.image_root / name) as unfinished:
+        Image.fromarray(scene.image).save(unfinished, format="JPEG", quality=_JPEG_QUALITY)
     height, width = scene.owner.shape
     boundary, occlusion = edge_annotations(scene)
     image = {
@@ -211,15 +182,6 @@ def _draw_one(work: _Work, number: int) -> tuple[int, dict[str, Any]]:
         "boundary": boundary,
         "occlusion": occlusion,
     }
-
-
-def _draw_all(work: _Work, num_workers: int, progress: Progress) -> list[dict[str, Any]]:
-    drawn: dict[int, dict[str, Any]] = {}
-    progress(0, work.total)
-    for number, entries in map_unordered(partial(_draw_one, work), work.total, num_workers):
-        drawn[number] = entries
-        progress(len(drawn), work.total)
-    return [drawn[number] for number in range(work.total)]
 
 
 def _content(work: _Work, drawn: list[dict[str, Any]]) -> dict[str, Any]:
@@ -257,11 +219,3 @@ def _content(work: _Work, drawn: list[dict[str, Any]]) -> dict[str, Any]:
             {"image_id": entries["image"]["image_id"], **entries["occlusion"]} for entries in drawn
         ],
     }
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(json.dumps(content, separators=(",", ":")))
-    os.replace(unfinished, path)

@@ -11,9 +11,6 @@ arguments; a split that was made with other arguments is never replaced unasked.
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,9 +18,16 @@ from typing import Any
 
 import numpy as np
 
+from d2_multitask.data.drawn_set import (
+    Progress,
+    as_json,
+    check_arguments,
+    draw_all,
+    is_complete,
+    remove_others,
+)
 from d2_multitask.data.masks import encode
 from d2_multitask.data.synthetic_people.annotate import tight_box
-from d2_multitask.data.synthetic_people.parallel import map_unordered
 from d2_multitask.data.synthetic_textures.scene import KINDS, TextureConfig, draw_textures
 from d2_multitask.data.whole_files import write_json, write_png
 
@@ -32,9 +36,7 @@ GENERATOR_VERSION = 1
 
 FOLDER_NAME = "synthetic_textures"
 SPLITS = ("train", "val", "test")
-_MAX_IMAGES = 1_000_000
-
-Progress = Callable[[int, int], None]
+_FOLDERS = ("images", "masks")
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,17 @@ class _Split:
         return self.folder / self.name / what / f"{index:06d}.png"
 
     def arguments(self) -> dict[str, Any]:
-        """All that decides the content, as JSON gives it back (lists, not tuples)."""
-        arguments = {
-            "generator_version": GENERATOR_VERSION,
-            "kind": self.kind,
-            "split": self.name,
-            "num_images": self.num_images,
-            "seed": self.seed,
-            "config": asdict(self.config),
-        }
-        return json.loads(json.dumps(arguments))
+        """All that decides the content."""
+        return as_json(
+            {
+                "generator_version": GENERATOR_VERSION,
+                "kind": self.kind,
+                "split": self.name,
+                "num_images": self.num_images,
+                "seed": self.seed,
+                "config": asdict(self.config),
+            }
+        )
 
 
 def write_synthetic_textures(
@@ -104,55 +107,22 @@ def write_synthetic_textures(
     """
     if kind not in KINDS:
         raise ValueError(f"kind: expected one of {KINDS}, got {kind!r}")
-    if not re.fullmatch(r"\w+", split):
-        raise ValueError(f"split: expected letters, digits and '_', got {split!r}")
-    if not 1 <= num_images <= _MAX_IMAGES:
-        raise ValueError(f"num_images: expected 1 to {_MAX_IMAGES}, got {num_images}")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed: expected an integer in [0, 2**32), got {seed}")
-    if num_workers < 1:
-        raise ValueError(f"num_workers: expected at least 1, got {num_workers}")
+    check_arguments(split, num_images, seed, num_workers)
     folder = Path(root) / FOLDER_NAME / kind
     work = _Split(folder, kind, split, num_images, seed, config or TextureConfig())
     progress = progress or (lambda done, total: None)
-    if _is_complete(work, overwrite):
+    files = (work.file(what, index) for what in _FOLDERS for index in range(num_images))
+    if is_complete(work.json_file, work.arguments(), files, overwrite):
         progress(num_images, num_images)
         return work.json_file
     # From here on the split is incomplete, and must not look complete if we are interrupted.
     work.json_file.unlink(missing_ok=True)
-    _remove_others(work)
-    annotations = _draw_all(work, num_workers, progress)
+    for what in _FOLDERS:
+        names = {work.file(what, index).name for index in range(num_images)}
+        remove_others(work.folder / split / what, names)
+    annotations = draw_all(partial(_draw_one, work), num_images, num_workers, progress)
     write_json(work.json_file, _content(work, annotations))
     return work.json_file
-
-
-def _is_complete(work: _Split, overwrite: bool) -> bool:
-    """Whether the split is there; ValueError if another one is in its place."""
-    if not work.json_file.exists():
-        return False
-    try:
-        found = json.loads(work.json_file.read_text())["info"]["arguments"]
-    except (ValueError, KeyError, TypeError):
-        found = None
-    wanted = work.arguments()
-    if found == wanted:
-        files = (work.file(w, i) for w in ("images", "masks") for i in range(work.num_images))
-        return all(file.exists() for file in files)
-    if overwrite:
-        return False
-    raise ValueError(
-        f"{work.json_file}: info.arguments: found {found}, expected {wanted}; pass overwrite=True "
-        "(--overwrite on the command line) to replace the split, or use another folder"
-    )
-
-
-def _remove_others(work: _Split) -> None:
-    """Remove our files that do not belong to the split."""
-    for what in ("images", "masks"):
-        wanted = {work.file(what, index).name for index in range(work.num_images)}
-        for file in (work.folder / work.name / what).glob("[0-9]" * 6 + ".png*"):
-            if file.name not in wanted:
-                file.unlink()
 
 
 def _draw_one(work: _Split, index: int) -> tuple[int, dict[str, Any]]:
@@ -169,15 +139,6 @@ def _draw_one(work: _Split, index: int) -> tuple[int, dict[str, Any]]:
         "area": int(scene.mask.sum()),
         "segmentation": encode(scene.mask),
     }
-
-
-def _draw_all(work: _Split, num_workers: int, progress: Progress) -> list[dict[str, Any]]:
-    drawn: dict[int, dict[str, Any]] = {}
-    progress(0, work.num_images)
-    for index, entry in map_unordered(partial(_draw_one, work), work.num_images, num_workers):
-        drawn[index] = entry
-        progress(len(drawn), work.num_images)
-    return [drawn[index] for index in range(work.num_images)]
 
 
 def _content(work: _Split, annotations: list[dict[str, Any]]) -> dict[str, Any]:
