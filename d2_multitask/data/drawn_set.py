@@ -29,22 +29,32 @@ def as_json(arguments: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(arguments))
 
 
-def check_arguments(split: str, num_images: int, seed: int, num_workers: int) -> None:
-    """Check what every writer is given.
+def check_split(name: str, num_images: int) -> None:
+    """Check what is to be drawn.
 
     Args:
-        split: name of letters, digits and "_".
+        name: of the split: letters, digits and "_".
         num_images: at least 1, at most `MAX_IMAGES`.
-        seed: in [0, 2**32).
-        num_workers: at least 1.
 
     Raises:
         ValueError: one of them is out of range.
     """
-    if not re.fullmatch(r"\w+", split):
-        raise ValueError(f"split: expected letters, digits and '_', got {split!r}")
+    if not re.fullmatch(r"\w+", name):
+        raise ValueError(f"split: expected letters, digits and '_', got {name!r}")
     if not 1 <= num_images <= MAX_IMAGES:
         raise ValueError(f"num_images: expected 1 to {MAX_IMAGES:,}, got {num_images}")
+
+
+def check_drawing(seed: int, num_workers: int) -> None:
+    """Check how it is drawn.
+
+    Args:
+        seed: in [0, 2**32).
+        num_workers: processes, at least 1.
+
+    Raises:
+        ValueError: one of them is out of range.
+    """
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed: expected an integer in [0, 2**32), got {seed}")
     if num_workers < 1:

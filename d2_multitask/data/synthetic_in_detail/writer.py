@@ -25,7 +25,7 @@ from PIL import Image
 from d2_multitask.data.drawn_set import (
     Progress,
     as_json,
-    check_arguments,
+    check_drawing,
     draw_all,
     is_complete,
 )
@@ -129,7 +129,7 @@ def write_synthetic_in_detail(
             raise ValueError(f"{name}: expected 0 to {_MAX_IMAGES}, got {count}")
     if num_train + num_val < 1:
         raise ValueError("num_train, num_val: expected at least one image, got 0 and 0")
-    check_arguments("both", 1, seed, num_workers)
+    check_drawing(seed, num_workers)
     counts = {"train": num_train, "val": num_val}
     work = _Work(Path(root) / FOLDER_NAME, counts, seed, config or DETAIL_CONFIG)
     progress = progress or (lambda done, total: None)

@@ -22,7 +22,8 @@ from typing import Any
 from d2_multitask.data.drawn_set import (
     Progress,
     as_json,
-    check_arguments,
+    check_drawing,
+    check_split,
     draw_all,
     is_complete,
     remove_others,
@@ -112,7 +113,8 @@ def write_synthetic_people(
         ValueError: for a bad argument, or if the split exists with other arguments, or its JSON
             file is not one of ours, and ``overwrite`` is False.
     """
-    check_arguments(split, num_images, seed, num_workers)
+    check_split(split, num_images)
+    check_drawing(seed, num_workers)
     work = _Split(Path(root) / FOLDER_NAME, split, num_images, seed, config or SceneConfig())
     progress = progress or (lambda done, total: None)
     files = (work.map_file(name, i) for name in _MAP_NAMES for i in range(num_images))

@@ -21,7 +21,8 @@ import numpy as np
 from d2_multitask.data.drawn_set import (
     Progress,
     as_json,
-    check_arguments,
+    check_drawing,
+    check_split,
     draw_all,
     is_complete,
     remove_others,
@@ -107,7 +108,8 @@ def write_synthetic_textures(
     """
     if kind not in KINDS:
         raise ValueError(f"kind: expected one of {KINDS}, got {kind!r}")
-    check_arguments(split, num_images, seed, num_workers)
+    check_split(split, num_images)
+    check_drawing(seed, num_workers)
     folder = Path(root) / FOLDER_NAME / kind
     work = _Split(folder, kind, split, num_images, seed, config or TextureConfig())
     progress = progress or (lambda done, total: None)
