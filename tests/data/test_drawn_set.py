@@ -39,7 +39,7 @@ def test_complete_only_with_the_last_file_and_all_others(last_file, tmp_path) ->
 
 def test_another_set_is_an_error_that_names_what_differs(last_file) -> None:
     write(last_file, {"seed": 1, "config": {"size": [2, 4], "noise": 0.5}})
-    expected = r"instances_train.json: info.arguments: .*\(config.size: found \[2, 4\], expected \[2, 3\]\)"
+    expected = r"instances_train.json: .*\(config.size: found \[2, 4\], expected \[2, 3\]\)"
     with pytest.raises(ValueError, match=expected):
         is_complete(last_file, WANTED, [], overwrite=False)
     assert not is_complete(last_file, WANTED, [], overwrite=True)
