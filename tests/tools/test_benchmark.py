@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from support import REPOSITORY
+from tool_support import load_tool, run_tool
 
 QUICK = "quick/mcn_seg_det_pose.yaml"
 SMALL = ("--size", "64", "--people", "2", "--runs", "1", "--warmup", "0", "--threads", "1")
@@ -19,10 +16,7 @@ NARROW = ("MODEL.RESNETS.RES2_OUT_CHANNELS", "8", "MODEL.RESNETS.STEM_OUT_CHANNE
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(REPOSITORY / "tools" / "benchmark.py"), *words]
-    command += [*SMALL, "--output", str(folder / "out")]
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    return run_tool("benchmark.py", folder, *words, *SMALL, "--output", folder / "out")
 
 
 def test_cost_with_a_config_that_cannot_be_built(tmp_path: Path) -> None:
@@ -71,11 +65,7 @@ def test_relation(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tool():
-    path = REPOSITORY / "tools" / "benchmark.py"
-    spec = importlib.util.spec_from_file_location("benchmark_tool", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("benchmark.py")
 
 
 @pytest.mark.parametrize(

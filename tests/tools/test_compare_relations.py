@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 
 import cv2
 import pytest
-import torch
-from detectron2.modeling import build_model
-from support import REPOSITORY
+from tool_support import SMALL_MAE, load_tool, save_small_mae
 
-from d2_multitask.config import load_config
 from d2_multitask.data.synthetic_textures import write_synthetic_textures
 
-TOOL = REPOSITORY / "tools" / "compare_relations.py"
-SMALL = (
-    *("MODEL.MAE.EMBED_DIM", "24", "MODEL.MAE.DEPTH", "1", "MODEL.MAE.NUM_HEADS", "2"),
-    *("MODEL.MAE.DECODER_EMBED_DIM", "16", "MODEL.MAE.DECODER_DEPTH", "1"),
-    *("MODEL.MAE.PATCH_SIZE", "16", "MODEL.MAE.MASK_RATIO", "[0.5, 0.9]"),
-)
+SMALL = (*SMALL_MAE, "MODEL.MAE.PATCH_SIZE", "16")
 
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("compare_relations_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.setup_logger = lambda **_: None
-    return module
+    return load_tool("compare_relations.py")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("relations")
     write_synthetic_textures(root, "other_palette", "test", 4)
-    torch.manual_seed(0)
-    model = build_model(load_config(REPOSITORY / "configs/quick/mae_textures.yaml", list(SMALL)))
-    torch.save({"model": model.state_dict()}, root / "mae.pth")
+    save_small_mae(root / "mae.pth", "quick/mae_textures.yaml", SMALL)
     return root
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,10 +10,9 @@ from pathlib import Path
 
 import pytest
 from support import REPOSITORY
+from tool_support import load_tool, run_tool
 
 from d2_multitask.data.synthetic_people import write_synthetic_people
-
-TOOL = REPOSITORY / "tools" / "compare_tasks.py"
 
 # Leaves what a training leaves; the pose network fails.
 FAKE_TRAIN_NET = """
@@ -38,9 +35,7 @@ kept = {key: results[key] for task, key in tasks.items() if task in config}
 @pytest.fixture
 def compare(tmp_path, monkeypatch):
     """The tool as a function of its arguments, below ``tmp_path``; its trainings are fakes."""
-    spec = importlib.util.spec_from_file_location("compare_tasks", TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_tool("compare_tasks.py")
     fake = tmp_path / "train_net.py"
     fake.write_text(FAKE_TRAIN_NET)
     monkeypatch.setattr(tool, "TRAIN_NET", fake)
@@ -136,21 +131,8 @@ def test_wrong_options(compare, capsys, words, message):
     assert message in capsys.readouterr().err
 
 
-def run_tool(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ,
-        "DETECTRON2_DATASETS": str(folder),
-        "PYTHONPATH": str(REPOSITORY),
-        "OMP_NUM_THREADS": "1",
-    }
-    return subprocess.run(
-        [sys.executable, str(TOOL), *words],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def run_compare(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return run_tool("compare_tasks.py", folder, *words, datasets=folder)
 
 
 @pytest.mark.slow
@@ -169,7 +151,7 @@ def test_real_trainings_of_which_two_fail(tmp_path):
         *("INPUT.SCALE_CROP.SIZE", "(64, 64)", "INPUT.SCALE_CROP.BORDER", "8"),
     )
     files = ("quick/mcn_seg.yaml", "explodes.yaml", "wrong.yaml")
-    done = run_tool(tmp_path, "--config-files", *files, "--output", "out", *tiny)
+    done = run_compare(tmp_path, "--config-files", *files, "--output", "out", *tiny)
     assert done.returncode == 1, done.stdout + done.stderr
     rows = {row["name"]: row for row in table(tmp_path / "out")["rows"]}
     assert list(rows) == ["mcn_seg", "explodes", "wrong"]
@@ -181,7 +163,7 @@ def test_real_trainings_of_which_two_fail(tmp_path):
     assert rows["explodes"]["seeds"]["1"]["state"] == "diverged"
     assert "at iteration" in rows["explodes"]["seeds"]["1"]["reason"]
     assert "unknown config key MODEL.TASK" in rows["wrong"]["seeds"]["1"]["reason"]
-    again = run_tool(tmp_path, "--collect-only", "--output", "out", "--rows", "mcn_seg")
+    again = run_compare(tmp_path, "--collect-only", "--output", "out", "--rows", "mcn_seg")
     assert again.returncode == 0, again.stdout + again.stderr
     (row,) = table(tmp_path / "out")["rows"]
     assert row["seeds"]["1"]["training_seconds"] == good["seeds"]["1"]["training_seconds"]
@@ -189,6 +171,6 @@ def test_real_trainings_of_which_two_fail(tmp_path):
 
 
 def test_as_a_user_runs_it(tmp_path):
-    done = run_tool(tmp_path, "--collect-only", "--output", "nowhere")
+    done = run_compare(tmp_path, "--collect-only", "--output", "nowhere")
     assert done.returncode == 2
     assert done.stderr.strip().startswith("Error: nowhere: found no such run there")

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import centernet_support as public
 import pytest
 import torch
 from detectron2.modeling import build_model
-from support import REPOSITORY
+from tool_support import load_tool, run_tool
 
 from d2_multitask.checkpoint import load_weights
 from d2_multitask.config import load_config
 from d2_multitask.engine.predictor import load_trained_model
-
-TOOL = REPOSITORY / "tools" / "convert_centernet_weights.py"
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +25,7 @@ def pose_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_converts_and_the_result_answers_as_the_file(pose_file: Path, tmp_path: Path) -> None:
     output = tmp_path / "new" / "ours.pth"
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, str(TOOL), str(pose_file), "--output", str(output)]
-    done = subprocess.run(words, env=env, capture_output=True, text=True)
+    done = run_tool("convert_centernet_weights.py", tmp_path, pose_file, "--output", output)
     assert done.returncode == 0, done.stderr
     assert "CenterNet's r18, multi_pose, 1 classes" in done.stdout
     assert "--config-file configs/centernet/multi_pose_r18.yaml --eval-only" in done.stdout
@@ -53,10 +46,7 @@ def test_converts_and_the_result_answers_as_the_file(pose_file: Path, tmp_path: 
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("convert_centernet_weights", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("convert_centernet_weights.py")
 
 
 def test_fresh_heads_are_said(tool, pose_file: Path, tmp_path: Path, capsys) -> None:

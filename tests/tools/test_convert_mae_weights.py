@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 
 import pytest
 import torch
 from mae_support import authors_weights, small_mae
 from support import REPOSITORY
+from tool_support import run_tool
 
 from d2_multitask.checkpoint import load_weights, read_checkpoint
 from d2_multitask.checkpoint.mae_names import DIALECTS, from_authors_names
@@ -30,13 +29,7 @@ def source(model, tmp_path):
 
 
 def convert(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(REPOSITORY / "tools" / "convert_mae_weights.py"), *arguments],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return run_tool("convert_mae_weights.py", REPOSITORY, *arguments)
 
 
 def test_command_line(source, model, tmp_path):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from support import REPOSITORY
+from tool_support import run_tool
 
 from d2_multitask.data.foreground import read_foreground
 
@@ -22,17 +20,6 @@ QUICK = (
     *("INPUT.RANDOM_RESIZED_CROP.SIZE", "(32, 32)"),
     *("SOLVER.LOG_PERIOD", "1"),
 )
-
-
-def run_tool(name: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(REPOSITORY / "tools" / name), *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from detail_support import MAIN
 from PIL import Image
-from support import REPOSITORY
+from tool_support import run_tool
 
 from d2_multitask.data.synthetic_in_detail import write_synthetic_in_detail
 
@@ -24,20 +22,7 @@ NARROW = (
 
 
 def run(folder: Path, tool: str, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ,
-        "DETECTRON2_DATASETS": str(folder),
-        "PYTHONPATH": str(REPOSITORY),
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "tools" / tool), "--config-file", CONFIG, *words],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_tool(tool, folder, "--config-file", CONFIG, *words, datasets=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from support import REPOSITORY
+from tool_support import run_tool
 
 QUICK = (
     *("--config-file", "mae.yaml"),
@@ -21,17 +19,6 @@ QUICK = (
     *("INPUT.CENTER_CROP_TEST", "(32, 48)"),
     *("SOLVER.LOG_PERIOD", "1"),
 )
-
-
-def run_tool(name: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(REPOSITORY / "tools" / name), *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -16,23 +12,15 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from PIL import Image
-from support import REPOSITORY
+from tool_support import load_tool, run_tool
 
 from d2_multitask.config import load_config
 from d2_multitask.engine.media import VideoReader, VideoWriter
 
-TOOL = REPOSITORY / "tools" / "predict.py"
-
 
 @pytest.fixture(scope="module")
 def tool():
-    """The tool as a module, for cases that need no process of their own."""
-    spec = importlib.util.spec_from_file_location("predict_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    # Detectron2's logger would no longer pass messages on, also not to later tests.
-    module.setup_logger = lambda **_: None
-    return module
+    return load_tool("predict.py")
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +66,11 @@ def arguments(trained: Path, *more: object) -> list[str]:
 def test_a_folder_of_images_as_a_user_types_it(trained, photos, tmp_path):
     out, json_file = tmp_path / "out", tmp_path / "r.json"
     command = [
-        *(sys.executable, str(TOOL)),
         *arguments(trained, "--output", out, "--json", json_file, "--contact-sheet"),
         *("--confidence-threshold", "0.05", "--tasks", "seg", "det", "pose"),
         *("--input", str(photos), "MODEL.WEIGHTS", str(trained / "model_final.pth")),
     ]
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    done = run_tool("predict.py", tmp_path, *command)
     assert done.returncode == 0, done.stderr
     names = {"alpha.png", "cmyk.jpg", "colour.png", "deep.png", "grey.jpg", "turned.jpg"}
     assert {p.name for p in out.iterdir()} == {*names, "contact_sheet.png"}

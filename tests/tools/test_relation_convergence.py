@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
-import torch
-from detectron2.modeling import build_model
-from support import REPOSITORY
+from tool_support import SMALL_MAE, run_tool, save_small_mae
 
-from d2_multitask.config import load_config
-
-TOOL = REPOSITORY / "tools" / "relation_convergence.py"
-SMALL = (
-    *("MODEL.MAE.EMBED_DIM", "24", "MODEL.MAE.DEPTH", "1", "MODEL.MAE.NUM_HEADS", "2"),
-    *("MODEL.MAE.DECODER_EMBED_DIM", "16", "MODEL.MAE.DECODER_DEPTH", "1"),
-    *("MODEL.MAE.IMAGE_SIZE", "[32, 32]", "MODEL.MAE.MASK_RATIO", "[0.5, 0.9]"),
-)
+SMALL = (*SMALL_MAE, "MODEL.MAE.IMAGE_SIZE", "[32, 32]")
 
 
 @pytest.fixture(scope="module")
@@ -29,18 +18,17 @@ def folder(tmp_path_factory):
     pixels = np.random.default_rng(0).integers(0, 255, (40, 30, 3), np.uint8)
     (root / "images").mkdir()
     cv2.imwrite(str(root / "images" / "one.png"), pixels)
-    torch.manual_seed(0)
-    model = build_model(load_config("quick/mae_pretrain.yaml", list(SMALL)))
-    torch.save({"model": model.state_dict()}, root / "mae.pth")
+    save_small_mae(root / "mae.pth", "quick/mae_pretrain.yaml", SMALL)
     return root
 
 
 def run(folder, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(TOOL), *words, "--config-file", "quick/mae_pretrain.yaml"]
-    command += ["--output", str(folder / "out"), "--seeds", "1", "--reference-passes", "80"]
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    command += [*SMALL, "MODEL.WEIGHTS", str(folder / "mae.pth")]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    return run_tool(
+        "relation_convergence.py",
+        folder,
+        *(*words, "--config-file", "quick/mae_pretrain.yaml", "--output", folder / "out"),
+        *("--seeds", 1, "--reference-passes", 80, *SMALL, "MODEL.WEIGHTS", folder / "mae.pth"),
+    )
 
 
 def test_a_table_and_a_curve(folder) -> None:

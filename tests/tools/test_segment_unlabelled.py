@@ -2,49 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import torch
-from detectron2.modeling import build_model
-from support import REPOSITORY
+from tool_support import SMALL_MAE, load_tool, run_tool, save_small_mae
 
-from d2_multitask.config import load_config
 from d2_multitask.data.synthetic_textures import write_synthetic_textures
 
-TOOL = REPOSITORY / "tools" / "segment_unlabelled.py"
-SMALL = (
-    *("MODEL.MAE.EMBED_DIM", "24", "MODEL.MAE.DEPTH", "1", "MODEL.MAE.NUM_HEADS", "2"),
-    *("MODEL.MAE.DECODER_EMBED_DIM", "16", "MODEL.MAE.DECODER_DEPTH", "1"),
-    *("MODEL.MAE.PATCH_SIZE", "16", "MODEL.MAE.MASK_RATIO", "[0.5, 0.9]"),
-)
-
-
-def run_tool(name: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(REPOSITORY / "tools" / name), *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+SMALL = (*SMALL_MAE, "MODEL.MAE.PATCH_SIZE", "16")
 
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("segment_unlabelled_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.setup_logger = lambda **_: None
-    return module
+    return load_tool("segment_unlabelled.py")
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +32,7 @@ def folder(tmp_path_factory) -> Path:
     for kind in ("images", "masks"):
         (root / kind / "more").mkdir()
         (root / kind / "000002.png").rename(root / kind / "more" / "000002.png")
-    torch.manual_seed(0)
-    model = build_model(load_config(REPOSITORY / "configs/quick/mae_textures.yaml", list(SMALL)))
-    torch.save({"model": model.state_dict()}, root / "mae.pth")
+    save_small_mae(root / "mae.pth", "quick/mae_textures.yaml", SMALL)
     return root
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from engine_support import write_people
 from support import REPOSITORY
+from tool_support import run_tool
 
 from d2_multitask.data.synthetic_people import write_synthetic_people
 
@@ -26,20 +25,7 @@ QUICK = (
 
 
 def train_net(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ,
-        "DETECTRON2_DATASETS": str(folder),
-        "PYTHONPATH": str(REPOSITORY),
-        "OMP_NUM_THREADS": "1",
-    }
-    return subprocess.run(
-        [sys.executable, str(REPOSITORY / "tools" / "train_net.py"), *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return run_tool("train_net.py", folder, *arguments, datasets=folder)
 
 
 @pytest.fixture(scope="module")

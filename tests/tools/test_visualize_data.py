@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -14,22 +10,17 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from support import REPOSITORY
+from tool_support import load_tool, run_tool
 
 from d2_multitask.data.pascal_in_detail.registration import find_files, register_detail_layout
 from d2_multitask.data.synthetic_in_detail import write_synthetic_in_detail
 
-TOOL = REPOSITORY / "tools" / "visualize_data.py"
 NAME = "visualize_data_test"
 
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("visualize_data_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    # Detectron2's logger would no longer pass messages on, also not to later tests.
-    module.setup_logger = lambda **_: None
-    yield module
+    yield load_tool("visualize_data.py")
     if NAME in DatasetCatalog:
         DatasetCatalog.pop(NAME)
         MetadataCatalog.pop(NAME)
@@ -72,12 +63,10 @@ def arguments(data: Path, *more: object) -> list[str]:
 
 def test_targets_as_a_user_types_it(data, tmp_path):
     command = [
-        *(sys.executable, str(TOOL)),
         *arguments(data, "--num-images", 2, "--output", tmp_path / "out"),
         *("INPUT.SCALE_CROP.SIZE", "(64, 64)"),
     ]
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    done = run_tool("visualize_data.py", tmp_path, *command)
     assert done.returncode == 0, done.stderr
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert names == {"targets_001.png", "targets_002.png", "targets_sheet.png"}
