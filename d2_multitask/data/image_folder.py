@@ -85,6 +85,29 @@ def register_image_folder(
     MetadataCatalog.get(name).set(image_root=folder.image_root, evaluator_type=EVALUATOR_TYPE)
 
 
+def images_by_stem(root: Path) -> dict[str, Path]:
+    """Images below a folder by their path without the ending, such as ``birds/1``.
+
+    Of two files that differ in the ending alone the first in the order of names counts.
+
+    Args:
+        root: an existing folder.
+
+    Returns:
+        Path below ``root`` without ending, with "/" -> file.
+    """
+    files: dict[str, Path] = {}
+    for path in sorted(root.rglob("*")):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            files.setdefault(stem_of(path.relative_to(root)), path)
+    return files
+
+
+def stem_of(path: str | Path) -> str:
+    """A key of `images_by_stem`: the path without its ending, with "/"."""
+    return Path(path).with_suffix("").as_posix()
+
+
 def checked_range(name: str, image_range: Sequence[int] | None) -> tuple[int, int] | None:
     """``IMAGE_RANGE`` of a data set as a pair.
 

@@ -11,7 +11,12 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from d2_multitask.data.foreground import MaskValues
-from d2_multitask.data.image_folder import IMAGE_SUFFIXES, ImageFolder, checked_range
+from d2_multitask.data.image_folder import (
+    ImageFolder,
+    checked_range,
+    images_by_stem,
+    stem_of,
+)
 from d2_multitask.data.report import DATA_REPORT
 
 EVALUATOR_TYPE = "mask_folder"
@@ -46,16 +51,12 @@ class MaskFolder:
             raise ValueError(
                 f"Data set {self.name!r}: found no folder {root}, expected a folder of masks"
             )
-        masks = {
-            path.relative_to(root).with_suffix("").as_posix(): str(path)
-            for path in sorted(root.rglob("*"), reverse=True)  # of a.jpg and a.png the first
-            if path.suffix.lower() in IMAGE_SUFFIXES
-        }
+        masks = images_by_stem(root)
         missing = []
         for record in records:
-            stem = Path(record["image_id"]).with_suffix("").as_posix()
-            if stem in masks:
-                record["foreground_file_name"] = masks[stem]
+            mask = masks.get(stem_of(record["image_id"]))
+            if mask is not None:
+                record["foreground_file_name"] = str(mask)
                 record["foreground_values"] = self.values
             else:
                 missing.append(record["file_name"])

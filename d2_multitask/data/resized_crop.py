@@ -100,8 +100,11 @@ class RandomResizedCrop(T.Augmentation):
         return ResizedCropTransform(_middle(height, width, ratio), self.output_size)
 
 
-class CenterResizedCrop(T.Augmentation):
-    """The largest window in the middle that has the output's shape."""
+class _ToSize(T.Augmentation):
+    """A window that depends on the image's size alone, at a fixed size."""
+
+    KEY = ""
+    """The config key of the size, for errors."""
 
     def __init__(self, output_size: tuple[int, int]) -> None:
         """
@@ -112,9 +115,15 @@ class CenterResizedCrop(T.Augmentation):
             ValueError: a size is not positive.
         """
         super().__init__()
-        _check_size(output_size, "INPUT.CENTER_CROP_TEST")
+        _check_size(output_size, self.KEY)
         output_size = tuple(output_size)
         self._init(locals())
+
+
+class CenterResizedCrop(_ToSize):
+    """The largest window in the middle that has the output's shape."""
+
+    KEY = "INPUT.CENTER_CROP_TEST"
 
     def get_transform(self, image: np.ndarray) -> ResizedCropTransform:
         """The window in the middle of ``image`` (H, W, C)."""
@@ -123,21 +132,14 @@ class CenterResizedCrop(T.Augmentation):
         return ResizedCropTransform(box, self.output_size)
 
 
-class WholeImageResize(T.Augmentation):
-    """The whole image at the output's size; its proportions change."""
+class WholeImageResize(_ToSize):
+    """The whole image at the output's size; its proportions change.
 
-    def __init__(self, output_size: tuple[int, int]) -> None:
-        """
-        Args:
-            output_size: (h, w) of the network input, in pixels.
+    Detectron2's `T.Resize` does the same with other filters: this one's are those of the training
+    crops.
+    """
 
-        Raises:
-            ValueError: a size is not positive.
-        """
-        super().__init__()
-        _check_size(output_size, "INPUT.RANDOM_RESIZED_CROP.SIZE")
-        output_size = tuple(output_size)
-        self._init(locals())
+    KEY = "INPUT.RANDOM_RESIZED_CROP.SIZE"
 
     def get_transform(self, image: np.ndarray) -> ResizedCropTransform:
         """For ``image`` (H, W, C)."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from d2_multitask.data.image_folder import IMAGE_SUFFIXES
+from d2_multitask.data.image_folder import images_by_stem, stem_of
 from d2_multitask.data.image_reading import read_image
 
 
@@ -29,11 +29,8 @@ def mask_files(mask_root: str | Path, names: Sequence[str]) -> dict[str, Path]:
     root = Path(mask_root)
     if not root.is_dir():
         raise ValueError(f"{root}: found no folder, expected a folder of masks")
-    files = {}
-    for path in sorted(root.rglob("*")):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            files.setdefault(path.relative_to(root).with_suffix("").as_posix(), path)
-    found = {name: files.get(Path(name).with_suffix("").as_posix()) for name in names}
+    files = images_by_stem(root)
+    found = {name: files.get(stem_of(name)) for name in names}
     missing = [name for name, file in found.items() if file is None]
     if missing:
         raise ValueError(
