@@ -35,7 +35,7 @@ MAX_SEGMENTS = 5
 NEIGHBOURS = 16
 
 LOCALITIES = (None, 3.0)
-RESOLUTIONS = (0.7, 1.0, 1.4)
+RESOLUTIONS = (0.7, 1.0, 1.4, 2.0, 3.0)
 NUM_REGIONS = (2, 3)
 SHARES = (None, 0.1, 0.25)
 DISC_RADII = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45)  # of the sides
