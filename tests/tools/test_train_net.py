@@ -127,3 +127,18 @@ def test_more_gpus_than_there_are(datasets):
     done = train_net(datasets, "--num-gpus", "1000", *QUICK)
     assert done.returncode == 2
     assert "--num-gpus 1000: PyTorch finds" in done.stderr
+
+
+def test_gradients_of_its_losses(trained, datasets):
+    """tools/loss_gradients.py on the same network."""
+    output, _ = trained
+    words = [*QUICK, "--batches", "1", "MODEL.WEIGHTS", output / "model_final.pth"]
+    done = run_tool("loss_gradients.py", datasets, *words, datasets=datasets)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| loss_")]
+    assert any("loss_seg" in row for row in rows) and any("loss_det_wh" in row for row in rows)
+
+    absent = ("MODEL.WEIGHTS", "absent.pth")
+    done = run_tool("loss_gradients.py", datasets, *QUICK, *absent, datasets=datasets)
+    assert done.returncode == 2 and "absent.pth" in done.stderr
+    assert "Traceback" not in done.stderr
