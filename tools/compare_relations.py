@@ -6,8 +6,8 @@
         --masks datasets/synthetic_textures/same_palette/test/masks \
         --choose-images datasets/synthetic_textures/same_palette/val/images \
         --choose-masks datasets/synthetic_textures/same_palette/val/masks --output output/textures
-    python tools/compare_relations.py --config-file quick/mae_pretrain.yaml --images ecssd/images \
-        --masks ecssd/masks --choose 0 40 --report 300 360 --output output/photographs
+    python tools/compare_relations.py --config-file quick/mae_photographs.yaml --images ecssd/images \
+        --masks ecssd/masks --choose 360 400 --report 300 360 --output output/photographs
     python tools/compare_relations.py --collect output/photographs_* --output output/quality
 
 Relations from reconstruction errors, encoder features, colours, pixels, and the distance alone,
