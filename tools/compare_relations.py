@@ -6,8 +6,9 @@
         --masks datasets/synthetic_textures/same_palette/test/masks \
         --choose-images datasets/synthetic_textures/same_palette/val/images \
         --choose-masks datasets/synthetic_textures/same_palette/val/masks --output output/textures
-    python tools/compare_relations.py --config-file quick/mae_photographs.yaml --images ecssd/images \
-        --masks ecssd/masks --choose 360 400 --report 300 360 --output output/photographs
+    python tools/compare_relations.py --config-file quick/mae_photographs.yaml \
+        --images datasets/ecssd/images --masks datasets/ecssd/masks --choose 360 400 \
+        --report 300 360 --output output/photographs
     python tools/compare_relations.py --collect output/photographs_* --output output/quality
 
 Relations from reconstruction errors, encoder features, colours, pixels, and the distance alone,
@@ -15,7 +16,7 @@ each divided by Louvain's method and by the normalised cut; and controls that lo
 Settings are chosen, with masks, on the images of --choose and reported on those of --report
 (numbers in the order of the names). OUTPUT gets table.md, table.json and table.png. The command may
 be interrupted and repeated: images that are done are kept. --collect draws IoU against the
-autoencoder's error.
+autoencoder's error, of the methods of --relations and --divisions.
 
 Exit code: 0; 2 if something was typed wrong; 130 if interrupted.
 """
@@ -178,15 +179,21 @@ def study_settings(args: argparse.Namespace, cfg: CfgNode, long_side: int) -> di
     }
 
 
-def known_methods(path: Path, relations: Sequence[str]) -> list[Method]:
-    methods = [method_from_json(entry) for entry in json.loads(path.read_text())]
-    return [m for m in methods if not m.division or m.relation in relations]
+def known_methods(args: argparse.Namespace) -> list[Method]:
+    methods = [method_from_json(entry) for entry in json.loads(args.methods.read_text())]
+    return [m for m in methods if is_asked_for(m.name, args)]
+
+
+def is_asked_for(name: str, args: argparse.Namespace) -> bool:
+    """By --relations and --divisions; controls always are."""
+    relation, _, division = name.partition(" / ")
+    return not division or (relation in args.relations and division in args.divisions)
 
 
 def compare(args: argparse.Namespace) -> str:
     choose, report = image_sets(args)
     study = make_study(args)
-    methods = known_methods(args.methods, args.relations) if args.methods else study.choose(choose)
+    methods = known_methods(args) if args.methods else study.choose(choose)
     unknown = set(args.baselines) - {method.name for method in methods}
     if unknown:
         raise ValueError(
@@ -204,12 +211,17 @@ def compare(args: argparse.Namespace) -> str:
 
 def collect(args: argparse.Namespace) -> str:
     tables = [json.loads((folder / TABLE_FILE).read_text()) for folder in args.collect]
-    names = list(dict.fromkeys(name for table in tables for name in table["results"]))
+    names = dict.fromkeys(name for table in tables for name in table["results"])
+    names = [name for name in names if is_asked_for(name, args)]
     path = args.output / "quality.png"
     draw_quality(tables, names, path)
     lines = [
         f"{table['relative_error']:.3f}  "
-        + ", ".join(f"{n}: {r['patch_iou']['mean']:.1f}" for n, r in table["results"].items())
+        + ", ".join(
+            f"{name}: {table['results'][name]['patch_iou']['mean']:.1f}"
+            for name in names
+            if name in table["results"]
+        )
         for table in tables
     ]
     return "\n".join([*lines, str(path)])

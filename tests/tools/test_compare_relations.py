@@ -69,7 +69,24 @@ def test_methods_of_another_study(compared, folder, tool, capsys):
         == 0
     )
     assert cv2.imread(str(folder / "quality.png")) is not None
-    assert "ridge / louvain" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "ridge / louvain" in printed and "ridge / normalised_cut" in printed
+
+
+def test_a_part_of_another_studys_methods(compared, folder, tool, capsys):
+    more = ("--methods", str(compared / "methods.json"), "--report", "2", "4")
+    assert tool.main(words(folder, "part", "--divisions", "louvain", *more)) == 0
+    found = json.loads((folder / "part" / "table.json").read_text())["results"]
+    assert set(found) == {
+        *("whole image", "centre disc"),
+        *(f"{relation} / louvain" for relation in ("distance", "color", "ridge")),
+    }
+    capsys.readouterr()
+    both = ["--collect", str(compared), str(folder / "part"), "--output", str(folder / "drawn")]
+    assert tool.main([*both, "--divisions", "louvain", "--relations", "ridge"]) == 0
+    printed = capsys.readouterr().out
+    assert "ridge / louvain" in printed and "centre disc" in printed
+    assert "normalised_cut" not in printed and "color" not in printed
 
 
 def test_nothing_is_chosen_on_what_is_reported(folder, tool, capsys):
