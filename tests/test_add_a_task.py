@@ -50,24 +50,30 @@ def test_the_page_leads_to_a_head_that_keeps_the_contract(copy: Path) -> None:
     assert re.search(r"1[5-9] passed", run.stdout), run.stdout
 
 
-def test_the_pages_command_trains_it(copy: Path) -> None:
+def test_the_pages_commands_train_it_and_tell_whether_it_is_heard(copy: Path) -> None:
     from d2_multitask.data.synthetic_people.writer import write_synthetic_people
 
     for split, count in (("train", 4), ("val", 2)):
         write_synthetic_people(copy / "datasets", split, count, seed=0)
+    train, gradients = blocks("sh")
+    small = "SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 2 DATALOADER.NUM_WORKERS 0".split()
+    run(copy, train, *small)
+    output = copy / "output" / "quick" / "mcn_det"
+    metrics = [json.loads(x) for x in (output / "metrics.json").read_text().splitlines()]
+    assert metrics[0]["loss_count"] > 0
+    assert "bbox" in json.loads((output / "results.json").read_text())
+    assert "| loss_count " in run(copy, gradients, *small)
+
+
+def run(copy: Path, line: str, *words: str) -> str:
+    """Run a command of the page; returns what it prints."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(copy),
         "DETECTRON2_DATASETS": str(copy / "datasets"),
         "OMP_NUM_THREADS": "1",
     }
-    (line,) = blocks("sh")
-    overrides = (
-        "SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 2 DATALOADER.NUM_WORKERS 0 OUTPUT_DIR output"
-    )
-    command = [sys.executable, *shlex.split(line)[1:], *overrides.split()]
-    run = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr
-    metrics = [json.loads(x) for x in (copy / "output" / "metrics.json").read_text().splitlines()]
-    assert metrics[0]["loss_count"] > 0
-    assert "bbox" in json.loads((copy / "output" / "results.json").read_text())
+    command = [sys.executable, *shlex.split(line)[1:], *words]
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
