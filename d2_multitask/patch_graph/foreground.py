@@ -184,6 +184,13 @@ def largest_centre(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return masks, (masks * weight).sum((1, 2)) / weight.sum() - border_share(masks)
 
 
+def centre_disc(grid_hw: tuple[int, int], radius: float) -> np.ndarray:
+    """(h, w) bool: a guess of the middle; ``radius`` as a share of the sides."""
+    h, w = grid_hw
+    y, x = ((np.arange(size) + 0.5) / size - 0.5 for size in (h, w))
+    return (y[:, None] ** 2 + x[None] ** 2) <= radius**2
+
+
 def centre_union(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The segments that together are most like an ellipse in the middle of the image.
 
@@ -200,9 +207,7 @@ def centre_union(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         lies inside).
     """
     masks = _segments(labels)
-    h, w = labels.shape
-    y, x = ((np.arange(size) + 0.5) / size - 0.5 for size in (h, w))
-    ellipse = y[:, None] ** 2 + x[None] ** 2 <= CENTRE_RADIUS**2
+    ellipse = centre_disc(labels.shape, CENTRE_RADIUS)
     inside = (masks & ellipse).sum((1, 2))
     area = masks.sum((1, 2))
     order = np.argsort(-inside / area, kind="stable")

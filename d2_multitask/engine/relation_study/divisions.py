@@ -22,7 +22,12 @@ from d2_multitask.patch_graph import (
     normalised_cut,
 )
 from d2_multitask.patch_graph.communities import split_disconnected
-from d2_multitask.patch_graph.foreground import BORDER_RULES, border_share, merge_smallest
+from d2_multitask.patch_graph.foreground import (
+    BORDER_RULES,
+    border_share,
+    centre_disc,
+    merge_smallest,
+)
 
 LOUVAIN, GROWN, CUT = "louvain", "grown", "normalised_cut"
 DIVISIONS = (LOUVAIN, GROWN, CUT)
@@ -141,13 +146,6 @@ def foreground_of(
     if rule.startswith(INPAINTING_RULE):
         return inpainting_foregrounds(labels, model, image)[rule]
     return cheap_foregrounds(labels, division)[rule]
-
-
-def centre_disc(grid_hw: tuple[int, int], radius: float) -> np.ndarray:
-    """(h, w) bool: the control that guesses the middle; ``radius`` as a share of the sides."""
-    h, w = grid_hw
-    y, x = ((np.arange(size) + 0.5) / size - 0.5 for size in (h, w))
-    return (y[:, None] ** 2 + x[None] ** 2) <= radius**2
 
 
 @dataclass(frozen=True)
