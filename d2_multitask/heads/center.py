@@ -196,7 +196,7 @@ class CenterHead(TaskHead):
     def inference(self, predictions: Predictions, images: ImageList, decoded: Decoded) -> None:
         """Find the peaks of all images at once; no peak lies in the padding."""
         heatmap = predictions["heatmap"].float().sigmoid() * image_cells(images, self.stride)
-        peaks = find_peaks(heatmap, self.topk)
+        peaks = find_peaks(heatmap, self.topk, score_threshold=self.score_threshold)
         decoded.peaks = peaks
         decoded.center_xy = peaks.xy + gather_cells(predictions["offset"].float(), peaks.xy)
         decoded.objects["scores"] = peaks.scores

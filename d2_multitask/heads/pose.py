@@ -321,7 +321,9 @@ class PoseHead(TaskHead):
 
     def _joint_peaks(self, heatmap: Tensor, heatmap_offset: Tensor) -> tuple[Tensor, Tensor]:
         """Sub-cell positions (N, K, Q, 2), stride units, and scores (N, K, Q) of joint peaks."""
-        scores, cell = find_joint_peaks(heatmap, self.topk)
+        scores, cell = find_joint_peaks(
+            heatmap, self.topk, score_threshold=self.peak_score_threshold
+        )
         offset = gather_cells(heatmap_offset, cell.flatten(1, 2)).view(*cell.shape)
         return cell + offset, scores
 

@@ -13,6 +13,8 @@ from support import TinyBackbone, labelled_image
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.heads import TaskHead, build_heads
 from d2_multitask.modeling import MultitaskCenterNet
+from d2_multitask.modeling.fusion import fuse_for_inference
+from d2_multitask.targets import decode
 
 SUBSETS = [
     list(names)
@@ -63,6 +65,49 @@ def test_every_subset_trains_and_answers(tasks: list[str]) -> None:
         assert results[1]["instances"].image_size == (30, 50)
         assert ("pred_keypoints" in fields) == ("pose" in tasks)
         assert {"pred_boxes", "scores", "pred_classes"} <= set(fields)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_no_object_above_the_threshold(fused: bool) -> None:
+    """No peak is left to decode; joints above their threshold do not matter then."""
+    model = model_of(["seg", "det", "pose"]).eval()
+    model.heads["center"].score_threshold = 1.0
+    if fused:
+        fuse_for_inference(model)
+    batch = [labelled_image(), {"image": torch.zeros(3, 30, 50)}]
+    for result in model(batch):
+        assert result["instances"].pred_boxes.tensor.shape == (0, 4)
+        assert result["instances"].pred_keypoints.shape == (0, 17, 3)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_leaving_out_weak_candidates_changes_nothing(
+    fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same answers as from all candidates, of which the weak ones are dropped in the end."""
+    model = model_of(["seg", "det", "pose"]).eval()
+    # Scores of random weights lie around 0.1.
+    model.heads["center"].score_threshold = model.heads["pose"].peak_score_threshold = 0.1
+    if fused:
+        fuse_for_inference(model)
+    noise = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(0)) * 255
+    batch = [{"image": noise}, {"image": noise[:, :40].flip(2)}]
+    few = model(batch)
+    seen = []
+    monkeypatch.setattr(
+        decode,
+        "_best",
+        lambda scores, topk, threshold: seen.append(threshold) or scores.topk(topk, dim=-1),
+    )
+    everything = model(batch)
+    assert seen == [0.1, 0.1]
+    for ours, expected in zip(few, everything, strict=True):
+        assert 0 < len(expected["instances"]) < 100
+        for name, value in expected["instances"].get_fields().items():
+            found = ours["instances"].get(name)
+            if name == "pred_boxes":
+                found, value = found.tensor, value.tensor
+            torch.testing.assert_close(found, value)
 
 
 def test_a_task_has_the_same_loss_beside_others() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scipy.ndimage import maximum_filter
 
 from d2_multitask.targets.decode import (
     decode_boxes,
@@ -13,6 +14,7 @@ from d2_multitask.targets.decode import (
     joint_hull,
     match_joints,
     sample_joint_scores,
+    window_maximum,
 )
 
 
@@ -31,6 +33,46 @@ def test_peaks_over_classes_best_first() -> None:
 def test_more_peaks_asked_for_than_cells() -> None:
     assert find_peaks(torch.rand(2, 1, 2, 2), 100).scores.shape == (2, 4)
     assert find_joint_peaks(torch.rand(2, 3, 2, 2), 100)[0].shape == (2, 3, 4)
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("channels", [1, 17, 33])  # few and many: two ways to the same numbers
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_window_maximum(kernel: int, channels: int, order: torch.memory_format) -> None:
+    generator = torch.Generator().manual_seed(0)
+    heatmap = torch.randn(2, channels, 6, 7, generator=generator).contiguous(memory_format=order)
+    # SciPy takes the nearest cell for what lies outside, which changes no maximum.
+    expected = maximum_filter(heatmap.numpy(), (1, 1, kernel, kernel), mode="nearest")
+    assert window_maximum(heatmap, kernel).numpy().tolist() == expected.tolist()
+
+
+def test_peaks_leave_the_heatmap_as_it_is() -> None:
+    heatmap = torch.rand(1, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    before = heatmap.clone()
+    find_peaks(heatmap, 10)
+    assert torch.equal(heatmap, before)
+
+
+def test_ranks_below_the_threshold_everywhere_are_left_out() -> None:
+    """Two images with 1 and 2 peaks above 0.5: two ranks, the first image's second is weak."""
+    heatmap = torch.zeros(2, 1, 5, 5)
+    heatmap[0, 0, 0, 0], heatmap[0, 0, 4, 4] = 0.9, 0.5  # 0.5 is not above the threshold
+    heatmap[1, 0, 0, 0], heatmap[1, 0, 2, 2], heatmap[1, 0, 4, 4] = 0.8, 0.7, 0.3
+    expected = torch.tensor([[0.9, 0.5], [0.8, 0.7]])
+    peaks = find_peaks(heatmap, 10, score_threshold=0.5)
+    assert torch.equal(peaks.scores, expected)
+    assert peaks.xy.tolist() == [[[0, 0], [4, 4]], [[0, 0], [2, 2]]]
+    scores, xy = find_joint_peaks(heatmap, 10, score_threshold=0.5)
+    assert torch.equal(scores[:, 0], expected)
+    assert xy[:, 0].tolist() == peaks.xy.tolist()
+
+
+def test_no_peak_above_the_threshold() -> None:
+    heatmap = torch.full((2, 3, 4, 4), 0.1)
+    peaks = find_peaks(heatmap, 10, score_threshold=0.5)
+    assert peaks.scores.shape == (2, 0)
+    assert peaks.xy.shape == (2, 0, 2)
+    assert find_joint_peaks(heatmap, 10, score_threshold=0.5)[1].shape == (2, 3, 0, 2)
 
 
 def test_gather_reads_row_times_width() -> None:

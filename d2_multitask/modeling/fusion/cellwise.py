@@ -93,14 +93,14 @@ def windows_at(feature: Tensor, xy: Tensor) -> Tensor:
     """
     num_images, channels, height, width = feature.shape
     steps = torch.arange(-1, 2, device=feature.device)
-    y = (xy[..., 1, None, None] + steps[:, None]).expand(*xy.shape[:2], 3, 3).flatten(2)
-    x = (xy[..., 0, None, None] + steps).expand(*xy.shape[:2], 3, 3).flatten(2)  # (N, P, 9)
-    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    x, y = (xy[..., None] + steps).unbind(2)  # (N, P, 3)
+    inside = ((y >= 0) & (y < height))[..., :, None] & ((x >= 0) & (x < width))[..., None, :]
     first = torch.arange(num_images, device=feature.device)[:, None, None] * height
-    row = (first + y.clamp(0, height - 1)) * width + x.clamp(0, width - 1)
+    row_start = (first + y.clamp(0, height - 1)) * width
+    row = row_start[..., :, None] + x.clamp(0, width - 1)[..., None, :]  # (N, P, 3, 3)
     cells = feature.permute(0, 2, 3, 1).reshape(-1, channels)
-    windows = cells.index_select(0, row.flatten()).view(*row.shape, channels)
-    return windows * inside[..., None]
+    windows = cells.index_select(0, row.flatten()).view(*xy.shape[:2], 9, channels)
+    return windows.mul_(inside.flatten(2)[..., None])
 
 
 def make_cellwise(model: nn.Module) -> int:
