@@ -6,7 +6,9 @@ import json
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from detectron2.utils.analysis import FlopCountAnalysis
+from scipy.ndimage import maximum_filter
 from torch import nn
 
 from d2_multitask.engine.benchmark.cost import (
@@ -24,6 +26,7 @@ from d2_multitask.engine.benchmark.networks import (
     build_networks,
     network_cfg,
     rows_of_config,
+    set_candidate_thresholds,
     set_score_threshold,
 )
 
@@ -135,6 +138,30 @@ def test_the_score_threshold_lets_so_many_boxes_through() -> None:
     set_score_threshold(detector := Detector(), [{}], 3)
     scores = detector.logits.softmax(1)[:, 0]
     assert int((scores > detector.roi_heads.box_predictor.test_score_thresh).sum()) == 3
+
+
+def test_the_candidate_thresholds_leave_decoding_its_work() -> None:
+    """50 objects, and at most 4 peaks a person of each joint: counted by SciPy."""
+    setting = Setting(size=128, people=2)
+    network = build_model(network_cfg(CONFIG, OPTS, setting)).eval()
+    batch = setting.images(1)
+    set_candidate_thresholds(network, batch, setting.people)
+    with torch.no_grad():
+        features = network.backbone(network.preprocess_image(batch).tensor)
+        center = network.heads["center"].layers(features)["heatmap"].sigmoid()[0].numpy()
+        joints = network.heads["pose"].layers(features)["keypoint_heatmap"].sigmoid()[0].numpy()
+    for heatmap, head, attribute, count in (
+        (center, "center", "score_threshold", 50),
+        (joints, "pose", "peak_score_threshold", 4 * setting.people),
+    ):
+        peaks = heatmap == maximum_filter(heatmap, (1, 3, 3), mode="nearest")
+        above = peaks & (heatmap > getattr(network.heads[head], attribute))
+        assert above.sum((1, 2)).max() == count
+
+
+def test_networks_without_heads_have_no_candidates() -> None:
+    set_candidate_thresholds(network := nn.Linear(1, 1), [{}], 10)
+    assert not network.training
 
 
 @pytest.mark.slow
