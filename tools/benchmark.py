@@ -58,6 +58,7 @@ from d2_multitask.engine.benchmark.networks import (
 from d2_multitask.engine.benchmark.ratios import (
     GROUPS,
     Effort,
+    in_own_process,
     measure_ratios,
     ratio_table,
     ratios_json,
@@ -160,7 +161,7 @@ def describe_setting(args: argparse.Namespace) -> str:
 
 def run_ratios(args: argparse.Namespace) -> Outcome:
     effort = Effort(args.runs, args.warmup, args.runs, args.images, CLOCKS[args.clock])
-    groups = {name: GROUPS[name] for name in args.only or GROUPS}
+    groups = {name: in_own_process(GROUPS[name]) for name in args.only or GROUPS}
 
     def report(measured: dict[str, Any]) -> None:
         for name, ratio in measured.items():

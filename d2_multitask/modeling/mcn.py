@@ -161,7 +161,7 @@ class MultitaskCenterNet(nn.Module):
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalise and pad a batch: ``tensor`` (N, 3, H, W), H and W fit for the backbone."""
         images = [
-            (move_device_like(x["image"], self.pixel_mean) - self.pixel_mean) / self.pixel_std
+            (move_device_like(x["image"], self.pixel_mean) - self.pixel_mean).div_(self.pixel_std)
             for x in batched_inputs
         ]
         batch = ImageList.from_tensors(

@@ -6,15 +6,18 @@ Both sides of a ratio run in turn in one process; a ratio is the median of the r
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from tabulate import tabulate
 
 from d2_multitask.engine.benchmark.cost import build_all
@@ -126,6 +129,34 @@ def measure_ratios(
         report(measured)
         ratios.update(measured)
     return ratios
+
+
+def in_own_process(
+    measure: Callable[[Setting, Effort], Ratios],
+) -> Callable[[Setting, Effort], Ratios]:
+    """Measure as in a program that does nothing else.
+
+    In one process the groups change each other's ratios by a fifth: memory that large networks have
+    asked for and given back saves the later ones the system's work for new pages, and a network
+    gains the more by it the larger its maps are.
+
+    Args:
+        measure: one of :data:`GROUPS`, or another function that can be pickled.
+
+    Returns:
+        The same, in a new process with as many threads; its exceptions are raised here.
+    """
+
+    def run(setting: Setting, effort: Effort) -> Ratios:
+        with ProcessPoolExecutor(
+            max_workers=1,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=torch.set_num_threads,
+            initargs=(torch.get_num_threads(),),
+        ) as pool:
+            return pool.submit(measure, setting, effort).result()
+
+    return run
 
 
 def joint_ratios(backbone: str, setting: Setting, effort: Effort) -> Ratios:

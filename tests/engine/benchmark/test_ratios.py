@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from dataclasses import replace
 
 import pytest
+import torch
 
 from d2_multitask.engine.benchmark import ratios
 from d2_multitask.engine.benchmark.networks import Setting
@@ -13,6 +16,7 @@ from d2_multitask.engine.benchmark.ratios import (
     GROUPS,
     Effort,
     Ratio,
+    in_own_process,
     measure_ratios,
     ratio_table,
     ratios_json,
@@ -52,6 +56,23 @@ def test_a_group_that_fails_is_told_and_harms_no_other() -> None:
     content = json.loads(json.dumps(ratios_json(measured), allow_nan=False))["ratios"]
     assert content["a / b"] == {"value": 0.1, "target": 0.2, "at_least": False}
     assert "value" not in content["broken"] and "no such thing" in content["broken"]["error"]
+
+
+def tell_process(setting: Setting, effort: Effort) -> dict[str, Ratio]:
+    """Pretends that process and threads are ratios."""
+    if effort.runs == 0:
+        raise ValueError("nothing to run")
+    return {"process": Ratio(os.getpid(), 0), "threads": Ratio(torch.get_num_threads(), 0)}
+
+
+def test_a_process_for_each_group() -> None:
+    threads = torch.get_num_threads()
+    measure = in_own_process(tell_process)
+    first, second = measure(TINY, SHORT), measure(TINY, SHORT)
+    assert len({first["process"].value, second["process"].value, os.getpid()}) == 3
+    assert first["threads"].value == threads
+    with pytest.raises(ValueError, match="nothing to run"):
+        measure(TINY, replace(SHORT, runs=0))
 
 
 def test_a_side_that_cannot_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
