@@ -113,9 +113,11 @@ def _best(scores: Tensor, topk: int, threshold: float | None) -> tuple[Tensor, T
     most of the work on a hundred candidates would be for nothing.
     """
     values, index = scores.topk(min(topk, scores.shape[-1]), dim=-1)
-    if threshold is not None:
+    # A traced or compiled graph would keep the number of its first image for all images.
+    recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    if threshold is not None and not recorded:
         ranks = values.flatten(0, -2).amax(0)  # (P,), descending
-        count = int((ranks > threshold).sum())
+        count = int((~(ranks <= threshold)).sum())  # NaN counts: it is not to be lost here
         values, index = values[..., :count], index[..., :count]
     return values, index
 

@@ -67,6 +67,29 @@ def test_ranks_below_the_threshold_everywhere_are_left_out() -> None:
     assert xy[:, 0].tolist() == peaks.xy.tolist()
 
 
+def test_a_traced_graph_keeps_all_ranks() -> None:
+    """Else the number of ranks of the image that was traced would be that of all images."""
+    heatmap = torch.zeros(1, 1, 5, 5)
+    heatmap[0, 0, 0, 0] = 0.9
+
+    def scores(heatmap: torch.Tensor) -> torch.Tensor:
+        return find_peaks(heatmap, 3, score_threshold=0.5).scores
+
+    traced = torch.jit.trace(scores, heatmap, check_trace=False)
+    heatmap[0, 0, 4, 4] = 0.8
+    assert traced(heatmap).shape == (1, 3)
+    torch.testing.assert_close(scores(heatmap), torch.tensor([[0.9, 0.8]]))
+
+
+def test_an_image_of_nan_takes_no_rank_from_others() -> None:
+    heatmap = torch.zeros(2, 1, 3, 3)
+    heatmap[0, 0, 0, 0], heatmap[0, 0, 2, 2] = 0.9, 0.8
+    heatmap[1] = float("nan")
+    assert find_peaks(heatmap, 2, score_threshold=0.5).scores[0].tolist() == pytest.approx(
+        [0.9, 0.8]
+    )
+
+
 def test_no_peak_above_the_threshold() -> None:
     heatmap = torch.full((2, 3, 4, 4), 0.1)
     peaks = find_peaks(heatmap, 10, score_threshold=0.5)
