@@ -230,7 +230,8 @@ def set_candidate_thresholds(network: nn.Module, batch: Batch, people: int) -> N
     """Let as many candidates through the thresholds of our heads as after training.
 
     Args:
-        network: has heads or not; changed, and put in evaluation mode.
+        network: has heads or not; its thresholds and the scale of its heatmaps are changed, and it
+            is put in evaluation mode.
         batch: images to look at.
         people: in each image.
     """
@@ -239,12 +240,10 @@ def set_candidate_thresholds(network: nn.Module, batch: Batch, people: int) -> N
         "center": ("heatmap", "score_threshold", OBJECTS),
         "pose": ("keypoint_heatmap", "peak_score_threshold", JOINT_PEAKS_PER_PERSON * people),
     }
-    features = None
-    for name, (prediction, threshold, count) in candidates.items():
-        if name not in heads:
-            continue
-        if features is None:
-            features = network.backbone(network.preprocess_image(batch).tensor)
+    names = [name for name in candidates if name in heads]
+    features = network.backbone(network.preprocess_image(batch).tensor) if names else {}
+    for name in names:
+        prediction, threshold, count = candidates[name]
         # Features of random weights can be so large that all scores are 1.
         spread = heads[name].layers(features)[prediction].std()
         getattr(heads[name], prediction)[-1].weight.div_(spread)
