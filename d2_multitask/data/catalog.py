@@ -8,6 +8,8 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
+from d2_multitask.data.same_file import merge_same_files
+
 RECONSTRUCTION_TASK = "reconstruction"
 """What masked autoencoders learn."""
 
@@ -21,10 +23,11 @@ def needs_labels(tasks: Sequence[str]) -> bool:
 
 
 def load_dataset(name: str) -> list[dict[str, Any]]:
-    """The dicts of a registered data set.
+    """The dicts of a registered data set; the entries of one image file are put together.
 
     Raises:
-        ValueError: the name is not registered, or the data set is empty.
+        ValueError: the name is not registered, the data set is empty, or entries of one image file
+            contradict each other.
     """
     if name not in DatasetCatalog:
         close = difflib.get_close_matches(name, DatasetCatalog, n=5, cutoff=0.4)
@@ -35,7 +38,7 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
     dataset_dicts = DatasetCatalog.get(name)
     if not dataset_dicts:
         raise ValueError(f"Data set {name!r} is empty: found no image, expected at least one")
-    return dataset_dicts
+    return merge_same_files(name, dataset_dicts)
 
 
 def loaded_metadata(name: str) -> Metadata:
