@@ -136,7 +136,7 @@ def foreground_map(
     size = int(dataset_dict["height"]), int(dataset_dict["width"])
     file_name = dataset_dict.get("foreground_file_name")
     if file_name:
-        return read_foreground(file_name, size, dataset_dict.get("foreground_values"))
+        return read_foreground(file_name, size, dataset_dict.get("foreground_values"), report)
     classes = sem_seg_from_annotations(
         dataset_dict["annotations"],
         *size,
@@ -148,14 +148,18 @@ def foreground_map(
 
 
 def read_foreground(
-    file_name: str, size: tuple[int, int], values: MaskValues | None = None
+    file_name: str,
+    size: tuple[int, int],
+    values: MaskValues | None = None,
+    report: ProblemReport = DATA_REPORT,
 ) -> np.ndarray:
     """Read a mask file.
 
     Args:
-        file_name: an image of one channel (or of three equal ones).
+        file_name: an image of one channel (or of three equal ones, or with the mask in alpha).
         size: (h, w) of the image that it belongs to.
         values: what its numbers mean.
+        report: counts the masks that are read from alpha.
 
     Returns:
         (H, W) uint8.
@@ -164,7 +168,7 @@ def read_foreground(
         ImageReadError: see `foreground_map`; names the file, what was found and expected.
     """
     values = values or MaskValues()
-    mask = read_label_map(file_name, grey_colors=True)
+    mask = read_label_map(file_name, grey_colors=True, report=report)
     if mask.shape != size:
         raise ImageReadError(
             f"{file_name}: found a mask of {mask.shape[1]}x{mask.shape[0]}, expected "

@@ -16,6 +16,7 @@ from PIL import Image
 
 from d2_multitask.data.report import DATA_REPORT, ProblemReport
 
+MASK_IN_ALPHA = "mask of one colour, its transparency (alpha) is read instead"
 EXIF_LEFT_OUT = "EXIF rotation not applied, because the labels are for the stored pixels"
 
 _ID_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -78,12 +79,16 @@ def read_image(
     return np.ascontiguousarray(pixels)
 
 
-def read_label_map(file_name: str, *, grey_colors: bool = False) -> np.ndarray:
+def read_label_map(
+    file_name: str, *, grey_colors: bool = False, report: ProblemReport = DATA_REPORT
+) -> np.ndarray:
     """Read a map of class ids; the numbers of a palette image are the ids, not its colours.
 
     Args:
         file_name: path, or anything else that Detectron2's ``PathManager`` opens.
-        grey_colors: also accept colour images of three equal channels, as masks often are.
+        grey_colors: also accept colour images of three equal channels, as masks often are; if the
+            whole image has one colour and is not opaque, the mask is alpha, and counted.
+        report: counts the masks in alpha.
 
     Returns:
         (H, W) integers, as stored.
@@ -101,6 +106,11 @@ def read_label_map(file_name: str, *, grey_colors: bool = False) -> np.ndarray:
         raise ImageReadError(f"{file_name}: cannot be read as a label map: {error}") from error
     if grey_colors and mode in ("RGB", "RGBA", "LA"):
         colors = ids[..., :-1] if mode.endswith("A") else ids
+        is_flat = bool((colors == colors[:1, :1]).all())
+        if mode.endswith("A") and is_flat and (ids[..., -1] < 255).any():
+            found = f"found the colour {colors[0, 0].tolist()} everywhere"
+            report.add(MASK_IN_ALPHA, file_name, f"{found}, expected a mask of one channel")
+            return ids[..., -1]
         if (colors == colors[..., :1]).all():
             return colors[..., 0]
     if mode not in _ID_MODES:

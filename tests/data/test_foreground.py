@@ -13,7 +13,7 @@ from d2_multitask.data.foreground import (
     has_foreground,
     read_foreground,
 )
-from d2_multitask.data.image_reading import ImageReadError
+from d2_multitask.data.image_reading import MASK_IN_ALPHA, ImageReadError
 from d2_multitask.data.report import ProblemReport
 from d2_multitask.data.sem_seg import MASK_NOT_DECODED
 
@@ -155,3 +155,23 @@ def test_which_images_have_a_foreground():
     assert has_foreground(empty) and not foreground_map(empty).any()
     assert not has_foreground({"file_name": "a"})
     assert foreground_map({"file_name": "a", "height": 1, "width": 1}) is None
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+@pytest.mark.parametrize("color", [0, 255])
+@pytest.mark.parametrize("alpha", [[[0, 255]], [[0, 0]]])
+def test_mask_in_alpha(tmp_path, mode, color, alpha):
+    """Its colours are the same everywhere: all foreground, or all background."""
+    image = Image.new(mode, (2, 1), (color,) * (len(mode) - 1) + (0,))
+    image.putalpha(Image.fromarray(np.array(alpha, dtype=np.uint8)))
+    image.save(tmp_path / "m.png")
+    report = ProblemReport()
+    mask = read_foreground(str(tmp_path / "m.png"), (1, 2), report=report)
+    assert mask.tolist() == [[value // 255 for value in alpha[0]]]
+    assert report.counts == {MASK_IN_ALPHA: 1}
+
+
+def test_opaque_mask_with_alpha_is_read_from_its_colours(tmp_path):
+    image = Image.fromarray(np.array([[0, 255]], dtype=np.uint8)).convert("RGBA")
+    image.save(tmp_path / "m.png")
+    assert read_foreground(str(tmp_path / "m.png"), (1, 2)).tolist() == [[0, 1]]
