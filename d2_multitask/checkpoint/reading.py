@@ -2,7 +2,12 @@
 
 A pickle is a program. Detectron2 runs it as it is (`pickle.load`), so a `.pkl` file from a stranger
 may do anything. Here a `.pkl` may build arrays and plain containers only, a PyTorch file is read
-with `weights_only=True`, and what wants more is refused by name.
+with `weights_only=True`, and what wants more is refused by name. What a file may cost is bound by
+its size (memory) and by `MAX_PICKLE` and `MAX_OPCODES` (time).
+
+Damage is found where the format allows it: a zip (PyTorch since 1.6) has checksums, safetensors
+has sizes. Older PyTorch files and `.pkl` have neither for their numbers; they must end where they
+say.
 """
 
 from __future__ import annotations
@@ -10,15 +15,26 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import math
 import os
 import pickle
 import re
-from collections.abc import Mapping
-from typing import Any, NoReturn
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
+
+_ZIP = b"PK\x03\x04"
+MAX_PICKLE = 16 * 2**20
+"""Bytes of the pickle, without the numbers, of a PyTorch file; large networks have 1 MB."""
+MAX_OPCODES = 2_000_000
+"""Reads of a `.pkl`; the model zoo's need some thousands."""
+MAX_GROWTH = 8
+"""Bytes of memory for one byte of the file."""
 
 # Where frameworks put the weights inside a training checkpoint, in the order of preference.
 _MODEL_KEYS = ("model", "state_dict", "model_state", "model_state_dict")
@@ -81,21 +97,51 @@ def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+class _Array(np.ndarray):
+    """An array that gets its memory with its content, so that a shape alone costs nothing."""
+
+    def __new__(cls, *_: Any) -> _Array:
+        return super().__new__(cls, (0,), np.uint8)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        shape, data = state[-4], state[-1]
+        if isinstance(data, list) and len(data) != math.prod(shape):
+            raise ValueError(f"an array of shape {shape} with {len(data)} values")
+        super().__setstate__(state)
+
+
+def _reconstruct(kind: type, *_: Any) -> _Array:
+    if kind is not _Array:
+        raise ValueError(f"an array of type {kind}")
+    return _Array()
+
+
+def _scalar(dtype: np.dtype, data: bytes | str) -> Any:
+    return _SCALAR(dtype, data)  # NumPy's makes one of any size if there are no data
+
+
+def _bytearray(*content: Any) -> bytearray:
+    if content and isinstance(content[0], int):
+        raise ValueError("a bytearray given by its length")
+    return bytearray(*content)
+
+
 _RECONSTRUCT = np.empty(0).__reduce__()[0]
 _SCALAR = np.float32(0).__reduce__()[0]
 _FROM_BUFFER = np.empty(1).__reduce_ex__(5)[0]
 _ALLOWED = {
-    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): np.dtype,
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("_codecs", "encode"): _encode_latin1,
 }
 for _core in ("numpy.core", "numpy._core"):
-    _ALLOWED[(f"{_core}.multiarray", "_reconstruct")] = _RECONSTRUCT
-    _ALLOWED[(f"{_core}.multiarray", "scalar")] = _SCALAR
+    _ALLOWED[(f"{_core}.multiarray", "_reconstruct")] = _reconstruct
+    _ALLOWED[(f"{_core}.multiarray", "scalar")] = _scalar
     _ALLOWED[(f"{_core}.numeric", "_frombuffer")] = _FROM_BUFFER
 for _builtins in ("builtins", "__builtin__"):  # Python 3, Python 2
-    for _type in (set, frozenset, bytearray, complex):
+    _ALLOWED[(_builtins, "bytearray")] = _bytearray
+    for _type in (set, frozenset, complex):
         _ALLOWED[(_builtins, _type.__name__)] = _type
 
 
@@ -103,8 +149,67 @@ class _RefusedError(Exception):
     """A pickle wants something other than arrays and plain containers."""
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickler that can build arrays and plain containers, nothing else."""
+class _BoundedFile:
+    """A file for an unpickler: what it reads as opcodes is counted, and never past the end.
+
+    Args:
+        file: Open for reading.
+        max_bytes: Of all reads together.
+        max_reads: Number of reads.
+    """
+
+    def __init__(self, file: BinaryIO, *, max_bytes: float, max_reads: float = math.inf) -> None:
+        self._file = file
+        self._left, self._reads_left = max_bytes, max_reads
+        self._size = os.fstat(file.fileno()).st_size
+        # PyTorch reads numbers with readinto, which is bound by the file.
+        self.readinto, self.seek, self.tell = file.readinto, file.seek, file.tell
+
+    def read(self, count: int = -1) -> bytes:
+        if count > self._size:  # else memory for them is taken before the end is found
+            raise EOFError(f"{count} bytes are to be read")
+        return self._counted(self._file.read(count))
+
+    def readline(self) -> bytes:
+        return self._counted(self._file.readline())
+
+    def _counted(self, data: bytes) -> bytes:
+        self._left -= len(data)
+        self._reads_left -= 1
+        if self._left < 0 or self._reads_left < 0:
+            raise ValueError("its pickle is longer than that of any network")
+        return data
+
+
+def _count_memory(step: Callable[[Any], None]) -> Callable[[Any], None]:
+    """An opcode that makes something, with a bound of the memory for all of them."""
+
+    def counting(unpickler: _ArrayUnpickler) -> None:
+        step(unpickler)
+        made = unpickler.stack[-1]
+        unpickler.memory_left -= sys.getsizeof(made) + getattr(made, "nbytes", 0)
+        if unpickler.memory_left < 0:
+            raise ValueError(f"it takes more than {MAX_GROWTH} times its size in memory")
+
+    return counting
+
+
+class _ArrayUnpickler(pickle._Unpickler):
+    """Unpickler that can build arrays and plain containers, nothing else.
+
+    Python's, not C's: C's takes memory for as many memos as the largest number of one.
+    """
+
+    dispatch = {
+        **pickle._Unpickler.dispatch,
+        pickle.FRAME[0]: lambda self: self.read(8),  # a frame would hide its reads from the file
+        pickle.REDUCE[0]: _count_memory(pickle._Unpickler.dispatch[pickle.REDUCE[0]]),
+        pickle.BUILD[0]: _count_memory(pickle._Unpickler.dispatch[pickle.BUILD[0]]),
+    }
+
+    def __init__(self, file: Any, size: int) -> None:
+        super().__init__(file, encoding="latin1")  # Caffe2's files were written by Python 2
+        self.memory_left = MAX_GROWTH * size + 2**20
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
@@ -116,10 +221,12 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def _read_pickle(path: str) -> Any:
+    size = os.path.getsize(path)
     with open(path, "rb") as file:
+        bounded = _BoundedFile(file, max_bytes=math.inf, max_reads=MAX_OPCODES)
         try:
-            # latin1: Caffe2's files were written by Python 2
-            return _ArrayUnpickler(file, encoding="latin1").load()
+            content = _ArrayUnpickler(bounded, size).load()
+            _check_end(file, size)
         except _RefusedError as error:
             raise ValueError(
                 f"{path} is refused: it wants {error}, and a .pkl file may hold NumPy arrays and "
@@ -127,6 +234,43 @@ def _read_pickle(path: str) -> Any:
             ) from error
         except Exception as error:  # damaged pickles raise nearly anything
             raise ValueError(_damaged(path, error)) from error
+    return content
+
+
+def _check_end(file: BinaryIO, size: int) -> None:
+    if file.tell() != size:
+        raise ValueError(f"its content ends after {file.tell()} of {size} bytes")
+
+
+def check_zip(path: str) -> None:
+    """Compare a file of `torch.save` with the checksums in it; files that are no zip pass.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: The file is damaged, or its pickle is too long to be that of a network.
+    """
+    with open(path, "rb") as file:
+        if file.read(len(_ZIP)) != _ZIP:
+            return
+        try:
+            with zipfile.ZipFile(file) as archive:
+                _check_members(archive, os.path.getsize(path))
+        except Exception as error:  # BadZipFile, NotImplementedError, RuntimeError, ...
+            raise ValueError(_damaged(path, error)) from error
+
+
+def _check_members(archive: zipfile.ZipFile, size: int) -> None:
+    members = archive.infolist()
+    if sum(member.file_size for member in members) > MAX_GROWTH * size:
+        raise ValueError(f"it takes more than {MAX_GROWTH} times its size in memory")
+    pickles = [member for member in members if member.filename.endswith(".pkl")]
+    if any(member.file_size > MAX_PICKLE for member in pickles):
+        raise ValueError(f"its pickle is longer than that of any network ({MAX_PICKLE} bytes)")
+    damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"the checksum of {damaged} in it is another one")
 
 
 def _with_pickle_conventions(content: Any) -> Any:
@@ -142,9 +286,16 @@ def _with_pickle_conventions(content: Any) -> Any:
 
 
 def _read_torch(path: str) -> Any:
+    check_zip(path)
     try:
-        with _numpy_scalars_allowed():
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with _numpy_scalars_allowed(), open(path, "rb") as file:
+            if file.read(len(_ZIP)) == _ZIP:
+                return torch.load(path, map_location="cpu", weights_only=True)
+            file.seek(0)
+            bounded = _BoundedFile(file, max_bytes=MAX_PICKLE)
+            content = torch.load(bounded, map_location="cpu", weights_only=True)
+            _check_end(file, os.path.getsize(path))
+            return content
     except Exception as error:  # RuntimeError, EOFError, UnpicklingError, ... by kind of damage
         wanted = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
         if wanted is None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import pickle
+import random
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 
-from d2_multitask.checkpoint import read_checkpoint
+from d2_multitask.checkpoint import read_checkpoint, reading
 
 WEIGHTS = {"conv.weight": torch.arange(6.0).view(2, 3), "bn.num_batches_tracked": torch.tensor(7)}
 ARRAYS = {name: value.numpy() for name, value in WEIGHTS.items()}
@@ -243,3 +247,98 @@ def test_file_without_weights(tmp_path, content, message):
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="missing.pth"):
         read_checkpoint(str(tmp_path / "missing.pth"))
+
+
+def damaged(data, seed):
+    """One bit flipped, or the end cut off."""
+    draw = random.Random(seed)
+    place = draw.randrange(len(data))
+    if seed % 5 == 0:
+        return data[:place]
+    return data[:place] + bytes([data[place] ^ 1 << draw.randrange(8)]) + data[place + 1 :]
+
+
+def test_damaged_torch_files_never_give_other_weights(tmp_path):
+    weights = {"a.weight": torch.randn(40, 9), "a.bias": torch.randn(40)}
+    data = open(write_torch(tmp_path / "good.pth", weights), "rb").read()
+    refused = 0
+    for seed in range(50):
+        (tmp_path / "bad.pth").write_bytes(damaged(data, seed))
+        try:
+            found = read_checkpoint(str(tmp_path / "bad.pth"))
+        except ValueError as error:
+            refused += "bad.pth" in str(error)
+        else:
+            assert_weights(found["model"], weights)
+    assert refused > 25
+
+
+@pytest.mark.parametrize("seed", range(0, 50, 5))
+@pytest.mark.parametrize("suffix", ["pkl", "legacy.pth", "safetensors"])
+def test_cut_or_lengthened_files(tmp_path, suffix, seed):
+    good, bad = tmp_path / "good", tmp_path / f"bad.{suffix}"
+    if suffix == "pkl":
+        write_pickle(good, {"a.weight": np.ones(300)})
+    elif suffix == "legacy.pth":
+        torch.save({"a.weight": torch.ones(300)}, good, _use_new_zipfile_serialization=False)
+    else:
+        save_file = pytest.importorskip("safetensors.torch").save_file
+        save_file({"a.weight": torch.ones(300)}, good)
+    data = good.read_bytes()
+    for content in (damaged(data, seed), data + b"more"):
+        bad.write_bytes(content)
+        with pytest.raises(ValueError, match=r"bad\..*cannot be read"):
+            read_checkpoint(str(bad))
+
+
+class Call:
+    """What pickles as the call of a function."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(Call(bytearray, 2 * 10**9), id="bytearray"),
+        pytest.param(Call(np.empty(0).__reduce__()[0], np.ndarray, (2 * 10**9,), b"b"), id="empty"),
+        pytest.param(Call(np.float32(0).__reduce__()[0], np.dtype("V2000000000")), id="scalar"),
+        pytest.param(Call(np.ndarray, (2 * 10**9,), "b"), id="ndarray"),
+    ],
+)
+def test_small_pickles_take_little_memory(tmp_path, content):
+    write_pickle(tmp_path / "evil.pkl", {"w": content})
+    tracemalloc.start()
+    with contextlib.suppress(ValueError):
+        read_checkpoint(str(tmp_path / "evil.pkl"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * 10**6
+
+
+def test_memo_of_a_large_number(tmp_path):
+    (tmp_path / "evil.pkl").write_bytes(b"\x80\x02}r\xff\xff\xff\x0f.")
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="no tensors"):
+        read_checkpoint(str(tmp_path / "evil.pkl"))
+    assert tracemalloc.get_traced_memory()[1] < 20 * 10**6
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "pkl"])
+def test_endless_opcodes_are_refused(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(reading, "MAX_PICKLE", 10_000)
+    monkeypatch.setattr(reading, "MAX_OPCODES", 10_000)
+    opcodes = b"\x80\x02" + b"N0" * 20_000 + b"}."
+    path = tmp_path / ("evil.pkl" if kind == "pkl" else "evil.pth")
+    path.write_bytes(opcodes)
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", opcodes)
+            archive.writestr("archive/version", "3")
+    with pytest.raises(ValueError, match="longer than that of any network|not what PyTorch writes"):
+        read_checkpoint(str(path))
