@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
-from torch import nn
+from torch import Tensor, nn
 
 from d2_multitask.checkpoint.matching import check_architecture, match_weights
-from d2_multitask.checkpoint.reading import read_checkpoint
+from d2_multitask.checkpoint.reading import check_zip, read_checkpoint
 from d2_multitask.checkpoint.report import LoadReport
+from d2_multitask.data.whole_files import UNFINISHED, whole_file
 
 logger = logging.getLogger(__name__)
+
+_TAG = "last_checkpoint"
+_AVERAGES = ("ema",)
+# Options that tell one kind of optimizer from another; others differ between releases of PyTorch.
+_OPTIMIZER_KINDS = {"momentum", "dampening", "betas", "eps", "alpha", "rho", "lambd"}
+_START_ANEW = (
+    "Train with the config it was made with, or use it as MODEL.WEIGHTS without --resume (in "
+    "another OUTPUT_DIR)"
+)
 
 
 class MultitaskCheckpointer(DetectionCheckpointer):
@@ -26,7 +39,10 @@ class MultitaskCheckpointer(DetectionCheckpointer):
     - `load(path)` initialises: what fits is taken, and `report` says what did and what did not.
       Weights of another architecture are an error.
     - `resume_or_load(path, resume=True)` with a checkpoint in `save_dir` continues a training:
-      every tensor must be there and fit, or it is an error.
+      every tensor must be there and fit, or it is an error. If the checkpoint that was saved last
+      is broken, it is the newest good one.
+
+    Whenever the process is stopped, each checkpoint is whole or not there.
 
     Args:
         model: The model.
@@ -94,11 +110,83 @@ class MultitaskCheckpointer(DetectionCheckpointer):
             FileNotFoundError: As `load`.
             ValueError: As `load`.
         """
-        self._resuming = resume and self.has_checkpoint()
+        last = self.get_checkpoint_file() if resume else ""
+        self._resuming = bool(last)
         try:
-            return super().resume_or_load(path, resume=resume)
+            return self.load(last) if last else self.load(path, checkpointables=[])
         finally:
             self._resuming = False
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Save the model, its average and the training state as `save_dir`/`name`.pth.
+
+        Args:
+            name: Of the file, without the suffix.
+            **kwargs: What else to save.
+
+        Raises:
+            FloatingPointError: A weight is NaN or infinite; nothing is saved.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        content = {key: item.state_dict() for key, item in self.checkpointables.items()}
+        content = {"model": self.model.state_dict(), **content, **kwargs}
+        _check_finite({key: content[key] for key in ("model", *_AVERAGES) if key in content}, name)
+        path = Path(self.save_dir, f"{name}.pth")
+        for leftover in path.parent.glob(f"*.pth{UNFINISHED}"):  # of a process that was killed
+            leftover.unlink(missing_ok=True)
+        self.logger.info("Saving checkpoint to %s", path)
+        with whole_file(path, durable=True) as unfinished:
+            torch.save(content, unfinished)
+        self.tag_last_checkpoint(path.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Write the name of the checkpoint to resume from.
+
+        Args:
+            last_filename_basename: Name of the file in `save_dir`.
+        """
+        with whole_file(Path(self.save_dir, _TAG), durable=True) as unfinished:
+            unfinished.write_text(last_filename_basename)
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint to resume from; see `get_checkpoint_file`."""
+        return bool(self.get_checkpoint_file())
+
+    def get_checkpoint_file(self) -> str:
+        """The checkpoint to resume from.
+
+        Returns:
+            The file that `last_checkpoint` names; if it is broken or not there, the newest good
+            one in `save_dir`, with a warning; if there is none either, the file as named. "" = no
+            training has saved anything here.
+        """
+        tag = Path(self.save_dir, _TAG)
+        name = tag.read_text(errors="replace").strip() if tag.is_file() else ""
+        named = os.path.join(self.save_dir, name) if name else ""
+        problem = _problem(named) if name else f"{tag} is {'empty' if tag.is_file() else 'missing'}"
+        if not problem:
+            return named
+        found = self._newest_good(named) if self.save_dir else ""
+        if found:
+            logger.warning("%s. Taken instead is the newest good checkpoint, %s", problem, found)
+        return found or named
+
+    def _newest_good(self, known_bad: str) -> str:
+        """The last written file in `save_dir` that has the training state; "" = none."""
+        files = sorted(Path(self.save_dir).glob("*.pth"), key=os.path.getmtime, reverse=True)
+        for file in map(str, files):
+            if file == known_bad:
+                continue
+            try:
+                content = read_checkpoint(file)
+            except (ValueError, OSError) as error:
+                logger.warning("%s", error)
+                continue
+            # Pre-trained weights may lie there too.
+            if "iteration" in content and all(key in content for key in self.checkpointables):
+                return file
+        return ""
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         checkpoint = read_checkpoint(filename, prefer_ema=self._use_ema and not self._resuming)
@@ -136,14 +224,25 @@ class MultitaskCheckpointer(DetectionCheckpointer):
             "of another shape": [str(mismatch) for mismatch in report.mismatched],
             "unknown to the model": report.unused,
             "training state missing in the file": absent,
+            "another optimizer or other frozen layers": self._other_optimizers(checkpoint),
         }
         found = [f"{what}: {', '.join(names)}" for what, names in problems.items() if names]
         if found:
             raise ValueError(
                 f"{report.file} cannot be resumed, because it is the checkpoint of another model. "
-                f"{'; '.join(found)}. Train with the config it was made with, or use it as "
-                "MODEL.WEIGHTS without --resume (in another OUTPUT_DIR)"
+                f"{'; '.join(found)}. {_START_ANEW}"
             )
+
+    def _other_optimizers(self, checkpoint: Mapping[str, Any]) -> list[str]:
+        """What of the file's optimizers is not as here; PyTorch finds some of it, steps later."""
+        own = {key: item.state_dict() for key, item in self.checkpointables.items()}
+        expected = [_groups(optimizer) for optimizer in _optimizers(own)]
+        found = [_groups(state) for state in _optimizers({key: checkpoint.get(key) for key in own})]
+        return [
+            f"found {_describe(theirs)}, expected {_describe(ours)}"
+            for theirs, ours in zip(found, expected, strict=False)
+            if theirs != ours
+        ]
 
 
 def load_weights(module: nn.Module, path: str) -> LoadReport:
@@ -168,6 +267,58 @@ def load_weights(module: nn.Module, path: str) -> LoadReport:
     return report
 
 
+def _check_finite(content: Mapping[str, Any], name: str) -> None:
+    for key, value in _tensors(content):
+        if not torch.isfinite(value).all():
+            bad = int((~torch.isfinite(value)).sum())
+            raise FloatingPointError(
+                f"{name}.pth is not saved: {bad} of the {value.numel()} numbers of {key} are NaN "
+                "or infinite; expected finite numbers. Resume from the checkpoint before it "
+                "(--resume), with a lower SOLVER.BASE_LR"
+            )
+
+
+def _tensors(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Names and values of all floating-point tensors, however deep."""
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _tensors(value, f"{prefix}{key}.")
+        elif isinstance(value, Tensor) and value.is_floating_point():
+            yield f"{prefix}{key}", value
+
+
+def _problem(path: str) -> str:
+    """Why a checkpoint cannot be read, as far as its checksums tell; "" = it can."""
+    try:
+        if not check_zip(path):
+            read_checkpoint(path)
+    except (ValueError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def _optimizers(state: Any) -> Iterator[Mapping[str, Any]]:
+    """The states of optimizers in a training state, however deep."""
+    if isinstance(state, Mapping):
+        if "param_groups" in state:
+            yield state
+        else:
+            for value in state.values():
+                yield from _optimizers(value)
+
+
+def _groups(optimizer: Mapping[str, Any]) -> tuple[list[int], list[str]]:
+    """Numbers of parameters by group, and the options that tell the kind."""
+    groups = optimizer["param_groups"]
+    kind = _OPTIMIZER_KINDS.intersection(*groups) if groups else set()
+    return [len(group["params"]) for group in groups], sorted(kind)
+
+
+def _describe(groups: tuple[list[int], list[str]]) -> str:
+    sizes, kind = groups
+    return f"{sum(sizes)} parameters in {len(sizes)} groups with the options {kind}"
+
+
 def _find_file(path: str) -> str:
     """The local path of a file or URL."""
     bare = urlparse(path)._replace(query="").geturl()
@@ -181,8 +332,8 @@ def _find_file(path: str) -> str:
     if not os.path.isfile(local):
         raise FileNotFoundError(
             f"There is no weight file {path} (looked for {os.path.abspath(local)}). Check the "
-            "path; to resume without it, name another checkpoint in the file last_checkpoint, or "
-            "delete that file to start anew"
+            "path; to resume without it, name another checkpoint in the file last_checkpoint; to "
+            "start anew, leave out --resume"
         )
     return local
 

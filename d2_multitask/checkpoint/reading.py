@@ -242,21 +242,25 @@ def _check_end(file: BinaryIO, size: int) -> None:
         raise ValueError(f"its content ends after {file.tell()} of {size} bytes")
 
 
-def check_zip(path: str) -> None:
-    """Compare a file of `torch.save` with the checksums in it; files that are no zip pass.
+def check_zip(path: str) -> bool:
+    """Compare a file of `torch.save` with the checksums in it.
 
     Args:
         path: The file.
+
+    Returns:
+        Whether it is such a file; others are not checked.
 
     Raises:
         ValueError: The file is damaged, or its pickle is too long to be that of a network.
     """
     with open(path, "rb") as file:
         if file.read(len(_ZIP)) != _ZIP:
-            return
+            return False
         try:
             with zipfile.ZipFile(file) as archive:
                 _check_members(archive, os.path.getsize(path))
+                return True
         except Exception as error:  # BadZipFile, NotImplementedError, RuntimeError, ...
             raise ValueError(_damaged(path, error)) from error
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
+import time
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from checkpoint.networks import copied, load, network
 from detectron2.engine.train_loop import SimpleTrainer
 from fvcore.common.checkpoint import PeriodicCheckpointer
 
-from d2_multitask.checkpoint import MultitaskCheckpointer
+from d2_multitask.checkpoint import MultitaskCheckpointer, read_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -200,3 +202,103 @@ def test_resume_from_a_broken_checkpoint(saved, damage, error, message):
     checkpointer, *_ = training(network(norm="BN"), folder)
     with pytest.raises(error, match=message):
         checkpointer.resume_or_load("", resume=True)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda tag, file: tag.write_text(""), id="tag-empty"),
+        pytest.param(lambda tag, file: tag.unlink(), id="tag-missing"),
+        pytest.param(lambda tag, file: tag.write_text("model_0000099.pth"), id="tag-lies"),
+        pytest.param(lambda tag, file: tag.write_bytes(b"\x00\xff"), id="tag-of-bytes"),
+        pytest.param(lambda tag, file: file.write_bytes(b""), id="file-empty"),
+        pytest.param(lambda tag, file: file.write_bytes(b"\x00" * 5000), id="file-of-zeros"),
+        pytest.param(lambda tag, file: file.write_bytes(file.read_bytes()[:5000]), id="file-cut"),
+        pytest.param(lambda tag, file: file.unlink(), id="file-gone"),
+    ],
+)
+def test_resume_takes_the_newest_good_checkpoint(saved, damage, caplog):
+    folder, _ = saved
+    checkpointer, *_ = training(network(norm="BN"), folder)
+    checkpointer.save("model_0000042", iteration=42)
+    torch.save({"w": torch.zeros(1)}, folder / "pretrained.pth")  # newest, but no training state
+    good = folder / "model_0000041.pth"
+    os.utime(good, (10**9, 10**9))
+    damage(folder / "last_checkpoint", folder / "model_0000042.pth")
+    found = checkpointer.resume_or_load("", resume=True)["iteration"]
+    whole = checkpointer.report.file.endswith("42.pth")
+    assert found == (42 if whole else 41)
+    assert "newest good checkpoint" in caplog.text
+
+
+@pytest.mark.parametrize("when", ["checkpoint", "tag", 0.0, 0.01, 0.02, 0.03])
+def test_a_killed_save_leaves_whole_files(saved, when):
+    folder, _ = saved
+    checkpointer, *_ = training(network(norm="BN"), folder, ema=Average(network(norm="BN")))
+    ready, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        save_until_killed(checkpointer, when, write)
+    os.read(ready, 1)
+    time.sleep(when if isinstance(when, float) else 0)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    for file in folder.glob("*.pth"):
+        read_checkpoint(str(file))
+    assert checkpointer.resume_or_load("", resume=True)["iteration"] >= 41
+    checkpointer.save("model_final", iteration=99)
+    assert not list(folder.glob("*.part"))
+
+
+def save_until_killed(checkpointer, when, write):
+    """Save again and again; tell when the kill is due, and stop in the middle of that write."""
+
+    def stop():
+        os.write(write, b"x")
+        time.sleep(60)
+
+    def half(content, path):
+        path.write_bytes(b"PK\x03\x04 half of it")
+        stop()
+
+    if when == "checkpoint":
+        torch.save = half
+    elif when == "tag":
+        checkpointer.tag_last_checkpoint = lambda name: stop()
+    else:
+        os.write(write, b"x")
+    for iteration in range(42, 10_000):
+        checkpointer.save(f"model_{iteration % 2}", iteration=iteration)
+    os._exit(0)
+
+
+@pytest.mark.parametrize("where", ["weight", "buffer", "average"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nothing_broken_is_saved(saved, where, value):
+    folder, model = saved
+    before = sorted(folder.iterdir())
+    average = Average(model)
+    name = "heads.box.weight" if where != "buffer" else "backbone.bottom_up.stem.conv1.norm.bias"
+    state = average.weights if where == "average" else model.state_dict()
+    state[name].view(-1)[0] = value
+    checkpointer, *_ = training(model, folder, ema=average)
+    with pytest.raises(FloatingPointError, match=rf"model_final.pth is not saved: 1 of .*{name}"):
+        checkpointer.save("model_final")
+    assert sorted(folder.iterdir()) == before
+    assert (folder / "last_checkpoint").read_text() == "model_0000041.pth"
+
+
+@pytest.mark.parametrize("change", ["optimizer", "frozen"])
+def test_resume_with_another_optimizer(saved, change):
+    folder, _ = saved
+    model = network(norm="BN")
+    parameters = list(model.parameters())
+    if change == "optimizer":
+        optimizer = torch.optim.SGD(parameters, lr=0.01, momentum=0.9)
+    else:
+        optimizer = torch.optim.AdamW(parameters[4:], lr=0.01)
+    before = copied(model.state_dict())
+    checkpointer = MultitaskCheckpointer(model, str(folder), trainer=Loop(model, [0], optimizer))
+    with pytest.raises(ValueError, match=r"41\.pth.*found .*betas.*expected .*without --resume"):
+        checkpointer.resume_or_load("", resume=True)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

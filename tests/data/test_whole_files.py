@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -27,3 +28,14 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
         raise KeyError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_durable_files_are_on_the_disk_before_they_take_the_place(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: calls.append("fsync"))
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda *paths: (calls.append("replace"), replace(*paths)))
+    with whole_file(tmp_path / "file", durable=True) as unfinished:
+        unfinished.write_text("new")
+    assert calls == ["fsync", "replace"]
+    assert (tmp_path / "file").read_text() == "new"
