@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
@@ -16,6 +17,13 @@ from d2_multitask.evaluation.pascal_in_detail.config import add_pascal_in_detail
 from d2_multitask.heads import TASK_HEAD_REGISTRY
 from d2_multitask.model_configs import get_config_file
 from d2_multitask.modeling import add_backbone_config, add_mae_config, add_rcnn_config
+
+_BASE = "_BASE_"
+# Far above every config; beyond them, a file is a mistake or wants to fill the memory.
+_MOST_FILES = 100
+_MOST_BYTES = 1 << 22
+_MOST_LEVELS = 50
+_MOST_VALUES = 200_000
 
 
 def add_multitask_config(cfg: CfgNode) -> None:
@@ -117,25 +125,130 @@ def load_config(config_file: str | os.PathLike[str] = "", opts: Sequence[str] = 
         The config.
 
     Raises:
-        ValueError: no such file, broken or unsafe YAML, an unknown key (with the nearest known
-            ones), a value of the wrong type.
+        ValueError: no such file, broken or unsafe YAML, a ``_BASE_`` that is not there or leads
+            back to the file, an unknown key (with the nearest known ones), a value of the wrong
+            type.
     """
     cfg = get_multitask_cfg()
     if config_file:
         path = os.fspath(config_file)
         if not os.path.isfile(path):
             path = get_config_file(path)
+        _check_file(path, (), [])
         try:
             # Detectron2's default would run code that a YAML file asks for.
             cfg.merge_from_file(path, allow_unsafe=False)
+        except yaml.YAMLError:  # of a base on the web, whose text is not told either
+            raise ValueError(f"{path}: a file of its {_BASE} is not a plain YAML file") from None
         except KeyError as error:
             raise ValueError(_unknown_key(cfg, error, path)) from None
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path}: not a plain YAML file: {error}") from None
         except (ValueError, AssertionError) as error:
             raise ValueError(f"{path}: {error}") from None
+        except (TypeError, AttributeError, OSError) as error:
+            raise ValueError(f"{path}: found a key or value of the wrong type: {error}") from None
     _merge_opts(cfg, list(opts))
     return cfg
+
+
+def _check_file(path: str, chain: tuple[str, ...], read: list[str]) -> None:
+    """Refuse a file, or one that it rests on, that Detectron2 cannot merge.
+
+    Args:
+        path: of the file.
+        chain: the files that led to it, the first one first.
+        read: the files that were read before; grows.
+
+    Raises:
+        ValueError: says file, what was found and what was expected; never the file's text, because
+            ``_BASE_`` may name any file of the machine.
+    """
+    real = os.path.realpath(path)
+    if real in chain:
+        raise ValueError(
+            f"{path}: {_BASE}: the file includes itself: {' -> '.join(chain)} -> {real}"
+        )
+    if len(read) >= _MOST_FILES:
+        raise ValueError(f"{read[0]}: {_BASE}: found more than {_MOST_FILES} files to include")
+    read.append(path)
+    content = _parse(path)
+    bases = content.get(_BASE, [])
+    for base in bases if isinstance(bases, list) else [bases]:
+        if not isinstance(base, str) or not base:
+            found = type(base).__name__ if base != "" else "nothing"
+            raise ValueError(f"{path}: {_BASE}: found {found}, expected the path of a YAML file")
+        if base.startswith(("https://", "http://")):
+            continue
+        base_path = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+        if not os.path.isfile(base_path):
+            raise ValueError(
+                f"{path}: {_BASE}: there is no file {base_path}; expected a path relative to "
+                "the folder of the file that names it"
+            )
+        _check_file(base_path, (*chain, real), read)
+
+
+def _parse(path: str) -> dict[str, Any]:
+    """The content of one file, checked to be nested mappings with keys that are text."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        text = data.decode()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}: line {line}: found bytes that are not UTF-8 text") from None
+    if len(data) > _MOST_BYTES:
+        raise ValueError(f"{path}: found more than {_MOST_BYTES} bytes, expected a config file")
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: {_yaml_problem(error, text)}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: found values nested too deeply for a config") from None
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError):
+        # PyYAML's own, of numbers and dates that are none; their messages hold the text.
+        raise ValueError(f"{path}: found a number, date or tag that YAML does not know") from None
+    if not isinstance(content, dict):
+        found = "an empty file" if content is None else type(content).__name__
+        raise ValueError(f"{path}: found {found}, expected a mapping such as SOLVER: {{...}}")
+    _check_values(path, content)
+    return content
+
+
+def _yaml_problem(error: yaml.YAMLError, text: str) -> str:
+    """Where and what, without the quotations from the text that PyYAML's messages hold."""
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    line = mark.line if mark else text.count("\n", 0, getattr(error, "position", 0))
+    problem = getattr(error, "problem", None) or "a character that YAML does not allow"
+    return f"line {line + 1}: not a plain YAML file: " + re.sub(
+        r"['\"].*['\"]", "...", problem, flags=re.DOTALL
+    )
+
+
+def _check_values(path: str, content: dict[str, Any]) -> None:
+    """Refuse keys that are no text, and aliases that hold themselves or multiply."""
+    waiting: list[tuple[Any, str, int]] = [(content, "", 0)]
+    seen = 0
+    while waiting:
+        value, where, depth = waiting.pop()
+        seen += 1
+        if depth > _MOST_LEVELS or seen > _MOST_VALUES:
+            raise ValueError(
+                f"{path}: found more than {_MOST_LEVELS} levels or {_MOST_VALUES} values (aliases "
+                f"count as often as they are used) below {where.split('.')[0]}"
+            )
+        if isinstance(value, list | tuple):
+            # Mappings in a list are no part of the tree of keys: SEM_SEG_IDS has numbers.
+            waiting += [(item, f"{where}[]", depth + 1) for item in value]
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                if not isinstance(key, str) and "[]" not in where:
+                    raise ValueError(
+                        f"{path}: {where or 'top level'}: found a key of type "
+                        f"{type(key).__name__}, expected text"
+                    )
+                waiting.append((item, f"{where}.{key}".lstrip("."), depth + 1))
 
 
 def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:

@@ -49,6 +49,48 @@ def test_mistakes_in_a_file(tmp_path: Path, text: str, message: str) -> None:
         load_config(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(b"", "an empty file", id="empty"),
+        pytest.param(b"# nothing\n", "an empty file", id="comment"),
+        pytest.param(b"- a\n- b\n", "found list, expected a mapping", id="list"),
+        pytest.param(b"secret\n", "found str, expected a mapping", id="scalar"),
+        pytest.param(b"_BASE_: mine.yaml\n", "includes itself", id="itself"),
+        pytest.param(b"_BASE_: other.yaml\n", "includes itself", id="over two files"),
+        pytest.param(b"_BASE_: none.yaml\n", "_BASE_: there is no file .*none.yaml", id="no base"),
+        pytest.param(b"_BASE_: 3\n", "_BASE_: found int, expected the path", id="number"),
+        pytest.param(b"_BASE_: shadow\n", r"shadow: line 2: not a plain YAML", id="not YAML"),
+        pytest.param(b"A: 1\nB: \xff\n", "line 2: found bytes that are not UTF-8", id="bytes"),
+        pytest.param(b"A: " + b"[" * 50_000, "nested too deeply", id="deep list"),
+        pytest.param(b"MODEL: &a {MODEL: *a}\n", "more than 50 levels", id="holds itself"),
+        pytest.param(b"MODEL:\n  3: 4\n", "MODEL: found a key of type int", id="key"),
+        pytest.param(b"OUTPUT_DIR: 2020-13-45\n", "number, date or tag", id="no date"),
+        pytest.param(b"OUTPUT_DIR: !!bool secret\n", "number, date or tag", id="no bool"),
+        pytest.param(b"VERSION: two\n", "wrong type", id="version"),
+        pytest.param(b"MODEL: 3\n", "mine.yaml", id="number for a mapping"),
+    ],
+)
+def test_files_that_are_no_config(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "mine.yaml").write_bytes(content)
+    (tmp_path / "other.yaml").write_text("_BASE_: mine.yaml\n")
+    (tmp_path / "shadow").write_text("root:*:1:0:9:7:::\n'secret': &x *secret\n")
+    with pytest.raises(ValueError, match=message) as error:
+        load_config(tmp_path / "mine.yaml")
+    assert str(tmp_path) in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+def test_several_bases_and_numbers_as_keys_in_lists(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("OUTPUT_DIR: a\nSEED: 3\n")
+    (tmp_path / "b.yaml").write_text("_BASE_: a.yaml\nOUTPUT_DIR: b\n")
+    entry = "DATASETS:\n  REGISTER: [{NAME: x, SEM_SEG_IDS: {0: 0, 255: 1}}]\n"
+    (tmp_path / "mine.yaml").write_text("_BASE_: [a.yaml, b.yaml]\n" + entry)
+    cfg = load_config(tmp_path / "mine.yaml")
+    assert (cfg.OUTPUT_DIR, cfg.SEED) == ("b", 3)
+    assert cfg.DATASETS.REGISTER[0]["SEM_SEG_IDS"] == {0: 0, 255: 1}
+
+
 def test_a_file_that_wants_to_run_code_is_refused(tmp_path: Path) -> None:
     path, witness = tmp_path / "mine.yaml", tmp_path / "witness"
     path.write_text(f"OUTPUT_DIR: !!python/object/apply:os.mkdir ['{witness}']\n")
