@@ -25,7 +25,9 @@ from detectron2.utils.file_io import PathManager
 from d2_multitask.data.coco_json import read_images, read_json
 from d2_multitask.data.coco_metadata import Categories, read_categories
 from d2_multitask.data.coco_objects import ObjectReader
+from d2_multitask.data.json_values import as_id, shown
 from d2_multitask.data.report import DATA_REPORT, Problem
+from d2_multitask.data.sem_seg import IDS_KEY, IGNORE_KEY, checked_ids, checked_ignore
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,8 @@ class CocoFormatDataset:
     sem_seg_from_masks: bool = True
     stuff_classes: tuple[str, ...] | None = None
     keypoint_flip_pairs: tuple[tuple[str, str], ...] | None = None
+    sem_seg_ids: tuple[tuple[int, int], ...] | None = None
+    sem_seg_ignore: tuple[int, ...] | None = None
 
     def __call__(self) -> list[dict[str, Any]]:
         """Load the data set and publish its metadata.
@@ -118,7 +122,7 @@ class CocoFormatDataset:
             where = f"{self.json_file}: annotations[{index}]"
             if not isinstance(annotation, dict):
                 raise ValueError(f"{where}: found {type(annotation).__name__}, expected an object")
-            where += f" (id {annotation.get('id')!r})"
+            where += f" (id {shown(annotation.get('id'))})"
             if self._is_copy(annotation, known_ids, where, problems):
                 continue
             record = _image_of(annotation, records, where, problems)
@@ -128,7 +132,7 @@ class CocoFormatDataset:
             label = reader.read(annotation, record["height"], record["width"], where)
             if label is not None:
                 record["annotations"].append(label)
-                num_kept += annotation.get("category_id") in tuple(categories.contiguous_ids)
+                num_kept += as_id(annotation.get("category_id")) in categories.contiguous_ids
         self._check_not_lost(annotations, num_kept, problems[num_before:])
         num_empty = sum(not record["annotations"] for record in records.values())
         if num_empty:
@@ -142,14 +146,15 @@ class CocoFormatDataset:
         where: str,
         problems: list[Problem],
     ) -> bool:
-        if not isinstance(annotation.get("id"), int | str):  # training needs no ids
+        annotation_id = as_id(annotation.get("id"))
+        if annotation_id is None:  # training needs no ids
             return False
-        known = known_ids.setdefault(annotation["id"], annotation)
+        known = known_ids.setdefault(annotation_id, annotation)
         if known is annotation:
             return False
         same = known == annotation
         kind = SAME_ANNOTATION_TWICE if same else SAME_ANNOTATION_ID
-        problems.append(Problem(kind, where, f"field 'id': found {annotation['id']!r} again"))
+        problems.append(Problem(kind, where, f"field 'id': found {shown(annotation_id)} again"))
         return same
 
     def _check_not_lost(
@@ -180,6 +185,11 @@ class CocoFormatDataset:
     ) -> bool:
         listed: dict[str, set[str]] = {}
         found = False
+        values: dict[str, Any] = {}
+        if self.sem_seg_ids is not None:
+            values["sem_seg_ids"] = dict(self.sem_seg_ids)
+        if self.sem_seg_ignore is not None:
+            values["sem_seg_ignore"] = self.sem_seg_ignore
         for record in dataset_dicts:
             relative = os.path.relpath(record["file_name"], self.image_root)
             if relative.startswith(os.pardir):  # an absolute file name
@@ -191,6 +201,7 @@ class CocoFormatDataset:
                 listed[folder] = set(PathManager.ls(folder)) if exists else set()
             if file_name in listed[folder]:
                 record["sem_seg_file_name"] = path
+                record.update(values)
                 found = True
             else:
                 problems.append(Problem(NO_SEM_SEG_FILE, path, "the file does not exist"))
@@ -240,6 +251,8 @@ def register_coco_format(
     sem_seg_from_masks: bool = True,
     stuff_classes: Sequence[str] | None = None,
     keypoint_flip_pairs: Sequence[Sequence[str]] | None = None,
+    sem_seg_ids: Mapping[int, int] | None = None,
+    sem_seg_ignore: int | Sequence[int] | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Register a COCO-format data set under a name. Nothing is read until it is used.
@@ -258,10 +271,15 @@ def register_coco_format(
         stuff_classes: names of the ids in the semantic maps; ``None`` is "background" followed by
             the JSON's categories.
         keypoint_flip_pairs: (left, right) joint names; ``None`` finds them by name.
-        metadata: further metadata, known before the file is read.
+        sem_seg_ids: value in the maps -> class id, such as ``{0: 0, 255: 1}``; ``None`` = the
+            values are the ids.
+        sem_seg_ignore: value or values in the maps that mean no label; ``None`` = 255, if it is
+            not in ``sem_seg_ids``.
+        metadata: further metadata, known before the file is read; may replace
+            ``evaluator_type``.
 
     Raises:
-        ValueError: the name is taken by another data set.
+        ValueError: the name is taken by another data set, or the values of maps are no numbers.
     """
     dataset = CocoFormatDataset(
         name=name,
@@ -273,7 +291,14 @@ def register_coco_format(
         keypoint_flip_pairs=(
             None if keypoint_flip_pairs is None else tuple(map(tuple, keypoint_flip_pairs))
         ),
+        sem_seg_ids=None if sem_seg_ids is None else checked_ids(name, sem_seg_ids),
+        sem_seg_ignore=None if sem_seg_ignore is None else checked_ignore(name, sem_seg_ignore),
     )
+    if not sem_seg_root and (sem_seg_ids is not None or sem_seg_ignore is not None):
+        raise ValueError(
+            f"Data set {name!r}: found {IDS_KEY} or {IGNORE_KEY} without SEM_SEG_ROOT, expected a "
+            "folder of semantic maps"
+        )
     if name in DatasetCatalog:
         if DatasetCatalog.data[name] == dataset:
             return
@@ -282,15 +307,11 @@ def register_coco_format(
             "Choose another name."
         )
     DatasetCatalog.register(name, dataset)
-    values = dict(metadata or {})
+    values = {"evaluator_type": EVALUATOR_TYPE, **(metadata or {})}
+    values |= {"json_file": dataset.json_file, "image_root": dataset.image_root}
     if dataset.sem_seg_root:
         values["sem_seg_root"] = dataset.sem_seg_root
-    MetadataCatalog.get(name).set(
-        json_file=dataset.json_file,
-        image_root=dataset.image_root,
-        evaluator_type=EVALUATOR_TYPE,
-        **values,
-    )
+    MetadataCatalog.get(name).set(**values)
 
 
 def _image_of(
@@ -299,10 +320,10 @@ def _image_of(
     where: str,
     problems: list[Problem],
 ) -> dict[str, Any] | None:
-    image_id = annotation.get("image_id")
-    record = records.get(image_id) if isinstance(image_id, int | str) else None
+    record = records.get(as_id(annotation.get("image_id")))  # no image has the id None
     if record is None:
-        details = f"field 'image_id': found {image_id!r}, expected the id of one of the images"
+        found = shown(annotation.get("image_id"))
+        details = f"field 'image_id': found {found}, expected the id of one of the images"
         problems.append(Problem(UNKNOWN_IMAGE, where, details))
     return record
 

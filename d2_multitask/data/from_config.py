@@ -36,6 +36,8 @@ _OPTIONAL = {
     "SEM_SEG_FROM_MASKS": bool,
     "STUFF_CLASSES": (list, tuple),
     "KEYPOINT_FLIP_PAIRS": (list, tuple),
+    "SEM_SEG_IDS": Mapping,
+    "SEM_SEG_IGNORE": (int, list, tuple),
 }
 _KEYS = {**_REQUIRED, **_OPTIONAL}
 _FOLDER_KEYS = {**_FOLDER_REQUIRED, **_FOLDER_OPTIONAL}
@@ -97,7 +99,9 @@ def register_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
         entries: one mapping a data set, with ``NAME``, ``JSON``, ``IMAGE_ROOT`` and optionally
             ``SEM_SEG_ROOT`` (folder of PNG maps named as the images, "" = none),
             ``SEM_SEG_FROM_MASKS`` (default True, if there is no such folder), ``STUFF_CLASSES``
-            (names of the ids in the maps) and ``KEYPOINT_FLIP_PAIRS`` ([left, right] joint names).
+            (names of the ids in the maps), ``SEM_SEG_IDS`` (value in the maps -> class id, such as
+            ``{0: 0, 255: 1}``), ``SEM_SEG_IGNORE`` (value or values without a label) and
+            ``KEYPOINT_FLIP_PAIRS`` ([left, right] joint names).
             Without the key ``JSON`` a folder of images: ``NAME``, ``IMAGE_ROOT`` and optionally
             ``IMAGE_RANGE`` ([start, stop] in the order of the names); with ``MASK_ROOT`` (folder of
             foreground masks named as the images) and optionally ``MASK_VALUES`` (``{"BACKGROUND":
@@ -131,6 +135,8 @@ def register_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             sem_seg_from_masks=entry.get("SEM_SEG_FROM_MASKS", True),
             stuff_classes=entry.get("STUFF_CLASSES"),
             keypoint_flip_pairs=entry.get("KEYPOINT_FLIP_PAIRS"),
+            sem_seg_ids=entry.get("SEM_SEG_IDS"),
+            sem_seg_ignore=entry.get("SEM_SEG_IGNORE"),
         )
     return names
 
@@ -171,6 +177,8 @@ def _check_entry(entry: Any, where: str) -> None:
         if not isinstance(value, keys[key]):
             named = "a mapping" if keys[key] is Mapping else getattr(keys[key], "__name__", "")
             expected = "a list" if isinstance(keys[key], tuple) else named
+            if key == "SEM_SEG_IGNORE":
+                expected = "a number or a list of numbers"
             raise ValueError(f"{where}: key {key}: found {value!r}, expected {expected}")
     for key in required:
         if not entry.get(key):

@@ -21,6 +21,8 @@ from d2_multitask.data.segments import paint_segments
 
 BAD_MAP = "semantic map that cannot be used, the image is not used for segmentation"
 UNKNOWN_IDS = "semantic map with unknown ids, those pixels are ignored"
+IDS_KEY, IGNORE_KEY = "SEM_SEG_IDS", "SEM_SEG_IGNORE"  # in YAML; in dicts in lower case
+_MAX_VALUE = 65535  # of a 16-bit file
 MASK_NOT_DECODED = "mask that cannot be decoded, its box is ignored for segmentation"
 
 
@@ -36,9 +38,10 @@ def load_sem_seg(
     """The semantic map of one image, wherever the dict says that it comes from.
 
     Args:
-        dataset_dict: Detectron2's dict, with ``sem_seg_file_name``, ``sem_seg_segments`` (masks
-            with contiguous class ids, painted in their order over ``ignore_value``) or
-            ``sem_seg_from_annotations``.
+        dataset_dict: Detectron2's dict, with ``sem_seg_file_name`` (and, if the file holds other
+            values than class ids, ``sem_seg_ids`` and ``sem_seg_ignore``, see `read_sem_seg`),
+            ``sem_seg_segments`` (masks with contiguous class ids, painted in their order over
+            ``ignore_value``) or ``sem_seg_from_annotations``.
         height: of the image.
         width: of the image.
         num_classes: ids from here on are unknown and become ``ignore_value``, counted.
@@ -52,7 +55,14 @@ def load_sem_seg(
     if file_name:
         try:
             return read_sem_seg(
-                file_name, height, width, num_classes, ignore_value=ignore_value, report=report
+                file_name,
+                height,
+                width,
+                num_classes,
+                ids_of_values=dataset_dict.get("sem_seg_ids"),
+                ignored_values=dataset_dict.get("sem_seg_ignore"),
+                ignore_value=ignore_value,
+                report=report,
             )
         except ImageReadError as error:
             report.add(BAD_MAP, file_name, str(error))
@@ -81,10 +91,23 @@ def read_sem_seg(
     width: int,
     num_classes: int,
     *,
+    ids_of_values: Mapping[int, int] | None = None,
+    ignored_values: int | Sequence[int] | None = None,
     ignore_value: int = 255,
     report: ProblemReport = DATA_REPORT,
 ) -> np.ndarray:
-    """Read a PNG of class ids.
+    """Read a PNG of class ids, or of other values that stand for them.
+
+    Args:
+        file_name: the map.
+        height: of the image.
+        width: of the image.
+        num_classes: of the network.
+        ids_of_values: value in the file -> class id; ``None`` = the values are the ids.
+        ignored_values: values in the file that mean no label; ``None`` = ``ignore_value``, if it
+            is not in ``ids_of_values``.
+        ignore_value: the id that means no label, in the result.
+        report: where other values are counted.
 
     Returns:
         (H, W) uint8; ids that are neither a class nor ``ignore_value`` became ``ignore_value``.
@@ -98,7 +121,46 @@ def read_sem_seg(
             f"{file_name}: found a semantic map of {ids.shape[1]}x{ids.shape[0]}, expected "
             f"{width}x{height} as the image (width x height)"
         )
-    return _ignore_unknown(ids, num_classes, ignore_value, report, file_name)
+    if ids_of_values is None and ignored_values is None:
+        return _ignore_unknown(ids, num_classes, ignore_value, report, file_name)
+    classes = _classes_of_values(ids, ids_of_values, ignored_values, ignore_value)
+    return _ignore_unknown(classes, num_classes, ignore_value, report, file_name, found_as=ids)
+
+
+def checked_ids(name: str, ids: Mapping[Any, Any]) -> tuple[tuple[int, int], ...]:
+    """``SEM_SEG_IDS`` as (value in the file, class id) pairs.
+
+    Raises:
+        ValueError: it is no mapping of whole numbers 0..65535 to class ids 0..254.
+    """
+    good = isinstance(ids, Mapping) and all(
+        _is_in(value, _MAX_VALUE) and _is_in(class_id, 254) for value, class_id in ids.items()
+    )
+    if not good:
+        raise ValueError(
+            f"Data set {name!r}: {IDS_KEY}: found {ids!r}, expected value in the maps: class id "
+            "(0 to 254), such as {0: 0, 255: 1}"
+        )
+    return tuple(ids.items())
+
+
+def checked_ignore(name: str, ignore: Any) -> tuple[int, ...]:
+    """``SEM_SEG_IGNORE``, a number or several, as a tuple.
+
+    Raises:
+        ValueError: another thing than whole numbers 0..65535.
+    """
+    values = ignore if isinstance(ignore, list | tuple) else (ignore,)
+    if not all(_is_in(value, _MAX_VALUE) for value in values):
+        raise ValueError(
+            f"Data set {name!r}: {IGNORE_KEY}: found {ignore!r}, expected one or more values of "
+            f"the maps, 0 to {_MAX_VALUE}"
+        )
+    return tuple(values)
+
+
+def _is_in(value: Any, largest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= largest
 
 
 def sem_seg_from_annotations(
@@ -182,18 +244,46 @@ def paint_box(canvas: np.ndarray, annotation: Mapping[str, Any], value: int) -> 
     canvas[max(y1, 0) : min(y2, height), max(x1, 0) : min(x2, width)] = value
 
 
-def _ignore_unknown(
-    ids: np.ndarray, num_classes: int, ignore_value: int, report: ProblemReport, where: str
+def _classes_of_values(
+    values: np.ndarray,
+    ids_of_values: Mapping[int, int] | None,
+    ignored_values: int | Sequence[int] | None,
+    ignore_value: int,
 ) -> np.ndarray:
-    """(H, W) integers -> (H, W) uint8 with unknown ids set to ``ignore_value``, counted."""
+    """(H, W) values of a file -> (H, W) int64 class ids; -1 for values without a meaning."""
+    table = np.arange(_MAX_VALUE + 2) if ids_of_values is None else np.full(_MAX_VALUE + 2, -1)
+    table[[ignore_value, _MAX_VALUE + 1]] = -1  # the last one stands for all that is outside
+    for value, class_id in (ids_of_values or {}).items():
+        table[value] = class_id
+    if ignored_values is None:
+        ignored_values = () if ignore_value in (ids_of_values or {}) else (ignore_value,)
+    table[np.atleast_1d(ignored_values).astype(np.int64)] = ignore_value
+    return table[np.where((values < 0) | (values > _MAX_VALUE), _MAX_VALUE + 1, values)]
+
+
+def _ignore_unknown(
+    ids: np.ndarray,
+    num_classes: int,
+    ignore_value: int,
+    report: ProblemReport,
+    where: str,
+    found_as: np.ndarray | None = None,
+) -> np.ndarray:
+    """(H, W) integers -> (H, W) uint8 with unknown ids set to ``ignore_value``, counted.
+
+    ``found_as`` (H, W) are the values that the ids stand for in the file, if they are others.
+    """
     unknown = (ids != ignore_value) & ((ids >= num_classes) | (ids < 0))
     if unknown.any():
-        found, counts = np.unique(ids[unknown], return_counts=True)
+        values = (ids if found_as is None else found_as)[unknown]
+        found, counts = np.unique(values, return_counts=True)
+        pixels = ", ".join(map(str, counts[:10]))
         report.add(
             UNKNOWN_IDS,
             where,
             f"found ids {found[:10].tolist()} in {counts.sum()} pixels, expected "
-            f"0..{num_classes - 1} or {ignore_value}",
+            f"0..{num_classes - 1} or {ignore_value} (pixels of each: {pixels}). If they are "
+            f"classes, set {IDS_KEY} of the data set, such as {{{found[0]}: 1}}",
         )
         ids = np.where(unknown, ignore_value, ids)
     return ids.astype(np.uint8, copy=False)

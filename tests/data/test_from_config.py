@@ -89,3 +89,27 @@ def test_defaults_change_nothing_of_detectron2():
     add_data_config(cfg)
     assert not cfg.INPUT.SCALE_CROP.ENABLED and not cfg.INPUT.COLOR_JITTER.ENABLED
     assert cfg.DATASETS.REGISTER == []
+
+
+def test_values_of_semantic_maps(entry, tmp_path):
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps" / "a.png").touch()
+    values = {"SEM_SEG_IDS": {0: 0, 255: 1}, "SEM_SEG_IGNORE": 128}
+    register_datasets([entry | values | {"SEM_SEG_ROOT": str(tmp_path / "maps")}])
+    record = DatasetCatalog.get("mine")[0]
+    assert (record["sem_seg_ids"], record["sem_seg_ignore"]) == ({0: 0, 255: 1}, (128,))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        pytest.param({"SEM_SEG_IGNORE": 0}, "SEM_SEG_IGNORE without SEM_SEG_ROOT", id="no maps"),
+        pytest.param({"SEM_SEG_IGNORE": ["x"]}, r"SEM_SEG_IGNORE: found \['x'\]", id="text"),
+        pytest.param({"SEM_SEG_IGNORE": 0.5}, "a number or a list of numbers", id="fraction"),
+        pytest.param({"SEM_SEG_IDS": {"a": 1}}, r"SEM_SEG_IDS: found \{'a': 1\}", id="name"),
+        pytest.param({"SEM_SEG_IDS": {7: 255}}, r"SEM_SEG_IDS: found \{7: 255\}", id="id"),
+    ],
+)
+def test_bad_values_of_semantic_maps(entry, values, message):
+    with pytest.raises(ValueError, match=message):
+        register_datasets([entry | values])

@@ -97,6 +97,24 @@ def test_unknown_ids_are_ignored_and_counted(tmp_path, dtype):
     assert "found ids [2, 9] in 3 pixels, expected 0..1 or 255" in DATA_REPORT.summary()
 
 
+@pytest.mark.parametrize(
+    ("ids", "ignore", "expected", "unknown"),
+    [
+        pytest.param({0: 0, 255: 1}, None, [0, 255, 255, 1], [64, 1000], id="0 and 255"),
+        pytest.param({0: 1, 64: 0}, None, [1, 0, 255, 255], [1000], id="255 stays ignored"),
+        pytest.param({64: 0, 1000: 1}, [0, 255], [255, 0, 1, 255], [], id="16 bit"),
+        pytest.param(None, 64, [0, 255, 255, 255], [255, 1000], id="another value is ignored"),
+    ],
+)
+def test_values_of_the_file_are_translated(tmp_path, ids, ignore, expected, unknown):
+    path = _save(tmp_path, [[0, 64, 1000, 255]], np.uint16)
+    record = {"sem_seg_file_name": path, "sem_seg_ids": ids, "sem_seg_ignore": ignore}
+    sem_seg = load_sem_seg(record, 1, 4, num_classes=2)
+    assert sem_seg.tolist() == [expected] and sem_seg.dtype == np.uint8
+    assert not unknown or f"found ids {unknown}" in DATA_REPORT.summary()
+    assert bool(unknown) == bool(DATA_REPORT.counts)
+
+
 def test_map_of_another_size(tmp_path):
     with pytest.raises(ImageReadError, match=r"map\.png: found .* of 3x2, expected 4x2"):
         read_sem_seg(_save(tmp_path, [[0, 1, 2], [0, 0, 0]]), 2, 4, num_classes=3)
