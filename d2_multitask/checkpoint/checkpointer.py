@@ -25,6 +25,7 @@ _TAG = "last_checkpoint"
 _AVERAGES = ("ema",)
 # Options that tell one kind of optimizer from another; others differ between releases of PyTorch.
 _OPTIMIZER_KINDS = {"momentum", "dampening", "betas", "eps", "alpha", "rho", "lambd"}
+_MOMENTS = {"exp_avg", "exp_avg_sq", "momentum_buffer"}  # of the shape of their parameter
 _START_ANEW = (
     "Train with the config it was made with, or use it as MODEL.WEIGHTS without --resume (in "
     "another OUTPUT_DIR)"
@@ -92,9 +93,23 @@ class MultitaskCheckpointer(DetectionCheckpointer):
         if path:
             _find_file(path)
         try:
-            return super().load(path, checkpointables=checkpointables)
+            content = super().load(path, checkpointables=[])
         finally:
             self._parsed_url_during_load = None  # the parent forgets to after an error
+        for key in self.checkpointables if checkpointables is None else checkpointables:
+            if key in content:
+                self._load_state(key, content.pop(key))
+        return content
+
+    def _load_state(self, key: str, state: Any) -> None:
+        self.logger.info("Loading %s from %s ...", key, self._source)
+        try:
+            self.checkpointables[key].load_state_dict(state)
+        except Exception as error:  # by kind of the object
+            raise ValueError(
+                f"{self._source}: its training state {key!r} does not fit this training "
+                f"({type(error).__name__}: {' '.join(str(error).split())}). {_START_ANEW}"
+            ) from error
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Continue from the last checkpoint in `save_dir`, if wanted and there; else `load`.
@@ -235,14 +250,17 @@ class MultitaskCheckpointer(DetectionCheckpointer):
 
     def _other_optimizers(self, checkpoint: Mapping[str, Any]) -> list[str]:
         """What of the file's optimizers is not as here; PyTorch finds some of it, steps later."""
-        own = {key: item.state_dict() for key, item in self.checkpointables.items()}
-        expected = [_groups(optimizer) for optimizer in _optimizers(own)]
-        found = [_groups(state) for state in _optimizers({key: checkpoint.get(key) for key in own})]
-        return [
-            f"found {_describe(theirs)}, expected {_describe(ours)}"
-            for theirs, ours in zip(found, expected, strict=False)
-            if theirs != ours
-        ]
+        problems = []
+        for key, item in self.checkpointables.items():
+            found = list(_optimizers(checkpoint.get(key)))
+            expected = list(_optimizers(item.state_dict()))
+            for theirs, ours in zip(found, expected, strict=False):
+                theirs_are, ours_are = _describe(theirs), _describe(ours)
+                if theirs_are != ours_are:
+                    problems.append(f"found {theirs_are}, expected {ours_are}")
+            if not problems and len(found) == 1 and hasattr(item, "optimizer"):
+                problems += _other_shapes(found[0], item.optimizer)
+        return problems
 
 
 def load_weights(module: nn.Module, path: str) -> LoadReport:
@@ -307,16 +325,25 @@ def _optimizers(state: Any) -> Iterator[Mapping[str, Any]]:
                 yield from _optimizers(value)
 
 
-def _groups(optimizer: Mapping[str, Any]) -> tuple[list[int], list[str]]:
+def _describe(optimizer: Mapping[str, Any]) -> str:
     """Numbers of parameters by group, and the options that tell the kind."""
     groups = optimizer["param_groups"]
-    kind = _OPTIMIZER_KINDS.intersection(*groups) if groups else set()
-    return [len(group["params"]) for group in groups], sorted(kind)
+    sizes = [len(group["params"]) for group in groups]
+    kind = sorted(_OPTIMIZER_KINDS.intersection(*groups)) if groups else []
+    shown = f"{sizes[:5]}".replace("]", ", ...]" if len(sizes) > 5 else "]")
+    return f"{sum(sizes)} parameters in {len(sizes)} groups {shown} with the options {kind}"
 
 
-def _describe(groups: tuple[list[int], list[str]]) -> str:
-    sizes, kind = groups
-    return f"{sum(sizes)} parameters in {len(sizes)} groups with the options {kind}"
+def _other_shapes(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> list[str]:
+    """The first parameter whose moments in a file have another shape."""
+    parameters = [value for group in optimizer.param_groups for value in group["params"]]
+    for number, parameter in enumerate(parameters):
+        for name in _MOMENTS & state["state"].get(number, {}).keys():
+            moment = state["state"][number][name]
+            if isinstance(moment, Tensor) and moment.shape != parameter.shape:
+                found, expected = tuple(moment.shape), tuple(parameter.shape)
+                return [f"{name} of parameter {number}: found {found}, expected {expected}"]
+    return []
 
 
 def _find_file(path: str) -> str:

@@ -288,17 +288,28 @@ def test_nothing_broken_is_saved(saved, where, value):
     assert (folder / "last_checkpoint").read_text() == "model_0000041.pth"
 
 
-@pytest.mark.parametrize("change", ["optimizer", "frozen"])
+@pytest.mark.parametrize("change", ["optimizer", "frozen", "others-frozen"])
 def test_resume_with_another_optimizer(saved, change):
     folder, _ = saved
     model = network(norm="BN")
     parameters = list(model.parameters())
     if change == "optimizer":
         optimizer = torch.optim.SGD(parameters, lr=0.01, momentum=0.9)
-    else:
+    elif change == "frozen":
         optimizer = torch.optim.AdamW(parameters[4:], lr=0.01)
+    else:  # as many, of other shapes
+        optimizer = torch.optim.AdamW(parameters[::-1], lr=0.01)
     before = copied(model.state_dict())
     checkpointer = MultitaskCheckpointer(model, str(folder), trainer=Loop(model, [0], optimizer))
-    with pytest.raises(ValueError, match=r"41\.pth.*found .*betas.*expected .*without --resume"):
+    with pytest.raises(ValueError, match=r"41\.pth.*found .*, expected .*without --resume"):
         checkpointer.resume_or_load("", resume=True)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_training_state_that_does_not_fit_is_a_sentence(saved):
+    folder, _ = saved
+    model = network(norm="BN")
+    other = torch.nn.Linear(1, 1)  # its state has other names
+    checkpointer = MultitaskCheckpointer(model, str(folder), ema=other)
+    with pytest.raises(ValueError, match=r"41\.pth: its training state 'ema'.*without --resume"):
+        checkpointer.resume_or_load("", resume=True)
