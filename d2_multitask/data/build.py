@@ -21,6 +21,7 @@ from d2_multitask.data.catalog import RECONSTRUCTION_TASK, load_dataset, needs_l
 from d2_multitask.data.dense_labels import DENSE_TASKS
 from d2_multitask.data.foreground import read_foreground
 from d2_multitask.data.image_reading import ImageReadError, SizeMismatchError, read_image
+from d2_multitask.data.map_check import check_maps
 from d2_multitask.data.mapper import MultitaskDatasetMapper
 from d2_multitask.data.report import DATA_REPORT, ProblemReport, ReportingLoader
 from d2_multitask.data.sampler import ResumableSampler
@@ -80,6 +81,7 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
         _check_category_ids(name, dataset_dicts)
         if "foreground" in cfg.MODEL.TASKS:
             _check_masks(name, dataset_dicts, cfg.INPUT.FORMAT)
+        check_maps(cfg, name, dataset_dicts)
     dataset_dicts = _chain(sets, times)
     _check_labels(cfg.MODEL.TASKS, dataset_dicts, list(sets))
     _check_switches(cfg, dataset_dicts, list(sets))

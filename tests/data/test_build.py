@@ -159,10 +159,10 @@ def image(tmp_path):
     return {"file_name": str(tmp_path / "image.png"), "height": 24, "width": 32}
 
 
-def test_data_sets_may_be_labelled_for_different_tasks(own, image):
-    _register(
-        "maps", [image | {"sem_seg_file_name": "x.png"}], stuff_classes=["background", "person"]
-    )
+def test_data_sets_may_be_labelled_for_different_tasks(own, image, tmp_path):
+    path = str(tmp_path / "map.png")
+    Image.new("L", (32, 24), 1).save(path)
+    _register("maps", [image | {"sem_seg_file_name": path}], stuff_classes=["background", "person"])
     own.DATASETS.TRAIN = ("own", "maps")
     assert len(get_training_dicts(own)) == 3
     result = MultitaskDatasetMapper(own, True)(DatasetCatalog.get("own")[0])
