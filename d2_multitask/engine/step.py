@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,14 @@ class BatchMemory:
 
 
 class _NamedLosses(SimpleTrainer):
-    """Detectron2's step, with checked losses and a total for each task.
+    """Detectron2's step, with checked losses and gradients and a total for each task.
 
     The check happens after the backward pass and before the weights change, in every process, on
     numbers that are fetched from the GPU anyway.
     """
 
     data_loader: BatchMemory
+    checks_gradients = True
 
     def _write_metrics(
         self,
@@ -54,14 +55,21 @@ class _NamedLosses(SimpleTrainer):
         """Log the losses.
 
         Raises:
-            FloatingPointError: a loss is not finite; names the iteration, the loss and the images.
+            FloatingPointError: a loss or a gradient is not finite; names the iteration, the loss
+                or the parameters, and the images.
         """
         iteration = self.iter if iter is None else iter
+        fetched = [loss.detach().float() for loss in loss_dict.values()]
+        if self.checks_gradients:
+            fetched.append(gradient_norm(self.model).to(fetched[0].device))
         # One transfer for all of them; what Detectron2 reads after this is on the CPU already.
-        values = torch.stack([loss.detach().float() for loss in loss_dict.values()]).cpu()
+        values, norm = torch.stack(fetched).cpu().tensor_split([len(loss_dict)])
         if not torch.isfinite(values).all():
             losses = dict(zip(loss_dict, values.tolist(), strict=True))
             raise FloatingPointError(describe_losses(losses, iteration, self.data_loader.last))
+        # A norm may also overflow where every gradient is finite.
+        if not torch.isfinite(norm).all() and (broken := broken_gradients(self.model)):
+            raise FloatingPointError(describe_gradients(broken, iteration, self.data_loader.last))
         losses = dict(zip(loss_dict, values, strict=True))
         super()._write_metrics(losses, data_time, prefix, iter)
         if comm.is_main_process():
@@ -78,7 +86,12 @@ class FloatStep(_NamedLosses, SimpleTrainer):
 
 
 class CudaAmpStep(_NamedLosses, AMPTrainer):
-    """A step in mixed precision on a GPU: float16 with a scaled loss, Detectron2's AMPTrainer."""
+    """A step in mixed precision on a GPU: float16 with a scaled loss, Detectron2's AMPTrainer.
+
+    Its scaler skips a step whose gradients are not finite, and lowers the scale.
+    """
+
+    checks_gradients = False
 
 
 class CpuAmpStep(_NamedLosses, SimpleTrainer):
@@ -123,6 +136,33 @@ def build_step(
     return CudaAmpStep(model, memory, optimizer, grad_scaler=scaler)
 
 
+def gradient_norm(model: nn.Module) -> Tensor:
+    """Norm over all gradients, a scalar on their device; 0 without any. Waits for no GPU."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients).float()
+
+
+def broken_gradients(model: nn.Module) -> list[str]:
+    """Names of the parameters whose gradient is not finite."""
+    named = unwrap(model).named_parameters()
+    return [n for n, p in named if p.grad is not None and not torch.isfinite(p.grad).all()]
+
+
+def describe_gradients(names: Sequence[str], iteration: int, batch: Batch) -> str:
+    """What to tell a person when a gradient is not finite.
+
+    Args:
+        names: the parameters, at least one.
+        iteration: counted from 0.
+        batch: what the model was called with.
+    """
+    return (
+        f"Gradient became infinite or NaN at iteration {iteration}, in {len(names)} parameters, "
+        f"first {', '.join(names[:3])}. The weights are those before this step. "
+        + _batch_and_advice(batch)
+    )
+
+
 def describe_losses(losses: Mapping[str, float], iteration: int, batch: Batch) -> str:
     """What to tell a person when a loss is not finite.
 
@@ -132,13 +172,20 @@ def describe_losses(losses: Mapping[str, float], iteration: int, batch: Batch) -
         batch: what the model was called with.
     """
     broken = {key: value for key, value in losses.items() if not math.isfinite(value)}
-    images = [str(x.get("file_name", x.get("image_id", "?"))) for x in batch]
     return (
         f"Loss became infinite or NaN at iteration {iteration}: "
         + ", ".join(f"{key} = {value}" for key, value in broken.items())
         + ". All losses: "
         + ", ".join(f"{key} = {value:.4g}" for key, value in losses.items())
-        + ". Images of this batch:\n  "
+        + ". "
+        + _batch_and_advice(batch)
+    )
+
+
+def _batch_and_advice(batch: Batch) -> str:
+    images = [str(x.get("file_name", x.get("image_id", "?"))) for x in batch]
+    return (
+        "Images of this batch:\n  "
         + "\n  ".join(images)
         + "\nOften the learning rate is too high (SOLVER.BASE_LR, SOLVER.WARMUP_ITERS, "
         "SOLVER.CLIP_GRADIENTS), or a label is wrong: look at these images with "

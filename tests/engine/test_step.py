@@ -83,6 +83,27 @@ def test_weights_are_not_changed_by_a_broken_loss():
     assert torch.equal(step.model.layer.weight, before)
 
 
+@pytest.mark.parametrize("kind", [FloatStep, CpuAmpStep])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_broken_gradient_of_a_finite_loss_changes_no_weight(value, kind):
+    model = FakeModel()
+    model.layer.bias.register_hook(lambda gradient: gradient * value)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step = kind(model, BatchMemory([batch(0)]), optimizer)
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(FloatingPointError, match=r"iteration 0, .* layer\.bias") as error:
+        run(step, 1)
+    assert "image_0_1.png" in str(error.value) and "layer.weight" not in str(error.value)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_finite_gradients_whose_norm_overflows_are_used():
+    step = make_step([batch(0)])
+    step.model.layer.weight.register_hook(lambda gradient: gradient * 0 + 1e30)
+    run(step, 1)
+    assert torch.isfinite(step.model.layer.weight).all()
+
+
 @pytest.mark.parametrize("amp", [False, True])
 def test_weights_change_and_losses_are_logged(amp):
     step = make_step([batch(i, det=float(i)) for i in range(3)], amp)
