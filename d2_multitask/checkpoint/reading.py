@@ -292,6 +292,7 @@ def _with_pickle_conventions(content: Any) -> Any:
 def _read_torch(path: str) -> Any:
     check_zip(path)
     try:
+        _refuse_bytearray(path)
         with _numpy_scalars_allowed(), open(path, "rb") as file:
             if file.read(len(_ZIP)) == _ZIP:
                 return torch.load(path, map_location="cpu", weights_only=True)
@@ -308,6 +309,18 @@ def _read_torch(path: str) -> Any:
             f"{path} is refused: it wants {wanted.group(1)}, and a weight file may hold tensors "
             f"and plain containers only. {_REFUSED}"
         ) from error
+
+
+def _refuse_bytearray(path: str) -> None:
+    """PyTorch lets a pickle make one of any length; no file of weights has any."""
+    with open(path, "rb") as file:
+        data = file.read(MAX_PICKLE)
+        if data.startswith(_ZIP):
+            with zipfile.ZipFile(file) as archive:
+                names = [name for name in archive.namelist() if name.endswith(".pkl")]
+                data = b"".join(map(archive.read, names))
+    if re.search(rb"c(builtins|__builtin__)\nbytearray\n", data):
+        raise ValueError("GLOBAL builtins.bytearray")
 
 
 def _numpy_scalars_allowed() -> contextlib.AbstractContextManager:
@@ -357,6 +370,9 @@ def _split(content: Mapping[str, Any], path: str, prefer_ema: bool) -> dict[str,
     else:
         raw = content.get(model_key, {})
         checkpoint = {key: value for key, value in content.items() if key != model_key}
+    arrays = sum(value.nbytes for value in raw.values() if isinstance(value, np.ndarray))
+    if arrays > MAX_GROWTH * os.path.getsize(path) + 2**20:
+        raise ValueError(f"{path} is refused: its arrays are {arrays} bytes. {_REFUSED}")
     weights, skipped = _to_tensors(raw)
     ema = _find_tensors(content[ema_key]) if ema_key is not None else {}
     ema_used = bool(ema) and (prefer_ema or not weights)

@@ -320,6 +320,21 @@ def test_small_pickles_take_little_memory(tmp_path, content):
     assert peak < 20 * 10**6
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(Call(bytearray, 2 * 10**9), id="bytearray"),
+        pytest.param(Call(np.empty(0).__reduce__()[0], np.ndarray, (2 * 10**9,), b"b"), id="empty"),
+    ],
+)
+def test_small_torch_files_that_take_much_memory(tmp_path, content, legacy):
+    weights = {"w": torch.zeros(2), "x": content}
+    torch.save(weights, tmp_path / "evil.pth", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(ValueError, match=r"evil\.pth is refused"):
+        read_checkpoint(str(tmp_path / "evil.pth"))
+
+
 def test_memo_of_a_large_number(tmp_path):
     (tmp_path / "evil.pkl").write_bytes(b"\x80\x02}r\xff\xff\xff\x0f.")
     tracemalloc.start()
