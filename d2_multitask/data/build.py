@@ -21,7 +21,7 @@ from d2_multitask.data.catalog import RECONSTRUCTION_TASK, load_dataset, needs_l
 from d2_multitask.data.dense_labels import DENSE_TASKS
 from d2_multitask.data.foreground import read_foreground
 from d2_multitask.data.image_reading import ImageReadError, SizeMismatchError, read_image
-from d2_multitask.data.map_check import check_maps
+from d2_multitask.data.map_check import check_map_names, check_maps
 from d2_multitask.data.mapper import MultitaskDatasetMapper
 from d2_multitask.data.report import DATA_REPORT, ProblemReport, ReportingLoader
 from d2_multitask.data.sampler import ResumableSampler
@@ -75,6 +75,8 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
     times = repeat_factors(cfg.DATASETS.TRAIN_REPEAT_FACTOR, list(sets))
     if not needs_labels(cfg.MODEL.TASKS):
         return _images_alone(cfg, sets, times)
+    for name, dataset_dicts in sets.items():
+        check_map_names(cfg, name, dataset_dicts)
     _check_names(cfg, list(sets))
     for name, dataset_dicts in sets.items():
         _check_readable(name, dataset_dicts, cfg.INPUT.FORMAT)

@@ -6,6 +6,7 @@ ids, a head would train on nothing, or on the wrong labels, without a word.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from d2_multitask.data.image_reading import ImageReadError, read_image, read_label_map
 from d2_multitask.data.label_maps import IGNORE_VALUE, boundary_map, part_seg_map
@@ -72,6 +74,47 @@ def check_maps(cfg: CfgNode, name: str, dataset_dicts: Sequence[Mapping[str, Any
             )
         if len(classes) == 1 and not is_one_enough:
             _check_values(name, task, seen, classes.pop())
+
+
+def check_map_names(cfg: CfgNode, name: str, dataset_dicts: Sequence[Mapping[str, Any]]) -> None:
+    """Names of semantic classes that are not those of the ids in the map files give no advice.
+
+    Only where their number is not the network's: is it the network or are it the names that are
+    wrong? The ids of a few maps are compared with the names.
+
+    Raises:
+        ValueError: the numbers differ, and the names are the JSON's or fewer than the ids.
+    """
+    names = MetadataCatalog.get(name).get("stuff_classes")
+    expected = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    records = [r for r in dataset_dicts if r.get("sem_seg_file_name")]
+    if "seg" not in cfg.MODEL.TASKS or not records or names is None or len(names) == expected:
+        return
+    ids: set[int] = set()
+    for record in _spread(records, MAX_ONE_CLASS):
+        with contextlib.suppress(ImageReadError):
+            ids.update(np.unique(read_label_map(record["sem_seg_file_name"])).tolist())
+    translation = records[0].get("sem_seg_ids")
+    if translation is not None:
+        ids = {translation[value] for value in ids if value in translation}
+    else:
+        ignored = np.atleast_1d(records[0].get("sem_seg_ignore", ())).tolist()
+        ids -= {cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE, *ignored}
+    is_guessed = getattr(DatasetCatalog.data.get(name), "stuff_classes", names) is None
+    if not is_guessed and max(ids, default=0) < len(names):
+        return
+    source = "the background and the JSON's categories" if is_guessed else "as registered"
+    raise ValueError(
+        f"Data set {name!r}: stuff_classes: found {len(names)} names, {source}, but expected "
+        f"{expected} as in the network, and the maps hold the ids {_short(sorted(ids))}. Name i "
+        "must be that of id i: set STUFF_CLASSES of the data set to the names of the ids, or "
+        f"{IDS_KEY} to a map from the values to the numbers of these names: {_short(list(names))}; "
+        "then set MODEL.SEM_SEG_HEAD.NUM_CLASSES to the number of names"
+    )
+
+
+def _short(values: Sequence[Any]) -> str:
+    return f"{list(values[:20])}" + (f" and {len(values) - 20} more" if len(values) > 20 else "")
 
 
 def _sample(

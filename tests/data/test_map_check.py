@@ -6,9 +6,11 @@ import logging
 
 import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from d2_multitask.data.map_check import check_maps
+from d2_multitask.data.coco_format import register_coco_format
+from d2_multitask.data.map_check import check_map_names, check_maps
 
 KEYS = {
     "seg": "sem_seg_file_name",
@@ -80,3 +82,37 @@ def test_one_class_is_a_warning(cfg, tmp_path, caplog, maps, fields):
     with caplog.at_level(logging.WARNING):
         check_maps(cfg, "own", _records(tmp_path, maps, **fields))
     assert "show class 0 only" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "ids", "is_error"),
+    [
+        pytest.param(None, [0, 1, 2], True, id="names of the JSON"),
+        pytest.param(["a", "b", "c"], [0, 7, 2], True, id="other ids than names"),
+        pytest.param(["a", "b", "c"], [0, 1, 2], False, id="the network is another"),
+        pytest.param(["a", "b"], [0, 7, 2], False, id="as many as in the network"),
+    ],
+)
+def test_number_of_classes_is_advised_only_if_ids_are_names(
+    cfg, coco, write_coco, tmp_path, names, ids, is_error
+):
+    cfg.MODEL.TASKS, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = ["seg"], 2
+    coco["categories"].append({"id": 9, "name": "dog"})
+    for name in ("a.png", "b.png"):
+        (tmp_path / "maps").mkdir(exist_ok=True)
+        Image.fromarray(np.array([ids], dtype=np.uint8)).save(tmp_path / "maps" / name)
+    register_coco_format(
+        "named",
+        write_coco(coco),
+        tmp_path / "images",
+        sem_seg_root=tmp_path / "maps",
+        stuff_classes=names,
+    )
+    records = DatasetCatalog.get("named")
+    assert len(MetadataCatalog.get("named").stuff_classes) == len(names or "abc")
+    if not is_error:
+        check_map_names(cfg, "named", records)
+        return
+    with pytest.raises(ValueError, match="set STUFF_CLASSES .* names of the ids") as error:
+        check_map_names(cfg, "named", records)
+    assert str(sorted(ids)) in str(error.value) and "NUM_CLASSES to 3" not in str(error.value)
