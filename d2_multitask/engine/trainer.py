@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import warnings
@@ -9,12 +10,13 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase
-from detectron2.engine.hooks import EvalHook, PeriodicWriter
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter
@@ -23,9 +25,11 @@ from torch import nn
 from d2_multitask.checkpoint import MultitaskCheckpointer
 from d2_multitask.data.build import build_test_loader, build_train_loader
 from d2_multitask.data.sampler import ResumableSampler
+from d2_multitask.engine.comparison.lock import FolderLock
 from d2_multitask.engine.ema import EMA_KEY, EmaHook, build_weight_average
 from d2_multitask.engine.hooks import DataReportHook, DrawPictures, PicturesHook, TimedProgress
 from d2_multitask.engine.predictor import inference_model
+from d2_multitask.engine.signals import StopOnSignal
 from d2_multitask.engine.solver import build_optimizer
 from d2_multitask.engine.step import build_step
 from d2_multitask.evaluation.build import build_evaluator
@@ -73,7 +77,23 @@ class MultitaskTrainer(DefaultTrainer):
             ours.append(TimedProgress(printer, self.cfg.SOLVER.LOG_PERIOD))
             if self.cfg.VIS_PERIOD > 0:
                 ours.append(PicturesHook(self.cfg.VIS_PERIOD, picture_drawer(self.cfg)))
+        self._stop = StopOnSignal()
+        saving = (PeriodicCheckpointer, EvalHook)
+        place = next(i for i, hook in enumerate(others) if isinstance(hook, saving))
+        others.insert(place, self._stop)  # after what belongs to the step
         return [timer, *ours, *others, DataReportHook()]
+
+    def train(self) -> OrderedDict[str, Any] | None:
+        """Train, until the end or a signal; see `d2_multitask.engine.signals`.
+
+        Raises:
+            LockHeldError: another process trains in ``OUTPUT_DIR``.
+            SystemExit: a signal asked to stop; a checkpoint is written.
+        """
+        is_main = comm.is_main_process()
+        lock = FolderLock(Path(self.cfg.OUTPUT_DIR)) if is_main else contextlib.nullcontext()
+        with lock, self._stop.installed():
+            return super().train()
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Detectron2's; a resumed training also goes on in the order of its images.

@@ -4,6 +4,7 @@ import gc
 import json
 import logging
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from engine_support import registered_people, tiny_cfg
 
 from d2_multitask.checkpoint import MultitaskCheckpointer
 from d2_multitask.engine import trainer as trainer_module
+from d2_multitask.engine.comparison.lock import FolderLock, LockHeldError
+from d2_multitask.engine.signals import STOP_SIGNALS
 from d2_multitask.engine.trainer import MultitaskTrainer, load_for_evaluation
 
 
@@ -186,6 +189,37 @@ def test_resumes_where_it_stopped(ema, people, tmp_path):
     assert second.iter == 5
     if ema:
         assert second.weight_average.num_updates == 5
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_signal_finishes_the_step_saves_and_resume_goes_on(number, people, tmp_path):
+    class Kill(HookBase):
+        def before_step(self) -> None:
+            if self.trainer.iter == 1:
+                os.kill(os.getpid(), number)
+
+    cfg = tiny_cfg(people, tmp_path, DATASETS__TEST=(), SOLVER__EMA__ENABLED=True)
+    first = MultitaskTrainer(cfg)
+    first.register_hooks([Kill()])
+    with pytest.raises(SystemExit) as stop:
+        first.train()
+    assert stop.value.code == 128 + number
+    second = MultitaskTrainer(cfg)
+    second.resume_or_load(True)
+    assert second.start_iter == 2 == second.weight_average.num_updates
+    assert second.scheduler.last_epoch == 2
+    for name, value in first.model.state_dict().items():
+        assert torch.equal(second.model.state_dict()[name], value), name
+    second.train()
+    assert second.iter == 3
+
+
+def test_second_training_in_one_folder_is_refused(people, tmp_path):
+    cfg = tiny_cfg(people, tmp_path, DATASETS__TEST=())
+    trainer = MultitaskTrainer(cfg)
+    with FolderLock(tmp_path), pytest.raises(LockHeldError, match=f"process {os.getpid()}"):
+        trainer.train()
+    trainer.train()  # free again
 
 
 def test_resume_of_a_finished_training_evaluates_only(people, tmp_path):
