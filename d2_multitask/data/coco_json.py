@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from detectron2.utils.file_io import PathManager
 
+from d2_multitask.data.json_values import as_id, as_integer, shown
 from d2_multitask.data.report import Problem
 
 SAME_IMAGE_TWICE = "image listed twice, one entry left out"
+
+# pycocotools counts a mask's pixels in 32 bits.
+_MAX_SIDE, _MAX_PIXELS = 1_000_000, 2**32 - 1
 
 
 def read_json(
@@ -33,13 +36,37 @@ def read_json(
             "Data sets that come with a name live below $DETECTRON2_DATASETS (default: ./datasets)."
         )
     try:
-        with PathManager.open(json_file, "r") as file:
-            content = json.load(file, object_hook=object_hook)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        # -sig: Windows' editors put a byte order mark in front.
+        with PathManager.open(json_file, "r", encoding="utf-8-sig") as file:
+            content = json.load(file, object_pairs_hook=_unique_keys(object_hook))
+    except RecursionError as error:
+        raise ValueError(
+            f"{json_file}: found lists or objects nested too deep; COCO's format has five levels"
+        ) from error
+    except ValueError as error:  # also other encodings and integers of thousands of digits
         raise ValueError(f"{json_file}: found broken JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{json_file}: found {type(content).__name__}, expected an object")
     return content
+
+
+def _unique_keys(
+    object_hook: Callable[[dict[str, Any]], Any] | None,
+) -> Callable[[list[tuple[str, Any]]], Any]:
+    """A hook for ``json.load`` that allows no key with two values in one object."""
+
+    def make(pairs: list[tuple[str, Any]]) -> Any:
+        entry = dict(pairs)
+        if len(entry) != len(pairs):
+            for key, value in pairs:
+                if entry[key] != value:
+                    raise ValueError(
+                        f"key {key!r} twice in one object, with {shown(value)} and "
+                        f"{shown(entry[key])}; expected each key once"
+                    )
+        return entry if object_hook is None else object_hook(entry)
+
+    return make
 
 
 def read_images(
@@ -94,21 +121,31 @@ def read_images(
 def _read_image(image: Any, image_root: str, where: str) -> dict[str, Any]:
     if not isinstance(image, dict):
         raise ValueError(f"{where}: found {type(image).__name__}, expected an object")
-    image_id, file_name = image.get("id"), image.get("file_name")
-    if isinstance(image_id, bool) or not isinstance(image_id, int | str):
-        raise ValueError(f"{where}: field 'id': found {image_id!r}, expected a number")
+    image_id, file_name = as_id(image.get("id")), image.get("file_name")
+    if image_id is None:
+        raise ValueError(
+            f"{where}: field 'id': found {shown(image.get('id'))}, expected a number of at most "
+            "64 bits, or text"
+        )
     if not isinstance(file_name, str) or not file_name:
-        raise ValueError(f"{where}: field 'file_name': found {file_name!r}, expected a file name")
+        raise ValueError(
+            f"{where}: field 'file_name': found {shown(file_name)}, expected a file name"
+        )
     record: dict[str, Any] = {
         "file_name": os.path.join(image_root, file_name),
         "image_id": image_id,
     }
     for field in ("height", "width"):
-        size = image.get(field)
-        if not isinstance(size, int | float) or not 1 <= size < math.inf or size != int(size):
+        size = as_integer(image.get(field))
+        if size is None or not 1 <= size <= _MAX_SIDE:
             raise ValueError(
-                f"{where} ({file_name}): field '{field}': found {size!r}, expected a number of "
-                "pixels above 0"
+                f"{where} ({file_name}): field '{field}': found {shown(image.get(field))}, "
+                f"expected a number of pixels from 1 to {_MAX_SIDE}"
             )
-        record[field] = int(size)
+        record[field] = size
+    if record["height"] * record["width"] > _MAX_PIXELS:
+        raise ValueError(
+            f"{where} ({file_name}): fields 'height', 'width': found {record['height']} x "
+            f"{record['width']}, expected at most {_MAX_PIXELS} pixels"
+        )
     return record

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from d2_multitask.data.json_values import as_integer, shown
 from d2_multitask.data.report import Problem
 
 ConnectionRule = tuple[str, str, tuple[int, int, int]]
@@ -70,8 +71,10 @@ def read_categories(
     """
     if not isinstance(categories, list) or not categories:
         raise ValueError(f"{json_file}: field 'categories': found nothing, expected a list of them")
-    for index, category in enumerate(categories):
-        _check_category(category, f"{json_file}: categories[{index}]")
+    categories = [
+        _checked_category(category, f"{json_file}: categories[{index}]")
+        for index, category in enumerate(categories)
+    ]
     for field in ("id", "name"):
         values = [category[field] for category in categories]
         if len(set(values)) < len(values):
@@ -150,19 +153,22 @@ def check_flip_pairs(
     return [(pair[0], pair[1]) for pair in pairs]
 
 
-def _check_category(category: Any, where: str) -> None:
+def _checked_category(category: Any, where: str) -> dict[str, Any]:
+    """The category with its id as an integer."""
     if not isinstance(category, dict):
         raise ValueError(f"{where}: found {type(category).__name__}, expected an object")
-    for field, kind in (("id", int), ("name", str)):
-        if not isinstance(category.get(field), kind):
-            raise ValueError(
-                f"{where}: field '{field}': found {category.get(field)!r}, expected {kind.__name__}"
-            )
+    category_id, name = as_integer(category.get("id")), category.get("name")
+    if category_id is None:
+        found = shown(category.get("id"))
+        raise ValueError(f"{where}: field 'id': found {found}, expected int of 64 bits")
+    if not isinstance(name, str):
+        raise ValueError(f"{where}: field 'name': found {shown(name)}, expected str")
     names = category.get("keypoints") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{where}: field 'keypoints': found {names!r}, expected joint names")
     if len(set(names)) < len(names):
         raise ValueError(f"{where}: field 'keypoints': a joint name of {names} is not unique")
+    return {**category, "id": category_id}
 
 
 def _flip_map_by_name(
@@ -183,13 +189,16 @@ def _connection_rules(
 ) -> list[ConnectionRule]:
     """Edges of the first category that has a skeleton, in evenly spread colours."""
     skeleton = next((c["skeleton"] for c in categories if c.get("skeleton")), [])
+    if not isinstance(skeleton, list):
+        skeleton = [skeleton]  # which is no edge either
     edges = []
     for edge in skeleton:
         if _is_edge(edge, len(names)):
-            edges.append((names[edge[0] - 1], names[edge[1] - 1]))
+            edges.append((names[int(edge[0]) - 1], names[int(edge[1]) - 1]))
         else:
-            details = f"found {edge!r}, expected two joint numbers from 1 to {len(names)}"
-            problems.append(Problem(SKELETON_PROBLEM, f"{json_file}: edge {edge!r}", details))
+            details = f"found {shown(edge)}, expected two joint numbers from 1 to {len(names)}"
+            where = f"{json_file}: field 'skeleton': edge {shown(edge)}"
+            problems.append(Problem(SKELETON_PROBLEM, where, details))
     return [(a, b, _color(i / max(len(edges), 1))) for i, (a, b) in enumerate(edges)]
 
 
@@ -197,7 +206,7 @@ def _is_edge(edge: Any, num_joints: int) -> bool:
     return (
         isinstance(edge, list | tuple)
         and len(edge) == 2
-        and all(isinstance(joint, int) and 1 <= joint <= num_joints for joint in edge)
+        and all(1 <= (as_integer(joint) or 0) <= num_joints for joint in edge)
     )
 
 

@@ -9,7 +9,6 @@ so 0.5 is added to them, as Detectron2 does.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +16,8 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode
 
-from d2_multitask.data.masks import MaskError, clean_segmentation, mask_box
+from d2_multitask.data.json_values import as_flag, as_integer, as_number, shown
+from d2_multitask.data.masks import MaskError, clean_segmentation, mask_area, mask_box
 from d2_multitask.data.report import Problem
 
 BAD_BOX = "object without a usable box or mask, left out"
@@ -31,8 +31,17 @@ JOINT_OUTSIDE = "joint outside of the image, taken as not labelled"
 JOINT_NOT_FINITE = "joint with NaN or an infinite number, taken as not labelled"
 BAD_VISIBILITY = "joint whose visibility is not 0, 1 or 2, taken as not labelled"
 
+BAD_FLAG = "object whose flag is neither true nor false, left out"
+FLAG_AS_TEXT = "flag written as text, read as 0 or 1"
+AREA_REPLACED = "area that cannot be, replaced by that of the mask or box"
+
 # COCO's own boxes leave the image by rounding; that is no problem of the data.
 _BOX_TOLERANCE = 1.0
+# "area" is the mask's (COCO) or the box's (many tools): it may differ from both, within reason. A
+# mask may fill little of its box, but where there is no mask to compare with, it fills some of it.
+_MAX_AREA_RATIO = 4.0
+_MIN_FILLED = 0.02
+_MAX_COORDINATE = 1e18  # anything larger is as good as infinite
 
 
 @dataclass
@@ -64,23 +73,25 @@ class ObjectReader:
             Detectron2's dict with ``bbox`` (x, y, w, h), ``bbox_mode``, ``category_id``,
             ``iscrowd`` and ``area`` (pixels, the mask's if the file says it, which COCO's metric
             wants); ``segmentation`` and ``keypoints`` if labelled and usable. ``None`` if not even
-            a box is left.
+            a box is left, or if a flag is neither true nor false.
         """
+        # "ignore" is an old name for regions that are neither object nor background.
+        flags = [self._read_flag(annotation, field, where) for field in ("iscrowd", "ignore")]
+        if None in flags:
+            return None
+        crowd = any(flags)
         segmentation = self._read_mask(annotation.get("segmentation"), height, width, where)
         box = self._read_box(annotation.get("bbox"), segmentation, height, width, where)
         if box is None:
             return None
-        # "ignore" is an old name for regions that are neither object nor background.
-        crowd = bool(annotation.get("iscrowd")) or bool(annotation.get("ignore"))
-        category_id = annotation.get("category_id")
-        category = self.contiguous_ids.get(category_id) if isinstance(category_id, int) else None
+        category = self.contiguous_ids.get(as_integer(annotation.get("category_id")))
         if category is None:
             # Something is there, but not known what: neither an object nor background.
             self._add(
                 UNKNOWN_CATEGORY,
                 where,
-                f"field 'category_id': found {category_id!r}, expected one of "
-                f"{list(self.contiguous_ids)}",
+                f"field 'category_id': found {shown(annotation.get('category_id'))}, "
+                f"expected one of {list(self.contiguous_ids)}",
             )
             category, crowd = 0, True
         result: dict[str, Any] = {
@@ -88,7 +99,7 @@ class ObjectReader:
             "bbox_mode": BoxMode.XYWH_ABS,
             "category_id": category,
             "iscrowd": int(crowd),
-            "area": _area(annotation.get("area"), box),
+            "area": self._read_area(annotation.get("area"), box, segmentation, where),
         }
         if segmentation is not None:
             result["segmentation"] = segmentation
@@ -96,6 +107,34 @@ class ObjectReader:
         if keypoints is not None:
             result["keypoints"] = keypoints
         return result
+
+    def _read_flag(self, annotation: Mapping[str, Any], field: str, where: str) -> bool | None:
+        value = annotation.get(field)
+        if value is None:
+            return False
+        flag = as_flag(value)
+        if flag is None or isinstance(value, str):
+            kind = BAD_FLAG if flag is None else FLAG_AS_TEXT
+            self._add(kind, where, f"field '{field}': found {shown(value)}, expected 0 or 1")
+        return flag
+
+    def _read_area(self, area: Any, box: list[float], segmentation: Any, where: str) -> float:
+        """The file's area, of the mask or box, or else the box's; pixels."""
+        of_box = box[2] * box[3]
+        if area is None:
+            return of_box
+        number = as_number(area)
+        # A mask is not larger than its box, so that this is within reason for every mask.
+        if number is not None and of_box <= _MAX_AREA_RATIO * number <= _MAX_AREA_RATIO * of_box:
+            return number
+        of_mask = mask_area(segmentation) if segmentation is not None else 0.0
+        lowest = of_mask / _MAX_AREA_RATIO if of_mask else _MIN_FILLED * of_box
+        if number is not None and lowest <= number <= _MAX_AREA_RATIO * max(of_box, of_mask):
+            return number
+        expected = of_mask or of_box
+        details = f"field 'area': found {shown(area)}, expected about {expected:g} pixels"
+        self._add(AREA_REPLACED, where, details)
+        return expected
 
     def _read_mask(self, segmentation: Any, height: int, width: int, where: str) -> Any:
         if not segmentation:  # None, [] and {} are how tools write "no mask"
@@ -141,18 +180,23 @@ class ObjectReader:
         if not keypoints:
             return None
         expected = 3 * self.num_keypoints
+        keypoints = _flat(keypoints)
         plain = _plain_keypoints(keypoints, expected, height, width)
         if plain is not None:
             return plain
         try:
+            # NumPy would take text and true for numbers.
+            if any(isinstance(value, str | bool) for value in keypoints):
+                raise TypeError
             points = np.array(keypoints, dtype=np.float64)
-        except (TypeError, ValueError):
-            details = f"field 'keypoints': found {str(keypoints)[:80]}, expected a list of numbers"
+        except (TypeError, ValueError, OverflowError):
+            details = f"field 'keypoints': found {shown(keypoints)}, expected a list of numbers"
             self._add(BAD_JOINTS, where, details)
             return None
         if points.shape != (expected,):
             reason = "" if expected else "; the category names no joints"
-            details = f"field 'keypoints': found {points.size} numbers, expected {expected}{reason}"
+            found = f"{points.size} numbers" if points.ndim == 1 else f"lists of {points.shape}"
+            details = f"field 'keypoints': found {found}, expected {expected} numbers{reason}"
             self._add(BAD_JOINTS, where, details)
             return None
         points = points.reshape(-1, 3)  # (K, 3) x, y, visibility
@@ -182,11 +226,13 @@ class ObjectReader:
         self.problems.append(Problem(kind, where, details))
 
 
-def _area(area: Any, box: list[float]) -> float:
-    """The labelled area (of the mask, if there is one), or else the box's; pixels."""
-    if isinstance(area, int | float) and 0 < area < math.inf:
-        return float(area)
-    return box[2] * box[3]
+def _flat(keypoints: Any) -> Any:
+    """[[x, y, v], ...] as [x, y, v, ...]; anything else as it is."""
+    if not isinstance(keypoints, list) or not isinstance(keypoints[0], list):
+        return keypoints
+    if any(not isinstance(joint, list) or len(joint) != 3 for joint in keypoints):
+        return keypoints
+    return [value for joint in keypoints for value in joint]
 
 
 def _plain_keypoints(keypoints: Any, expected: int, height: int, width: int) -> list[float] | None:
@@ -211,13 +257,10 @@ def _plain_keypoints(keypoints: Any, expected: int, height: int, width: int) -> 
 
 def _box_error(box: Any, height: int, width: int) -> str | None:
     if not isinstance(box, list | tuple) or len(box) != 4:
-        return f"found {box!r}, expected four numbers (x, y, w, h)"
-    try:
-        finite = all(math.isfinite(number) for number in box)
-    except TypeError:
-        return f"found {box!r}, expected four numbers (x, y, w, h)"
-    if not finite:
-        return f"found {list(box)}, expected finite numbers"
+        return f"found {shown(box)}, expected four numbers (x, y, w, h)"
+    for number in box:
+        if type(number) not in (int, float) or not -_MAX_COORDINATE < number < _MAX_COORDINATE:
+            return f"found {shown(box)}, expected four finite numbers (x, y, w, h)"
     x, y, w, h = box
     if w <= 0 or h <= 0:
         return f"found {list(box)} (x, y, w, h), expected a width and height above 0"

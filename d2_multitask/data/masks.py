@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 
+from d2_multitask.data.json_values import shown
+
 Segmentation = list[list[float]] | dict[str, Any]
 
 # A polygon may leave the image, but pycocotools walks along its whole outline.
@@ -88,6 +90,22 @@ def mask_box(segmentation: Any, height: int, width: int) -> list[float]:
     return mask_util.toBbox(to_rle(segmentation, height, width)).tolist()
 
 
+def mask_area(segmentation: Segmentation) -> float:
+    """Area of a mask that ``clean_segmentation`` returned, in pixels.
+
+    Polygons are not drawn, so parts that overlap count twice.
+    """
+    if isinstance(segmentation, dict):
+        return float(mask_util.area(segmentation))
+    return sum(_polygon_area(polygon) for polygon in segmentation)
+
+
+def _polygon_area(polygon: list[float]) -> float:
+    xs, ys = polygon[0::2], polygon[1::2]
+    corners = zip(xs, ys, [*xs[1:], xs[0]], [*ys[1:], ys[0]], strict=True)
+    return abs(float(sum(x * next_y - next_x * y for x, y, next_x, next_y in corners))) / 2
+
+
 def rle_run_lengths(counts: str | bytes) -> np.ndarray:
     """Run lengths of a compressed RLE: absent and present pixels in turn, column by column.
 
@@ -101,7 +119,8 @@ def rle_run_lengths(counts: str | bytes) -> np.ndarray:
     Raises:
         MaskError: the text ends inside a number, or holds other characters.
     """
-    text = counts.encode() if isinstance(counts, str) else counts
+    # Half a character, which JSON may hold, is none of COCO's.
+    text = counts.encode(errors="surrogatepass") if isinstance(counts, str) else counts
     codes = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
     if len(codes) == 0 or codes.min() < 0 or codes.max() > 63:
         raise MaskError("found RLE counts that are empty or hold other characters than COCO's")
@@ -123,11 +142,13 @@ def rle_run_lengths(counts: str | bytes) -> np.ndarray:
 def _clean_rle(rle: dict[str, Any], height: int, width: int, allow_empty: bool) -> dict[str, Any]:
     size, counts = rle.get("size"), rle.get("counts")
     if not isinstance(size, list | tuple) or list(size) != [height, width]:
-        raise MaskError(f"found an RLE of size {size}, expected {[height, width]} (height, width)")
+        raise MaskError(
+            f"found an RLE of size {shown(size)}, expected {[height, width]} (height, width)"
+        )
     if isinstance(counts, str | bytes):
         runs = rle_run_lengths(counts)
     else:
-        runs = _as_run_lengths(counts)
+        runs = _as_run_lengths(counts, height * width)
     if runs.min() < 0 or runs.sum() != height * width:
         raise MaskError(
             f"found RLE counts for {runs.sum()} pixels, expected {height * width} "
@@ -140,19 +161,26 @@ def _clean_rle(rle: dict[str, Any], height: int, width: int, allow_empty: bool) 
     return mask_util.frPyObjects({"size": [height, width], "counts": counts}, height, width)
 
 
-def _as_run_lengths(counts: Any) -> np.ndarray:
+def _as_run_lengths(counts: Any, num_pixels: int) -> np.ndarray:
     if not isinstance(counts, list | tuple) or not counts:
         raise MaskError(
             f"found RLE counts of type {type(counts).__name__}, expected text or a list"
         )
-    if not all(isinstance(count, int) for count in counts):
+    if not all(isinstance(count, int) and not isinstance(count, bool) for count in counts):
         raise MaskError("found RLE counts that are not all integers")
+    if min(counts) < 0 or max(counts) > num_pixels:  # before sums that would wrap
+        raise MaskError(
+            f"found RLE counts from {shown(min(counts))} to {shown(max(counts))}, expected at "
+            f"most {num_pixels} and no negative number"
+        )
     return np.array(counts, dtype=np.int64)
 
 
 def _is_degenerate(polygon: Any, height: int, width: int) -> bool:
     """Whether a polygon has fewer than three points; raises MaskError if it is broken."""
     try:
+        if isinstance(polygon, dict) or bool in set(map(type, polygon)):
+            raise TypeError(f"found {shown(polygon)}")
         finite = math.isfinite(sum(polygon))
         count, low, high = len(polygon), min(polygon, default=0), max(polygon, default=0)
     except (TypeError, OverflowError) as error:
@@ -163,7 +191,7 @@ def _is_degenerate(polygon: Any, height: int, width: int) -> bool:
         raise MaskError(f"found a polygon of {count} numbers, expected pairs of x and y")
     if max(-low, high) > _MAX_POLYGON_REACH * max(height, width):
         raise MaskError(
-            f"found polygon coordinates from {low} to {high}, far outside of the "
+            f"found polygon coordinates from {shown(low)} to {shown(high)}, far outside of the "
             f"{width}x{height} image"
         )
     return count < 6

@@ -25,6 +25,7 @@ from detectron2.structures import BoxMode
 from d2_multitask.data.catalog import load_dataset
 from d2_multitask.data.coco_json import read_json
 from d2_multitask.data.coco_objects import ObjectReader
+from d2_multitask.data.json_values import as_id
 
 CocoDict = dict[str, Any]
 
@@ -107,9 +108,8 @@ def _checked_annotations(content: Mapping[str, Any], metadata: Metadata) -> list
     images = {image["id"]: image for image in content["images"]}
     annotations, known = [], {}
     for raw in content["annotations"]:
-        image_id = raw.get("image_id")
-        image = images.get(image_id) if isinstance(image_id, int | str) else None
-        first = known.setdefault(raw["id"], raw) if "id" in raw else raw
+        image, own_id = images.get(as_id(raw.get("image_id"))), as_id(raw.get("id"))
+        first = raw if own_id is None else known.setdefault(own_id, raw)
         listed_twice = first is not raw and first == raw
         if image is None or listed_twice:
             continue

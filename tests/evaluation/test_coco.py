@@ -293,7 +293,7 @@ def test_detections_beyond_cocos_100(register, tmp_path):
 def test_ground_truth_from_the_file_is_that_from_the_records(register):
     """Detectron2's own loader keeps no area; then the file is read again."""
     content = two_images()
-    content["annotations"].append(annotation(4, 2, [50, 0, 30, 60], iscrowd=1, area=77.5))
+    content["annotations"].append(annotation(4, 2, [50, 0, 30, 60], iscrowd=1, area=775.5))
     content["annotations"][1]["category_id"] = 9  # unknown: ignored
     name = register(content)
     records = DatasetCatalog.get(name)
@@ -303,6 +303,6 @@ def test_ground_truth_from_the_file_is_that_from_the_records(register):
             del label["area"]
     found = coco_ground_truth(name, records)
     assert found["annotations"] == expected["annotations"]
-    assert [a["area"] for a in found["annotations"]][-1] == 77.5
+    assert [a["area"] for a in found["annotations"]][-1] == 775.5
     assert [c["id"] for c in found["categories"]] == [c["id"] for c in expected["categories"]]
     assert [i["id"] for i in found["images"]] == [i["id"] for i in expected["images"]]
