@@ -34,11 +34,14 @@ def merge_same_files(
     Raises:
         ValueError: the entries differ in another field, such as their semantic maps.
     """
-    groups: dict[str, list[int]] = defaultdict(list)
-    for index, record in enumerate(dataset_dicts):
-        groups[os.path.normpath(record.get("file_name") or f"entry {index}")].append(index)
-    if len(groups) == len(dataset_dicts):
+    names = [
+        os.path.normpath(r.get("file_name") or f"entry {i}") for i, r in enumerate(dataset_dicts)
+    ]
+    if len(set(names)) == len(names):
         return list(dataset_dicts)
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, file_name in enumerate(names):
+        groups[file_name].append(index)
     result: list[dict[str, Any] | None] = list(dataset_dicts)
     for file_name, indices in groups.items():
         same_file = [dataset_dicts[index] for index in indices]
