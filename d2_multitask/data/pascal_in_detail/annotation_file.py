@@ -38,6 +38,7 @@ UNKNOWN_IMAGE = "label of an image that is not in 'images', left out"
 _REQUIRED = ("images", "categories", "annos_segmentation")
 _OPTIONAL = ("parts", "annos_boundary", "annos_occlusion")
 _RELEASES = "trainval_merged.json or trainval_withkeypoints.json"
+_LONGEST_SIDE = 1 << 16
 _CONTIGUOUS = {name: index for index, name in enumerate(STUFF_CLASSES)}
 
 
@@ -123,11 +124,20 @@ def as_chains(indices: Any) -> Any:
         indices = [indices]
     try:
         chains = [np.asarray(chain).reshape(-1) for chain in indices]
-        if any(len(c) and (c.dtype.kind not in "iuf" or (c != np.floor(c)).any()) for c in chains):
+        if any(len(c) and _not_int32(c) for c in chains):
             return indices
     except (TypeError, ValueError, OverflowError):
         return indices
     return [chain.astype(np.int32) for chain in chains]
+
+
+def _not_int32(values: np.ndarray) -> bool:
+    """Whether some of (n,) are no whole numbers of 32 bits."""
+    return (
+        values.dtype.kind not in "iuf"
+        or bool((values != np.floor(values)).any())
+        or not -(2**31) <= values.min() <= values.max() < 2**31
+    )
 
 
 @contextmanager
@@ -193,6 +203,8 @@ def _image_error(image: Any) -> str | None:
             return f"field '{key}': found {value!r}, expected {kind.__name__}"
     if image["width"] < 1 or image["height"] < 1:
         return f"field 'width', 'height': found {image['width']}, {image['height']}, expected >= 1"
+    if max(image["width"], image["height"]) > _LONGEST_SIDE:
+        return f"field 'width', 'height': found more than {_LONGEST_SIDE} pixels"
     return None
 
 

@@ -94,7 +94,7 @@ def occlusion_lines(file: AnnotationFile, loaded: dict[str, LoadedPhase]) -> Ite
         if error:
             continue
         chains[entry["image_id"]] = fragments
-        labels.update(edge_labels)
+        labels.update(label for label in edge_labels if isinstance(label, int))
         wrong_ne += entry.get("ne") != len(fragments)
         extra.update(set(entry) - _KNOWN_KEYS)
         edges = entry.get("edges")

@@ -72,7 +72,7 @@ def read_edges(
     """Chains of indices as the file counts them, their labels, and what is wrong with them."""
     size = [record["height"], record["width"]]
     imsize = entry.get("imsize")
-    if imsize is not None and list(imsize)[:2] != size:
+    if imsize is not None and (not isinstance(imsize, list) or imsize[:2] != size):
         return [], [], f"field 'imsize': found {imsize}, expected {size} (height, width)"
     edges = entry.get("edges")
     if not isinstance(edges, dict) or not edges:

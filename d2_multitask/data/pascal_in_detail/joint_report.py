@@ -24,6 +24,8 @@ def joint_lines(file: AnnotationFile, loaded: dict[str, LoadedPhase]) -> Iterato
         person_ids.append(entry.get("person_id"))
         if not isinstance(joints, list) or len(joints) != 3 * NUM_KEYPOINTS:
             continue
+        if not all(isinstance(value, int | float) and abs(value) < 1e9 for value in joints):
+            continue
         image = file.images[entry["image_id"]]
         points.append(np.array(joints, dtype=np.float64).reshape(-1, 3))
         sizes.append((image["width"], image["height"]))

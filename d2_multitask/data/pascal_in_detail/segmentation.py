@@ -48,15 +48,16 @@ def add_segmentation(file: AnnotationFile, records: Mapping[int, Record]) -> Non
         NUM_KEYPOINTS,
         problems=file.problems,
     )
-    seen_ids: set[Any] = set()
+    seen_ids: set[str] = set()
     people: dict[int, list[tuple[str, dict[str, Any], Record]]] = {}
     for where, entry in file.entries("annos_segmentation"):
         record = records.get(entry["image_id"])
         if record is None:
             continue
-        if entry.get("id") in seen_ids:
-            file.add(REPEATED_ID, where, f"field 'id': found {entry.get('id')} again")
-        seen_ids.add(entry.get("id"))
+        number = str(entry.get("id"))  # text, because a file may hold a list there
+        if number in seen_ids:
+            file.add(REPEATED_ID, where, f"field 'id': found {number} again")
+        seen_ids.add(number)
         category_id = entry.get("category_id")
         class_id = file.classes.get(category_id) if isinstance(category_id, int) else None
         if class_id is None:
@@ -137,7 +138,7 @@ def rle_error(segmentation: Any, record: Mapping[str, Any]) -> str | None:
     if not isinstance(segmentation, dict):
         return f"found {type(segmentation).__name__}, expected run lengths with size and counts"
     size = [record["height"], record["width"]]
-    if list(segmentation.get("size") or ()) != size:
+    if segmentation.get("size") != size:
         return f"found size {segmentation.get('size')}, expected {size} (height, width)"
     if not isinstance(segmentation.get("counts"), str | list) or not segmentation["counts"]:
         return f"found counts of type {type(segmentation.get('counts')).__name__}, expected text"

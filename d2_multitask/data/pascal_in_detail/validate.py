@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pycocotools.mask as mask_util
 
 from d2_multitask.data.masks import MaskError, to_rle
@@ -178,7 +177,7 @@ def _is_thing(category: dict[str, Any]) -> bool:
 
 
 def _mask_lines(file: AnnotationFile) -> Iterator[str]:
-    entries = [entry for _, entry in file.entries("annos_segmentation")]
+    entries = [_plain(entry) for _, entry in file.entries("annos_segmentation")]
     ids = [entry["id"] for entry in entries if isinstance(entry.get("id"), int)]
     order = "ascending" if ids == sorted(ids) else "not ascending"
     yield f"{len(entries)} masks, ids {min(ids, default=None)}..{max(ids, default=None)}, {order}"
@@ -187,8 +186,9 @@ def _mask_lines(file: AnnotationFile) -> Iterator[str]:
     stuff = Counter(bool(e.get("iscrowd")) for e in entries if e.get("category_id") not in things)
     yield f"of the 20 classes: {crowds[False]} instances, {_mark(crowds[True])} crowds"
     yield f"of the other classes: {stuff[True]} crowds, {_mark(stuff[False])} instances"
-    stuff_ids = [e["id"] for e in entries if e.get("category_id") not in things and "id" in e]
-    thing_ids = [e["id"] for e in entries if e.get("category_id") in things and "id" in e]
+    numbered = [e for e in entries if isinstance(e.get("id"), int)]
+    stuff_ids = [e["id"] for e in numbered if e.get("category_id") not in things]
+    thing_ids = [e["id"] for e in numbered if e.get("category_id") in things]
     if stuff_ids and thing_ids:
         after = max(stuff_ids) < min(thing_ids)
         yield f"ids of instances come after those of stuff: {after}"
@@ -225,13 +225,12 @@ def _check_masks(file: AnnotationFile, entries: Sequence[dict[str, Any]]) -> tup
             broken += 1
             continue
         wrong_area += entry.get("area") != int(mask_util.area(rle))
-        box = np.asarray(entry.get("bbox") or [], dtype=np.float64)
-        wrong_box += not np.array_equal(box, mask_util.toBbox(rle))
+        wrong_box += entry.get("bbox") != mask_util.toBbox(rle).tolist()
     return broken, wrong_area, wrong_box
 
 
 def _part_lines(file: AnnotationFile) -> Iterator[str]:
-    parts = [p for p in file.content.get("parts") or () if isinstance(p, dict)]
+    parts = [_plain(p) for p in file.content.get("parts") or () if isinstance(p, dict)]
     yield f"{len(parts)} parts"
     names = {p.get("part_id"): p.get("name") for p in parts}
     missing = sorted(set(PART_CLASS_OF_NAME) - set(names.values()))
@@ -243,7 +242,9 @@ def _part_lines(file: AnnotationFile) -> Iterator[str]:
     for _, entry in file.entries("annos_segmentation"):
         if entry.get("category_id") != CATEGORY_IDS[PERSON]:
             continue
-        given = [p.get("part_id") for p in entry.get("parts") or () if isinstance(p, dict)]
+        listed = entry.get("parts")
+        listed = listed if isinstance(listed, list) else []
+        given = [_plain(p).get("part_id") for p in listed if isinstance(p, dict)]
         people, without = people + 1, without + (not set(given) - {255})
         used.update(names.get(part_id, f"id {part_id}") for part_id in given)
     yield f"people: {people}, of them without part masks: {without}"
@@ -259,6 +260,13 @@ def _problem_lines(problems: Sequence[Any]) -> list[str]:
 
 def _sorted_counts(counts: Counter[Any]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.most_common()) or "none"
+
+
+def _plain(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry whose ids and names are numbers or text; others, such as lists, are left out."""
+    keys = ("id", "category_id", "part_id", "name")
+    wrong = [key for key in keys if not isinstance(entry.get(key, 0), int | str)]
+    return {k: v for k, v in entry.items() if k not in wrong} if wrong else entry
 
 
 def _mark(count: int) -> str:

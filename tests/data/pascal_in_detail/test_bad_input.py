@@ -9,6 +9,7 @@ from miniature import IMAGE_ID, NOWHERE, miniature
 from d2_multitask.data.label_maps import part_seg_map, sem_seg_map
 from d2_multitask.data.pascal_in_detail import annotation_file as files
 from d2_multitask.data.pascal_in_detail import edges, joints, segmentation
+from d2_multitask.data.pascal_in_detail.validate import validate_file
 from d2_multitask.data.report import ProblemReport
 
 BAD_JOINTS = "joints of an object left out (the box is kept)"
@@ -258,3 +259,39 @@ def test_a_joint_outside_of_the_image_is_not_labelled(load):
     assert points[0].tolist() == NOWHERE and points[1, 2] == 2
     assert "person_id 1" in loaded.problems[0].where
     assert joints.to_coco_visibility("text") == "text"
+
+
+@pytest.mark.parametrize("value", [5, [], {"a": 1}, None, "x", 10**60])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "images.0.width",
+        "annos_segmentation.0.id",
+        "annos_segmentation.0.segmentation.size",
+        "annos_segmentation.2.category_id",
+        "annos_segmentation.2.parts",
+        "annos_segmentation.2.parts.0.part_id",
+        "annos_segmentation.3.bbox",
+        "annos_boundary.0.boundary_mask.size",
+        "annos_occlusion.0.imsize",
+        "annos_occlusion.0.edges.edgelabel.0",
+        "annos_joints.0.keypoints.0",
+        "parts.0.name",
+    ],
+)
+def test_fields_of_another_type_are_problems_or_sentences(load, tmp_path, path, value):
+    content = miniature()
+    change(content, path, value)
+    try:
+        load(content)
+        validate_file(tmp_path / "trainval_withkeypoints.json")
+    except ValueError as error:
+        assert path.startswith("images") and "field 'width'" in str(error)
+
+
+@pytest.mark.parametrize("index", [2**32 + 31, 1e300])
+def test_an_index_of_more_than_32_bits_is_not_another_one(load, index):
+    content = miniature()
+    change(content, "annos_occlusion.0.edges.indices", [[index]])
+    loaded = load(content)
+    assert {p.kind for p in loaded.problems} == {edges.BAD_OCCLUSION}
