@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import tempfile
 from collections.abc import Sequence
 
 import torch
@@ -51,10 +52,11 @@ def setup(args: argparse.Namespace) -> CfgNode:
         random seed and ``OUTPUT_DIR/config.yaml`` are there.
 
     Raises:
-        ValueError: a file, key or value of the config is wrong.
+        ValueError: a file, key or value of the config is wrong, or OUTPUT_DIR cannot be written.
     """
     args.config_file = find_config_file(args.config_file)
     cfg = load_config(args.config_file, args.opts)
+    check_output_dir(cfg.OUTPUT_DIR)
     # Detectron2 sets up its own logger and fvcore's, not those of packages on top of it.
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="d2_multitask", abbrev_name="d2mt")
     warning = fall_back_to_cpu(cfg)
@@ -73,6 +75,27 @@ def find_config_file(name: str) -> str:
         ValueError: there is neither.
     """
     return name if not name or os.path.isfile(name) else get_config_file(name)
+
+
+def check_output_dir(folder: str) -> None:
+    """Make the folder ``OUTPUT_DIR``, before anything is computed for it.
+
+    Raises:
+        ValueError: it is a file, or cannot be made or written.
+    """
+    if "://" in folder or not folder:
+        return  # not of this machine, or none wanted
+    try:
+        os.makedirs(folder, exist_ok=True)
+        # access() says yes to root on read-only disks and to some network folders.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(
+            f"OUTPUT_DIR: found {folder!r}, which cannot be written ({reason}); expected a folder. "
+            "Another one: OUTPUT_DIR path/of/a/folder at the end of the command line"
+        ) from None
 
 
 def fall_back_to_cpu(cfg: CfgNode) -> str:

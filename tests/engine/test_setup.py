@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from engine_support import write_people
 
 from d2_multitask.config import get_multitask_cfg
-from d2_multitask.engine.setup import fall_back_to_cpu, find_config_file, setup
+from d2_multitask.engine.setup import check_output_dir, fall_back_to_cpu, find_config_file, setup
 
 
 @pytest.fixture
@@ -83,3 +84,16 @@ def test_config_file_is_a_path_or_a_name(tmp_path):
     assert find_config_file("") == ""
     with pytest.raises(ValueError, match=r"no_such\.yaml"):
         find_config_file("no_such.yaml")
+
+
+def test_the_output_folder_is_made_and_left_empty(tmp_path: Path) -> None:
+    check_output_dir(str(tmp_path / "a" / "b"))
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "/proc/none", "a\0b"])
+def test_an_output_folder_that_cannot_be_is_a_sentence(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(ValueError, match=r"OUTPUT_DIR: found .* cannot be written .*expected"):
+        check_output_dir(str(tmp_path / name))
+    assert (tmp_path / "file").read_text() == "kept"
