@@ -42,7 +42,7 @@ def as_flag(value: Any) -> bool | None:
     Returns:
         ``None`` if it is neither true nor false.
     """
-    if value is None or value is False or value is True:
+    if value is None or (type(value) in (int, bool) and value in (0, 1)):
         return bool(value)
     if isinstance(value, str):
         return _FLAG_TEXTS.get(value.strip().lower())
