@@ -12,6 +12,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import (
     MetadataCatalog,
+    build_batch_data_loader,
     build_detection_test_loader,
     build_detection_train_loader,
 )
@@ -24,7 +25,7 @@ from d2_multitask.data.image_reading import ImageReadError, SizeMismatchError, r
 from d2_multitask.data.map_check import check_map_names, check_maps
 from d2_multitask.data.mapper import MultitaskDatasetMapper
 from d2_multitask.data.report import DATA_REPORT, ProblemReport, ReportingLoader
-from d2_multitask.data.sampler import ResumableSampler
+from d2_multitask.data.sampler import TrainingImages
 
 logger = logging.getLogger(__name__)
 
@@ -161,24 +162,40 @@ def filter_images(
 def build_train_loader(
     cfg: CfgNode, mapper: Callable[[dict[str, Any]], Any] | None = None
 ) -> ReportingLoader:
-    """Detectron2's training loader over ``get_training_dicts``, with the workers' data report.
+    """A training loader over ``get_training_dicts``, with the workers' data report.
 
-    With ``SEED`` the order of the images and their augmentation are the same whatever the network.
-    ``loader.sampler.start`` lets a resumed training go on in that order.
+    The batches are those of :class:`TrainingImages`: with ``SEED`` the same whatever the network,
+    the number of workers, and where a training was interrupted (``loader.images.start``). Another
+    ``DATALOADER.SAMPLER_TRAIN`` than Detectron2's default gives Detectron2's loader, which starts
+    anew when a training is resumed.
     """
     dataset_dicts = get_training_dicts(cfg)  # first: it loads the metadata that the mapper needs
-    is_default = cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler"
-    sampler = ResumableSampler(len(dataset_dicts)) if is_default else None
-    loader = build_detection_train_loader(
-        cfg,
-        dataset=dataset_dicts,
-        sampler=sampler,
-        mapper=mapper if mapper is not None else MultitaskDatasetMapper(cfg, True),
-        # Of the worker processes. Without it their seed would depend on how many random numbers
-        # the network has drawn for its weights.
-        seed=cfg.SEED + comm.get_rank() if cfg.SEED >= 0 else None,
+    mapper = mapper if mapper is not None else MultitaskDatasetMapper(cfg, True)
+    if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
+        loader = build_detection_train_loader(
+            cfg,
+            dataset=dataset_dicts,
+            mapper=mapper,
+            # Of the worker processes. Without it their seed would depend on how many random
+            # numbers the network has drawn for its weights.
+            seed=cfg.SEED + comm.get_rank() if cfg.SEED >= 0 else None,
+        )
+        return ReportingLoader(loader)
+    world_size, total = comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
+    if total < 1 or total % world_size:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH: found {total}, expected a multiple of the "
+            f"{world_size} processes"
+        )
+    images = TrainingImages(
+        dataset_dicts,
+        mapper,
+        batch_size=total // world_size,
+        seed=cfg.SEED if cfg.SEED >= 0 else None,
+        group_by_shape=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
     )
-    return ReportingLoader(loader, sampler=sampler)
+    loader = build_batch_data_loader(images, None, total, num_workers=cfg.DATALOADER.NUM_WORKERS)
+    return ReportingLoader(loader, images=images)
 
 
 def build_test_loader(

@@ -130,18 +130,18 @@ class ReportingLoader:
     Args:
         data_loader: yields lists of image dicts, as Detectron2's loaders do.
         report: where the problems are counted.
-        sampler: what orders the images of ``data_loader``, for those who want to move it.
+        images: what ``data_loader`` reads from, for those who want to move it.
     """
 
     def __init__(
         self,
         data_loader: Iterable[list[dict[str, Any]]],
         report: ProblemReport = DATA_REPORT,
-        sampler: Any = None,
+        images: Any = None,
     ) -> None:
         self.data_loader = data_loader
         self.report = report
-        self.sampler = sampler
+        self.images = images
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         for batch in self.data_loader:

@@ -24,7 +24,7 @@ from torch import nn
 
 from d2_multitask.checkpoint import MultitaskCheckpointer
 from d2_multitask.data.build import build_test_loader, build_train_loader
-from d2_multitask.data.sampler import ResumableSampler
+from d2_multitask.data.sampler import TrainingImages, seed_random_states
 from d2_multitask.engine.comparison.lock import FolderLock
 from d2_multitask.engine.ema import EMA_KEY, EmaHook, build_weight_average
 from d2_multitask.engine.hooks import DataReportHook, DrawPictures, PicturesHook, TimedProgress
@@ -95,16 +95,22 @@ class MultitaskTrainer(DefaultTrainer):
         with lock, self._stop.installed():
             return super().train()
 
+    def run_step(self) -> None:
+        """Detectron2's; with ``SEED`` a network's random numbers depend on the iteration alone."""
+        if self.cfg.SEED >= 0:
+            seed_random_states(self.cfg.SEED, comm.get_rank(), self.iter)
+        super().run_step()
+
     def resume_or_load(self, resume: bool = True) -> None:
-        """Detectron2's; a resumed training also goes on in the order of its images.
+        """Detectron2's; a resumed training also goes on with its images and random numbers.
 
         Args:
             resume: continue from the last checkpoint of ``OUTPUT_DIR``, if there is one.
         """
         super().resume_or_load(resume)
-        sampler = getattr(self.data_loader.loader, "sampler", None)
-        if isinstance(sampler, ResumableSampler):
-            sampler.start = self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH
+        images = getattr(self.data_loader.loader, "images", None)
+        if isinstance(images, TrainingImages):
+            images.start = self.start_iter
 
     def _build_checkpointer(self) -> MultitaskCheckpointer:
         more = {} if self.weight_average is None else {EMA_KEY: self.weight_average}

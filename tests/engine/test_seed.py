@@ -9,7 +9,6 @@ import torch
 from detectron2.utils.env import seed_all_rng
 from engine_support import registered_people, tiny_cfg
 
-from d2_multitask.data.sampler import ResumableSampler
 from d2_multitask.engine.trainer import MultitaskTrainer
 
 
@@ -63,14 +62,6 @@ def test_another_seed_gives_another_order(people, tmp_path):
     assert orders[0] != orders[1]
 
 
-def test_sampler_goes_on_in_its_order():
-    order = list(itertools.islice(ResumableSampler(5, seed=3), 17))
-    assert sorted(order[:5]) == sorted(order[5:10]) == [0, 1, 2, 3, 4]
-    later = ResumableSampler(5, seed=3)
-    later.start = 7
-    assert list(itertools.islice(later, 10)) == order[7:]
-
-
 def test_resumed_training_goes_on_in_the_order_of_images(people, tmp_path):
     whole = names(batches(seeded_trainer(people, tmp_path / "whole"), 6))
     seen = []
@@ -81,3 +72,20 @@ def test_resumed_training_goes_on_in_the_order_of_images(people, tmp_path):
         trainer.after_step = lambda t=trainer, a=after_step: (seen.append(t.last_batch), a())
         trainer.train()
     assert names(seen) == whole[:10]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_interrupted_training_equals_the_uninterrupted_one(people, tmp_path, workers):
+    def train(folder: str, stops: list[int]) -> dict[str, torch.Tensor]:
+        for stop in stops:
+            trainer = seeded_trainer(
+                people, tmp_path / folder, SOLVER__MAX_ITER=6, DATALOADER__NUM_WORKERS=workers
+            )
+            trainer.resume_or_load(resume=True)
+            trainer.max_iter = stop
+            trainer.train()
+        return trainer.model.state_dict()
+
+    whole, parts = train("whole", [6]), train("parts", [1, 3, 6])
+    for name, value in whole.items():
+        assert torch.equal(parts[name], value), name
