@@ -9,6 +9,7 @@ import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import (
     MetadataCatalog,
@@ -82,9 +83,12 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
     for name, dataset_dicts in sets.items():
         _check_readable(name, dataset_dicts, cfg.INPUT.FORMAT)
         _check_category_ids(name, dataset_dicts)
+        if "pose" in cfg.MODEL.TASKS or cfg.MODEL.KEYPOINT_ON:
+            _check_joints_named(name, dataset_dicts)
         if "foreground" in cfg.MODEL.TASKS:
             _check_masks(name, dataset_dicts, cfg.INPUT.FORMAT)
         check_maps(cfg, name, dataset_dicts)
+    sets = {name: _with_labelled_joints(dicts) for name, dicts in sets.items()}
     dataset_dicts = _chain(sets, times)
     _check_labels(cfg.MODEL.TASKS, dataset_dicts, list(sets))
     _check_switches(cfg, dataset_dicts, list(sets))
@@ -119,6 +123,26 @@ def repeat_factors(entries: Sequence[Sequence[Any]], names: Sequence[str]) -> di
 
 def _chain(sets: Mapping[str, DatasetDicts], times: Mapping[str, int]) -> DatasetDicts:
     return list(itertools.chain.from_iterable(sets[name] * times[name] for name in sets))
+
+
+def _with_labelled_joints(dataset_dicts: DatasetDicts) -> DatasetDicts:
+    """Where a data set labels some joint types only, its dicts get them as ``labelled_joints``."""
+    missing: set[int] | None = None
+    num_joints = 0
+    for annotation in itertools.chain.from_iterable(
+        d.get("annotations", ()) for d in dataset_dicts
+    ):
+        visibility = annotation.get("keypoints", ())[2::3]
+        if len(visibility):
+            num_joints = len(visibility)
+            missing = set(range(num_joints)) if missing is None else missing
+            missing = {joint for joint in missing if joint >= num_joints or not visibility[joint]}
+            if not missing:
+                return dataset_dicts
+    if missing is None or len(missing) == num_joints:
+        return dataset_dicts  # no joint is labelled at all, which is told elsewhere
+    labelled = [joint not in missing for joint in range(num_joints)]
+    return [{**record, "labelled_joints": labelled} for record in dataset_dicts]
 
 
 def _images_alone(
@@ -202,8 +226,11 @@ def build_test_loader(
     cfg: CfgNode, name: str, mapper: Callable[[dict[str, Any]], Any] | None = None
 ) -> ReportingLoader:
     """Detectron2's test loader over one data set, with the workers' data report."""
+    dataset_dicts = load_dataset(name)
+    _check_category_ids(name, dataset_dicts)
+    _check_image_ids(name, dataset_dicts)
     loader = build_detection_test_loader(
-        load_dataset(name),
+        dataset_dicts,
         mapper=mapper if mapper is not None else MultitaskDatasetMapper(cfg, False),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
@@ -297,13 +324,40 @@ def _check_category_ids(name: str, dataset_dicts: DatasetDicts) -> None:
     classes = MetadataCatalog.get(name).get("thing_classes")
     if classes is None:
         return
-    found = {a["category_id"] for record in dataset_dicts for a in record.get("annotations", ())}
-    unknown = sorted(found - set(range(len(classes))))
+    found = {a.get("category_id") for r in dataset_dicts for a in r.get("annotations", ())}
+    unknown = sorted(found - set(range(len(classes))), key=str)
     if unknown:
         raise ValueError(
             f"Data set {name!r}: category_id: found {unknown}, expected 0..{len(classes) - 1} for "
             f"the classes {list(classes)}"
         )
+
+
+def _check_joints_named(name: str, dataset_dicts: DatasetDicts) -> None:
+    """Without names it is not known which joints swap sides in a flip, and none would be learnt."""
+    if MetadataCatalog.get(name).get("keypoint_names"):
+        return
+    objects = (a for record in dataset_dicts for a in record.get("annotations", ()))
+    joints = next((a["keypoints"] for a in objects if any(a.get("keypoints", ()))), None)
+    if joints is not None:
+        raise ValueError(
+            f"Data set {name!r}: its objects have {np.size(joints) // 3} joints, but its metadata "
+            f"names none; type MetadataCatalog.get({name!r}).set(keypoint_names=[...], "
+            "keypoint_flip_map=[('left_eye', 'right_eye'), ...]) after registering it, with the "
+            "names in the order of the annotations, and the pairs that swap sides ([] if none do)"
+        )
+
+
+def _check_image_ids(name: str, dataset_dicts: DatasetDicts) -> None:
+    """Metrics count per image: two images of one id would get each other's objects."""
+    files: dict[Any, Any] = {}
+    for record in dataset_dicts:
+        file_name, image_id = record.get("file_name"), record.get("image_id")
+        if image_id is not None and files.setdefault(image_id, file_name) != file_name:
+            raise ValueError(
+                f"Data set {name!r}: image_id: found {image_id!r} for {files[image_id]} and for "
+                f"{file_name}, expected another id for each image"
+            )
 
 
 def _check_labels(tasks: Iterable[str], dataset_dicts: DatasetDicts, names: Sequence[str]) -> None:

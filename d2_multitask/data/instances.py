@@ -173,6 +173,12 @@ class InstanceBuilder:
         return _transform_mask(mask, transforms)
 
 
+def is_mirrored(transforms: T.TransformList) -> bool:
+    """Whether left and right have changed sides, in an odd number of flips of either kind."""
+    flips = (T.HFlipTransform, T.VFlipTransform)
+    return sum(isinstance(t, flips) for t in transforms.transforms) % 2 == 1
+
+
 def transform_boxes(
     annotations: Sequence[Mapping[str, Any]], transforms: T.TransformList
 ) -> np.ndarray:

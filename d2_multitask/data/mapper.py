@@ -19,7 +19,7 @@ from d2_multitask.data.augmentations import build_augmentations
 from d2_multitask.data.catalog import needs_labels, with_keypoints
 from d2_multitask.data.dense_labels import DenseLabels
 from d2_multitask.data.image_reading import ImageReadError, read_image
-from d2_multitask.data.instances import InstanceBuilder
+from d2_multitask.data.instances import InstanceBuilder, is_mirrored
 from d2_multitask.data.report import DATA_REPORT, PROBLEMS_KEY
 from d2_multitask.data.sem_seg import load_sem_seg
 from d2_multitask.data.test_size import image_window
@@ -38,6 +38,7 @@ class MultitaskDatasetMapper:
     - ``image``: (3, H, W) uint8; ``height``, ``width``: original size; ``file_name``, ``image_id``;
     - ``window`` (test; absent where the image fills the input): its (x0, y0, x1, y1) in the input;
     - ``instances`` (training; absent without ``annotations``): see ``InstanceBuilder``;
+    - ``labelled_joints`` (training; absent where the data set labels all): (K,) bool;
     - ``ignore_mask`` (training; absent if empty): (H, W) bool, crowds and remains of objects that
       were cut off;
     - ``sem_seg`` (training; absent if unlabelled): (H, W) int64, ``ignore_value`` = no label;
@@ -191,3 +192,8 @@ class MultitaskDatasetMapper:
         )
         if ignore is not None and ignore.any():
             result["ignore_mask"] = torch.from_numpy(ignore)
+        if "labelled_joints" in dataset_dict and self.instance_builder.hflip_indices is not None:
+            labelled = np.asarray(dataset_dict["labelled_joints"], dtype=bool)
+            if is_mirrored(transforms):
+                labelled = labelled[self.instance_builder.hflip_indices]
+            result["labelled_joints"] = torch.from_numpy(labelled)

@@ -205,8 +205,10 @@ class PoseHead(TaskHead):
         """Joint offsets (A, K, 2) with their weights (A, K, 1), joint heatmaps, sub-cell offsets.
 
         No loss where a label is missing: joints of visibility 0, images without joint labels, and,
-        on the joint heatmaps, crowds and the boxes of objects with joints of which none is
-        labelled.
+        on the joint heatmaps, crowds. On the heatmap of one joint also none inside the boxes of
+        objects whose joint is not labelled, and none in an image whose data set
+        (``labelled_joints``, (K,) bool) does not label this joint, or of whose objects some label
+        others but none this one.
         """
         objects = add_keypoints(
             batch_objects(batched_inputs, images, self.stride),
@@ -214,7 +216,7 @@ class PoseHead(TaskHead):
             self.stride,
             self.num_keypoints,
         )
-        grid, num_images = grid_size(images, self.stride), len(batched_inputs)
+        grid = grid_size(images, self.stride)
         cells = batch_cells(batched_inputs, images, self.stride, self.assign_radius)
         keypoints = objects.keypoints[cells.object_index]  # (A, K, 3)
         crowd = batch_ignored_cells(batched_inputs, images, self.stride)
@@ -222,13 +224,19 @@ class PoseHead(TaskHead):
             "cells": cells,
             "keypoint_offset": keypoints[..., :2] - cells.xy[:, None],
             "keypoint_weight": (keypoints[..., 2:] > 0).float(),
-            **self._heatmap_targets(objects, crowd, num_images, grid),
+            **self._heatmap_targets(
+                objects, crowd, _labelled_joints(batched_inputs, self.num_keypoints, crowd), grid
+            ),
         }
 
     def _heatmap_targets(
-        self, objects: BatchObjects, crowd: Tensor, num_images: int, grid: tuple[int, int]
+        self, objects: BatchObjects, crowd: Tensor, in_set: Tensor, grid: tuple[int, int]
     ) -> Targets:
-        """Joint heatmaps (N, K, h, w), valid cells, and the J labelled joints' own cells."""
+        """Joint heatmaps (N, K, h, w), valid cells, and the J labelled joints' own cells.
+
+        ``in_set`` (N, K): the joints that the image's data set labels.
+        """
+        num_images = len(in_set)
         labelled = objects.keypoints[..., 2] > 0  # (M, K)
         object_index, joint = labelled.nonzero(as_tuple=True)  # (J,)
         joint_xy = objects.keypoints[object_index, joint, :2]  # (J, 2)
@@ -242,15 +250,21 @@ class PoseHead(TaskHead):
             num_images * self.num_keypoints,
             grid,
         ).view(num_images, self.num_keypoints, *grid)
-        ignored = crowd  # (N, 1, h, w)
-        unlabelled = ~labelled.any(1) & self._have_joints(objects.classes)  # (M,)
-        if unlabelled.any():
-            ignored = crowd | cells_in_boxes(
-                objects.boxes[unlabelled], objects.image_index[unlabelled], num_images, grid
-            )
-        valid = objects.keypoints_labelled[:, None, None, None]
-        if ignored.any():
-            valid = (~ignored | (heatmap == 1)) & valid
+        missing = ~labelled & self._have_joints(objects.classes)[:, None]  # (M, K)
+        in_box, of_joint = missing.nonzero(as_tuple=True)
+        channel = objects.image_index[in_box] * self.num_keypoints + of_joint
+        # Per image and joint: how many objects label it, and how many only other joints.
+        only_others = missing & labelled.any(1, keepdim=True)
+        num_labelled, num_only_others = (
+            torch.zeros_like(in_set, dtype=torch.long).index_add_(0, objects.image_index, x.long())
+            for x in (labelled, only_others)
+        )
+        known = in_set & ((num_labelled > 0) | (num_only_others == 0))
+        known &= objects.keypoints_labelled[:, None]
+        ignored = crowd | cells_in_boxes(
+            objects.boxes[in_box], channel, in_set.numel(), grid
+        ).view_as(heatmap)
+        valid = (~ignored | (heatmap == 1)) & known[:, :, None, None]
         return {
             "keypoint_heatmap": heatmap,
             "valid": valid,
@@ -350,6 +364,15 @@ class PoseHead(TaskHead):
     def prediction_maps(self, predictions: Predictions) -> dict[str, Tensor]:
         """``joints`` (N, h, w): the strongest joint's score."""
         return {"joints": predictions["keypoint_heatmap"].float().sigmoid().amax(1)}
+
+
+def _labelled_joints(
+    batched_inputs: list[dict[str, Any]], num_keypoints: int, like: Tensor
+) -> Tensor:
+    """(N, K) bool, on the device of ``like``: the joints that each image's data set labels."""
+    rows = [x.get("labelled_joints") for x in batched_inputs]
+    every = torch.ones(num_keypoints, dtype=torch.bool, device=like.device)
+    return torch.stack([every if row is None else row.to(like.device) for row in rows])
 
 
 def flip_indices(cfg: CfgNode) -> list[int]:

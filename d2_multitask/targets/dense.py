@@ -86,12 +86,16 @@ def cells_in_boxes(
         (N, 1, h, w) bool.
     """
     height, width = grid_hw
-    y = torch.arange(height, device=boxes.device) + 0.5
-    x = torch.arange(width, device=boxes.device) + 0.5
-    rows = (y >= boxes[:, 1:2]) & (y < boxes[:, 3:4])  # (M, h)
-    columns = (x >= boxes[:, 0:1]) & (x < boxes[:, 2:3])  # (M, w)
-    # Summing outer products per image counts the boxes over a cell without an (M, h, w) array.
-    one_hot = torch.zeros((num_images, len(boxes)), device=boxes.device)
-    one_hot[image_index, torch.arange(len(boxes), device=boxes.device)] = 1
-    covered = torch.einsum("nm,mh,mw->nhw", one_hot, rows.float(), columns.float())
-    return covered[:, None] > 0
+    # A cell's centre lies at + 0.5. The first cell inside and the first one behind, on each axis.
+    x1, y1, x2, y2 = (boxes - 0.5).ceil().long().unbind(1)
+    x1, x2, y1, y2 = (
+        x1.clamp(0, width),
+        x2.clamp(0, width),
+        y1.clamp(0, height),
+        y2.clamp(0, height),
+    )
+    # Sums over rows and columns of what begins and ends at the corners count the boxes over a cell.
+    corners = boxes.new_zeros((num_images, height + 1, width + 1))
+    for y, x, value in ((y1, x1, 1.0), (y1, x2, -1.0), (y2, x1, -1.0), (y2, x2, 1.0)):
+        corners.index_put_((image_index, y, x), boxes.new_full((), value), accumulate=True)
+    return corners.cumsum(1).cumsum(2)[:, None, :height, :width] > 0.5

@@ -31,7 +31,43 @@ def own(cfg, coco, write_coco, tmp_path):
 
 
 def test_training_dicts(own):
-    assert get_training_dicts(own) == DatasetCatalog.get("own")
+    # Nobody has the third joint, which is therefore not taken for absent.
+    partial = {"labelled_joints": [True, True, False]}
+    assert get_training_dicts(own) == [{**d, **partial} for d in DatasetCatalog.get("own")]
+
+
+def test_joints_that_nobody_named(cfg, own):
+    dicts = DatasetCatalog.get("own")
+    DatasetCatalog.register("nameless", lambda: dicts)
+    MetadataCatalog.get("nameless").set(thing_classes=["person"])
+    cfg.DATASETS.TRAIN = ("nameless",)
+    cfg.MODEL.TASKS = ["pose"]
+    with pytest.raises(ValueError, match=r"objects have 3 joints.*get\('nameless'\)\.set\(keypoint_n"):
+        get_training_dicts(cfg)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"category_id": 1}, r"category_id: found \[1\], expected 0\.\.0"),
+        ({"category_id": None}, r"category_id: found \[None\]"),
+    ],
+)
+def test_class_ids_are_checked_before_evaluation(cfg, own, change, message):
+    dicts = DatasetCatalog.get("own")
+    dicts[0]["annotations"][0].update(change)
+    DatasetCatalog.register("wrong", lambda: dicts)
+    MetadataCatalog.get("wrong").set(thing_classes=["person"])
+    with pytest.raises(ValueError, match=message):
+        build_test_loader(cfg, "wrong")
+
+
+def test_two_images_of_one_id_are_not_scored(cfg, own):
+    dicts = DatasetCatalog.get("own")
+    dicts.append({**dicts[0], "file_name": "another.png"})
+    DatasetCatalog.register("twice", lambda: dicts)
+    with pytest.raises(ValueError, match="expected another id for each image"):
+        build_test_loader(cfg, "twice")
 
 
 @pytest.mark.parametrize(

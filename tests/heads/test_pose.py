@@ -73,3 +73,38 @@ def test_classes_that_there_are_not() -> None:
     message = r"POSE_HEAD.KEYPOINT_CLASSES: found \[14\], expected ids of the network's 6 .* 0 to 5"
     with pytest.raises(ValueError, match=message):
         pose_head([2, 14])
+
+
+def joint_validity(labelled: list[int], in_set: list[int] | None = None) -> torch.Tensor:
+    """(K, h, w) bool of one image with one person, in the left half, whose joints are given."""
+    entry: dict[str, Any] = labelled_image(64, 48, BOXES[:1])
+    visibility = entry["instances"].gt_keypoints.tensor[..., 2]
+    visibility.zero_()[:, labelled] = 2
+    if in_set is not None:
+        entry["labelled_joints"] = torch.isin(torch.arange(17), torch.tensor(in_set))
+    targets = pose_head([]).targets([entry], ImageList(torch.zeros(1, 3, 64, 48), [(64, 48)]))
+    return targets["valid"].expand(1, 17, 16, 12)[0]
+
+
+def test_joint_types_that_no_person_labels_cost_nothing() -> None:
+    valid = joint_validity([0, 3])
+    assert valid[[0, 3]].all()
+    assert not valid[[1, 2, *range(4, 17)]].any()
+
+
+def test_joint_types_that_the_set_does_not_label_cost_nothing() -> None:
+    valid = joint_validity([], in_set=[0, 1])
+    assert not valid[2:].any()
+    assert not valid[:2, :, :6].any()  # an unlabelled person is there
+    assert valid[:2, :, 6:].all()
+
+
+def test_joint_of_visibility_0_costs_nothing_inside_its_box() -> None:
+    entry: dict[str, Any] = labelled_image(64, 48, BOXES)
+    entry["instances"].gt_keypoints.tensor[..., 2] = 2
+    entry["instances"].gt_keypoints.tensor[0, 5, 2] = 0
+    targets = pose_head([]).targets([entry], ImageList(torch.zeros(1, 3, 64, 48), [(64, 48)]))
+    valid = targets["valid"].expand(1, 17, 16, 12)[0]
+    inside = valid[5][LEFT] & (targets["keypoint_heatmap"][0, 5][LEFT] != 1)
+    assert not inside.any() and valid[5][RIGHT].all()
+    assert valid[[*range(5), *range(6, 17)]].all()

@@ -49,3 +49,17 @@ def test_cells_whose_centre_lies_in_a_box() -> None:
 def test_no_boxes() -> None:
     none = cells_in_boxes(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), 2, (3, 3))
     assert none.shape == (2, 1, 3, 3) and not none.any()
+
+
+def test_cells_in_boxes_equal_a_loop_over_cells():
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(40, 2, 2, generator=generator) * 16 - 3
+    boxes = torch.cat([corners.amin(1), corners.amax(1)], 1)
+    images = torch.randint(0, 3, (40,), generator=generator)
+    found = cells_in_boxes(boxes, images, 3, (9, 11))
+    for n in range(3):
+        for y in range(9):
+            for x in range(11):
+                x1, y1, x2, y2 = boxes[images == n].unbind(1)
+                inside = (x + 0.5 >= x1) & (x + 0.5 < x2) & (y + 0.5 >= y1) & (y + 0.5 < y2)
+                assert found[n, 0, y, x] == inside.any()

@@ -232,7 +232,9 @@ def test_joints_of_chairs_are_no_false_people(cfg, register_records):
 def test_unmatched_skeletons_are_to_be_found(cfg, register_records):
     """One person of four has a skeleton without an object; the others are found."""
     records = [detail_record(1, [], []), *three_images()]
-    records = [{**record, "image_id": i} for i, record in enumerate(records)]
+    records = [
+        {**record, "image_id": i, "file_name": f"{i}.jpg"} for i, record in enumerate(records)
+    ]
     person = three_images()[0]["annotations"][0]
     skeleton = {key: person[key] for key in ("bbox", "bbox_mode", "keypoints")}
     records[0]["unmatched_keypoints"] = [skeleton]
