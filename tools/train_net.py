@@ -23,6 +23,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 import d2_multitask  # noqa: F401 (registers data sets and networks)
+from d2_multitask.engine.comparison.lock import LockHeldError
 from d2_multitask.engine.setup import setup
 from d2_multitask.engine.trainer import MultitaskTrainer, load_for_evaluation
 
@@ -35,7 +36,10 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
         cfg = setup(args)
         trainer = MultitaskTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+    try:
+        return trainer.train()
+    except LockHeldError as error:
+        sys.exit(f"Error: OUTPUT_DIR {cfg.OUTPUT_DIR}: {error}; wait for it, or set another one")
 
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from d2_multitask.heads.base import Decoded, Predictions
 from d2_multitask.heads.build import build_heads, with_required
+from d2_multitask.modeling.label_watch import LabelWatch
 from d2_multitask.modeling.window import crop_result
 
 
@@ -55,6 +56,7 @@ class MultitaskCenterNet(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
         self.test_tasks = self._checked_tasks(test_tasks)
         self.flip_test = flip_test
+        self.label_watch = LabelWatch()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
 
@@ -102,7 +104,9 @@ class MultitaskCenterNet(nn.Module):
         """
         if not self.training:
             return self.inference(batched_inputs, tasks)
-        return self.losses(batched_inputs, self.preprocess_image(batched_inputs))
+        losses = self.losses(batched_inputs, self.preprocess_image(batched_inputs))
+        self.label_watch.update(losses)
+        return losses
 
     def losses(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> dict[str, Tensor]:
         """``{"loss_<task>_<term>": ()}`` of a preprocessed batch."""

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from d2_multitask.heads.base import Decoded
 from d2_multitask.heads.build import build_heads, head_class
 from d2_multitask.modeling.instance_labels import ImageLabels
+from d2_multitask.modeling.label_watch import LabelWatch
 
 DETECTION = "det"
 # Detectron2's names of losses -> ours, `loss_<task>_<term>`, from which totals of tasks are made.
@@ -78,6 +79,7 @@ class MultitaskRCNN(GeneralizedRCNN):
         self.heads = heads
         self.test_tasks = self._checked_tasks(test_tasks)
         self.flip_test = flip_test
+        self.label_watch = LabelWatch()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
 
@@ -141,6 +143,7 @@ class MultitaskRCNN(GeneralizedRCNN):
         for head in self.heads.values():
             targets = head.targets(batched_inputs, images)
             losses.update(head.losses(head.layers(features), targets))
+        self.label_watch.update(losses)
         return losses
 
     def _detection_losses(

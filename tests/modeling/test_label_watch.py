@@ -1,0 +1,23 @@
+"""A task that never meets a label is named, whatever the trainer."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from d2_multitask.modeling.label_watch import LabelWatch
+
+
+def test_task_without_labels_is_named_once_a_period(caplog) -> None:
+    watch = LabelWatch(period=3)
+    seen, unseen = torch.tensor(1.0), torch.tensor(0.0, requires_grad=True)
+    with caplog.at_level(logging.WARNING):
+        for batch in range(7):
+            # Pose meets a label in one batch of each period, and in one of its losses.
+            pose = seen if batch in (1, 5) else unseen
+            watch.update(
+                {"loss_seg": unseen, "loss_pose_offset": unseen, "loss_pose_heatmap": pose}
+            )
+    assert len(caplog.messages) == 2
+    assert all("Task 'seg' has learnt nothing in 3 batches" in m for m in caplog.messages)
