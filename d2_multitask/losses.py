@@ -15,7 +15,7 @@ from torchvision.ops import generalized_box_iou_loss
 
 
 def average_over_workers(count: Tensor) -> Tensor:
-    """Mean of a count over all training processes, at least 1.
+    """Mean of a count over all training processes; their sum counts as at least 1.
 
     With one normaliser for all workers the sum of their gradients is that of one large batch.
 
@@ -29,8 +29,8 @@ def average_over_workers(count: Tensor) -> Tensor:
     if comm.get_world_size() > 1:
         count = count.clone()
         dist.all_reduce(count)
-        count = count / comm.get_world_size()
-    return count.clamp(min=1)
+    # Before the division: one positive in eight processes is one positive of the large batch.
+    return count.clamp(min=1) / comm.get_world_size()
 
 
 def heatmap_focal_loss(

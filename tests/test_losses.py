@@ -6,9 +6,12 @@ import math
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from detectron2.utils import comm
 
 from d2_multitask.losses import (
+    average_over_workers,
     balanced_binary_cross_entropy,
     dice_loss,
     direction_loss,
@@ -194,3 +197,30 @@ def test_new_losses_with_nothing_to_learn() -> None:
     assert [loss.item() for loss in losses] == [0, 0, 0, 0, 0]
     sum(losses).backward()
     assert (maps.grad == 0).all()
+
+
+def _two_process_gradient(rank: int, folder: str) -> None:
+    """Gradient of one of two processes, which have one and no labelled numbers."""
+    dist.init_process_group("gloo", f"file://{folder}/init", rank=rank, world_size=2)
+    prediction = torch.full((4,), 0.5, requires_grad=True)
+    weight = torch.tensor([1.0, 0, 0, 0]) if rank == 0 else torch.zeros(4)
+    gathered_l1_loss(prediction, torch.zeros(4), weight).backward()
+    torch.save(prediction.grad, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(("others", "expected"), [(0, 0.5), (3, 2.0)])
+def test_mean_over_two_processes_may_be_below_one(others, expected, monkeypatch):
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda count: count.add_(others))
+    assert average_over_workers(torch.tensor(1)).item() == expected
+    monkeypatch.setattr(dist, "all_reduce", lambda count: count)
+    assert average_over_workers(torch.tensor(0)).item() == 0.5  # as one process divides by 1
+
+
+@pytest.mark.slow
+def test_few_labels_in_two_processes_weigh_as_in_one(tmp_path):
+    torch.multiprocessing.spawn(_two_process_gradient, (str(tmp_path),), nprocs=2)
+    # DistributedDataParallel averages the gradients of the processes.
+    mean = sum(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)) / 2
+    assert mean.tolist() == [1.0, 0, 0, 0]

@@ -7,7 +7,7 @@ or the labels leave nothing to measure. A new metric is one builder and its name
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -148,6 +148,28 @@ EVALUATORS: dict[str, tuple[EvaluatorBuilder, ...]] = {
 }
 
 
+# What the builders above measure, to say it where a trained task is measured by none.
+_MEASURED_TASKS = {
+    build_coco_evaluator: set(COCO_METRICS),
+    build_sem_seg_evaluator: SEM_SEG_TASKS,
+    build_recall_evaluator: {"det"},
+    build_foreground_evaluator: {ForegroundEvaluator.task},
+    build_reconstruction_evaluator: {RECONSTRUCTION_TASK},
+}
+
+
+def _warn_of_unmeasured(tasks: Sequence[str], kind: str, dataset_name: str) -> None:
+    builders = EVALUATORS[kind]
+    if not all(build in _MEASURED_TASKS for build in builders):
+        return  # PASCAL in Detail's measure all tasks; what users' own do is theirs to say
+    measured = set().union(*(_MEASURED_TASKS[build] for build in builders))
+    for task in (task for task in tasks if task not in measured):
+        logger.warning(
+            f"Task {task!r} is not evaluated on data set {dataset_name!r}: no evaluator of its "
+            f"evaluator_type {kind!r} measures it (these measure {sorted(measured)})."
+        )
+
+
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluators:
     """The evaluators of a data set for ``TEST.TASKS`` (if empty, all of ``MODEL.TASKS``).
 
@@ -173,6 +195,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
         )
     tasks = tuple(cfg.TEST.TASKS or cfg.MODEL.TASKS)
     request = EvaluationRequest(dataset_name, records, tasks, output_folder)
+    _warn_of_unmeasured(tasks, kind, dataset_name)
     built = [build(cfg, request) for build in EVALUATORS[kind]]
     evaluators = [evaluator for evaluator in built if evaluator is not None]
     if not evaluators:

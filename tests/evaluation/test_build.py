@@ -109,3 +109,10 @@ def test_backend_is_the_configs(cfg, register):
     cfg.TEST.COCO_BACKEND = "none"
     with pytest.raises(ValueError, match=r"TEST\.COCO_BACKEND: found 'none'"):
         build_evaluator(cfg, name, cfg.OUTPUT_DIR)
+
+
+def test_task_that_nobody_measures_is_named(cfg, register, caplog):
+    cfg.MODEL.TASKS = ["det", "parts"]
+    build_evaluator(cfg, (name := register(two_images())), cfg.OUTPUT_DIR)
+    (message,) = [m for m in caplog.messages if "is not evaluated" in m]
+    assert "'parts'" in message and name in message and "'multitask_coco'" in message
