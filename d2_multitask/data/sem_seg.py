@@ -210,7 +210,8 @@ def sem_seg_from_annotations(
         raise ValueError(f"{where}: category_id: found {max(labels) - 1}, expected 0 to 253")
     if crowds:
         sem_seg[decode(mask_util.merge(crowds))] = ignore_value
-    order = np.argsort(-mask_util.area(rles).astype(np.int64), kind="stable") if rles else []
+    # One by one: under NumPy 2, pycocotools' area of a list stops at 255 masks.
+    order = np.argsort([-int(mask_util.area(rle)) for rle in rles], kind="stable")
     # Neighbours of one class are merged as run lengths: one class needs one decoding in all.
     for label, group in itertools.groupby(order, key=lambda i: labels[i]):
         np.copyto(sem_seg, label, where=decode(mask_util.merge([rles[i] for i in group])))

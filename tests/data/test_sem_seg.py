@@ -157,3 +157,13 @@ def test_a_bad_map_costs_the_map_only_and_is_counted(tmp_path):
     record = {"sem_seg_file_name": str(tmp_path / "missing.png")}
     assert load_sem_seg(record, H, W, num_classes=2) is None
     assert DATA_REPORT.counts == {BAD_MAP: 1}
+
+
+def test_more_objects_than_a_byte_counts():
+    square = [[0, 0, 4, 0, 4, 4, 0, 4]]
+    dot = [[1, 1, 2, 1, 2, 2, 1, 2]]
+    objects = [{"category_id": 0, "segmentation": square}] * 299
+    objects.append({"category_id": 1, "segmentation": dot})
+    expected = np.ones((4, 4), dtype=np.uint8)
+    expected[1, 1] = 2
+    np.testing.assert_array_equal(sem_seg_from_annotations(objects, 4, 4), expected)
