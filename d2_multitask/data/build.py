@@ -132,7 +132,7 @@ def _with_labelled_joints(dataset_dicts: DatasetDicts) -> DatasetDicts:
     for annotation in itertools.chain.from_iterable(
         d.get("annotations", ()) for d in dataset_dicts
     ):
-        visibility = annotation.get("keypoints", ())[2::3]
+        visibility = np.ravel(annotation.get("keypoints", ()))[2::3]
         if len(visibility):
             num_joints = len(visibility)
             missing = set(range(num_joints)) if missing is None else missing
@@ -335,13 +335,20 @@ def _check_category_ids(name: str, dataset_dicts: DatasetDicts) -> None:
 
 def _check_joints_named(name: str, dataset_dicts: DatasetDicts) -> None:
     """Without names it is not known which joints swap sides in a flip, and none would be learnt."""
-    if MetadataCatalog.get(name).get("keypoint_names"):
-        return
+    names = MetadataCatalog.get(name).get("keypoint_names")
     objects = (a for record in dataset_dicts for a in record.get("annotations", ()))
-    joints = next((a["keypoints"] for a in objects if any(a.get("keypoints", ()))), None)
-    if joints is not None:
+    sizes = (np.size(a["keypoints"]) for a in objects if np.any(a.get("keypoints", ())))
+    first = next(sizes, None)
+    if first is None:
+        return
+    if names and first != 3 * len(names) and 3 * len(names) not in sizes:
         raise ValueError(
-            f"Data set {name!r}: its objects have {np.size(joints) // 3} joints, but its metadata "
+            f"Data set {name!r}: keypoints: found {first} numbers an object, expected "
+            f"{3 * len(names)}, x, y and visibility for each of the joints {list(names)}"
+        )
+    if not names:
+        raise ValueError(
+            f"Data set {name!r}: its objects have {first // 3} joints, but its metadata "
             f"names none; type MetadataCatalog.get({name!r}).set(keypoint_names=[...], "
             "keypoint_flip_map=[('left_eye', 'right_eye'), ...]) after registering it, with the "
             "names in the order of the annotations, and the pairs that swap sides ([] if none do)"

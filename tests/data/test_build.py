@@ -46,6 +46,18 @@ def test_joints_that_nobody_named(cfg, own):
         get_training_dicts(cfg)
 
 
+def test_another_number_of_joints_than_names(cfg, own):
+    dicts = DatasetCatalog.get("own")
+    DatasetCatalog.register("shorter", lambda: dicts)
+    MetadataCatalog.get("shorter").set(
+        thing_classes=["person"], keypoint_names=["a", "b"], keypoint_flip_map=[]
+    )
+    cfg.DATASETS.TRAIN, cfg.MODEL.TASKS = ("shorter",), ["pose"]
+    cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS = 2
+    with pytest.raises(ValueError, match="keypoints: found 9 numbers an object, expected 6"):
+        get_training_dicts(cfg)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
