@@ -9,7 +9,7 @@ from detectron2.data import transforms as T
 from d2_multitask.data.color_jitter import ColorJitter
 from d2_multitask.data.resized_crop import CenterResizedCrop, RandomResizedCrop
 from d2_multitask.data.scale_crop import ScaleCrop
-from d2_multitask.data.test_size import build_test_resize
+from d2_multitask.data.test_size import ResizeShortestEdge, build_test_resize
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
@@ -27,6 +27,9 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
         size = cfg.INPUT.CENTER_CROP_TEST
         return [CenterResizedCrop(size)] if size else [build_test_resize(cfg)]
     augmentations = detection_utils.build_augmentation(cfg, is_train)  # resize, then flip
+    augmentations[0] = ResizeShortestEdge(
+        cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    )
     crops = ("SCALE_CROP", "RANDOM_RESIZED_CROP", "CROP")
     enabled = [f"INPUT.{crop}.ENABLED" for crop in crops if cfg.INPUT[crop].ENABLED]
     if len(enabled) > 1:

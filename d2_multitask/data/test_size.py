@@ -94,6 +94,18 @@ class CenterNetFixed(T.Augmentation):
         return CenteredTransform(scale, (width / 2, height / 2), self.output_size)
 
 
+class ResizeShortestEdge(T.ResizeShortestEdge):
+    """Detectron2's, whose shorter side may become 0 in images like 2x3000 pixels; here 1."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """For ``image`` (H, W, C)."""
+        found = super().get_transform(image)
+        if isinstance(found, T.ResizeTransform) and min(found.new_h, found.new_w) < 1:
+            sides = max(found.new_h, 1), max(found.new_w, 1)
+            return T.ResizeTransform(found.h, found.w, *sides, self.interp)
+        return found
+
+
 def build_test_resize(cfg: CfgNode) -> T.Augmentation:
     """The resizing of test images that ``INPUT.RESIZE_TEST`` names.
 
@@ -116,7 +128,7 @@ def build_test_resize(cfg: CfgNode) -> T.Augmentation:
             )
         return CenterNetFixed(size)
     shortest = cfg.INPUT.MIN_SIZE_TEST
-    return T.ResizeShortestEdge([shortest, shortest], cfg.INPUT.MAX_SIZE_TEST)
+    return ResizeShortestEdge([shortest, shortest], cfg.INPUT.MAX_SIZE_TEST)
 
 
 def image_window(

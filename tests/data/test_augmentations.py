@@ -71,3 +71,13 @@ def test_two_kinds_of_crop(cfg):
     cfg.merge_from_list(["INPUT.SCALE_CROP.ENABLED", True, "INPUT.CROP.ENABLED", True])
     with pytest.raises(ValueError, match="INPUT.SCALE_CROP.ENABLED and INPUT.CROP.ENABLED"):
         build_augmentations(cfg, True)
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+@pytest.mark.parametrize("shape", [(2, 3000, 3), (3000, 1, 3)])
+def test_no_side_becomes_0(cfg, is_train, shape):
+    (resize, *_) = build_augmentations(cfg, is_train)
+    resize.short_edge_length, resize.max_size, resize.is_range = (400,), 512, False
+    image = np.zeros(shape, dtype=np.uint8)
+    resized = resize.get_transform(image).apply_image(image)
+    assert min(resized.shape[:2]) == 1 and max(resized.shape[:2]) >= 500
