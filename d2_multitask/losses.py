@@ -14,13 +14,11 @@ from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
 
-def average_over_workers(count: Tensor) -> Tensor:
-    """Mean of a count over all training processes; their sum counts as at least 1.
-
-    With one normaliser for all workers the sum of their gradients is that of one large batch.
+def sum_over_workers(count: Tensor) -> Tensor:
+    """Sum of a count over all training processes.
 
     Args:
-        count: () number of positives of this worker's batch.
+        count: () number of this worker's batch.
 
     Returns:
         () float32, on the same device, without a graph.
@@ -29,8 +27,36 @@ def average_over_workers(count: Tensor) -> Tensor:
     if comm.get_world_size() > 1:
         count = count.clone()
         dist.all_reduce(count)
+    return count
+
+
+def average_over_workers(count: Tensor) -> Tensor:
+    """Mean of a count over all training processes; their sum counts as at least 1.
+
+    With one normaliser for all workers the mean of their gradients is that of one large batch.
+
+    Args:
+        count: () number of positives of this worker's batch.
+
+    Returns:
+        () float32, on the same device, without a graph.
+    """
     # Before the division: one positive in eight processes is one positive of the large batch.
-    return count.clamp(min=1) / comm.get_world_size()
+    return sum_over_workers(count).clamp(min=1) / comm.get_world_size()
+
+
+def worker_weight(count: Tensor) -> Tensor:
+    """What makes a mean over this worker's labels its share of the mean over all workers' labels.
+
+    Every worker has to call it, also one without labels, whose weight is 0.
+
+    Args:
+        count: () number of labels that the worker's mean was taken over.
+
+    Returns:
+        () float32, 1 in a single process with labels.
+    """
+    return count.detach().float() / average_over_workers(count)
 
 
 def heatmap_focal_loss(
@@ -142,7 +168,7 @@ def balanced_binary_cross_entropy(
     positive, labelled = target == 1, target != ignore_value
     weight: Tensor | float = positive_weight
     if not positive_weight:
-        share = positive.sum() / labelled.sum().clamp(min=1)
+        share = sum_over_workers(positive.sum()) / sum_over_workers(labelled.sum()).clamp(min=1)
         weight = (1 - share).clamp(0.5, 0.995)  # without positives the negatives still count
     weights = torch.where(positive, weight, 1 - weight) * labelled
     loss = F.binary_cross_entropy_with_logits(

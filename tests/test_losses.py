@@ -19,6 +19,7 @@ from d2_multitask.losses import (
     heatmap_focal_loss,
     masked_binary_cross_entropy,
     masked_cross_entropy,
+    worker_weight,
 )
 
 LOG2 = math.log(2)
@@ -224,3 +225,24 @@ def test_few_labels_in_two_processes_weigh_as_in_one(tmp_path):
     # DistributedDataParallel averages the gradients of the processes.
     mean = sum(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)) / 2
     assert mean.tolist() == [1.0, 0, 0, 0]
+
+
+def test_weight_of_a_workers_mean(monkeypatch) -> None:
+    assert worker_weight(torch.tensor(5)) == 1 and worker_weight(torch.tensor(0)) == 0
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda count: count.add_(3))
+    assert worker_weight(torch.tensor(1)) == 0.5  # 1 of 4 labels, a mean of 2 a worker
+    assert worker_weight(torch.tensor(0)) == 0
+
+
+def test_the_share_of_negatives_is_that_of_all_workers(monkeypatch) -> None:
+    """HED's weight: here 2 of 4 pixels are positive, on the other worker 1 of 6."""
+    others = iter([1, 6, 0])
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda count: count.add_(next(others)))
+    target = torch.tensor([1, 1, 0, 0]).view(1, 1, 4)
+    logits = torch.tensor([1.0, 1.0, 0.0, 0.0]).view(1, 1, 4)
+    weights, costs = [0.7, 0.7, 0.3, 0.3], [math.log1p(math.exp(-1.0))] * 2 + [LOG2] * 2
+    expected = sum(w * c for w, c in zip(weights, costs, strict=True)) / (sum(weights) / 2)
+    found = balanced_binary_cross_entropy(logits, target, 0, 255)
+    assert found.item() == pytest.approx(expected, rel=1e-6)

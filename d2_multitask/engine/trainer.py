@@ -25,6 +25,7 @@ from torch import nn
 from d2_multitask.checkpoint import MultitaskCheckpointer
 from d2_multitask.data.build import build_test_loader, build_train_loader
 from d2_multitask.data.sampler import TrainingImages, seed_random_states
+from d2_multitask.engine.batch_norm import SharedStatistics, running_statistics
 from d2_multitask.engine.comparison.lock import FolderLock
 from d2_multitask.engine.ema import EMA_KEY, EmaHook, build_weight_average
 from d2_multitask.engine.hooks import DataReportHook, DrawPictures, PicturesHook, TimedProgress
@@ -70,6 +71,8 @@ class MultitaskTrainer(DefaultTrainer):
         self.checkpointer = self._build_checkpointer()
         timer, *others = (self._adapted(hook) for hook in super().build_hooks())
         ours: list[HookBase] = []
+        if comm.get_world_size() > 1 and running_statistics(self.model):
+            ours.append(SharedStatistics())  # before the averaged weights take them in
         if self.weight_average is not None:
             ours.append(EmaHook(self.weight_average))  # before saving and evaluation
         if comm.is_main_process():

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from d2_multitask.data.catalog import RECONSTRUCTION_TASK
 from d2_multitask.heads.base import image_cells
+from d2_multitask.losses import average_over_workers
 from d2_multitask.modeling.backbones.mae import MAEBackbone
 from d2_multitask.modeling.mae.answers import image_noise, reconstruction_result
 from d2_multitask.modeling.mae.masked_autoencoder import LOSS_KEY
@@ -93,7 +94,7 @@ class MultitaskMAE(MultitaskCenterNet):
         output = self.backbone.reconstruct(images.tensor)
         inside = image_cells(images, self.backbone.patch_size).flatten(1)  # (N, L): no padding
         mask = output.mask * inside
-        return (output.error * mask).sum() / mask.sum().clamp(min=1)
+        return (output.error * mask).sum() / average_over_workers(mask.sum())
 
     @torch.no_grad()
     def inference(

@@ -7,7 +7,7 @@ can be left out. Parameter names are Detectron2's, so its model zoo initialises 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from d2_multitask.heads.base import Decoded
 from d2_multitask.heads.build import build_heads, head_class
+from d2_multitask.losses import worker_weight
 from d2_multitask.modeling.instance_labels import ImageLabels
 from d2_multitask.modeling.label_watch import LabelWatch
 
@@ -149,7 +150,11 @@ class MultitaskRCNN(GeneralizedRCNN):
     def _detection_losses(
         self, batched_inputs: list[dict[str, Any]], images: ImageList, features: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Losses of boxes, masks and joints, over the images that have object labels."""
+        """Losses of boxes, masks and joints, over the images that have object labels.
+
+        Detectron2 takes means over this process's images and sampled boxes; they are weighted here
+        so that the mean over processes is that of one large batch. Masks and joints come weighted.
+        """
         labelled = [i for i, entry in enumerate(batched_inputs) if "instances" in entry]
         # Without any, one image goes through all layers for nothing: each parameter gets a gradient
         # of zero, which training on several GPUs relies on.
@@ -159,10 +164,28 @@ class MultitaskRCNN(GeneralizedRCNN):
             images = ImageList(images.tensor[rows], sizes)
             features = {name: feature[rows] for name, feature in features.items()}
         targets = [ImageLabels.of(batched_inputs[i], self.device) for i in rows]
-        proposals, losses = self.proposal_generator(images, features, targets)
-        losses.update(self.roi_heads(images, features, proposals, targets)[1])
-        scale = 1.0 if labelled else 0.0
-        return {LOSS_NAMES.get(name, name): loss.float() * scale for name, loss in losses.items()}
+        proposals, rpn_losses = self.proposal_generator(images, features, targets)
+        sampled, roi_losses = self.roi_heads(images, features, proposals, targets)
+        num_boxes = sum(map(len, sampled)) if labelled else 0
+        losses = {**rpn_losses, **roi_losses}
+        weights = self._worker_weights(losses, len(labelled), num_boxes)
+        return {LOSS_NAMES.get(x, x): loss.float() * weights[x] for x, loss in losses.items()}
+
+    def _worker_weights(
+        self, names: Iterable[str], num_images: int, num_boxes: int
+    ) -> dict[str, Tensor | float]:
+        """See `worker_weight`; all 0 or without effect if no image has object labels."""
+        per_image, per_box = (
+            worker_weight(torch.tensor(count, device=self.device))
+            for count in (num_images, num_boxes)
+        )
+        head = getattr(self.roi_heads, "keypoint_head", None)
+        visible = getattr(head, "loss_normalizer", None) == "visible"
+        weighted = {"loss_mask": 1.0, "loss_keypoint": 1.0 if visible else per_image}
+        return {
+            name: per_image if name.startswith("loss_rpn") else weighted.get(name, per_box)
+            for name in names
+        }
 
     @torch.no_grad()
     def inference(

@@ -1,7 +1,8 @@
 """Detectron2's proposal network and box, mask and keypoint heads, for labels that are partial.
 
 What is added: an object without a mask or without joints teaches the other heads all the same;
-boxes that lie on crowds are no background; in mixed precision boxes keep their coordinates.
+boxes that lie on crowds are no background; in mixed precision boxes keep their coordinates;
+losses of masks and joints are divided by the number of all processes' labels.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from detectron2.modeling.roi_heads import (
     StandardROIHeads,
     select_foreground_proposals,
 )
+from detectron2.modeling.roi_heads.keypoint_head import keypoint_rcnn_loss
 from detectron2.modeling.roi_heads.roi_heads import select_proposals_with_visible_keypoints
 from detectron2.structures import Boxes, ImageList, Instances, Keypoints
 from torch import Tensor
 
 from d2_multitask.heads.base import check_class_ids
+from d2_multitask.losses import average_over_workers, worker_weight
 from d2_multitask.modeling.instance_labels import ImageLabels, covered_share
 
 # A box that lies on ignored pixels by more than this share of its area teaches nothing.
@@ -54,6 +57,18 @@ class MultitaskKeypointHead(KRCNNConvDeconvUpsampleHead):
     def layers(self, x: Tensor) -> Tensor:
         """Pooled features (R, C, h, w) -> joint heatmaps (R, K, S, S), logits."""
         return super().layers(x).float().contiguous()
+
+    def forward(self, x: Tensor, instances: list[Instances]) -> Any:
+        """As in Detectron2's head, with the mean over all processes' visible joints."""
+        if not self.training or self.loss_normalizer != "visible":
+            return super().forward(x, instances)
+        logits = self.layers(x)
+        total = keypoint_rcnn_loss(logits, instances, normalizer=1)
+        visible = logits.new_zeros(())
+        for image in instances:
+            boxes = image.proposal_boxes.tensor
+            visible += image.gt_keypoints.to_heatmap(boxes, logits.shape[2])[1].sum()
+        return {"loss_keypoint": total / average_over_workers(visible) * self.loss_weight}
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -131,6 +146,9 @@ class MultitaskROIHeads(StandardROIHeads):
         if self.training and self.mask_on:
             instances, _ = select_foreground_proposals(instances, self.num_classes)
             instances = [_with_masks(image) for image in instances]
+            losses = super()._forward_mask(features, instances)
+            weight = worker_weight(instances[0].gt_classes.new_tensor(sum(map(len, instances))))
+            return {name: loss * weight for name, loss in losses.items()}
         return super()._forward_mask(features, instances)
 
     def _forward_keypoint(self, features: dict[str, Tensor], instances: list[Instances]) -> Any:

@@ -1,0 +1,114 @@
+"""Two processes with two images each learn what one process learns from all four."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+from modeling.rcnn_support import rcnn, rcnn_image
+from support import LABELS, labelled_image, without
+from torch import Tensor, nn
+from worker_support import in_two_processes
+
+from d2_multitask.config import load_config
+
+Batch = list[dict[str, Any]]
+# Nothing is left to chance: every anchor and every proposal is sampled.
+ALL_BOXES = ("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 8192, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 8192)
+STATIC = ("MODEL.ROI_KEYPOINT_HEAD.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS", False)
+
+
+def mcn() -> nn.Module:
+    torch.manual_seed(0)
+    cfg = load_config("quick/mcn_in_detail.yaml")
+    return build_model(cfg)
+
+
+def mae() -> nn.Module:
+    torch.manual_seed(0)
+    cfg = load_config("quick/foreground_decoder_joint.yaml")
+    cfg.MODEL.MAE.DEPTH, cfg.MODEL.MAE.DECODER_DEPTH, cfg.MODEL.WEIGHTS = 2, 1, ""
+    model = build_model(cfg)
+    reconstruct = model.backbone.reconstruct
+
+    def repeatable(images: Tensor) -> Any:
+        """The same patches of each image, whatever batch it is in."""
+        noise = torch.rand(4, 4096, generator=torch.Generator().manual_seed(0))
+        length = images[0, 0].numel() // model.backbone.patch_size**2
+        return reconstruct(images, noise=noise[:1, :length].expand(len(images), -1))
+
+    model.backbone.reconstruct = repeatable
+    return model
+
+
+def images(make: Callable[..., dict[str, Any]], *, empty: bool, **kwargs: Any) -> Batch:
+    """Two images with all labels, then two with few or none."""
+    batch = [make(seed=seed, **kwargs) for seed in range(4)]
+    if empty:
+        return [*batch[:2], *(without(entry, *LABELS) for entry in batch[2:])]
+    few = batch[2]["instances"]
+    few.gt_keypoints.tensor[0, :, 2] = 0
+    few.gt_masks.tensor[1] = False
+    batch[2]["boundary"][:] = batch[2]["sem_seg"][:40] = 255
+    batch[3] = without(batch[3], "sem_seg", "part_seg", "image_labels", "foreground")
+    batch[3]["instances"] = batch[3]["instances"][:1]
+    return batch
+
+
+def cases() -> dict[str, tuple[Callable[[], nn.Module], Batch]]:
+    found: dict[str, tuple[Callable[[], nn.Module], Batch]] = {}
+    for empty in (False, True):
+        name = "none" if empty else "few"
+        people = images(rcnn_image, empty=empty)
+        found[f"rcnn-{name}"] = (lambda: rcnn(None, *ALL_BOXES), people)
+        found[f"rcnn-static-{name}"] = (lambda: rcnn(["det"], *ALL_BOXES, *STATIC), people)
+        found[f"mcn-{name}"] = (mcn, images(labelled_image, empty=empty, num_keypoints=14))
+        small = images(labelled_image, empty=empty, height=32, width=32)
+        found[f"mae-{name}"] = (mae, small)
+    return found
+
+
+def learnt(build: Callable[[], nn.Module], batch: Batch) -> tuple[dict, dict]:
+    """Losses, and the gradients of a sum of them in which each has a weight of its own."""
+    model = build()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()  # batch statistics are another matter: they see what one process has
+    with EventStorage():
+        losses = model(batch)
+    sum(k * losses[name] for k, name in enumerate(sorted(losses), 1)).backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {name: loss.detach() for name, loss in losses.items()}, gradients
+
+
+def of_worker(rank: int) -> dict[str, tuple[dict, dict]]:
+    results = {}
+    for name, (build, batch) in cases().items():
+        results[name] = learnt(build, batch[2 * rank : 2 * rank + 2])
+        for values in results[name]:
+            for key in sorted(values):
+                dist.all_reduce(values[key])
+                values[key] /= 2
+    return results
+
+
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory) -> dict[str, tuple[dict, dict]]:
+    return in_two_processes(of_worker, tmp_path_factory.mktemp("workers"))[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", cases())
+def test_two_processes_are_one(name: str, two_workers) -> None:
+    found, expected = two_workers[name], learnt(*cases()[name])
+    for kind in range(2):
+        assert found[kind].keys() == expected[kind].keys()
+        for key, value in expected[kind].items():
+            size = max(float(value.abs().max()), 1e-3)
+            difference = float((found[kind][key] - value).abs().max()) / size
+            assert difference < 1e-5, f"{key}: {difference}"
