@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from detectron2.utils.file_io import PathManager
@@ -37,7 +39,7 @@ def read_json(
         )
     try:
         # -sig: Windows' editors put a byte order mark in front.
-        with PathManager.open(json_file, "r", encoding="utf-8-sig") as file:
+        with PathManager.open(json_file, "r", encoding="utf-8-sig") as file, _no_collection():
             content = json.load(file, object_pairs_hook=_unique_keys(object_hook))
     except RecursionError as error:
         raise ValueError(
@@ -48,6 +50,18 @@ def read_json(
     if not isinstance(content, dict):
         raise ValueError(f"{json_file}: found {type(content).__name__}, expected an object")
     return content
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """JSON has no cycles; looking for them takes a third of the time that a large file needs."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _unique_keys(
