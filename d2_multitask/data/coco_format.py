@@ -25,7 +25,7 @@ from detectron2.utils.file_io import PathManager
 from d2_multitask.data.coco_json import read_images, read_json
 from d2_multitask.data.coco_metadata import Categories, read_categories
 from d2_multitask.data.coco_objects import ObjectReader
-from d2_multitask.data.json_values import as_id, shown
+from d2_multitask.data.json_values import as_category_id, as_id, other_form, shown
 from d2_multitask.data.report import DATA_REPORT, Problem
 from d2_multitask.data.sem_seg import IDS_KEY, IGNORE_KEY, checked_ids, checked_ignore
 
@@ -37,6 +37,7 @@ BACKGROUND = "background"
 
 SAME_ANNOTATION_ID = "annotation id used twice, both objects are kept"
 SAME_ANNOTATION_TWICE = "object listed twice, one entry left out"
+OTHER_FORM = "image id written as text where the image has a number, or the reverse"
 UNKNOWN_IMAGE = "annotation of an unknown image, left out"
 NO_SEM_SEG_FILE = "image without a semantic map, not used for segmentation"
 NO_OBJECTS = "images without annotations, kept as images without objects"
@@ -132,7 +133,8 @@ class CocoFormatDataset:
             label = reader.read(annotation, record["height"], record["width"], where)
             if label is not None:
                 record["annotations"].append(label)
-                num_kept += as_id(annotation.get("category_id")) in categories.contiguous_ids
+                category_id = as_category_id(annotation.get("category_id"))
+                num_kept += category_id in categories.contiguous_ids
         self._check_not_lost(annotations, num_kept, problems[num_before:])
         num_empty = sum(not record["annotations"] for record in records.values())
         if num_empty:
@@ -320,7 +322,13 @@ def _image_of(
     where: str,
     problems: list[Problem],
 ) -> dict[str, Any] | None:
-    record = records.get(as_id(annotation.get("image_id")))  # no image has the id None
+    image_id = as_id(annotation.get("image_id"))  # no image has the id None
+    record = records.get(image_id)
+    if record is None:  # VIA writes 0 in the image and "0" here
+        record = records.get(other_form(image_id))
+        if record is not None:
+            details = f"field 'image_id': found {shown(image_id)}"
+            problems.append(Problem(OTHER_FORM, where, details))
     if record is None:
         found = shown(annotation.get("image_id"))
         details = f"field 'image_id': found {found}, expected the id of one of the images"

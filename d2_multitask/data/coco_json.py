@@ -11,9 +11,11 @@ from typing import Any
 
 from detectron2.utils.file_io import PathManager
 
+from d2_multitask.data.image_reading import ImageReadError, image_size
 from d2_multitask.data.json_values import as_id, as_integer, shown
 from d2_multitask.data.report import Problem
 
+SIZE_OF_FILE = "image without width and height, taken from its file"
 SAME_IMAGE_TWICE = "image listed twice, one entry left out"
 
 # pycocotools counts a mask's pixels in 32 bits.
@@ -97,7 +99,7 @@ def read_images(
         dataset_name: for messages.
         json_file: for messages.
         image_root: folder that the file names are relative to.
-        problems: entries that were listed twice are added here.
+        problems: entries that were listed twice, or say no size, are added here.
 
     Returns:
         Image id -> Detectron2's dict with ``file_name, image_id, height, width``, in file order.
@@ -119,7 +121,7 @@ def read_images(
     records: dict[int | str, dict[str, Any]] = {}
     for index, image in enumerate(images):
         where = f"{json_file}: images[{index}]"
-        record = _read_image(image, image_root, where)
+        record = _read_image(image, image_root, where, problems)
         known = records.setdefault(record["image_id"], record)
         if known is record:
             continue
@@ -132,7 +134,7 @@ def read_images(
     return records
 
 
-def _read_image(image: Any, image_root: str, where: str) -> dict[str, Any]:
+def _read_image(image: Any, image_root: str, where: str, problems: list[Problem]) -> dict[str, Any]:
     if not isinstance(image, dict):
         raise ValueError(f"{where}: found {type(image).__name__}, expected an object")
     image_id, file_name = as_id(image.get("id")), image.get("file_name")
@@ -146,14 +148,17 @@ def _read_image(image: Any, image_root: str, where: str) -> dict[str, Any]:
             f"{where}: field 'file_name': found {shown(file_name)}, expected a file name"
         )
     record: dict[str, Any] = {
-        "file_name": os.path.join(image_root, file_name),
+        "file_name": _path(image_root, file_name),
         "image_id": image_id,
     }
-    for field in ("height", "width"):
-        size = as_integer(image.get(field))
+    sizes = {field: image.get(field) for field in ("height", "width")}
+    if all(size in (None, -1, 0) for size in sizes.values()):  # VIA 3 writes -1
+        sizes = _sizes_of_file(record["file_name"], where, problems) or sizes
+    for field, value in sizes.items():
+        size = as_integer(value)
         if size is None or not 1 <= size <= _MAX_SIDE:
             raise ValueError(
-                f"{where} ({file_name}): field '{field}': found {shown(image.get(field))}, "
+                f"{where} ({file_name}): field '{field}': found {shown(value)}, "
                 f"expected a number of pixels from 1 to {_MAX_SIDE}"
             )
         record[field] = size
@@ -163,3 +168,20 @@ def _read_image(image: Any, image_root: str, where: str) -> dict[str, Any]:
             f"{record['width']}, expected at most {_MAX_PIXELS} pixels"
         )
     return record
+
+
+def _path(image_root: str, file_name: str) -> str:
+    """The file; exports that were made on Windows may have its separators."""
+    path = os.path.join(image_root, file_name)
+    if "\\" in file_name and os.sep == "/" and not PathManager.exists(path):
+        return os.path.join(image_root, file_name.replace("\\", "/"))
+    return path
+
+
+def _sizes_of_file(path: str, where: str, problems: list[Problem]) -> dict[str, int] | None:
+    try:
+        height, width = image_size(path)
+    except ImageReadError:
+        return None
+    problems.append(Problem(SIZE_OF_FILE, where, f"fields 'height', 'width': {height} x {width}"))
+    return {"height": height, "width": width}

@@ -7,12 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from d2_multitask.data.json_values import as_integer, shown
+from d2_multitask.data.json_values import as_category_id, as_integer, shown
 from d2_multitask.data.report import Problem
 
 ConnectionRule = tuple[str, str, tuple[int, int, int]]
 
 SKELETON_PROBLEM = "skeleton edge without joints, left out of pictures"
+SAME_NAME = "name of another category, the id is added"
 LONELY_SIDE_PROBLEM = "left or right joint without a partner, not swapped when images are flipped"
 
 _OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
@@ -66,8 +67,8 @@ def read_categories(
         keypoint_flip_pairs: (left, right) joint names that replace those found by name.
 
     Raises:
-        ValueError: a field is missing, an id or name is used twice, two categories have different
-            joints, or a given pair names no joint.
+        ValueError: a field is missing, an id is used twice, two categories have different joints,
+            or a given pair names no joint.
     """
     if not isinstance(categories, list) or not categories:
         raise ValueError(f"{json_file}: field 'categories': found nothing, expected a list of them")
@@ -75,10 +76,11 @@ def read_categories(
         _checked_category(category, f"{json_file}: categories[{index}]")
         for index, category in enumerate(categories)
     ]
-    for field in ("id", "name"):
-        values = [category[field] for category in categories]
-        if len(set(values)) < len(values):
-            raise ValueError(f"{json_file}: categories: field '{field}': {values} is not unique")
+    ids = [category["id"] for category in categories]
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"{json_file}: categories: field 'id': {ids} is not unique")
+    problems: list[Problem] = []
+    categories = _with_unique_names(categories, json_file, problems)
     ordered = sorted(categories, key=lambda category: category["id"])
     joints_of = [category for category in ordered if category.get("keypoints")]
     names = list(joints_of[0]["keypoints"]) if joints_of else []
@@ -89,7 +91,6 @@ def read_categories(
                 f"{category['keypoints']}, expected {names} as in category "
                 f"{joints_of[0]['name']!r}; one network has one set of joints"
             )
-    problems: list[Problem] = []
     return Categories(
         contiguous_ids={category["id"]: i for i, category in enumerate(ordered)},
         thing_classes=[category["name"] for category in ordered],
@@ -157,7 +158,7 @@ def _checked_category(category: Any, where: str) -> dict[str, Any]:
     """The category with its id as an integer."""
     if not isinstance(category, dict):
         raise ValueError(f"{where}: found {type(category).__name__}, expected an object")
-    category_id, name = as_integer(category.get("id")), category.get("name")
+    category_id, name = as_category_id(category.get("id")), category.get("name")
     if category_id is None:
         found = shown(category.get("id"))
         raise ValueError(f"{where}: field 'id': found {found}, expected int of 64 bits")
@@ -169,6 +170,28 @@ def _checked_category(category: Any, where: str) -> dict[str, Any]:
     if len(set(names)) < len(names):
         raise ValueError(f"{where}: field 'keypoints': a joint name of {names} is not unique")
     return {**category, "id": category_id}
+
+
+def _with_unique_names(
+    categories: Sequence[dict[str, Any]], json_file: str, problems: list[Problem]
+) -> list[dict[str, Any]]:
+    """A name that is taken gets its id.
+
+    The last one keeps it: Roboflow's first category is the group, maybe called as a class in it.
+    """
+    taken: set[str] = set()
+    result = []
+    for category in reversed(categories):
+        name = category["name"]
+        while name in taken:
+            name += f" ({category['id']})"
+        if name != category["name"]:
+            where = f"{json_file}: category {category['id']}"
+            details = f"field 'name': found {category['name']!r} again, called {name!r}"
+            problems.append(Problem(SAME_NAME, where, details))
+        taken.add(name)
+        result.append({**category, "name": name})
+    return result[::-1]
 
 
 def _flip_map_by_name(

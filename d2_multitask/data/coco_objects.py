@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode
 
-from d2_multitask.data.json_values import as_flag, as_integer, as_number, shown
+from d2_multitask.data.json_values import as_category_id, as_flag, as_number, shown
 from d2_multitask.data.masks import MaskError, clean_segmentation, mask_area, mask_box
 from d2_multitask.data.report import Problem
 
 BAD_BOX = "object without a usable box or mask, left out"
 BOX_FROM_MASK = "bad box, replaced by the box of the mask"
+BOX_TURNED = "box with a width or height below 0, read as drawn from its other corner"
 BOX_CLIPPED = "box reaches outside of the image, clipped"
+FLAT_POLYGON = "polygon that is not in a list, read as the only one of its object"
 BAD_MASK = "bad mask, left out (the box is kept)"
 DEGENERATE_POLYGON = "polygon of fewer than three points, left out"
 UNKNOWN_CATEGORY = "object of an unknown category, its region is ignored"
@@ -32,6 +34,7 @@ JOINT_NOT_FINITE = "joint with NaN or an infinite number, taken as not labelled"
 BAD_VISIBILITY = "joint whose visibility is not 0, 1 or 2, taken as not labelled"
 
 BAD_FLAG = "object whose flag is neither true nor false, left out"
+ID_AS_TEXT = "category id written as text, read as a number"
 FLAG_AS_TEXT = "flag written as text, read as 0 or 1"
 AREA_REPLACED = "area that cannot be, replaced by that of the mask or box"
 
@@ -84,7 +87,7 @@ class ObjectReader:
         box = self._read_box(annotation.get("bbox"), segmentation, height, width, where)
         if box is None:
             return None
-        category = self.contiguous_ids.get(as_integer(annotation.get("category_id")))
+        category = self._read_category(annotation.get("category_id"), where)
         if category is None:
             # Something is there, but not known what: neither an object nor background.
             self._add(
@@ -107,6 +110,12 @@ class ObjectReader:
         if keypoints is not None:
             result["keypoints"] = keypoints
         return result
+
+    def _read_category(self, value: Any, where: str) -> int | None:
+        category = self.contiguous_ids.get(as_category_id(value))
+        if category is not None and isinstance(value, str):
+            self._add(ID_AS_TEXT, where, f"field 'category_id': found {shown(value)}")
+        return category
 
     def _read_flag(self, annotation: Mapping[str, Any], field: str, where: str) -> bool | None:
         value = annotation.get(field)
@@ -139,6 +148,9 @@ class ObjectReader:
     def _read_mask(self, segmentation: Any, height: int, width: int, where: str) -> Any:
         if not segmentation:  # None, [] and {} are how tools write "no mask"
             return None
+        if isinstance(segmentation, list) and type(segmentation[0]) in (int, float):
+            self._add(FLAT_POLYGON, where, "field 'segmentation': found numbers, expected lists")
+            segmentation = [segmentation]
         try:
             cleaned = clean_segmentation(segmentation, height, width)
         except MaskError as error:
@@ -154,6 +166,11 @@ class ObjectReader:
         self, box: Any, segmentation: Any, height: int, width: int, where: str
     ) -> list[float] | None:
         error = _box_error(box, height, width)
+        if error is not None and segmentation is None:
+            turned = _turned(box)
+            if turned is not None and _box_error(turned, height, width) is None:
+                self._add(BOX_TURNED, where, f"field 'bbox': {error}")
+                box, error = turned, None
         if error is not None:
             kind, from_mask = BAD_BOX, None
             if segmentation is not None:
@@ -253,6 +270,16 @@ def _plain_keypoints(keypoints: Any, expected: int, height: int, width: int) -> 
         else:
             return None
     return shifted
+
+
+def _turned(box: Any) -> list[float] | None:
+    """A box that was drawn from another corner, which labelme2coco writes with sides below 0."""
+    if not isinstance(box, list | tuple) or len(box) != 4:
+        return None
+    x, y, w, h = map(as_number, box)
+    if None in (x, y, w, h) or not (w < 0 or h < 0):
+        return None
+    return [min(x, x + w), min(y, y + h), abs(w), abs(h)]
 
 
 def _box_error(box: Any, height: int, width: int) -> str | None:

@@ -21,6 +21,9 @@ EXIF_LEFT_OUT = "EXIF rotation not applied, because the labels are for the store
 
 _ID_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
+# Orientations from 5 on have rows and columns exchanged.
+_EXIF_ORIENTATION, _FIRST_TURNED = 0x0112, 5
+
 
 class ImageReadError(ValueError):
     """An image file is missing, broken, or of a kind that cannot be read; names the file."""
@@ -77,6 +80,21 @@ def read_image(
             f"{_text(expected_size)} (width x height), which the stored pixels have",
         )
     return np.ascontiguousarray(pixels)
+
+
+def image_size(file_name: str) -> tuple[int, int]:
+    """(height, width) of an image as it is shown, rotated as EXIF says; it is not decoded.
+
+    Raises:
+        ImageReadError: the file is missing, or no image.
+    """
+    try:
+        with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
+            height, width = _size(image)
+            is_turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= _FIRST_TURNED
+    except Exception as error:  # as in read_image
+        raise ImageReadError(f"{file_name}: cannot be read as an image: {error}") from error
+    return (width, height) if is_turned else (height, width)
 
 
 def read_label_map(

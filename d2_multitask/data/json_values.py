@@ -1,15 +1,18 @@
 """What a number, an id and a flag may look like in a JSON file; all fields are read through this.
 
-A number is a JSON number: text is none, nor is ``true``. An id may also be text, which stays text.
-A flag is 0, 1, ``true`` or ``false``; tools also write these four as text.
+A number is a JSON number: text is none, nor is ``true``. An id may also be text, which stays text;
+but a category's id is an integer, also one written as text, and what refers to an image may write
+its id either way. A flag is 0, 1, ``true`` or ``false``; tools also write these four as text.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 _MAX_INTEGER = 2**63 - 1
+_INTEGER_TEXT = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _FLAG_TEXTS = {"0": False, "1": True, "false": False, "true": True}
 
 
@@ -34,6 +37,21 @@ def as_integer(value: Any) -> int | None:
 def as_id(value: Any) -> int | str | None:
     """An id: an integer as in ``as_integer``, or text; ``None`` for anything else."""
     return value if type(value) is str else as_integer(value)
+
+
+def as_category_id(value: Any) -> int | None:
+    """An integer as in ``as_integer``, or the text of one; ``None`` for anything else."""
+    if type(value) is str:
+        value = other_form(value)
+    return as_integer(value)
+
+
+def other_form(value: int | str | None) -> int | str | None:
+    """1 for "1" and "1" for 1; ``None`` for all else, also for "01" or "1.0"."""
+    if type(value) is int:
+        return str(value)
+    is_plain = type(value) is str and _INTEGER_TEXT.fullmatch(value)
+    return int(value) if is_plain else None
 
 
 def as_flag(value: Any) -> bool | None:

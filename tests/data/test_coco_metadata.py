@@ -8,6 +8,7 @@ from detectron2.data.datasets.builtin_meta import (
 
 from d2_multitask.data.coco_metadata import (
     LONELY_SIDE_PROBLEM,
+    SAME_NAME,
     SKELETON_PROBLEM,
     find_flip_pairs,
     read_categories,
@@ -103,9 +104,6 @@ def test_bad_pairs(pairs, message):
             [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}], "'id'.*not unique", id="same id"
         ),
         pytest.param(
-            [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}], "'name'.*not unique", id="same name"
-        ),
-        pytest.param(
             [{"id": 1, "name": "a", "keypoints": ["x", "x"]}], "joint name.*not unique", id="joints"
         ),
         pytest.param(
@@ -121,3 +119,12 @@ def test_bad_pairs(pairs, message):
 def test_bad_categories(categories, message):
     with pytest.raises(ValueError, match=message):
         read_categories(categories, "x.json")
+
+
+def test_names_used_twice_get_their_id():
+    names = ["a", "a", "a (1)", "b"]
+    categories = [{"id": i, "name": name} for i, name in enumerate(names, 1)]
+    found = read_categories(categories, "a.json")
+    assert found.thing_classes == ["a (1) (1)", "a", "a (1)", "b"]
+    (problem,) = found.problems
+    assert problem.kind == SAME_NAME

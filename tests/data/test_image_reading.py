@@ -9,6 +9,7 @@ from PIL import Image
 from d2_multitask.data.image_reading import (
     EXIF_LEFT_OUT,
     ImageReadError,
+    image_size,
     read_image,
     read_label_map,
 )
@@ -86,6 +87,16 @@ def test_exif_rotation(tmp_path, expected_size, shown, counted):
     image = read_image(path, "RGB", expected_size)
     np.testing.assert_array_equal(image, np.rot90(colors, -1) if shown else colors)
     assert DATA_REPORT.counts.get(EXIF_LEFT_OUT, 0) == counted
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(1, (4, 6)), (3, (4, 6)), (6, (6, 4))])
+def test_size_is_that_of_the_image_as_it_is_read(tmp_path, orientation, size):
+    exif = Image.Exif()
+    exif[_ORIENTATION] = orientation
+    path = _save(tmp_path / "a.png", _colors(), exif=exif)
+    assert image_size(path) == size == read_image(path).shape[:2]
+    with pytest.raises(ImageReadError, match="none.png: cannot be read"):
+        image_size(str(tmp_path / "none.png"))
 
 
 def test_16_bit_image_is_rotated_too(tmp_path):

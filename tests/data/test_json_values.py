@@ -3,7 +3,15 @@ from __future__ import annotations
 import pytest
 
 from d2_multitask.data import coco_objects
-from d2_multitask.data.json_values import as_flag, as_id, as_integer, as_number, shown
+from d2_multitask.data.json_values import (
+    as_category_id,
+    as_flag,
+    as_id,
+    as_integer,
+    as_number,
+    other_form,
+    shown,
+)
 from d2_multitask.data.report import DATA_REPORT
 
 NAN = float("nan")
@@ -97,3 +105,16 @@ def test_area_is_compared_with_mask_and_box(area, mask, expected, replaced):
     assert reader.read(given, 24, 32, "")["area"] == expected
     kinds = [problem.kind for problem in reader.problems]
     assert kinds == [coco_objects.AREA_REPLACED] * replaced
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(3, 3), (3.0, 3), ("3", 3), ("-3", -3), ("03", None), ("3.0", None), ("", None), (True, None)],
+)
+def test_category_ids(value, expected):
+    assert as_category_id(value) == expected
+
+
+@pytest.mark.parametrize(("value", "expected"), [(3, "3"), ("3", 3), ("03", None), (None, None)])
+def test_the_other_form_of_an_id(value, expected):
+    assert other_form(value) == expected
