@@ -76,12 +76,13 @@ class TrainingImages(IterableDataset[dict[str, Any]]):
     def _map(self, index: int, place: int) -> dict[str, Any]:
         """The image of ``index``, or others in its place until one can be used."""
         numbers = (self._seed, comm.get_rank(), place)
-        others = np.random.default_rng(numbers)
+        others = None
         while True:
             seed_random_states(*numbers)
             image = self._mapper(self._dicts[index])
             if image is not None:
                 return image
+            others = others or np.random.default_rng(numbers)
             index = int(others.integers(len(self._dicts)))
 
 
@@ -90,4 +91,8 @@ def seed_random_states(*numbers: int) -> None:
     seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (what Detectron2's augmentations draw from)
-    torch.manual_seed(seed)
+    # What torch.manual_seed does, which keeps a stack trace for each device that nothing uses yet:
+    # in worker processes, for each image.
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import traceback
 from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import build_batch_data_loader
 
-from d2_multitask.data.sampler import TrainingImages
+from d2_multitask.data.sampler import TrainingImages, seed_random_states
 
 DICTS = [{"index": i, "height": 2, "width": 1 + 2 * (i % 2)} for i in range(7)]
 
@@ -59,3 +61,12 @@ def order(grouped: bool):
     images = TrainingImages(DICTS, dict, batch_size=2, seed=4, group_by_shape=grouped)
     made = list(itertools.islice(images, 40))
     return lambda number: made[2 * number : 2 * number + 2]
+
+
+def test_seeding_leaves_no_stack_trace_behind(monkeypatch):
+    """``torch.manual_seed`` formats one for each kind of device, in workers for each image."""
+    monkeypatch.setattr(traceback, "format_stack", lambda *_: pytest.fail("stack trace"))
+    seed_random_states(1, 2)
+    drawn = torch.rand(3)
+    seed_random_states(1, 2)
+    assert torch.equal(torch.rand(3), drawn)
