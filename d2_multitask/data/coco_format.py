@@ -22,7 +22,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from d2_multitask.data.coco_json import read_images, read_json
+from d2_multitask.data.coco_json import no_collection, read_images, read_json
 from d2_multitask.data.coco_metadata import Categories, read_categories
 from d2_multitask.data.coco_objects import ObjectReader
 from d2_multitask.data.json_values import as_category_id, as_id, other_form, shown
@@ -68,6 +68,7 @@ class CocoFormatDataset:
     sem_seg_ids: tuple[tuple[int, int], ...] | None = None
     sem_seg_ignore: tuple[int, ...] | None = None
 
+    @no_collection()
     def __call__(self) -> list[dict[str, Any]]:
         """Load the data set and publish its metadata.
 
