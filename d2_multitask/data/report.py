@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import get_worker_info
 
+from d2_multitask.data.parallel import leave_signals_to_parent
+
 logger = logging.getLogger(__name__)
 
 PROBLEMS_KEY = "data_problems"
@@ -139,6 +141,7 @@ class ReportingLoader:
         report: ProblemReport = DATA_REPORT,
         images: Any = None,
     ) -> None:
+        leave_signals_to_parent(data_loader)
         self.data_loader = data_loader
         self.report = report
         self.images = images

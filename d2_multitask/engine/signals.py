@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -15,12 +16,10 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from d2_multitask.data.parallel import STOP_SIGNALS
+
 logger = logging.getLogger(__name__)
 
-# SIGUSR1 is what Slurm sends before the time is over; Windows has none.
-STOP_SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)
-)
 # A signal that reaches a process twice, from the terminal and from its parent, is one.
 _SAME_SIGNAL_SECONDS = 0.5
 
@@ -70,7 +69,26 @@ class StopOnSignal(HookBase):
             f"{signal.Signals(number).name}: stopped after iteration {trainer.iter}; the "
             f"checkpoint is in {trainer.checkpointer.save_dir}. Go on with --resume."
         )
+        # `launch` ends all processes as soon as the first has ended: not before the file is whole.
+        _largest_of_all(number)
         raise SystemExit(128 + number)
+
+
+@contextlib.contextmanager
+def passed_to_children() -> Iterator[None]:
+    """For the process that only starts those that train: pass `STOP_SIGNALS` on to them."""
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for child in multiprocessing.active_children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, number)
+
+    before = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _largest_of_all(number: int) -> int:
