@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 
 import pytest
 from detectron2.config import CfgNode
+from fuzz.mutation import mutated_bytes, number_of_mutants
 
 from d2_multitask.config import load_config
 
@@ -30,20 +30,7 @@ WORDS = (
     *(b"\xff", b"\0", b"\t", b"\n", b"'", b'"', b"%", b"---\n", b"_BASE_: mine.yaml\n", b"/etc"),
     *(b"2020-99-99", b"0x", b"9" * 5000, b".nan", b"null", b"<<: *mean", b"1: 2", b"~", b"!!map "),
 )
-# More by hand: YAML_MUTANTS=10000 python -m pytest tests/fuzz/test_yaml.py
-MUTANTS = int(os.environ.get("YAML_MUTANTS", "300"))
-
-
-def mutant(draw: random.Random) -> bytes:
-    """One to three pieces of the file replaced by a word, by another piece, or by nothing."""
-    text = SMALL
-    for _ in range(draw.randint(1, 3)):
-        start = draw.randrange(len(text) + 1)
-        stop = min(len(text), start + draw.choice((0, 0, 1, 3, 20)))
-        other = draw.randrange(len(text) + 1)
-        new = draw.choice((draw.choice(WORDS), draw.choice(WORDS), text[other : other + 12], b""))
-        text = text[:start] + new + text[stop:]
-    return text
+MUTANTS = number_of_mutants(300)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -53,7 +40,7 @@ def test_a_config_or_a_sentence(tmp_path: Path) -> None:
     draw = random.Random(1)
     told = 0
     for index in range(MUTANTS):
-        text = mutant(draw)
+        text = mutated_bytes(draw, SMALL, WORDS)
         path.write_bytes(text)
         try:
             assert isinstance(load_config(path), CfgNode)
