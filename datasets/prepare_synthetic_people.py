@@ -124,10 +124,11 @@ def run(prepare: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         prepare()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command continues")
+        print("interrupted; the same command continues", file=sys.stderr)
+        sys.exit(130)
 
 
 def main() -> None:

@@ -21,17 +21,23 @@ import torch
 from detectron2.engine import default_argument_parser, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from torch.multiprocessing import ProcessExitedException
 
 import d2_multitask  # noqa: F401 (registers data sets and networks)
 from d2_multitask.engine.comparison.lock import LockHeldError
-from d2_multitask.engine.setup import setup
+from d2_multitask.engine.setup import ends_in_a_sentence, setup
+from d2_multitask.engine.signals import passed_to_children
 from d2_multitask.engine.trainer import MultitaskTrainer, load_for_evaluation
 
 
 def main(args: argparse.Namespace) -> dict[str, Any] | None:
     """One process of the run."""
-    if args.eval_only:
-        return evaluate(args)
+    with ends_in_a_sentence():
+        return evaluate(args) if args.eval_only else train(args)
+
+
+def train(args: argparse.Namespace) -> dict[str, Any] | None:
+    """What is done without --eval-only."""
     with mistakes_without_traceback():
         cfg = setup(args)
         trainer = MultitaskTrainer(cfg)
@@ -77,11 +83,16 @@ def parse_args() -> argparse.Namespace:
 
 if __name__ == "__main__":
     arguments = parse_args()
-    launch(
-        main,
-        arguments.num_gpus,
-        num_machines=arguments.num_machines,
-        machine_rank=arguments.machine_rank,
-        dist_url=arguments.dist_url,
-        args=(arguments,),
-    )
+    several = arguments.num_gpus * arguments.num_machines > 1
+    try:
+        with passed_to_children() if several else contextlib.nullcontext():
+            launch(
+                main,
+                arguments.num_gpus,
+                num_machines=arguments.num_machines,
+                machine_rank=arguments.machine_rank,
+                dist_url=arguments.dist_url,
+                args=(arguments,),
+            )
+    except ProcessExitedException as error:  # its process has said why
+        sys.exit(error.exit_code)

@@ -35,8 +35,10 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
             with open(unfinished, "rb") as file:
                 os.fsync(file.fileno())
         os.replace(unfinished, path)
-    except BaseException:
+    except BaseException as error:
         unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a write says "no space left", not where
         raise
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import logging
 import os
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from detectron2.config import CfgNode
@@ -38,6 +41,34 @@ def parse_with_overrides(
         if word.startswith("-"):
             parser.error(f"unrecognized arguments: {word}")
     return args
+
+
+@contextlib.contextmanager
+def ends_in_a_sentence() -> Iterator[None]:
+    """End a command line that is interrupted, or whose disk is full, without a traceback.
+
+    Raises:
+        SystemExit: 130 for an interrupt; otherwise with the sentence, which names the file.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted.\n")
+        sys.exit(130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"Error: {place}{error.strerror}; what was whole before is kept. Make room")
+    except ValueError as error:
+        # PyTorch's words for a batch norm that has one number to take a variance of.
+        if "Expected more than 1 value per channel" not in str(error):
+            raise
+        sys.exit(
+            f"Error: {error}: a batch norm needs more than one value. Set SOLVER.IMS_PER_BATCH to "
+            "two images or more for each process, or a larger INPUT.SCALE_CROP.SIZE or "
+            "INPUT.MIN_SIZE_TRAIN"
+        )
 
 
 def setup(args: argparse.Namespace) -> CfgNode:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import logging
 from argparse import Namespace
 from pathlib import Path
@@ -10,7 +11,14 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from engine_support import write_people
 
 from d2_multitask.config import get_multitask_cfg
-from d2_multitask.engine.setup import check_output_dir, fall_back_to_cpu, find_config_file, setup
+from d2_multitask.data.whole_files import whole_file
+from d2_multitask.engine.setup import (
+    check_output_dir,
+    ends_in_a_sentence,
+    fall_back_to_cpu,
+    find_config_file,
+    setup,
+)
 
 
 @pytest.fixture
@@ -97,3 +105,29 @@ def test_an_output_folder_that_cannot_be_is_a_sentence(tmp_path: Path, name: str
     with pytest.raises(ValueError, match=r"OUTPUT_DIR: found .* cannot be written .*expected"):
         check_output_dir(str(tmp_path / name))
     assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_an_interrupt_is_one_line_and_130(capsys):
+    with pytest.raises(SystemExit) as end, ends_in_a_sentence():
+        raise KeyboardInterrupt
+    assert end.value.code == 130
+    assert capsys.readouterr().err.strip() == "Interrupted."
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    file = tmp_path / "model_final.pth"
+    with pytest.raises(SystemExit, match=r"model_final\.pth: No space left"), ends_in_a_sentence():
+        with whole_file(file):
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_norm_of_one_value_names_the_keys():
+    norm = torch.nn.BatchNorm2d(3)
+    with pytest.raises(SystemExit, match=r"SOLVER\.IMS_PER_BATCH"), ends_in_a_sentence():
+        norm(torch.zeros(1, 3, 1, 1))
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(ValueError, match="mine"), ends_in_a_sentence():
+        raise ValueError("mine")
