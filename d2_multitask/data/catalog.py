@@ -8,6 +8,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
+from d2_multitask.data.dict_fields import with_plain_fields
 from d2_multitask.data.same_file import merge_same_files
 
 RECONSTRUCTION_TASK = "reconstruction"
@@ -25,6 +26,8 @@ def needs_labels(tasks: Sequence[str]) -> bool:
 def load_dataset(name: str) -> list[dict[str, Any]]:
     """The dicts of a registered data set; the entries of one image file are put together.
 
+    Flags and class numbers are plain integers, see `dict_fields`.
+
     Raises:
         ValueError: the name is not registered, the data set is empty, or entries of one image file
             contradict each other.
@@ -38,7 +41,7 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
     dataset_dicts = DatasetCatalog.get(name)
     if not dataset_dicts:
         raise ValueError(f"Data set {name!r} is empty: found no image, expected at least one")
-    return merge_same_files(name, dataset_dicts)
+    return merge_same_files(name, with_plain_fields(dataset_dicts))
 
 
 def loaded_metadata(name: str) -> Metadata:

@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog
+
+from d2_multitask.data.catalog import load_dataset
+from d2_multitask.data.dict_fields import with_plain_fields
+from d2_multitask.data.report import ProblemReport
+
+
+def _record(**fields):
+    return {"file_name": "a.png", "annotations": [{"bbox": [0, 0, 1, 1], **fields}]}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "is_counted"),
+    [
+        *((value, 0, True) for value in ("0", "false")),
+        *((value, 1, True) for value in ("1", "True")),
+        *((value, 0, False) for value in (False, 0.0, np.int64(0), np.bool_(False), None)),
+        *((value, 1, False) for value in (True, 1.0, np.float32(1))),
+        *((value, None, True) for value in ("NaN", [None], 2, float("nan"), "", np.inf)),
+    ],
+)
+def test_crowd_flags(value, expected, is_counted):
+    report = ProblemReport()
+    (record,) = with_plain_fields([_record(iscrowd=value, category_id=0)], report)
+    found = [annotation["iscrowd"] for annotation in record["annotations"]]
+    assert found == ([] if expected is None else [expected])
+    assert ("'iscrowd'" in report.summary()) == is_counted
+
+
+@pytest.mark.parametrize("value", [1.0, np.int64(1), np.float32(1)])
+def test_class_numbers(value):
+    (record,) = with_plain_fields([_record(category_id=value)])
+    assert type(record["annotations"][0]["category_id"]) is int
+
+
+@pytest.mark.parametrize("value", [None, "1", 1.5, True, [1]])
+def test_no_class_number_stays(value):
+    (record,) = with_plain_fields([_record(category_id=value)])
+    assert record["annotations"][0]["category_id"] is value
+
+
+def test_every_data_set_is_read_so():
+    DatasetCatalog.register("fields_set", lambda: [_record(iscrowd="0", category_id=0)])
+    try:
+        assert load_dataset("fields_set") == [_record(iscrowd=0, category_id=0)]
+    finally:
+        DatasetCatalog.remove("fields_set")
