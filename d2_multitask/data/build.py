@@ -6,7 +6,7 @@ import functools
 import itertools
 import logging
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from d2_multitask.data.catalog import RECONSTRUCTION_TASK, load_dataset, needs_l
 from d2_multitask.data.dense_labels import DENSE_TASKS
 from d2_multitask.data.foreground import read_foreground
 from d2_multitask.data.image_reading import ImageReadError, SizeMismatchError, read_image
+from d2_multitask.data.json_values import shown
 from d2_multitask.data.map_check import check_map_names, check_maps
 from d2_multitask.data.mapper import MultitaskDatasetMapper
 from d2_multitask.data.report import DATA_REPORT, ProblemReport, ReportingLoader
@@ -227,14 +228,23 @@ def build_test_loader(
 ) -> ReportingLoader:
     """Detectron2's test loader over one data set, with the workers' data report."""
     dataset_dicts = load_dataset(name)
-    _check_category_ids(name, dataset_dicts)
-    _check_image_ids(name, dataset_dicts)
+    check_evaluated(name, dataset_dicts)
     loader = build_detection_test_loader(
         dataset_dicts,
         mapper=mapper if mapper is not None else MultitaskDatasetMapper(cfg, False),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
     return ReportingLoader(loader)
+
+
+def check_evaluated(name: str, dataset_dicts: DatasetDicts) -> None:
+    """Whether the labels of a data set can be scored.
+
+    Raises:
+        ValueError: a class is unknown, or two images have one id; names the data set and both.
+    """
+    _check_category_ids(name, dataset_dicts)
+    _check_image_ids(name, dataset_dicts)
 
 
 def _check_names(cfg: CfgNode, names: Sequence[str]) -> None:
@@ -324,7 +334,9 @@ def _check_category_ids(name: str, dataset_dicts: DatasetDicts) -> None:
     classes = MetadataCatalog.get(name).get("thing_classes")
     if classes is None:
         return
-    found = {a.get("category_id") for r in dataset_dicts for a in r.get("annotations", ())}
+    objects = itertools.chain.from_iterable(r.get("annotations", ()) for r in dataset_dicts)
+    ids = (a.get("category_id") for a in objects)
+    found = {value if isinstance(value, Hashable) else shown(value) for value in ids}
     unknown = sorted(found - set(range(len(classes))), key=str)
     if unknown:
         raise ValueError(
@@ -360,11 +372,17 @@ def _check_image_ids(name: str, dataset_dicts: DatasetDicts) -> None:
     files: dict[Any, Any] = {}
     for record in dataset_dicts:
         file_name, image_id = record.get("file_name"), record.get("image_id")
-        if image_id is not None and files.setdefault(image_id, file_name) != file_name:
+        if image_id is None and "annotations" in record:
+            raise ValueError(
+                f"Data set {name!r}: {file_name}: image_id: found none, expected a number or text "
+                "of its own for each image with objects"
+            )
+        if image_id is not None and image_id in files:
             raise ValueError(
                 f"Data set {name!r}: image_id: found {image_id!r} for {files[image_id]} and for "
-                f"{file_name}, expected another id for each image"
+                f"{file_name}, expected another id for each image, and each image once"
             )
+        files[image_id] = file_name
 
 
 def _check_labels(tasks: Iterable[str], dataset_dicts: DatasetDicts, names: Sequence[str]) -> None:

@@ -36,10 +36,16 @@ _KEYS = {
 }
 
 
-def check_maps(cfg: CfgNode, name: str, dataset_dicts: Sequence[Mapping[str, Any]]) -> None:
+def check_maps(
+    cfg: CfgNode,
+    name: str,
+    dataset_dicts: Sequence[Mapping[str, Any]],
+    tasks: Sequence[str] | None = None,
+) -> None:
     """Each task with maps in the data set has one that can be used.
 
-    Reads until a map shows two classes, which is nearly always the first.
+    Reads until a map shows two classes, which is nearly always the first. ``tasks`` are those that
+    are asked for, ``None`` for the config's.
 
     Raises:
         ValueError: none of the maps can be used, or they show one class and values that are
@@ -60,7 +66,7 @@ def check_maps(cfg: CfgNode, name: str, dataset_dicts: Sequence[Mapping[str, Any
     }
     for task, load in loaders.items():
         records = [r for r in dataset_dicts if any(r.get(key) for key in _KEYS[task])]
-        if task not in cfg.MODEL.TASKS or not records:
+        if task not in (cfg.MODEL.TASKS if tasks is None else tasks) or not records:
             continue
         ignore_value = head.IGNORE_VALUE if task == "seg" else IGNORE_VALUE
         is_one_enough = task == "seg" and head.NUM_CLASSES < 2

@@ -13,8 +13,10 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
+from d2_multitask.data.build import check_evaluated
 from d2_multitask.data.catalog import RECONSTRUCTION_TASK, load_dataset
 from d2_multitask.data.foreground import has_foreground
+from d2_multitask.data.map_check import check_maps
 from d2_multitask.evaluation.coco import MultitaskCOCOEvaluator
 from d2_multitask.evaluation.foreground import ForegroundEvaluator
 from d2_multitask.evaluation.pascal_in_detail.build import PASCAL_IN_DETAIL_BUILDERS
@@ -73,7 +75,8 @@ def build_sem_seg_evaluator(cfg: CfgNode, request: EvaluationRequest) -> Dataset
     """IoU for "seg" where at least one image of the data set has semantic labels.
 
     Raises:
-        ValueError: the segmentation head has another number of classes than the data set.
+        ValueError: the segmentation head has another number of classes than the data set, or none
+            of the maps can be used.
     """
     if not SEM_SEG_TASKS.intersection(request.tasks):
         return None
@@ -88,6 +91,7 @@ def build_sem_seg_evaluator(cfg: CfgNode, request: EvaluationRequest) -> Dataset
             f"MODEL.SEM_SEG_HEAD.NUM_CLASSES: found {found}, expected the number of semantic "
             f"classes of data set {request.dataset_name!r}, {known}"
         )
+    check_maps(cfg, request.dataset_name, request.records, tasks=("seg",))
     return MultitaskSemSegEvaluator(
         request.dataset_name, output_dir=request.output_folder, records=request.records
     )
@@ -193,6 +197,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
             f"Data set {dataset_name!r}: metadata 'evaluator_type' is {kind!r}, expected one of "
             f"{sorted(EVALUATORS)}"
         )
+    check_evaluated(dataset_name, records)
     tasks = tuple(cfg.TEST.TASKS or cfg.MODEL.TASKS)
     request = EvaluationRequest(dataset_name, records, tasks, output_folder)
     _warn_of_unmeasured(tasks, kind, dataset_name)

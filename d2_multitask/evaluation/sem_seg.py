@@ -133,4 +133,4 @@ class MultitaskSemSegEvaluator(SemSegEvaluator):
 def has_sem_seg(record: dict[str, Any]) -> bool:
     """Whether an image of a data set (Detectron2's dataset dict) has semantic labels."""
     derived = record.get("sem_seg_from_annotations", False) and "annotations" in record
-    return bool(record.get("sem_seg_file_name")) or derived
+    return any(map(record.get, ("sem_seg_file_name", "sem_seg_segments"))) or derived

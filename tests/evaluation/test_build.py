@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from evaluation_support import JOINTS, inputs_of, perfect_outputs, two_images
+from PIL import Image
 
 from d2_multitask.evaluation.build import EVALUATORS, build_evaluator
 
@@ -116,3 +118,42 @@ def test_task_that_nobody_measures_is_named(cfg, register, caplog):
     build_evaluator(cfg, (name := register(two_images())), cfg.OUTPUT_DIR)
     (message,) = [m for m in caplog.messages if "is not evaluated" in m]
     assert "'parts'" in message and name in message and "'multitask_coco'" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": 1, "file_name": "a.png"}, "image_id: found 1 for .* each image once"),
+        ({"image_id": None}, "image_id: found none"),
+        ({"annotations": [{"category_id": [7]}]}, r"category_id: found \['\[7\]'\]"),
+    ],
+)
+def test_labels_that_cannot_be_scored(change, message, cfg):
+    image = {"file_name": "a.png", "image_id": 1, "annotations": []}
+    records = [image, image | {"file_name": "b.png", "image_id": 2} | change]
+    DatasetCatalog.register("unscored", lambda: records)
+    MetadataCatalog.get("unscored").set(evaluator_type="coco", thing_classes=["person"])
+    try:
+        with pytest.raises(ValueError, match=f"'unscored': .*{message}"):
+            build_evaluator(cfg, "unscored", cfg.OUTPUT_DIR)
+    finally:
+        DatasetCatalog.remove("unscored")
+        MetadataCatalog.remove("unscored")
+
+
+def test_maps_of_other_values_are_not_scored(cfg, tmp_path):
+    values = np.zeros((8, 8), np.uint8)
+    values[2:6] = 255  # foreground, not "no label"
+    Image.fromarray(values).save(tmp_path / "map.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    record = {"file_name": str(tmp_path / "a.png"), "image_id": 1, "height": 8, "width": 8}
+    record["sem_seg_file_name"] = str(tmp_path / "map.png")
+    DatasetCatalog.register("odd_maps", lambda: [record])
+    MetadataCatalog.get("odd_maps").set(evaluator_type="sem_seg", stuff_classes=["a", "b"])
+    cfg.MODEL.TASKS, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = ["seg"], 2
+    try:
+        with pytest.raises(ValueError, match="'odd_maps'.*SEM_SEG_IDS"):
+            build_evaluator(cfg, "odd_maps", cfg.OUTPUT_DIR)
+    finally:
+        DatasetCatalog.remove("odd_maps")
+        MetadataCatalog.remove("odd_maps")
