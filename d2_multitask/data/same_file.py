@@ -21,8 +21,9 @@ _MERGED = ("image_id", "file_name", "annotations")
 def merge_same_files(
     name: str, dataset_dicts: Sequence[dict[str, Any]], report: ProblemReport = DATA_REPORT
 ) -> list[dict[str, Any]]:
-    """Entries of one file (by its normalised path) become one, at the place of the first.
+    """Entries of one file become one, at the place of the first, however its path is written.
 
+    Links are followed too.
     Entries with the same objects stay as they are: listing an image twice makes it count twice.
     An entry without the field ``annotations`` adds nothing to one that has it.
 
@@ -34,8 +35,10 @@ def merge_same_files(
     Raises:
         ValueError: the entries differ in another field, such as their semantic maps.
     """
+    real = _RealPaths()
     names = [
-        os.path.normpath(r.get("file_name") or f"entry {i}") for i, r in enumerate(dataset_dicts)
+        real.path(r["file_name"]) if r.get("file_name") else f"entry {i}"
+        for i, r in enumerate(dataset_dicts)
     ]
     if len(set(names)) == len(names):
         return list(dataset_dicts)
@@ -53,6 +56,28 @@ def merge_same_files(
         ids = [record.get("image_id") for record in same_file]
         report.add(SAME_FILE, file_name, f"found it as the images {ids}, expected one id a file")
     return [record for record in result if record is not None]
+
+
+class _RealPaths:
+    """Paths without links; each folder is listed once, instead of a question for each file."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, tuple[str, frozenset[str]]] = {}  # real path, names of links
+
+    def path(self, file_name: str | os.PathLike[str]) -> str:
+        folder, base = os.path.split(os.fspath(file_name))
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder), _links(folder)
+        real, links = self._folders[folder]
+        return os.path.realpath(file_name) if base in links else os.path.join(real, base)
+
+
+def _links(folder: str) -> frozenset[str]:
+    try:
+        with os.scandir(folder or ".") as entries:
+            return frozenset(entry.name for entry in entries if entry.is_symlink())
+    except OSError:  # not there, or an address that only Detectron2's PathManager opens
+        return frozenset()
 
 
 def _merge(name: str, same_file: Sequence[dict[str, Any]]) -> dict[str, Any]:

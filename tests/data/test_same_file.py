@@ -38,3 +38,14 @@ def test_every_data_set_is_merged():
         assert load_dataset("same_file_set") == [_record(1, [ONE, TWO])]
     finally:
         DatasetCatalog.remove("same_file_set")
+
+
+@pytest.mark.parametrize("other", ["sub/../x.png", "./x.png", "link.png", "folder/x.png"])
+def test_other_spellings_of_a_path(other, tmp_path):
+    (tmp_path / "x.png").touch()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link.png").symlink_to(tmp_path / "x.png")
+    (tmp_path / "folder").symlink_to(tmp_path)
+    records = [_record(1, [ONE], f"{tmp_path}/x.png"), _record(2, [TWO], f"{tmp_path}/{other}")]
+    (merged,) = merge_same_files("own", records, ProblemReport())
+    assert merged["annotations"] == [ONE, TWO]
