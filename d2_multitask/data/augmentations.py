@@ -12,6 +12,15 @@ from d2_multitask.data.scale_crop import ScaleCrop
 from d2_multitask.data.test_size import ResizeShortestEdge, build_test_resize
 
 
+class RandomCrop(T.RandomCrop):
+    """Detectron2's crop, but no side of a window rounds to 0 pixels."""
+
+    def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """(h, w) of the window in an image of (h, w)."""
+        height, width = super().get_crop_size(image_size)
+        return max(height, 1), max(width, 1)
+
+
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     """Augmentations in the order in which they are applied.
 
@@ -47,7 +56,7 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
             ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         )
     elif cfg.INPUT.CROP.ENABLED:
-        augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+        augmentations.insert(0, RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
     jitter = cfg.INPUT.COLOR_JITTER
     if jitter.ENABLED:
         colors = ColorJitter(

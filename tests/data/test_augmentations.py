@@ -81,3 +81,11 @@ def test_no_side_becomes_0(cfg, is_train, shape):
     image = np.zeros(shape, dtype=np.uint8)
     resized = resize.get_transform(image).apply_image(image)
     assert min(resized.shape[:2]) == 1 and max(resized.shape[:2]) >= 500
+
+
+@pytest.mark.parametrize("size", [(1, 3000), (3000, 2)])
+def test_no_side_of_a_crop_becomes_0(cfg, size):
+    cfg.merge_from_list(["INPUT.CROP.ENABLED", True, "INPUT.CROP.SIZE", [0.2, 0.2]])
+    aug_input = T.AugInput(np.zeros((*size, 3), np.uint8), sem_seg=np.ones(size, np.uint8))
+    T.AugmentationList(build_augmentations(cfg, True))(aug_input)
+    assert min(aug_input.image.shape[:2]) >= 1
