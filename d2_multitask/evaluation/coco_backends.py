@@ -12,10 +12,9 @@ import importlib.util
 import io
 import logging
 import types
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-import numpy as np
 from detectron2.evaluation.coco_evaluation import (
     COCOeval_opt,
     COCOevalMaxDets,
@@ -63,7 +62,51 @@ class CocoBackend(Protocol):
         ...
 
 
-class PycocotoolsBackend:
+class _NumberedBackend:
+    """Gives images and categories the ids 1 to N: the libraries sort ids, as numbers of one type.
+
+    The new ids are in the order of the old ones, numbers before text: between equal scores, that
+    order decides.
+
+    Args:
+        ground_truth: labels in COCO's format (`d2_multitask.evaluation.ground_truth`).
+    """
+
+    def __init__(self, ground_truth: CocoDict) -> None:
+        self._images = _numbered(image["id"] for image in ground_truth["images"])
+        self._categories = _numbered(category["id"] for category in ground_truth["categories"])
+        self._ground_truth = {
+            **ground_truth,
+            "images": [{**i, "id": self._images[i["id"]]} for i in ground_truth["images"]],
+            "categories": [
+                {**c, "id": self._categories[c["id"]]} for c in ground_truth["categories"]
+            ],
+            "annotations": self._renumbered(ground_truth["annotations"]),
+        }
+
+    def _renumbered(
+        self, entries: Sequence[Mapping[str, Any]], fields: Sequence[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """Copies of labels or predictions, or of these fields of theirs, with the new ids."""
+        images, categories = self._images, self._categories
+        return [
+            {
+                **(entry if fields is None else {field: entry[field] for field in fields}),
+                "image_id": images[entry["image_id"]],
+                "category_id": categories[entry["category_id"]],
+            }
+            for entry in entries
+        ]
+
+    def _known_numbers(self, img_ids: Collection[Hashable] | None) -> list[int] | None:
+        if img_ids is None:
+            return None
+        numbers = sorted({self._images[i] for i in img_ids if i in self._images})
+        # To hotcoco no ids are all ids; 0 is the number of no image.
+        return numbers or [0]
+
+
+class PycocotoolsBackend(_NumberedBackend):
     """pycocotools, or Detectron2's compiled version of it where that is built.
 
     Args:
@@ -71,8 +114,8 @@ class PycocotoolsBackend:
     """
 
     def __init__(self, ground_truth: CocoDict) -> None:
-        self._ground_truth = ground_truth
-        self._labels = as_coco(ground_truth)
+        super().__init__(ground_truth)
+        self._labels = as_coco(self._ground_truth)
 
     def evaluate(
         self,
@@ -87,23 +130,22 @@ class PycocotoolsBackend:
         labels = self._labels
         if metric == "segm":
             labels = as_coco(mask_ground_truth(self._ground_truth))
+        numbers = self._known_numbers(img_ids)
         if not predictions or not labels.anns:
-            return _evaluate_nothing(labels, metric, img_ids)
+            return _evaluate_nothing(labels, metric, numbers)
         return _evaluate_predictions_on_coco(
             labels,
-            [dict(prediction) for prediction in predictions],  # pycocotools adds fields
+            self._renumbered(predictions),
             metric,
             kpt_oks_sigmas=list(oks_sigmas),
             cocoeval_fn=COCOeval_opt,
-            img_ids=None if img_ids is None else list(img_ids),
+            img_ids=numbers,
             max_dets_per_image=[1, 10, max_dets],
         )
 
 
-class HotcocoBackend:
-    """hotcoco. It takes ids that are numbers only, so images and categories get new ones.
-
-    The new ids are in the order of the old ones: between equal scores, that order decides.
+class HotcocoBackend(_NumberedBackend):
+    """hotcoco.
 
     Args:
         ground_truth: labels in COCO's format (`d2_multitask.evaluation.ground_truth`).
@@ -114,10 +156,8 @@ class HotcocoBackend:
 
     def __init__(self, ground_truth: CocoDict) -> None:
         self._hotcoco = _import_hotcoco()
-        self._ground_truth = ground_truth
-        self._image_numbers = _numbered(image["id"] for image in ground_truth["images"])
-        self._category_numbers = _numbered(c["id"] for c in ground_truth["categories"])
-        self._labels = self._load_labels(ground_truth["annotations"], ("keypoints",))
+        super().__init__(ground_truth)
+        self._labels = self._load_labels(self._ground_truth["annotations"], ("keypoints",))
 
     def evaluate(
         self,
@@ -158,36 +198,15 @@ class HotcocoBackend:
         if "keypoints" in fields:
             columns += ("num_keypoints",)
         images = [
-            {
-                "id": self._image_numbers[image["id"]],
-                "height": image["height"],
-                "width": image["width"],
-            }
+            {field: image[field] for field in ("id", "height", "width")}
             for image in self._ground_truth["images"]
         ]
-        categories = [{"id": n, "name": str(n)} for n in self._category_numbers.values()]
-        objects = self._renumbered(annotations, columns)
+        categories = [{"id": n, "name": str(n)} for n in self._categories.values()]
+        columns += ("image_id", "category_id")
+        objects = [{field: entry[field] for field in columns} for entry in annotations]
         return self._hotcoco.COCO(
             {"images": images, "categories": categories, "annotations": objects}
         )
-
-    def _renumbered(
-        self, entries: Sequence[Mapping[str, Any]], fields: Sequence[str]
-    ) -> list[dict[str, Any]]:
-        images, categories = self._image_numbers, self._category_numbers
-        return [
-            {
-                "image_id": images[entry["image_id"]],
-                "category_id": categories[entry["category_id"]],
-                **{field: entry[field] for field in fields},
-            }
-            for entry in entries
-        ]
-
-    def _known_numbers(self, img_ids: Collection[Hashable]) -> list[int]:
-        numbers = sorted({self._image_numbers[i] for i in img_ids if i in self._image_numbers})
-        # To hotcoco no ids are all ids; 0 is the number of no image.
-        return numbers or [0]
 
 
 BACKENDS: dict[str, type[CocoBackend]] = {
@@ -249,8 +268,9 @@ def _import_hotcoco() -> types.ModuleType:
     return hotcoco
 
 
-def _numbered(ids: Any) -> dict[Any, int]:
-    return {value: number for number, value in enumerate(np.unique(list(ids)).tolist(), start=1)}
+def _numbered(ids: Iterable[Any]) -> dict[Any, int]:
+    ordered = sorted(set(ids), key=lambda value: (isinstance(value, str), value))
+    return {value: number for number, value in enumerate(ordered, start=1)}
 
 
 def _evaluate_nothing(labels: COCO, metric: str, img_ids: Collection[Hashable] | None) -> COCOeval:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -116,7 +117,9 @@ def _json_bytes(content: Any) -> bytes:
     if importlib.util.find_spec("orjson") is not None:
         import orjson
 
-        return orjson.dumps(content)
+        # The standard library also writes integers of more than 64 bits.
+        with contextlib.suppress(TypeError):
+            return orjson.dumps(content)
     return json.dumps(content).encode()
 
 

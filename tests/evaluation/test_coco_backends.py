@@ -268,3 +268,28 @@ def test_automatic_choice_is_hotcoco(caplog):
 def test_unknown_backend_names_the_key():
     with pytest.raises(ValueError, match=r"TEST\.COCO_BACKEND: found 'fast', expected one of"):
         choose_backend("fast")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pytest.param([3, "3", "a", -7], id="numbers and text"),
+        pytest.param([2**62 + 1, 2**62 + 2, -(2**62), 0], id="huge"),
+        pytest.param([2**63 + 1, 2**63 + 2, -5, 0], id="more than 63 bits"),
+    ],
+)
+def test_any_image_ids_give_the_numbers_of_plain_ones(name, ids):
+    plain = [2, 3, 4, 1] if "a" in ids else [3, 4, 1, 2]  # the same order
+    labels, predictions = random_case(5, 17, 6, [1, 2, 3, 4], [1, 2])
+    other = dict(zip(plain, ids, strict=True))
+    renamed = {
+        **labels,
+        "images": [{**image, "id": other[image["id"]]} for image in labels["images"]],
+        "annotations": [{**a, "image_id": other[a["image_id"]]} for a in labels["annotations"]],
+    }
+    moved = [{**p, "image_id": other[p["image_id"]]} for p in predictions]
+    for metric in METRICS:
+        expected = BACKENDS[name](labels).evaluate(predictions, metric, img_ids=plain[:3])
+        found = BACKENDS[name](renamed).evaluate(moved, metric, img_ids=ids[:3])
+        np.testing.assert_array_equal(found.stats, expected.stats)

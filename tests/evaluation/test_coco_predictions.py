@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,3 +69,8 @@ def test_files_can_be_read_back(orjson, tmp_path, monkeypatch):
     assert torch.load(write_instances(folder, predictions)) == predictions
     with open(write_results(folder, results)) as file:
         assert json.load(file) == results
+
+
+def test_integers_of_more_than_64_bits_are_written(tmp_path):
+    path = write_results(str(tmp_path), [{"image_id": 2**70}])
+    assert json.loads(Path(path).read_text()) == [{"image_id": 2**70}]
