@@ -43,8 +43,9 @@ import d2_multitask  # noqa: F401 (registers data sets and networks)
 from d2_multitask.config import load_config
 from d2_multitask.data.from_config import register_datasets
 from d2_multitask.data.image_reading import ImageReadError, read_image
+from d2_multitask.data.whole_files import whole_file
 from d2_multitask.engine.coco_results import CocoResults, image_ids, known_image_ids
-from d2_multitask.engine.media import VideoReader, VideoWriter, find_media
+from d2_multitask.engine.media import VIDEO_SUFFIXES, VideoReader, VideoWriter, find_media
 from d2_multitask.engine.predictor import MultitaskPredictor, chosen_tasks
 from d2_multitask.engine.setup import fall_back_to_cpu
 from d2_multitask.visualization.dense import draw_dense
@@ -72,7 +73,7 @@ class Picture(NamedTuple):
     """One image or frame on its way through the tool."""
 
     image: np.ndarray  # (H, W, 3) uint8 BGR
-    image_id: int
+    image_id: int | str
     name: str  # as the user knows it
 
 
@@ -240,10 +241,14 @@ class Progress:
             print(line, flush=True)
 
 
-def run_images(work: Predictions, paths: list[Path], ids: list[int]) -> tuple[int, int]:
-    """Predict on image files; returns how many were done and how many could not be read."""
-    targets = dict(zip(map(str, paths), output_paths(paths, work.args.output), strict=True))
+def run_images(
+    work: Predictions, targets: Mapping[str, Path], ids: list[int | str]
+) -> tuple[int, int]:
+    """Predict on image files, path -> overlay; returns how many were done and were unreadable."""
+    paths = [Path(path) for path in targets]
     masks = mask_paths(targets, work.args.output / MASK_FOLDER)
+    for mask in masks.values():
+        refuse_to_overwrite(mask, paths)
     unreadable: list[str] = []
 
     def read() -> Iterator[Picture]:
@@ -265,12 +270,10 @@ def run_images(work: Predictions, paths: list[Path], ids: list[int]) -> tuple[in
     return progress.done, len(unreadable)
 
 
-def run_video(work: Predictions, source: Path | int, first_id: int) -> int:
+def run_video(work: Predictions, source: Path | int, target: Path, first_id: int) -> int:
     """Predict on the frames of a video or camera; returns how many there were."""
     reader = VideoReader(source)
-    name = f"webcam_{source}" if isinstance(source, int) else source.name
-    target = work.args.output / Path(name).with_suffix(".mp4").name
-    refuse_to_overwrite(target, [] if isinstance(source, int) else [source])
+    name = target.stem if isinstance(source, int) else source.name
     limit = work.args.max_images
     total = reader.num_frames
     if limit is not None:
@@ -296,16 +299,17 @@ def run_video(work: Predictions, source: Path | int, first_id: int) -> int:
 
 def output_paths(paths: Sequence[Path], folder: Path) -> list[Path]:
     """Where each overlay goes: the input's name; with its number in front if the name is taken."""
-    taken: set[str] = set()
+    taken = {SHEET_NAME}
     targets = []
     for index, path in enumerate(paths):
         suffix = path.suffix if path.suffix.lower() in WRITABLE else ".png"
+        if path.suffix.lower() in VIDEO_SUFFIXES:
+            suffix = ".mp4"
         name = path.with_suffix(suffix).name
-        if name in taken:
+        while name in taken:
             name = f"{index + 1}_{name}"
         taken.add(name)
         targets.append(folder / name)
-        refuse_to_overwrite(targets[-1], paths)
     return targets
 
 
@@ -315,7 +319,10 @@ def mask_paths(targets: Mapping[str, Path], folder: Path) -> dict[str, Path]:
     paths = {}
     for given, target in targets.items():
         name = f"{target.stem}.png"
-        name = f"{target.name}.png" if name in taken else name
+        if name in taken:
+            name = f"{target.name}.png"
+        while name in taken:
+            name = f"{name}.png"
         taken.add(name)
         paths[given] = folder / name
     return paths
@@ -330,8 +337,14 @@ def refuse_to_overwrite(target: Path, inputs: Sequence[Path]) -> None:
 
 def write_image(path: Path, rgb: np.ndarray) -> None:
     """Write (H, W, 3) uint8 RGB, or (H, W) grey; the ending says the format."""
-    if not cv2.imwrite(str(path), rgb[..., ::-1] if rgb.ndim == 3 else rgb):
-        raise ValueError(f"{path}: cannot be written; expected a writable folder with space left")
+    try:
+        content = cv2.imencode(path.suffix, rgb[..., ::-1] if rgb.ndim == 3 else rgb)[1]
+        with whole_file(path) as unfinished:  # a link is replaced, not followed
+            unfinished.write_bytes(content.tobytes())
+    except (OSError, cv2.error) as error:
+        raise ValueError(
+            f"{path}: cannot be written ({error}); expected a writable folder with space left"
+        ) from error
 
 
 def build_cfg(args: argparse.Namespace) -> CfgNode:
@@ -356,11 +369,18 @@ def run(args: argparse.Namespace) -> int:
     ids = image_ids(
         list(map(str, images)), known_image_ids(dataset_metadata(cfg)) if args.json else None
     )
+    cameras = [] if args.webcam is None else [args.webcam]
+    sources = [*images, *videos, *(Path(f"webcam_{camera}.mp4") for camera in cameras)]
+    targets = output_paths(sources, args.output)
+    sheets = [args.output / SHEET_NAME] if args.contact_sheet else []
+    for target in [*targets, *sheets]:
+        refuse_to_overwrite(target, [*images, *videos])
     start = time.monotonic()
-    done, unreadable = run_images(work, images, ids) if images else (0, 0)
-    next_id = max(ids, default=0) + 1
-    for source in [*videos, *([] if args.webcam is None else [args.webcam])]:
-        frames = run_video(work, source, next_id)
+    image_targets = dict(zip(map(str, images), targets, strict=False))
+    done, unreadable = run_images(work, image_targets, ids) if images else (0, 0)
+    next_id = max((i for i in ids if isinstance(i, int)), default=0) + 1
+    for source, target in zip([*videos, *cameras], targets[len(images) :], strict=True):
+        frames = run_video(work, source, target, next_id)
         done, next_id = done + frames, next_id + frames
         unreadable += not frames
     if not done:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ import pycocotools.mask as mask_util
 from detectron2.data import Metadata
 from detectron2.structures import Instances
 
+from d2_multitask.data.coco_json import read_json
+from d2_multitask.data.json_values import as_id
+from d2_multitask.data.whole_files import write_json
 from d2_multitask.evaluation.coco_predictions import coco_results
 
 
@@ -40,7 +43,7 @@ class CocoResults:
 
     def add(
         self,
-        image_id: int,
+        image_id: int | str,
         file_name: str,
         image_hw: tuple[int, int],
         instances: Instances | None,
@@ -74,18 +77,17 @@ class CocoResults:
         """
         contents = (("", self.objects), ("_sem_seg", self.sem_seg), ("_images", self.images))
         paths = []
-        path.parent.mkdir(parents=True, exist_ok=True)
         for suffix, entries in contents:
             if suffix == "_sem_seg" and not entries:
                 continue
             paths.append(path.with_name(f"{path.stem}{suffix}{path.suffix or '.json'}"))
-            paths[-1].write_text(json.dumps(entries), encoding="utf-8")
+            write_json(paths[-1], entries)
         return paths
 
     def _category_id(self, contiguous: int) -> int:
         return self._category_ids.get(contiguous, contiguous + 1)
 
-    def _class_entries(self, image_id: int, classes: np.ndarray) -> list[dict[str, Any]]:
+    def _class_entries(self, image_id: int | str, classes: np.ndarray) -> list[dict[str, Any]]:
         entries = []
         for class_id in np.unique(classes).tolist():
             if class_id == 0 and self._stuff_classes[:1] == ["background"]:
@@ -96,33 +98,54 @@ class CocoResults:
         return entries
 
 
-def known_image_ids(metadata: Metadata) -> dict[str, int]:
-    """Base name -> image id of the data set's own JSON; empty if there is no such file."""
+def known_image_ids(metadata: Metadata) -> dict[str, int | str]:
+    """File name -> image id of the data set's own JSON; empty if there is no such file.
+
+    Raises:
+        ValueError: the file is broken.
+    """
     json_file = metadata.get("json_file")
     if not json_file or not Path(json_file).is_file():
         return {}
-    images = json.loads(Path(json_file).read_text(encoding="utf-8")).get("images", ())
-    return {Path(image["file_name"]).name: image["id"] for image in images}
+    images = read_json(json_file).get("images", ())
+    known: dict[str, int | str] = {}
+    for image in images:
+        image_id, name = as_id(image.get("id")), image.get("file_name")
+        if image_id is not None and isinstance(name, str):
+            known.setdefault(_path_endings(name)[0], image_id)
+    return known
 
 
-def image_ids(file_names: Sequence[str], known: dict[str, int] | None = None) -> list[int]:
+def image_ids(
+    file_names: Sequence[str], known: Mapping[str, int | str] | None = None
+) -> list[int | str]:
     """Ids for the images of a run, one rule for all of them.
 
     Args:
         file_names: of the images.
-        known: base name -> id of the data set's own JSON, if there is one.
+        known: from `known_image_ids`. A file is the entry with which its path ends, folders
+            included.
 
     Returns:
-        The data set's ids if it knows every image; else the numbers that the names are, as in
-        ``000000000785.jpg``, if all are different numbers; else 1, 2, 3, ...
+        The data set's ids if it knows every image, each as another one; else the numbers that the
+        names are, as in ``000000000785.jpg``, if all are different numbers; else 1, 2, 3, ...
     """
-    paths = [Path(name) for name in file_names]
-    known = known or {}
-    if all(path.name in known for path in paths):
-        return [known[path.name] for path in paths]
-    stems = [path.stem for path in paths]
+    ids = [_known_id(os.path.abspath(name), known or {}) for name in file_names]
+    if None not in ids and len(set(ids)) == len(ids):
+        return ids
+    stems = [Path(name).stem for name in file_names]
     if all(stem.isascii() and stem.isdigit() for stem in stems):
-        numbers = [int(stem) for stem in stems]
-        if len(set(numbers)) == len(numbers):
+        numbers = [as_id(int(stem)) for stem in stems]  # None: more than 64 bits
+        if None not in numbers and len(set(numbers)) == len(numbers):
             return numbers
-    return list(range(1, len(paths) + 1))
+    return list(range(1, len(stems) + 1))
+
+
+def _known_id(path: str, known: Mapping[str, int | str]) -> int | str | None:
+    return next((known[end] for end in _path_endings(path) if end in known), None)
+
+
+def _path_endings(path: str) -> list[str]:
+    """The path, and what is left without its first folder, its first two, and so on."""
+    parts = [part for part in Path(os.path.normpath(path)).parts if part != os.pardir]
+    return ["/".join(parts[start:]) for start in range(len(parts))] or [""]

@@ -10,6 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from d2_multitask.data.whole_files import UNFINISHED
+
 IMAGE_SUFFIXES = frozenset(
     ".bmp .gif .jfif .jpeg .jpg .jp2 .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
 )
@@ -104,6 +106,9 @@ class VideoReader:
 class VideoWriter:
     """Writes frames to an mp4 file; the first frame decides the size.
 
+    The file is written beside its place, which it takes when it is closed: a link of its name is
+    replaced, not followed.
+
     Args:
         path: of the file.
         fps: frames a second.
@@ -114,6 +119,8 @@ class VideoWriter:
         self.path, self.fps, self.codec = path, fps, codec
         self._writer: cv2.VideoWriter | None = None
         self._size_wh = (0, 0)
+        # The ending stays: it tells OpenCV the format.
+        self._unfinished = path.with_name(f".{path.stem}{UNFINISHED}{path.suffix}")
 
     def write(self, frame: np.ndarray) -> None:
         """Append a frame (H, W, 3) uint8 BGR; later frames are scaled to the size of the first.
@@ -125,7 +132,7 @@ class VideoWriter:
             # Encoders that halve the colour resolution need even sides.
             self._size_wh = (max(frame.shape[1] // 2 * 2, 2), max(frame.shape[0] // 2 * 2, 2))
             fourcc = cv2.VideoWriter_fourcc(*self.codec)
-            self._writer = cv2.VideoWriter(str(self.path), fourcc, self.fps, self._size_wh)
+            self._writer = cv2.VideoWriter(str(self._unfinished), fourcc, self.fps, self._size_wh)
             if not self._writer.isOpened():
                 raise ValueError(
                     f"{self.path}: OpenCV cannot write this video (codec {self.codec!r}): expected "
@@ -139,3 +146,5 @@ class VideoWriter:
         """Finish the file; without a frame there is none."""
         if self._writer is not None:
             self._writer.release()
+            os.replace(self._unfinished, self.path)
+            self._writer = None

@@ -89,3 +89,14 @@ def test_a_broken_video_is_an_error_that_names_it(tmp_path):
 def test_a_video_that_cannot_be_written_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"v\.mp4: OpenCV cannot write"):
         VideoWriter(tmp_path / "absent" / "v.mp4", 10).write(frames(1)[0])
+
+
+def test_a_link_in_the_place_of_a_video_is_replaced(tmp_path):
+    precious, link = tmp_path / "precious.txt", tmp_path / "a.mp4"
+    precious.write_text("precious")
+    link.symlink_to(precious)
+    writer = VideoWriter(link, 5)
+    writer.write(np.zeros((32, 32, 3), np.uint8))
+    writer.close()
+    assert precious.read_text() == "precious" and not link.is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "precious.txt"]

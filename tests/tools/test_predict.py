@@ -121,6 +121,63 @@ def test_one_name_in_two_folders_gives_two_overlays(tool, trained, tmp_path):
     assert {p.name for p in out.iterdir()} == {"a.png", "2_a.png"}
 
 
+def test_names_that_are_taken(tool, trained, tmp_path):
+    """The sheet's name, a name with a number, and the ids of a set whose ids are text."""
+    inputs = [
+        tmp_path / name for name in ("x/contact_sheet.png", "x/3_a.png", "x/a.png", "y/a.png")
+    ]
+    for path in inputs:
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), np.zeros((32, 32, 3), np.uint8))
+    folder = tmp_path / "out"
+    names = [path.name for path in tool.output_paths([inputs[2], inputs[1], inputs[3]], folder)]
+    assert names == ["a.png", "3_a.png", "3_3_a.png"]
+    arguments_ = arguments(trained, "--contact-sheet", "--output", folder, "--input", *inputs)
+    assert tool.main(arguments_) == 0
+    names = {"1_contact_sheet.png", "contact_sheet.png", "3_a.png", "a.png", "4_a.png"}
+    assert {path.name for path in folder.iterdir()} == names
+
+
+def test_the_sheet_does_not_overwrite_an_input(tool, trained, tmp_path, capsys):
+    path = tmp_path / "contact_sheet.png"
+    cv2.imwrite(str(path), np.zeros((32, 32, 3), np.uint8))
+    options = ["--contact-sheet", "--output", tmp_path, "--input", path]
+    assert tool.main(arguments(trained, *options)) == 2
+    assert "would overwrite" in capsys.readouterr().err
+
+
+def test_masks_of_names_that_are_taken(tool):
+    targets = {name: Path(name) for name in ("a.jpg.png", "a.png", "a.jpg")}
+    assert len(set(tool.mask_paths(targets, Path("masks")).values())) == 3
+
+
+def test_two_videos_of_one_name(tool):
+    paths = [Path("x/s.avi"), Path("y/s.mp4")]
+    assert [p.name for p in tool.output_paths(paths, Path("out"))] == ["s.mp4", "2_s.mp4"]
+
+
+def test_a_link_in_the_output_folder_is_replaced(tool, trained, tmp_path):
+    """Also a long thin image, whose height rounds to 0 at the network's size."""
+    out, precious = tmp_path / "out", tmp_path / "precious.txt"
+    precious.write_text("precious")
+    out.mkdir()
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((2, 3000, 3), np.uint8))
+    for name in ("a.png", "contact_sheet.png", "r.json", "r_images.json"):
+        (out / name).symlink_to(precious)
+    options = ["--json", out / "r.json", "--contact-sheet", "--output", out]
+    assert tool.main(arguments(trained, "--input", tmp_path / "a.png", *options)) == 0
+    assert precious.read_text() == "precious"
+    assert not any(path.is_symlink() for path in out.iterdir())
+
+
+def test_text_ids_of_the_data_set(tool, trained, tmp_path, monkeypatch):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((32, 32, 3), np.uint8))
+    monkeypatch.setattr(tool, "known_image_ids", lambda metadata: {"a.png": "first"})
+    options = ["--json", tmp_path / "r.json", "--output", tmp_path / "out"]
+    assert tool.main(arguments(trained, "--input", tmp_path / "a.png", *options)) == 0
+    assert json.loads((tmp_path / "r_images.json").read_text())[0]["id"] == "first"
+
+
 def test_a_video_becomes_a_video(tool, trained, tmp_path, capsys):
     writer = VideoWriter(tmp_path / "street.avi", 12)
     for value in range(6):
