@@ -152,7 +152,7 @@ class MultitaskCheckpointer(DetectionCheckpointer):
             leftover.unlink(missing_ok=True)
         self.logger.info("Saving checkpoint to %s", path)
         with whole_file(path, durable=True) as unfinished:
-            torch.save(content, unfinished)
+            _write(content, unfinished)
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -283,6 +283,16 @@ def load_weights(module: nn.Module, path: str) -> LoadReport:
     module.load_state_dict(matched, strict=False)
     _log(report)
     return report
+
+
+def _write(content: Mapping[str, Any], path: Path) -> None:
+    try:
+        with path.open("wb") as file:  # PyTorch's own writing hides what went wrong
+            torch.save(content, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _check_finite(content: Mapping[str, Any], name: str) -> None:

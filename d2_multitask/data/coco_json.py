@@ -12,7 +12,7 @@ from typing import Any
 from detectron2.utils.file_io import PathManager
 
 from d2_multitask.data.image_reading import ImageReadError, image_size
-from d2_multitask.data.json_values import as_id, as_integer, shown
+from d2_multitask.data.json_values import as_file_name, as_id, as_integer, shown
 from d2_multitask.data.report import Problem
 
 SIZE_OF_FILE = "image without width and height, taken from its file"
@@ -143,7 +143,7 @@ def _read_image(image: Any, image_root: str, where: str, problems: list[Problem]
             f"{where}: field 'id': found {shown(image.get('id'))}, expected a number of at most "
             "64 bits, or text"
         )
-    if not isinstance(file_name, str) or not file_name:
+    if as_file_name(file_name) is None:
         raise ValueError(
             f"{where}: field 'file_name': found {shown(file_name)}, expected a file name"
         )

@@ -8,6 +8,7 @@ its id either way. A flag is 0, 1, ``true`` or ``false``; tools also write these
 from __future__ import annotations
 
 import math
+import os
 import re
 from typing import Any
 
@@ -66,6 +67,17 @@ def as_flag(value: Any) -> bool | None:
         return _FLAG_TEXTS.get(value.strip().lower())
     number = as_integer(value)
     return bool(number) if number in (0, 1) else None
+
+
+def as_file_name(value: Any) -> str | None:
+    """A text that can name a file; ``None`` for others, such as "", "/" and half a surrogate."""
+    if not isinstance(value, str) or os.path.basename(value) in ("", ".") or "\0" in value:
+        return None
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        return None
+    return value
 
 
 def shown(value: Any, max_length: int = 80) -> str:

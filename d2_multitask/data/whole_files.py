@@ -37,7 +37,7 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
         os.replace(unfinished, path)
     except BaseException as error:
         unfinished.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
+        if isinstance(error, OSError) and error.errno and error.filename is None:
             error.filename = str(path)  # a write says "no space left", not where
         raise
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
+
+from d2_multitask.data.whole_files import whole_file
 
 RESULTS_FILE = "results.json"
 
@@ -42,12 +43,9 @@ def write_results(results: Mapping[str, Any], output_dir: str) -> str:
     Returns:
         The path of the file.
     """
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / RESULTS_FILE
-    partial = folder / f"{RESULTS_FILE}.{os.getpid()}.part"
-    partial.write_text(json.dumps(to_plain(results), indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    path = Path(output_dir, RESULTS_FILE)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(to_plain(results), indent=2) + "\n", encoding="utf-8")
     return str(path)
 
 

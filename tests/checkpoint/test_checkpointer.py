@@ -257,8 +257,9 @@ def save_until_killed(checkpointer, when, write):
         os.write(write, b"x")
         time.sleep(60)
 
-    def half(content, path):
-        path.write_bytes(b"PK\x03\x04 half of it")
+    def half(content, file):
+        file.write(b"PK\x03\x04 half of it")
+        file.flush()
         stop()
 
     if when == "checkpoint":
@@ -313,3 +314,17 @@ def test_a_training_state_that_does_not_fit_is_a_sentence(saved):
     checkpointer = MultitaskCheckpointer(model, str(folder), ema=other)
     with pytest.raises(ValueError, match=r"41\.pth: its training state 'ema'.*without --resume"):
         checkpointer.resume_or_load("", resume=True)
+
+
+def test_a_full_disk_is_an_os_error_with_the_files_name(tmp_path):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"too large.*model_0000001\.pth"):
+            MultitaskCheckpointer(torch.nn.Linear(100, 100), str(tmp_path)).save("model_0000001")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ import pytest
 from d2_multitask.data import coco_objects
 from d2_multitask.data.json_values import (
     as_category_id,
+    as_file_name,
     as_flag,
     as_id,
     as_integer,
@@ -35,6 +36,11 @@ def test_anything_else_is_no_flag(value):
 @pytest.mark.parametrize("value", [True, "5", None, [5], NAN, float("inf"), 10**400])
 def test_what_is_no_number(value):
     assert as_number(value) is None and as_integer(value) is None
+
+
+@pytest.mark.parametrize("value", ["", ".", "a/", "a\0.png", "\ud800.png", 5, None])
+def test_what_names_no_file(value):
+    assert as_file_name(value) is None
 
 
 def test_integers_may_be_written_as_floats():
@@ -118,3 +124,7 @@ def test_category_ids(value, expected):
 @pytest.mark.parametrize(("value", "expected"), [(3, "3"), ("3", 3), ("03", None), (None, None)])
 def test_the_other_form_of_an_id(value, expected):
     assert other_form(value) == expected
+
+
+def test_a_name_may_have_folders_and_any_letters():
+    assert as_file_name("a/\u00fc.png") == "a/\u00fc.png"

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 
 import numpy as np
 import pytest
 
-from d2_multitask.evaluation import results as module
 from d2_multitask.evaluation.results import format_results, to_plain, write_results
 
 ONE = {
@@ -38,7 +38,7 @@ def test_failure_leaves_the_old_file_whole(tmp_path, monkeypatch):
     def fail(source, target):
         raise OSError("disk is gone")
 
-    monkeypatch.setattr(module.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk is gone"):
         write_results({"bbox": {"AP": 0.0}}, str(tmp_path))
     assert json.load(open(path))["bbox"]["AP"] == 51.5

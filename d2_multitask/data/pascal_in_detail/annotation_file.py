@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from d2_multitask.data.coco_json import read_json
+from d2_multitask.data.json_values import as_file_name, shown
 from d2_multitask.data.pascal_in_detail.names import (
     CATEGORY_IDS,
     CLASS_ALIASES,
@@ -201,6 +202,8 @@ def _image_error(image: Any) -> str | None:
         value = image.get(key)
         if not isinstance(value, kind) or isinstance(value, bool):
             return f"field '{key}': found {value!r}, expected {kind.__name__}"
+    if as_file_name(image["file_name"]) is None:
+        return f"field 'file_name': found {shown(image['file_name'])}, expected a file name"
     if image["width"] < 1 or image["height"] < 1:
         return f"field 'width', 'height': found {image['width']}, {image['height']}, expected >= 1"
     if max(image["width"], image["height"]) > _LONGEST_SIDE:
