@@ -25,6 +25,7 @@ except ModuleNotFoundError as error:
 
 from detectron2.utils.logger import setup_logger
 
+from d2_multitask.data.folder_lock import LockHeldError
 from d2_multitask.data.pascal_in_detail.convert import convert_file
 from d2_multitask.data.pascal_in_detail.validate import validate_file
 from d2_multitask.data.report import DATA_REPORT
@@ -77,6 +78,8 @@ def main() -> None:
             print(validate_file(arguments.file, arguments.images))
         else:
             convert(arguments)
+    except LockHeldError as error:
+        sys.exit(f"error: {arguments.output}: {error} writes there; wait for it")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -25,6 +25,7 @@ except ModuleNotFoundError as error:
         raise
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # not installed: use this clone
 
+from d2_multitask.data.folder_lock import LockHeldError
 from d2_multitask.data.synthetic_people import SceneConfig, write_synthetic_people
 
 
@@ -124,6 +125,8 @@ def run(prepare: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         prepare()
+    except LockHeldError as error:
+        sys.exit(f"error: {error} writes into the same folder; wait for it, or name another --root")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

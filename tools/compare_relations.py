@@ -36,8 +36,8 @@ from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
 import d2_multitask  # noqa: F401 (registers data sets and networks)
+from d2_multitask.data.folder_lock import write_whole
 from d2_multitask.data.whole_files import write_json
-from d2_multitask.engine.comparison.lock import write_whole
 from d2_multitask.engine.relation_study.divisions import DIVISIONS
 from d2_multitask.engine.relation_study.methods import (
     Method,

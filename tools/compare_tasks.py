@@ -30,8 +30,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import d2_multitask  # noqa: F401 (registers data sets and networks)
+from d2_multitask.data.folder_lock import write_whole
 from d2_multitask.engine.comparison.columns import choose_columns, named_columns
-from d2_multitask.engine.comparison.lock import write_whole
 from d2_multitask.engine.comparison.markdown import Study, study_json, study_markdown
 from d2_multitask.engine.comparison.picture import save_picture
 from d2_multitask.engine.comparison.plan import (

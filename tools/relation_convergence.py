@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 import d2_multitask  # noqa: F401 (registers data sets and networks)
-from d2_multitask.engine.comparison.lock import write_whole
+from d2_multitask.data.folder_lock import write_whole
 from d2_multitask.engine.relation_study.convergence import (
     SAMPLED_KINDS,
     convergence_table,

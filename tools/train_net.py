@@ -24,7 +24,7 @@ from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
 import d2_multitask  # noqa: F401 (registers data sets and networks)
-from d2_multitask.engine.comparison.lock import LockHeldError
+from d2_multitask.data.folder_lock import LockHeldError
 from d2_multitask.engine.setup import ends_in_a_sentence, setup
 from d2_multitask.engine.signals import passed_to_children
 from d2_multitask.engine.trainer import MultitaskTrainer, load_for_evaluation

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from d2_multitask.data.folder_lock import FolderLock
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "datasets" / "prepare_synthetic_people.py"
 
@@ -86,6 +88,14 @@ def test_a_bad_size_is_told_without_a_traceback(tmp_path, run_here):
     error = run_here("--root", ".", "--image-size", "90", "20")
     assert error.startswith("error: ") and "short_side" in error and "(90, 20)" in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_script_at_a_time_in_a_folder(tmp_path, run_here):
+    with FolderLock(tmp_path / "synthetic_people"):
+        error = run_here("--root", ".", *TINY, "--workers", "1")
+    assert f"process {os.getpid()} writes into the same folder" in error
+    assert not list(tmp_path.rglob("*.png"))
+    assert run_here("--root", ".", *TINY, "--workers", "1") is None
 
 
 def _alive(pid):

@@ -18,9 +18,9 @@ from engine_support import tiny_cfg, write_people
 from torch.nn.parallel import DistributedDataParallel
 
 from d2_multitask.data.coco_format import register_coco_format
+from d2_multitask.data.folder_lock import is_alive
 from d2_multitask.data.parallel import STOP_SIGNALS
 from d2_multitask.engine import signals
-from d2_multitask.engine.comparison.lock import is_alive
 from d2_multitask.engine.signals import StopOnSignal, passed_to_children
 from d2_multitask.engine.trainer import MultitaskTrainer
 

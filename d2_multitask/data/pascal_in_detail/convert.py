@@ -23,9 +23,11 @@ import numpy as np
 import pycocotools.mask as mask_util
 from PIL import Image
 
+from d2_multitask.data.folder_lock import FolderLock
 from d2_multitask.data.label_maps import boundary_map, part_seg_map, sem_seg_map
 from d2_multitask.data.masks import MaskError, to_rle
 from d2_multitask.data.pascal_in_detail.annotation_file import (
+    AnnotationFile,
     phase_counts,
     read_annotation_file,
 )
@@ -70,13 +72,25 @@ def convert_file(
 
     Raises:
         ValueError: the file cannot be used, or has no image of a phase.
+        LockHeldError: another process writes there.
     """
     file = read_annotation_file(str(annotation_file))
     DATA_REPORT.extend(file.problems)
     file.problems.clear()
     known = phase_counts(file)
     phases = tuple(phases) or tuple(p for p in ("train", "val") if p in known)
-    output, paths = Path(output), []
+    with FolderLock(Path(output)):
+        return _write(Path(output), file, phases, maps, progress or (lambda done, total: None))
+
+
+def _write(
+    output: Path,
+    file: AnnotationFile,
+    phases: Sequence[str],
+    maps: bool,
+    progress: Progress,
+) -> list[Path]:
+    paths = []
     loaded = {phase: read_phase(file, "", phase) for phase in phases}
     for phase, (records, matches, problems) in (
         (p, (x.dataset_dicts, x.matches, x.problems)) for p, x in loaded.items()
@@ -89,7 +103,7 @@ def convert_file(
             paths.append(_write_json(path, coco_json(records, person_only=True)))
     if maps:
         everything = [record for x in loaded.values() for record in x.dataset_dicts]
-        _write_maps(output, everything, progress or (lambda done, total: None))
+        _write_maps(output, everything, progress)
     return paths
 
 

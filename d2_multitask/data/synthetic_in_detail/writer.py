@@ -29,6 +29,7 @@ from d2_multitask.data.drawn_set import (
     draw_all,
     is_complete,
 )
+from d2_multitask.data.folder_lock import FolderLock
 from d2_multitask.data.pascal_in_detail.registration import WITH_JOINTS, WITHOUT_JOINTS
 from d2_multitask.data.synthetic_in_detail.annotate import (
     edge_annotations,
@@ -140,13 +141,14 @@ def write_synthetic_in_detail(
         progress(work.total, work.total)
         content = json.loads(last.read_text()) if hostile else {}
     else:
-        # From here on the set is incomplete, and must not look complete if we are interrupted.
-        last.unlink(missing_ok=True)
-        drawn = draw_all(partial(_draw_one, work), work.total, num_workers, progress)
-        content = _content(work, drawn)
-        without = {key: value for key, value in content.items() if key != "annos_joints"}
-        write_json(work.annotation_file(WITHOUT_JOINTS), without)
-        write_json(last, content)
+        with FolderLock(Path(root) / FOLDER_NAME):
+            # From here on the set is incomplete, and must not look complete if we are interrupted.
+            last.unlink(missing_ok=True)
+            drawn = draw_all(partial(_draw_one, work), work.total, num_workers, progress)
+            content = _content(work, drawn)
+            without = {key: value for key, value in content.items() if key != "annos_joints"}
+            write_json(work.annotation_file(WITHOUT_JOINTS), without)
+            write_json(last, content)
     if hostile:
         for name, variant in hostile_variants(content).items():
             write_json(work.annotation_file(f"hostile/{name}.json"), variant)

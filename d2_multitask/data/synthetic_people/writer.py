@@ -28,6 +28,7 @@ from d2_multitask.data.drawn_set import (
     is_complete,
     remove_others,
 )
+from d2_multitask.data.folder_lock import FolderLock
 from d2_multitask.data.synthetic_people.labels import (
     IGNORE_VALUE,
     KEYPOINT_NAMES,
@@ -112,6 +113,7 @@ def write_synthetic_people(
     Raises:
         ValueError: for a bad argument, or if the split exists with other arguments, or its JSON
             file is not one of ours, and ``overwrite`` is False.
+        LockHeldError: another process draws there.
     """
     check_split(split, num_images)
     check_drawing(seed, num_workers)
@@ -122,13 +124,14 @@ def write_synthetic_people(
         logger.info("%s is complete, nothing to draw", work.json_file)
         progress(num_images, num_images)
         return work.json_file
-    # From here on the split is incomplete, and must not look complete if we are interrupted.
-    work.json_file.unlink(missing_ok=True)
-    for map_name in _MAP_NAMES:
-        names = {work.map_file(map_name, index).name for index in range(num_images)}
-        remove_others(work.folder / split / map_name, names)
-    drawn = draw_all(partial(_draw_one, work), num_images, num_workers, progress)
-    write_json(work.json_file, _content(work, drawn))
+    with FolderLock(work.folder):
+        # From here on the split is incomplete, and must not look complete if we are interrupted.
+        work.json_file.unlink(missing_ok=True)
+        for map_name in _MAP_NAMES:
+            names = {work.map_file(map_name, index).name for index in range(num_images)}
+            remove_others(work.folder / split / map_name, names)
+        drawn = draw_all(partial(_draw_one, work), num_images, num_workers, progress)
+        write_json(work.json_file, _content(work, drawn))
     return work.json_file
 
 

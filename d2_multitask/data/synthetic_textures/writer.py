@@ -27,6 +27,7 @@ from d2_multitask.data.drawn_set import (
     is_complete,
     remove_others,
 )
+from d2_multitask.data.folder_lock import FolderLock
 from d2_multitask.data.masks import encode
 from d2_multitask.data.synthetic_people.annotate import tight_box
 from d2_multitask.data.synthetic_textures.scene import KINDS, TextureConfig, draw_textures
@@ -105,6 +106,7 @@ def write_synthetic_textures(
     Raises:
         ValueError: a bad argument, or the split exists with other arguments and ``overwrite`` is
             False.
+        LockHeldError: another process draws there.
     """
     if kind not in KINDS:
         raise ValueError(f"kind: expected one of {KINDS}, got {kind!r}")
@@ -117,13 +119,14 @@ def write_synthetic_textures(
     if is_complete(work.json_file, work.arguments(), files, overwrite):
         progress(num_images, num_images)
         return work.json_file
-    # From here on the split is incomplete, and must not look complete if we are interrupted.
-    work.json_file.unlink(missing_ok=True)
-    for what in _FOLDERS:
-        names = {work.file(what, index).name for index in range(num_images)}
-        remove_others(work.folder / split / what, names)
-    annotations = draw_all(partial(_draw_one, work), num_images, num_workers, progress)
-    write_json(work.json_file, _content(work, annotations))
+    with FolderLock(work.folder):
+        # From here on the split is incomplete, and must not look complete if we are interrupted.
+        work.json_file.unlink(missing_ok=True)
+        for what in _FOLDERS:
+            names = {work.file(what, index).name for index in range(num_images)}
+            remove_others(work.folder / split / what, names)
+        annotations = draw_all(partial(_draw_one, work), num_images, num_workers, progress)
+        write_json(work.json_file, _content(work, annotations))
     return work.json_file
 
 

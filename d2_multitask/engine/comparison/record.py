@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 
-from d2_multitask.engine.comparison.lock import write_whole
+from d2_multitask.data.folder_lock import write_whole
 from d2_multitask.engine.comparison.plan import Run
 from d2_multitask.evaluation.results import RESULTS_FILE
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from d2_multitask.config import load_config
-from d2_multitask.engine.comparison.lock import FolderLock, LockHeldError
+from d2_multitask.data.folder_lock import FolderLock, LockHeldError
 from d2_multitask.engine.comparison.plan import Run, changed_settings, count_parameters
 from d2_multitask.engine.comparison.record import (
     Action,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import yaml
 
+from d2_multitask.data.folder_lock import FolderLock
 from d2_multitask.engine.comparison.columns import Column, ResultKey, flat_results
-from d2_multitask.engine.comparison.lock import FolderLock
 from d2_multitask.engine.comparison.plan import Run
 from d2_multitask.engine.comparison.record import (
     RECORD_FILE,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from d2_multitask.config import load_config
-from d2_multitask.engine.comparison.lock import FolderLock, is_alive
+from d2_multitask.data.folder_lock import FolderLock, is_alive
 from d2_multitask.engine.comparison.plan import Run, plan_runs, preset_rows
 from d2_multitask.engine.comparison.record import State, read_record
 from d2_multitask.engine.comparison.runner import (

@@ -7,8 +7,8 @@ import json
 import pytest
 from comparison_support import finished, row, study_rows
 
+from d2_multitask.data.folder_lock import FolderLock
 from d2_multitask.engine.comparison.columns import TABLE_1, Column
-from d2_multitask.engine.comparison.lock import FolderLock
 from d2_multitask.engine.comparison.plan import plan_runs, preset_rows
 from d2_multitask.engine.comparison.record import State, new_record
 from d2_multitask.engine.comparison.reference import paper_rows

@@ -123,6 +123,21 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
     except ImportError:  # not POSIX: two processes that start in the same millisecond may collide
         yield
         return
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    while True:
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Who waited for a file that its holder has removed since holds nothing.
+            if not _is_open_as(file.fileno(), path):
+                continue
+            try:
+                yield
+            finally:
+                path.unlink()
+            return
+
+
+def _is_open_as(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

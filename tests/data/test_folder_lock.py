@@ -5,10 +5,11 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from d2_multitask.engine.comparison.lock import (
+from d2_multitask.data.folder_lock import (
     LOCK_FILE,
     FolderLock,
     LockHeldError,
@@ -102,3 +103,22 @@ def test_another_computer_is_believed(tmp_path):
 def test_a_damaged_lock_holds_nothing(tmp_path, text):
     (tmp_path / LOCK_FILE).write_text(text)
     assert not FolderLock(tmp_path).holder()
+
+
+def test_one_of_many_gets_it_and_nothing_is_left(tmp_path):
+    held, most = [], []
+
+    def hold(_):
+        for _ in range(40):
+            try:
+                with FolderLock(tmp_path):
+                    held.append(1)
+                    most.append(len(held))
+                    held.pop()
+            except LockHeldError:
+                pass
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(hold, range(8)))
+    assert set(most) == {1}
+    assert not list(tmp_path.iterdir())
