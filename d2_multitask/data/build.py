@@ -93,6 +93,9 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
     dataset_dicts = _chain(sets, times)
     _check_labels(cfg.MODEL.TASKS, dataset_dicts, list(sets))
     _check_switches(cfg, dataset_dicts, list(sets))
+    if not {"det", "pose"}.isdisjoint(cfg.MODEL.TASKS):
+        for name in sets:
+            check_boxes(name, sets[name])
     if RECONSTRUCTION_TASK in cfg.MODEL.TASKS:
         return dataset_dicts  # every image teaches something
     dataset_dicts = filter_images(dataset_dicts, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
@@ -343,6 +346,23 @@ def _check_category_ids(name: str, dataset_dicts: DatasetDicts) -> None:
             f"Data set {name!r}: category_id: found {unknown}, expected 0..{len(classes) - 1} for "
             f"the classes {list(classes)}"
         )
+
+
+def check_boxes(name: str, dataset_dicts: DatasetDicts) -> None:
+    """Whether every object of a data set has a box.
+
+    Raises:
+        ValueError: one has none, or not four numbers, or no ``bbox_mode``; names image and object.
+    """
+    for record in dataset_dicts:
+        for index, annotation in enumerate(record.get("annotations", ())):
+            box, mode = annotation.get("bbox"), annotation.get("bbox_mode")
+            if box is None or len(box) != 4 or mode is None:
+                raise ValueError(
+                    f"Data set {name!r}: {record.get('file_name')}: object {index}: found 'bbox' "
+                    f"{box} and 'bbox_mode' {mode}, expected four numbers and one of "
+                    "detectron2.structures.BoxMode, such as BoxMode.XYXY_ABS"
+                )
 
 
 def _check_joints_named(name: str, dataset_dicts: DatasetDicts) -> None:

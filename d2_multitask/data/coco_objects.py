@@ -9,7 +9,7 @@ so 0.5 is added to them, as Detectron2 does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,25 @@ _BOX_TOLERANCE = 1.0
 _MAX_AREA_RATIO = 4.0
 _MIN_FILLED = 0.02
 _MAX_COORDINATE = 1e18  # anything larger is as good as infinite
+
+
+def plausible_area(area: Any, box: Sequence[float], segmentation: Any) -> float:
+    """The given area of an object unless it cannot be, then its mask's, or else its box's.
+
+    Args:
+        area: as given, any value; pixels.
+        box: (x, y, w, h), pixels.
+        segmentation: a checked mask (see `clean_segmentation`), or ``None``.
+    """
+    number, of_box = as_number(area), box[2] * box[3]
+    # A mask is not larger than its box, so that this is within reason for every mask.
+    if number is not None and of_box <= _MAX_AREA_RATIO * number <= _MAX_AREA_RATIO * of_box:
+        return number
+    of_mask = mask_area(segmentation) if segmentation is not None else 0.0
+    lowest = of_mask / _MAX_AREA_RATIO if of_mask else _MIN_FILLED * of_box
+    if number is not None and lowest <= number <= _MAX_AREA_RATIO * max(of_box, of_mask):
+        return number
+    return of_mask or of_box
 
 
 @dataclass
@@ -129,21 +148,13 @@ class ObjectReader:
 
     def _read_area(self, area: Any, box: list[float], segmentation: Any, where: str) -> float:
         """The file's area, of the mask or box, or else the box's; pixels."""
-        of_box = box[2] * box[3]
         if area is None:
-            return of_box
-        number = as_number(area)
-        # A mask is not larger than its box, so that this is within reason for every mask.
-        if number is not None and of_box <= _MAX_AREA_RATIO * number <= _MAX_AREA_RATIO * of_box:
-            return number
-        of_mask = mask_area(segmentation) if segmentation is not None else 0.0
-        lowest = of_mask / _MAX_AREA_RATIO if of_mask else _MIN_FILLED * of_box
-        if number is not None and lowest <= number <= _MAX_AREA_RATIO * max(of_box, of_mask):
-            return number
-        expected = of_mask or of_box
-        details = f"field 'area': found {shown(area)}, expected about {expected:g} pixels"
-        self._add(AREA_REPLACED, where, details)
-        return expected
+            return box[2] * box[3]
+        result = plausible_area(area, box, segmentation)
+        if result != as_number(area):
+            details = f"field 'area': found {shown(area)}, expected about {result:g} pixels"
+            self._add(AREA_REPLACED, where, details)
+        return result
 
     def _read_mask(self, segmentation: Any, height: int, width: int, where: str) -> Any:
         if not segmentation:  # None, [] and {} are how tools write "no mask"

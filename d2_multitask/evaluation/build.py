@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
-from d2_multitask.data.build import check_evaluated
+from d2_multitask.data.build import check_boxes, check_evaluated
 from d2_multitask.data.catalog import RECONSTRUCTION_TASK, load_dataset
 from d2_multitask.data.foreground import has_foreground
 from d2_multitask.data.map_check import check_maps
@@ -46,6 +46,7 @@ def build_coco_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEva
         metrics.append("segm")
     if not metrics:
         return None
+    check_boxes(request.dataset_name, request.records)
     if "keypoints" in metrics:
         _check_num_keypoints(cfg, request)
     evaluator = MultitaskCOCOEvaluator(

@@ -105,7 +105,9 @@ def _checked_annotations(content: Mapping[str, Any], metadata: Metadata) -> list
     category_ids = _category_ids(metadata)
     contiguous_ids = metadata.thing_dataset_id_to_contiguous_id
     reader = ObjectReader(contiguous_ids, len(metadata.get("keypoint_names") or ()))
-    images = {image["id"]: image for image in content["images"]}
+    # One file under several ids is one image, as in the dicts (`d2_multitask.data.same_file`).
+    first: dict[str, Any] = {}
+    images = {x["id"]: first.setdefault(x["file_name"], x) for x in content["images"]}
     annotations, known = [], {}
     for raw in content["annotations"]:
         image, own_id = images.get(as_id(raw.get("image_id"))), as_id(raw.get("id"))

@@ -340,3 +340,14 @@ def test_images_of_other_kinds_train(own, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         next(iter(build_train_loader(own)))
     assert not caplog.messages
+
+
+@pytest.mark.parametrize("change", [{"bbox": None}, {"bbox": [1, 2, 3]}, {"bbox_mode": None}])
+def test_objects_without_boxes(cfg, own, change):
+    dicts = DatasetCatalog.get("own")
+    dicts[0]["annotations"][0].update(change)
+    DatasetCatalog.register("boxless", lambda: dicts)
+    MetadataCatalog.get("boxless").set(thing_classes=["person"])
+    cfg.DATASETS.TRAIN, cfg.MODEL.TASKS = ("boxless",), ["det"]
+    with pytest.raises(ValueError, match=r"a\.png: object 0: found 'bbox'"):
+        get_training_dicts(cfg)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
+from detectron2.structures import BoxMode
 
 from d2_multitask.data.catalog import load_dataset
 from d2_multitask.data.dict_fields import with_plain_fields
@@ -39,6 +40,33 @@ def test_class_numbers(value):
 def test_no_class_number_stays(value):
     (record,) = with_plain_fields([_record(category_id=value)])
     assert record["annotations"][0]["category_id"] is value
+
+
+TRIANGLE = [[0, 0, 100, 0, 0, 1]]  # 50 pixels in a box of 100 x 100
+FULL = {"size": [100, 100], "counts": [0, 10000]}
+
+
+@pytest.mark.parametrize(
+    ("area", "segmentation", "expected"),
+    [
+        (1, None, 10_000),
+        (1e9, None, 10_000),
+        ("10000", None, 10_000),
+        (1, FULL, 10_000),
+        (1e9, TRIANGLE, 50),
+        (48.5, TRIANGLE, 48.5),
+        (7000, None, 7000),
+        (300.5, None, 300.5),
+    ],
+)
+def test_areas(area, segmentation, expected):
+    report = ProblemReport()
+    fields = {"bbox": [0, 0, 100, 100], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    if segmentation is not None:
+        fields["segmentation"] = segmentation
+    (record,) = with_plain_fields([_record(**fields, area=area)], report)
+    assert record["annotations"][0]["area"] == expected
+    assert ("'area'" in report.summary()) == (area != expected)
 
 
 def test_every_data_set_is_read_so():

@@ -306,3 +306,15 @@ def test_ground_truth_from_the_file_is_that_from_the_records(register):
     assert [a["area"] for a in found["annotations"]][-1] == 775.5
     assert [c["id"] for c in found["categories"]] == [c["id"] for c in expected["categories"]]
     assert [i["id"] for i in found["images"]] == [i["id"] for i in expected["images"]]
+
+
+def test_one_file_under_two_ids_is_one_image_of_the_file(register):
+    content = two_images()
+    content["images"][1].update({**content["images"][0], "id": 2})
+    name = register(content)
+    records = DatasetCatalog.get(name)
+    for record in records:
+        for label in record["annotations"]:
+            del label["area"]  # as Detectron2's own loader leaves it out
+    found = coco_ground_truth(name, records)["annotations"]
+    assert len(found) == len(content["annotations"]) and {a["image_id"] for a in found} == {1}
