@@ -27,6 +27,7 @@ from d2_multitask.data.json_values import shown
 from d2_multitask.data.map_check import check_map_names, check_maps
 from d2_multitask.data.mapper import MultitaskDatasetMapper
 from d2_multitask.data.report import DATA_REPORT, ProblemReport, ReportingLoader
+from d2_multitask.data.same_file import report_shared_files
 from d2_multitask.data.sampler import TrainingImages
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
         if "foreground" in cfg.MODEL.TASKS:
             _check_masks(name, dataset_dicts, cfg.INPUT.FORMAT)
         check_maps(cfg, name, dataset_dicts)
+    report_shared_files(sets, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     sets = {name: _with_labelled_joints(dicts) for name, dicts in sets.items()}
     dataset_dicts = _chain(sets, times)
     _check_labels(cfg.MODEL.TASKS, dataset_dicts, list(sets))
