@@ -172,6 +172,7 @@ def read_foreground(
         file_name,
         grey_colors=True,
         white_zero=not (values.is_default or values.threshold),
+        expected_size=size,
         report=report,
     )
     if mask.shape != size:

@@ -107,6 +107,7 @@ def read_label_map(
     *,
     grey_colors: bool = False,
     white_zero: bool = True,
+    expected_size: tuple[int, int] | None = None,
     report: ProblemReport = DATA_REPORT,
 ) -> np.ndarray:
     """Read a map of class ids; the numbers of a palette image are the ids, not its colours.
@@ -116,6 +117,8 @@ def read_label_map(
         grey_colors: also accept colour images of three equal channels, as masks often are; if the
             whole image has one colour and is not opaque, the mask is alpha, and counted.
         white_zero: accept a palette that shows 0 as white and the other numbers as darker greys.
+        expected_size: (h, w) of the image. An EXIF orientation is applied, as to the image, unless
+            only the stored numbers have this size.
         report: counts the masks in alpha.
 
     Returns:
@@ -129,7 +132,9 @@ def read_label_map(
     try:
         with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
             mode, is_lossy = image.mode, image.format in _LOSSY_FORMATS
-            ids = np.array(image)
+            shown = detection_utils._apply_exif_orientation(image)
+            is_turned = expected_size in (None, _size(shown)) or expected_size != _size(image)
+            ids = np.array(shown if is_turned else image)
             is_negative = not white_zero and _shows_zero_white(image, ids)
     except MemoryError:
         raise

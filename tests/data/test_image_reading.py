@@ -172,3 +172,20 @@ def test_16_bit_image_that_becomes_black_is_counted(tmp_path, largest):
     path = _save(tmp_path / "a.png", np.array([[1, largest]], np.uint16))
     assert read_image(path).max() == largest >> 8
     assert DATA_REPORT.counts == ({DARK_16_BIT: 1} if largest < 256 else {})
+
+
+@pytest.mark.parametrize(
+    ("size", "turned"),
+    [
+        pytest.param((3, 2), True, id="as shown"),
+        pytest.param((2, 3), False, id="as stored"),
+        pytest.param((7, 7), True, id="neither"),
+        pytest.param(None, True, id="any"),
+    ],
+)
+def test_label_map_turns_as_its_image_does(tmp_path, size, turned):
+    ids = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    exif = Image.Exif()
+    exif[_ORIENTATION] = _TURN_RIGHT
+    found = read_label_map(_save(tmp_path / "a.png", ids, exif=exif), expected_size=size)
+    np.testing.assert_array_equal(found, np.rot90(ids, -1) if turned else ids)
