@@ -41,7 +41,7 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
     dataset_dicts = DatasetCatalog.get(name)
     if not dataset_dicts:
         raise ValueError(f"Data set {name!r} is empty: found no image, expected at least one")
-    return merge_same_files(name, with_plain_fields(dataset_dicts))
+    return merge_same_files(name, with_plain_fields(dataset_dicts, name=name))
 
 
 def loaded_metadata(name: str) -> Metadata:
