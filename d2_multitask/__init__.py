@@ -10,14 +10,15 @@ from d2_multitask.dependencies import check_dependencies
 
 check_dependencies()
 
-import d2_multitask.data.builtin  # noqa: E402, F401 (registers the data sets)
+import d2_multitask._moved  # noqa: E402, F401 (old names of modules)
+import d2_multitask.data.datasets.builtin  # noqa: E402, F401 (registers the data sets)
 from d2_multitask.config import (  # noqa: E402
     add_multitask_config,
     get_multitask_cfg,
     load_config,
 )
-from d2_multitask.data.coco_format import register_coco_format  # noqa: E402
-from d2_multitask.data.mask_folder import register_mask_folder  # noqa: E402
+from d2_multitask.data.datasets.coco import register_coco_format  # noqa: E402
+from d2_multitask.data.datasets.mask_folder import register_mask_folder  # noqa: E402
 from d2_multitask.heads import TASK_HEAD_REGISTRY  # noqa: E402 (registers the heads)
 from d2_multitask.model_configs import get_config_file  # noqa: E402
 from d2_multitask.modeling import (  # noqa: E402 (registers the networks)

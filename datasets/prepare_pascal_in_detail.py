@@ -26,9 +26,9 @@ except ModuleNotFoundError as error:
 from detectron2.utils.logger import setup_logger
 
 from d2_multitask.data.folder_lock import LockHeldError
-from d2_multitask.data.pascal_in_detail.convert import convert_file
-from d2_multitask.data.pascal_in_detail.validate import validate_file
-from d2_multitask.data.report import DATA_REPORT
+from d2_multitask.data.problems import DATA_REPORT
+from detail_files.convert import convert_file
+from detail_files.validate import validate_file
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -15,9 +15,8 @@ from dataclasses import replace
 
 # The script beside this one; it also finds the package where that is not installed.
 from prepare_synthetic_people import ProgressLine, drawing_parser, run
-
-from d2_multitask.data.synthetic_in_detail import write_synthetic_in_detail
-from d2_multitask.data.synthetic_in_detail.scene import DETAIL_CONFIG
+from synthetic.in_detail import write_synthetic_in_detail
+from synthetic.in_detail.scene import DETAIL_CONFIG
 
 
 def prepare(arguments: argparse.Namespace) -> None:

@@ -26,7 +26,7 @@ except ModuleNotFoundError as error:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # not installed: use this clone
 
 from d2_multitask.data.folder_lock import LockHeldError
-from d2_multitask.data.synthetic_people import SceneConfig, write_synthetic_people
+from synthetic.people import SceneConfig, write_synthetic_people
 
 
 class ProgressLine:

@@ -16,8 +16,7 @@ from pathlib import Path
 
 # The script beside this one; it also finds the package where that is not installed.
 from prepare_synthetic_people import ProgressLine, run
-
-from d2_multitask.data.synthetic_textures import (
+from synthetic.textures import (
     KINDS,
     SPLITS,
     TextureConfig,

@@ -10,7 +10,7 @@ import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 from scipy.ndimage import distance_transform_edt
 
-from d2_multitask.data.label_maps import (
+from d2_multitask.data.labels.maps import (
     boundary_map,
     image_label_vector,
     occlusion_map,

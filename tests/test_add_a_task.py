@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from support import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "add_a_task.md"
@@ -51,7 +52,7 @@ def test_the_page_leads_to_a_head_that_keeps_the_contract(copy: Path) -> None:
 
 
 def test_the_pages_commands_train_it_and_tell_whether_it_is_heard(copy: Path) -> None:
-    from d2_multitask.data.synthetic_people.writer import write_synthetic_people
+    from synthetic.people.writer import write_synthetic_people
 
     for split, count in (("train", 4), ("val", 2)):
         write_synthetic_people(copy / "datasets", split, count, seed=0)

@@ -46,16 +46,16 @@ import torch
 from detectron2.modeling import build_model
 
 import d2_multitask  # noqa: F401 (registers data sets and networks)
-from d2_multitask.engine.benchmark.cost import cost_json, cost_table, measure_costs, parts_table
-from d2_multitask.engine.benchmark.evaluation import measure_evaluation
-from d2_multitask.engine.benchmark.mae import measure_mae
-from d2_multitask.engine.benchmark.networks import (
+from benchmark.cost import cost_json, cost_table, measure_costs, parts_table
+from benchmark.evaluation import measure_evaluation
+from benchmark.mae import measure_mae
+from benchmark.networks import (
     Setting,
     detectron2_rows,
     network_cfg,
     rows_of_config,
 )
-from d2_multitask.engine.benchmark.ratios import (
+from benchmark.ratios import (
     GROUPS,
     Effort,
     in_own_process,
@@ -64,20 +64,20 @@ from d2_multitask.engine.benchmark.ratios import (
     ratios_json,
     training_cfg,
 )
-from d2_multitask.engine.benchmark.relation import measure_relation_cost
-from d2_multitask.engine.benchmark.single import (
+from benchmark.relation import measure_relation_cost
+from benchmark.single import (
     measure_decoding,
     measure_deformable,
     measure_growth,
     measure_targets,
 )
-from d2_multitask.engine.benchmark.timing import CLOCKS
-from d2_multitask.engine.benchmark.training import (
+from benchmark.timing import CLOCKS
+from benchmark.training import (
     measure_loader,
     measure_steps,
     share_around_network,
 )
-from d2_multitask.engine.benchmark.vit import measure_vit, vit_table
+from benchmark.vit import measure_vit, vit_table
 from d2_multitask.engine.setup import parse_with_overrides
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -38,22 +38,22 @@ from tqdm import tqdm
 import d2_multitask  # noqa: F401 (registers data sets and networks)
 from d2_multitask.data.folder_lock import write_whole
 from d2_multitask.data.whole_files import write_json
-from d2_multitask.engine.relation_study.divisions import DIVISIONS
-from d2_multitask.engine.relation_study.methods import (
+from d2_multitask.engine.setup import parse_with_overrides
+from d2_multitask.evaluation.segments import mask_files
+from d2_multitask.patch_graph.communities import BACKENDS
+from d2_multitask.segmenting.images import ImageFiles, default_long_side, find_images
+from d2_multitask.segmenting.model import checksum, load_autoencoder
+from d2_multitask.segmenting.output_folder import claim_folder
+from studies.relations.divisions import DIVISIONS
+from studies.relations.methods import (
     Method,
     method_as_json,
     method_from_json,
 )
-from d2_multitask.engine.relation_study.picture import draw_quality, draw_study
-from d2_multitask.engine.relation_study.relations import RELATIONS, Measuring
-from d2_multitask.engine.relation_study.study import RESULTS, LabelledImage, RelationStudy
-from d2_multitask.engine.relation_study.table import as_json, collect_result, markdown
-from d2_multitask.engine.setup import parse_with_overrides
-from d2_multitask.engine.unlabelled.images import ImageFiles, default_long_side, find_images
-from d2_multitask.engine.unlabelled.model import checksum, load_autoencoder
-from d2_multitask.engine.unlabelled.output_folder import claim_folder
-from d2_multitask.evaluation.segments import mask_files
-from d2_multitask.patch_graph.communities import BACKENDS
+from studies.relations.picture import draw_quality, draw_study
+from studies.relations.relations import RELATIONS, Measuring
+from studies.relations.study import RESULTS, LabelledImage, RelationStudy
+from studies.relations.table import as_json, collect_result, markdown
 
 BASELINES = ("distance / louvain", "color / louvain", "centre disc")
 METHODS_FILE = "methods.json"

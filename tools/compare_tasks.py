@@ -31,10 +31,10 @@ from pathlib import Path
 
 import d2_multitask  # noqa: F401 (registers data sets and networks)
 from d2_multitask.data.folder_lock import write_whole
-from d2_multitask.engine.comparison.columns import choose_columns, named_columns
-from d2_multitask.engine.comparison.markdown import Study, study_json, study_markdown
-from d2_multitask.engine.comparison.picture import save_picture
-from d2_multitask.engine.comparison.plan import (
+from studies.tasks.columns import choose_columns, named_columns
+from studies.tasks.markdown import Study, study_json, study_markdown
+from studies.tasks.picture import save_picture
+from studies.tasks.plan import (
     PRESETS,
     Run,
     check_opts,
@@ -42,8 +42,8 @@ from d2_multitask.engine.comparison.plan import (
     plan_runs,
     preset_rows,
 )
-from d2_multitask.engine.comparison.runner import StudyRunner, train_net_command
-from d2_multitask.engine.comparison.summary import collect, problems, with_planned
+from studies.tasks.runner import StudyRunner, train_net_command
+from studies.tasks.summary import collect, problems, with_planned
 
 TRAIN_NET = Path(__file__).resolve().parent / "train_net.py"
 # Where the options end and KEY VALUE begins; --rows and --seeds would swallow the rest.

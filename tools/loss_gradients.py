@@ -25,11 +25,11 @@ from detectron2.utils.logger import setup_logger
 
 import d2_multitask  # noqa: F401 (registers data sets and networks)
 from d2_multitask.config import load_config
-from d2_multitask.data.build import build_train_loader
-from d2_multitask.data.from_config import register_datasets
-from d2_multitask.engine.loss_gradients import gradient_table, measure_loss_gradients
+from d2_multitask.data.datasets.from_config import register_datasets
+from d2_multitask.data.loader import build_train_loader
 from d2_multitask.engine.setup import fall_back_to_cpu, parse_with_overrides
 from d2_multitask.engine.trainer import load_for_evaluation
+from studies.loss_gradients import gradient_table, measure_loss_gradients
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:

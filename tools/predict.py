@@ -41,15 +41,15 @@ from detectron2.utils.logger import setup_logger
 
 import d2_multitask  # noqa: F401 (registers data sets and networks)
 from d2_multitask.config import load_config
-from d2_multitask.data.from_config import register_datasets
-from d2_multitask.data.image_reading import ImageReadError, read_image
+from d2_multitask.data.datasets.from_config import register_datasets
+from d2_multitask.data.io import ImageReadError, read_image
 from d2_multitask.data.whole_files import whole_file
 from d2_multitask.engine.coco_results import CocoResults, image_ids, known_image_ids
 from d2_multitask.engine.media import VIDEO_SUFFIXES, VideoReader, VideoWriter, find_media
 from d2_multitask.engine.predictor import MultitaskPredictor, chosen_tasks
 from d2_multitask.engine.setup import fall_back_to_cpu
+from d2_multitask.visualization.contact_sheet import contact_sheet, fit, side_by_side
 from d2_multitask.visualization.dense import draw_dense
-from d2_multitask.visualization.grid import contact_sheet, fit, side_by_side
 from d2_multitask.visualization.metadata import cfg_metadata, dataset_metadata, is_rcnn
 from d2_multitask.visualization.predictions import (
     CONFIDENCE_THRESHOLD,

@@ -22,15 +22,15 @@ from tqdm import tqdm
 
 import d2_multitask  # noqa: F401 (registers data sets and networks)
 from d2_multitask.data.folder_lock import write_whole
-from d2_multitask.engine.relation_study.convergence import (
+from d2_multitask.engine.setup import parse_with_overrides
+from d2_multitask.segmenting.images import default_long_side, find_images, read_ready
+from d2_multitask.segmenting.model import load_autoencoder
+from studies.relations.convergence import (
     SAMPLED_KINDS,
     convergence_table,
     draw_convergence,
     measure_convergence,
 )
-from d2_multitask.engine.setup import parse_with_overrides
-from d2_multitask.engine.unlabelled.images import default_long_side, find_images, read_ready
-from d2_multitask.engine.unlabelled.model import load_autoencoder
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:

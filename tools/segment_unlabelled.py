@@ -9,7 +9,7 @@
 OUTPUT gets label maps, foregrounds, overlays, picture strips (patches, graph, communities, larger
 graphs, segments), the graphs, and two data sets in COCO format: segments.json, all segments, and
 objects.json, the foregrounds. DATASETS.REGISTER makes training sets of them:
-configs/quick/mask_rcnn_segments.yaml. See d2_multitask/engine/unlabelled/output_folder.py.
+configs/quick/mask_rcnn_segments.yaml. See d2_multitask/segmenting/output_folder.py.
 
 The same command goes on where an earlier one was stopped. Exit code: 0; 1 if no image could be
 segmented; 2 if something was typed wrong; 130 if interrupted.
@@ -35,27 +35,27 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 import d2_multitask  # noqa: F401 (registers data sets and networks)
-from d2_multitask.data.image_reading import ImageReadError, read_image
+from d2_multitask.data.io import ImageReadError, read_image
 from d2_multitask.data.whole_files import write_png
 from d2_multitask.engine.setup import parse_with_overrides
-from d2_multitask.engine.unlabelled.evaluation import evaluate_folder
-from d2_multitask.engine.unlabelled.images import (
+from d2_multitask.modeling.mae import MaskedAutoencoder
+from d2_multitask.patch_graph import Segmentation, SegmenterSettings, segment_image
+from d2_multitask.patch_graph.communities import BACKENDS
+from d2_multitask.patch_graph.foreground import RULES
+from d2_multitask.patch_graph.relation import ESTIMATORS, SIMILARITIES
+from d2_multitask.segmenting.evaluation import evaluate_folder
+from d2_multitask.segmenting.images import (
     ImageFiles,
     ReadyImage,
     default_long_side,
     find_images,
     read_ready,
 )
-from d2_multitask.engine.unlabelled.model import checksum, load_autoencoder
-from d2_multitask.engine.unlabelled.output_folder import PICTURES, OutputFolder
-from d2_multitask.engine.unlabelled.patch_relation import relation_of_patch
-from d2_multitask.modeling.mae import MaskedAutoencoder
-from d2_multitask.patch_graph import Segmentation, SegmenterSettings, segment_image
-from d2_multitask.patch_graph.communities import BACKENDS
-from d2_multitask.patch_graph.foreground import RULES
-from d2_multitask.patch_graph.relation import ESTIMATORS, SIMILARITIES
+from d2_multitask.segmenting.model import checksum, load_autoencoder
+from d2_multitask.segmenting.output_folder import PICTURES, OutputFolder
+from d2_multitask.segmenting.patch_relation import relation_of_patch
 from d2_multitask.visualization import style
-from d2_multitask.visualization.grid import contact_sheet, side_by_side
+from d2_multitask.visualization.contact_sheet import contact_sheet, side_by_side
 from d2_multitask.visualization.segments import (
     draw_relation_of_patch,
     draw_segments,

@@ -33,21 +33,21 @@ from detectron2.utils.logger import setup_logger
 
 import d2_multitask  # noqa: F401 (registers data sets and networks)
 from d2_multitask.config import load_config
-from d2_multitask.data.catalog import load_dataset, loaded_metadata
-from d2_multitask.data.foreground import foreground_map
-from d2_multitask.data.from_config import register_datasets
-from d2_multitask.data.image_reading import read_image
-from d2_multitask.data.label_maps import (
+from d2_multitask.data.datasets.catalog import load_dataset, loaded_metadata
+from d2_multitask.data.datasets.from_config import register_datasets
+from d2_multitask.data.io import read_image
+from d2_multitask.data.labels.foreground import foreground_map
+from d2_multitask.data.labels.maps import (
     boundary_map,
     image_label_vector,
     occlusion_map,
     part_seg_map,
 )
+from d2_multitask.data.labels.sem_seg import load_sem_seg
 from d2_multitask.data.mapper import MultitaskDatasetMapper
-from d2_multitask.data.report import DATA_REPORT
-from d2_multitask.data.sem_seg import load_sem_seg
+from d2_multitask.data.problems import DATA_REPORT
+from d2_multitask.visualization.contact_sheet import contact_sheet, side_by_side
 from d2_multitask.visualization.dense import draw_dense
-from d2_multitask.visualization.grid import contact_sheet, side_by_side
 from d2_multitask.visualization.metadata import picture_metadata
 from d2_multitask.visualization.targets import (
     draw_dataset_dict,

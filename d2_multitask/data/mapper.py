@@ -15,14 +15,14 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError, create_keypoint_hflip_indices
 
-from d2_multitask.data.augmentations import build_augmentations
-from d2_multitask.data.catalog import needs_labels, with_keypoints
-from d2_multitask.data.dense_labels import DenseLabels
-from d2_multitask.data.image_reading import ImageReadError, read_image
-from d2_multitask.data.instances import InstanceBuilder, is_mirrored
-from d2_multitask.data.report import DATA_REPORT, PROBLEMS_KEY
-from d2_multitask.data.sem_seg import load_sem_seg
-from d2_multitask.data.test_size import image_window
+from d2_multitask.data.datasets.catalog import needs_labels, with_keypoints
+from d2_multitask.data.io import ImageReadError, read_image
+from d2_multitask.data.labels.dense import DenseLabels
+from d2_multitask.data.labels.instances import InstanceBuilder, is_mirrored
+from d2_multitask.data.labels.sem_seg import load_sem_seg
+from d2_multitask.data.problems import DATA_REPORT, PROBLEMS_KEY
+from d2_multitask.data.transforms.build import build_augmentations
+from d2_multitask.data.transforms.test_resize import image_window
 
 BAD_IMAGE = "image that cannot be used, another one is taken"
 

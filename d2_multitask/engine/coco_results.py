@@ -12,10 +12,10 @@ import pycocotools.mask as mask_util
 from detectron2.data import Metadata
 from detectron2.structures import Instances
 
-from d2_multitask.data.coco_json import read_json
-from d2_multitask.data.json_values import as_id
+from d2_multitask.data.datasets.coco_json import read_json
+from d2_multitask.data.datasets.json_values import as_id
 from d2_multitask.data.whole_files import write_json
-from d2_multitask.evaluation.coco_predictions import coco_results
+from d2_multitask.evaluation.coco.predictions import coco_results
 
 
 class CocoResults:

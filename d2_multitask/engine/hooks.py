@@ -12,7 +12,7 @@ from detectron2.engine import HookBase
 from detectron2.utils.events import EventWriter
 from torch import nn
 
-from d2_multitask.data.report import DATA_REPORT, ProblemReport
+from d2_multitask.data.problems import DATA_REPORT, ProblemReport
 
 logger = logging.getLogger(__name__)
 

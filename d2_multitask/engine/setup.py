@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from d2_multitask.config import load_config
-from d2_multitask.data.from_config import register_datasets
+from d2_multitask.data.datasets.from_config import register_datasets
 from d2_multitask.model_configs import get_config_file
 
 logger = logging.getLogger(__name__)

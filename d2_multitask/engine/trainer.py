@@ -23,8 +23,8 @@ from detectron2.utils.events import CommonMetricPrinter
 from torch import nn
 
 from d2_multitask.checkpoint import MultitaskCheckpointer
-from d2_multitask.data.build import build_test_loader, build_train_loader
 from d2_multitask.data.folder_lock import FolderLock
+from d2_multitask.data.loader import build_test_loader, build_train_loader
 from d2_multitask.data.sampler import TrainingImages, seed_random_states
 from d2_multitask.engine.batch_norm import SharedStatistics, running_statistics
 from d2_multitask.engine.ema import EMA_KEY, EmaHook, build_weight_average

@@ -13,17 +13,17 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
-from d2_multitask.data.build import check_boxes, check_evaluated
-from d2_multitask.data.catalog import RECONSTRUCTION_TASK, load_dataset
-from d2_multitask.data.foreground import has_foreground
-from d2_multitask.data.map_check import check_maps
-from d2_multitask.evaluation.coco import MultitaskCOCOEvaluator
-from d2_multitask.evaluation.foreground import ForegroundEvaluator
-from d2_multitask.evaluation.pascal_in_detail.build import PASCAL_IN_DETAIL_BUILDERS
-from d2_multitask.evaluation.reconstruction import ReconstructionEvaluator
+from d2_multitask.data.datasets.catalog import RECONSTRUCTION_TASK, load_dataset
+from d2_multitask.data.labels.foreground import has_foreground
+from d2_multitask.data.labels.map_check import check_maps
+from d2_multitask.data.loader import check_boxes, check_evaluated
+from d2_multitask.evaluation.build_detail import PASCAL_IN_DETAIL_BUILDERS
+from d2_multitask.evaluation.coco.class_agnostic import ClassAgnosticEvaluator
+from d2_multitask.evaluation.coco.evaluator import MultitaskCOCOEvaluator
+from d2_multitask.evaluation.dense.foreground import ForegroundEvaluator
+from d2_multitask.evaluation.dense.reconstruction import ReconstructionEvaluator
+from d2_multitask.evaluation.dense.sem_seg import MultitaskSemSegEvaluator, has_sem_seg
 from d2_multitask.evaluation.request import EvaluationRequest
-from d2_multitask.evaluation.segments.class_agnostic import ClassAgnosticEvaluator
-from d2_multitask.evaluation.sem_seg import MultitaskSemSegEvaluator, has_sem_seg
 
 logger = logging.getLogger(__name__)
 

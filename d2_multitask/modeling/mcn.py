@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from d2_multitask.heads.base import Decoded, Predictions
 from d2_multitask.heads.build import build_heads, with_required
+from d2_multitask.modeling.inference.window import crop_result
 from d2_multitask.modeling.label_watch import LabelWatch
-from d2_multitask.modeling.window import crop_result
 
 
 @META_ARCH_REGISTRY.register()

@@ -25,7 +25,7 @@ from d2_multitask.patch_graph.autoencoder import (
 )
 from d2_multitask.patch_graph.communities import canonical_labels
 from d2_multitask.patch_graph.estimators import ERROR_EPS
-from d2_multitask.patch_graph.windows import Window, tile_windows
+from d2_multitask.patch_graph.tile_windows import Window, tile_windows
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def grow(
         tile_hw: (h, w) of tiles in patches: regions are measured in each tile that they reach
             into, so that the autoencoder sees images of the size that it learnt, and regions grow
             across tiles. ``None`` = the whole image at once.
-        overlap: see `d2_multitask.patch_graph.windows.tile_starts`.
+        overlap: see `d2_multitask.patch_graph.tile_windows.tile_starts`.
         batch_size: as in `measure_relation`.
         dtype: likewise.
 

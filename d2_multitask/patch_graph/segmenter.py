@@ -29,8 +29,8 @@ from d2_multitask.patch_graph.growing import Dendrogram, grow
 from d2_multitask.patch_graph.refine import refine_labels, stretch_labels
 from d2_multitask.patch_graph.relation import Budget, Relation, measure_relation, rank_average
 from d2_multitask.patch_graph.settings import SegmenterSettings
+from d2_multitask.patch_graph.tile_windows import tile_windows
 from d2_multitask.patch_graph.tiles import Tile, graph_from_tiles
-from d2_multitask.patch_graph.windows import tile_windows
 
 # Of the resolution, for consensus.
 CONSENSUS_FACTORS = (0.8, 1.0, 1.2)

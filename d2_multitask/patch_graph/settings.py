@@ -34,7 +34,7 @@ class SegmenterSettings:
         foreground_threshold: see `choose_foreground`.
         border_weight: likewise.
         tile_hw: (h, w) patches of a tile; larger images are tiled. ``None`` = never.
-        overlap: of tiles, see `d2_multitask.patch_graph.windows.tile_starts`.
+        overlap: of tiles, see `d2_multitask.patch_graph.tile_windows.tile_starts`.
         refine: pixel labels that follow edges; else patches are squares.
         seed: of everything random.
         batch_size: visible sets a forward pass; ``None`` = as many as are fast.

@@ -17,7 +17,7 @@ from d2_multitask.patch_graph.autoencoder import Autoencoder, patch_grid_of
 from d2_multitask.patch_graph.graph import PatchGraph, check_graph_settings
 from d2_multitask.patch_graph.relation import Budget, Relation, measure_relation
 from d2_multitask.patch_graph.similarity import patch_places
-from d2_multitask.patch_graph.windows import Window, tile_windows
+from d2_multitask.patch_graph.tile_windows import Window, tile_windows
 
 Tile = tuple[Window, Relation]
 
@@ -43,7 +43,7 @@ def measure_tiles(
         kind: likewise.
         budget: for each tile.
         tile_hw: (h, w) of a tile in patches: the grid that the autoencoder was trained on.
-        overlap: see `d2_multitask.patch_graph.windows.tile_starts`.
+        overlap: see `d2_multitask.patch_graph.tile_windows.tile_starts`.
         seed: likewise; the tile number t gets seed + t.
         batch_size: likewise.
         dtype: likewise.

@@ -16,7 +16,7 @@ import torch
 from detectron2.data import Metadata
 from torch import Tensor
 
-from d2_multitask.evaluation.thinning import thin
+from d2_multitask.evaluation.boundary.thinning import thin
 from d2_multitask.visualization import style
 from d2_multitask.visualization.predictions import class_map
 

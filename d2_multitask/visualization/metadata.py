@@ -13,8 +13,8 @@ from detectron2.data.datasets.builtin_meta import (
 )
 from torch import Tensor
 
-from d2_multitask.data.catalog import loaded_metadata
-from d2_multitask.modeling.multitask_rcnn import MultitaskRCNN
+from d2_multitask.data.datasets.catalog import loaded_metadata
+from d2_multitask.modeling.rcnn import MultitaskRCNN
 
 logger = logging.getLogger(__name__)
 

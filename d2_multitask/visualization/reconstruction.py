@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from d2_multitask.visualization import style
-from d2_multitask.visualization.grid import contact_sheet
+from d2_multitask.visualization.contact_sheet import contact_sheet
 from d2_multitask.visualization.targets import rgb_image
 
 CAPTIONS = ("original", "visible patches", "reconstruction", "all patches as predicted", "error")

@@ -11,7 +11,7 @@ import numpy as np
 
 from d2_multitask.patch_graph import PatchGraph, Segmentation
 from d2_multitask.visualization import style
-from d2_multitask.visualization.grid import contact_sheet
+from d2_multitask.visualization.contact_sheet import contact_sheet
 
 STRIP_CELL = 256  # pixels
 _MAX_LEVELS = 3

@@ -11,7 +11,7 @@ from detectron2.data import Metadata
 from detectron2.structures import BoxMode, Instances
 from torch import Tensor
 
-from d2_multitask.data.masks import MaskError, decode, to_rle
+from d2_multitask.data.labels.masks import MaskError, decode, to_rle
 from d2_multitask.visualization import style
 from d2_multitask.visualization.canvas import DrawnObjects, PictureCanvas
 from d2_multitask.visualization.metadata import metadata_for

@@ -12,7 +12,7 @@ from detectron2.data import Metadata
 from torch import Tensor, nn
 
 from d2_multitask.modeling.mae import MaskedAutoencoder
-from d2_multitask.visualization.grid import contact_sheet
+from d2_multitask.visualization.contact_sheet import contact_sheet
 from d2_multitask.visualization.predictions import draw_result
 from d2_multitask.visualization.reconstruction import draw_reconstructions
 from d2_multitask.visualization.targets import draw_labels, draw_map, rgb_image

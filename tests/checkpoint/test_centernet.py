@@ -6,12 +6,12 @@ import itertools
 import os
 from pathlib import Path
 
-import centernet_support as public
 import pytest
 import torch
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
+import centernet_support as public
 from d2_multitask.checkpoint import load_weights
 from d2_multitask.checkpoint.centernet import (
     CenterNetFile,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mae_support import authors_weights, small_mae
 
 from d2_multitask.checkpoint.mae_names import (
     DIALECTS,
@@ -13,6 +12,7 @@ from d2_multitask.checkpoint.mae_names import (
     is_decoder_name,
     to_authors_names,
 )
+from mae_support import authors_weights, small_mae
 
 # What transformers 5.23 has in memory, and what is in the files of the hub.
 V5 = """

@@ -13,8 +13,8 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from d2_multitask.data.from_config import add_data_config
-from d2_multitask.data.report import DATA_REPORT
+from d2_multitask.data.datasets.from_config import add_data_config
+from d2_multitask.data.problems import DATA_REPORT
 
 JOINTS = ["nose", "left_hand", "right_hand"]
 SIZE = (24, 32)  # h, w

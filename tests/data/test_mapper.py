@@ -14,13 +14,13 @@ from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
 from d2_multitask.data import mapper as mapper_module
-from d2_multitask.data.coco_format import register_coco_format
-from d2_multitask.data.image_reading import ImageReadError
-from d2_multitask.data.instances import WRONG_JOINTS, InstanceBuilder
+from d2_multitask.data.datasets.coco import register_coco_format
+from d2_multitask.data.io import ImageReadError
+from d2_multitask.data.labels.instances import WRONG_JOINTS, InstanceBuilder
+from d2_multitask.data.labels.sem_seg import BAD_MAP
 from d2_multitask.data.mapper import BAD_IMAGE, MultitaskDatasetMapper
-from d2_multitask.data.report import DATA_REPORT, PROBLEMS_KEY
-from d2_multitask.data.scale_crop import ScaleCropTransform
-from d2_multitask.data.sem_seg import BAD_MAP
+from d2_multitask.data.problems import DATA_REPORT, PROBLEMS_KEY
+from d2_multitask.data.transforms.scale_crop import ScaleCropTransform
 
 H, W = 40, 60
 
@@ -234,7 +234,7 @@ def test_nothing_but_bad_images_stops(record):
 
 
 def test_worker_processes_send_their_problems(record, monkeypatch):
-    monkeypatch.setattr("d2_multitask.data.report.get_worker_info", lambda: "a worker")
+    monkeypatch.setattr("d2_multitask.data.problems.get_worker_info", lambda: "a worker")
     mapper = _mapper()
     assert mapper(_missing(record)) is None
     (problem,) = mapper(record)[PROBLEMS_KEY]
@@ -268,7 +268,7 @@ def test_from_config_decodes_no_mask_that_nobody_needs(registered, monkeypatch):
     registered.MODEL.TASKS = ["det"]
     monkeypatch.setattr(mapper_module, "load_sem_seg", None)
     first, second = DatasetCatalog.get("own")
-    monkeypatch.setattr("d2_multitask.data.instances.decode", None)
+    monkeypatch.setattr("d2_multitask.data.labels.instances.decode", None)
     mapper = MultitaskDatasetMapper(registered, True)
     assert len(mapper(second)["instances"]) == 1
 

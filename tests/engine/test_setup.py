@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from engine_support import write_people
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.data.whole_files import whole_file
@@ -19,6 +18,7 @@ from d2_multitask.engine.setup import (
     find_config_file,
     setup,
 )
+from engine_support import write_people
 
 
 @pytest.fixture

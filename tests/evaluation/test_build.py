@@ -5,10 +5,10 @@ import logging
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from evaluation_support import JOINTS, inputs_of, perfect_outputs, two_images
 from PIL import Image
 
 from d2_multitask.evaluation.build import EVALUATORS, build_evaluator
+from evaluation_support import JOINTS, inputs_of, perfect_outputs, two_images
 
 
 def evaluate(cfg, name, outputs):

@@ -9,9 +9,8 @@ import math
 import random
 from typing import Any
 
+from d2_multitask.data.datasets.coco import CocoFormatDataset
 from fuzz.mutation import mutated_json, number_of_mutants
-
-from d2_multitask.data.coco_format import CocoFormatDataset
 
 MUTANTS = number_of_mutants(400)
 HEIGHT, WIDTH = 24, 32

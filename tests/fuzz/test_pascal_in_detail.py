@@ -7,12 +7,12 @@ import random
 from typing import Any
 
 import pytest
-from data.pascal_in_detail.miniature import miniature
-from fuzz.mutation import mutated_json, number_of_mutants
 
-from d2_multitask.data.pascal_in_detail import load_phase
-from d2_multitask.data.pascal_in_detail.convert import convert_file
-from d2_multitask.data.pascal_in_detail.validate import validate_file
+from d2_multitask.data.datasets.pascal_in_detail import load_phase
+from detail_files.convert import convert_file
+from detail_files.validate import validate_file
+from detail_miniature import miniature
+from fuzz.mutation import mutated_json, number_of_mutants
 
 MUTANTS = number_of_mutants(200)
 

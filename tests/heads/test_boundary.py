@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from detectron2.structures import ImageList
-from support import TinyBackbone, labelled_image, without
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.heads import BoundaryHead, Decoded, build_heads
+from support import TinyBackbone, labelled_image, without
 
 
 def boundary_head(**keys: object) -> BoundaryHead:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.structures import ImageList
-from support import TinyBackbone, labelled_image
 from torch import Tensor
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.heads import Decoded, build_heads
 from d2_multitask.targets.decode import match_joints
+from support import TinyBackbone, labelled_image
 
 GRID = (8, 8)
 
@@ -167,7 +167,7 @@ def test_giou_gradients(boxes: tuple) -> None:
 
 
 def test_giou_boxes_of_a_fused_network_are_the_same() -> None:
-    from d2_multitask.modeling.fusion.cellwise import CellwiseBranch, make_cellwise
+    from d2_multitask.modeling.inference.at_peaks import CellwiseBranch, make_cellwise
 
     head = giou_head()
     feature, xy = {"p2": torch.randn(1, 8, *GRID)}, torch.tensor([[[3, 4], [0, 7]]])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from detectron2.structures import ImageList
-from support import TinyBackbone, labelled_image, without
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.heads import ClassificationHead, Decoded, build_heads
 from d2_multitask.heads.classification import mean_logits
+from support import TinyBackbone, labelled_image, without
 
 
 def classification_head(**keys: object) -> ClassificationHead:

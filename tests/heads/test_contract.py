@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from detectron2.structures import ImageList
-from support import LABELS, TinyBackbone, labelled_image, without
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.heads import TASK_HEAD_REGISTRY, Decoded, build_heads
 from d2_multitask.heads.base import batch_cells, batch_ignored_cells, batch_objects
+from support import LABELS, TinyBackbone, labelled_image, without
 
 HEADS = sorted(name for name, _ in TASK_HEAD_REGISTRY)
 

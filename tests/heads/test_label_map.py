@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from detectron2.structures import ImageList
-from support import TinyBackbone, labelled_image
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.heads import Decoded, LabelMapHead, build_heads
 from d2_multitask.heads.label_map import every_nth_pixel
+from support import TinyBackbone, labelled_image
 
 
 def head_of(task: str) -> LabelMapHead:

@@ -7,12 +7,12 @@ import torch
 from detectron2.structures import ImageList
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import TinyBackbone, labelled_image, without
 from torch import Tensor
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.heads import Decoded, OcclusionHead, build_heads
 from d2_multitask.heads.occlusion import spread_directions
+from support import TinyBackbone, labelled_image, without
 
 
 def occlusion_head(**keys: object) -> OcclusionHead:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import TinyBackbone
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.heads import build_heads
+from support import TinyBackbone
 
 
 @pytest.mark.parametrize(

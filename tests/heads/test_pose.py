@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from detectron2.structures import ImageList
-from support import TinyBackbone, labelled_image
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.heads.base import Decoded
 from d2_multitask.heads.pose import PoseHead
 from d2_multitask.targets.decode import Peaks
+from support import TinyBackbone, labelled_image
 
 PERSON, CHAIR = 2, 5
 # A person in the left half, a chair in the right half of 64x48 pixels; stride 4.

@@ -9,12 +9,12 @@ import torch
 from detectron2.structures import Boxes, ImageList, Instances, Keypoints
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import TinyBackbone, labelled_image
 from torch import Tensor
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.heads import Decoded, build_heads
 from d2_multitask.targets.centers import CenterCells
+from support import TinyBackbone, labelled_image
 
 HEIGHT, WIDTH, STRIDE = 64, 48, 4
 GRID = (HEIGHT // STRIDE, WIDTH // STRIDE)

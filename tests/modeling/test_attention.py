@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mae_support import small_mae
 
 from d2_multitask.modeling.attention import MAX_TOKENS, matrix_is_faster
 from d2_multitask.modeling.backbones.vit_attention import ScaledDotProductAttention
+from mae_support import small_mae
 
 TOKENS = torch.zeros(2, 5, 8)
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 from detectron2.modeling import build_model
-from support import TinyBackbone, labelled_image
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.heads import TaskHead, build_heads
 from d2_multitask.modeling import MultitaskCenterNet
-from d2_multitask.modeling.fusion import fuse_for_inference
+from d2_multitask.modeling.inference import fuse_for_inference
 from d2_multitask.targets import decode
+from support import TinyBackbone, labelled_image
 
 SUBSETS = [
     list(names)

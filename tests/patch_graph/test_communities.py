@@ -5,7 +5,6 @@ import builtins
 import networkx
 import numpy as np
 import pytest
-from patch_graph_support import planted_graph
 from scipy import sparse
 
 from d2_multitask.patch_graph.communities import (
@@ -19,6 +18,7 @@ from d2_multitask.patch_graph.communities import (
 )
 from d2_multitask.patch_graph.graph import PatchGraph, to_networkx
 from d2_multitask.patch_graph.similarity import patch_places
+from patch_graph_support import planted_graph
 
 BACKENDS = ["networkx", "networkit"]
 

@@ -2,12 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from patch_graph_support import (
-    less_row_mean,
-    linear_autoencoder,
-    numbered_image,
-    planted_influence,
-)
 
 from d2_multitask.patch_graph.estimators import (
     ConditionalMeans,
@@ -17,6 +11,12 @@ from d2_multitask.patch_graph.estimators import (
 )
 from d2_multitask.patch_graph.relation import Budget, measure_relation
 from d2_multitask.patch_graph.ridge import Ridge
+from patch_graph_support import (
+    less_row_mean,
+    linear_autoencoder,
+    numbered_image,
+    planted_influence,
+)
 
 GRID = (4, 5)
 L = 20

@@ -8,8 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from mae_support import small_mae
-from patch_graph_support import FakeAutoencoder, numbered_image
 
 from d2_multitask.patch_graph.foreground import (
     BORDER_RULES,
@@ -18,6 +16,8 @@ from d2_multitask.patch_graph.foreground import (
     choose_foreground,
     merge_smallest,
 )
+from mae_support import small_mae
+from patch_graph_support import FakeAutoencoder, numbered_image
 
 # An object of two segments (1, 2) in the middle of a background of two (0, 3).
 LABELS = np.array(

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from mae_support import small_mae
-from patch_graph_support import FakeAutoencoder, numbered_image
 
 from d2_multitask.patch_graph.growing import Dendrogram, Merge, grow, region_adjacency
+from mae_support import small_mae
+from patch_graph_support import FakeAutoencoder, numbered_image
 
 GRID = (4, 6)
 # Six regions, two columns each wide, in two rows.

@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from mae_support import small_mae
-from patch_graph_support import PATCH_SIZE, FakeAutoencoder, numbered_image
 
 from d2_multitask.patch_graph.foreground import RULES
 from d2_multitask.patch_graph.graph import PatchGraph
 from d2_multitask.patch_graph.segmenter import segment_image, segment_scores, to_pixels
 from d2_multitask.patch_graph.settings import SegmenterSettings
+from mae_support import small_mae
+from patch_graph_support import PATCH_SIZE, FakeAutoencoder, numbered_image
 
 GRID = (6, 6)
 OBJECT = np.zeros(GRID, bool)

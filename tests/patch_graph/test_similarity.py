@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mae_support import small_mae
 
 from d2_multitask.patch_graph.similarity import (
     color_similarity,
@@ -14,6 +13,7 @@ from d2_multitask.patch_graph.similarity import (
     patch_places,
     raw_pixel_similarity,
 )
+from mae_support import small_mae
 
 MODEL = SimpleNamespace(patch_size=2)
 

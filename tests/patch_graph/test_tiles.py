@@ -5,17 +5,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
+from d2_multitask.patch_graph.graph import graph_from_relation
+from d2_multitask.patch_graph.relation import Budget, Relation, measure_relation
+from d2_multitask.patch_graph.similarity import patch_places
+from d2_multitask.patch_graph.tile_windows import Window, tile_starts, tile_windows
+from d2_multitask.patch_graph.tiles import graph_from_tiles, measure_tiles, stitch
 from patch_graph_support import (
     PATCH_SIZE,
     linear_autoencoder,
     numbered_image,
 )
-
-from d2_multitask.patch_graph.graph import graph_from_relation
-from d2_multitask.patch_graph.relation import Budget, Relation, measure_relation
-from d2_multitask.patch_graph.similarity import patch_places
-from d2_multitask.patch_graph.tiles import graph_from_tiles, measure_tiles, stitch
-from d2_multitask.patch_graph.windows import Window, tile_starts, tile_windows
 
 GRID = (4, 9)
 

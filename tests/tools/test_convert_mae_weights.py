@@ -6,14 +6,14 @@ import subprocess
 
 import pytest
 import torch
-from mae_support import authors_weights, small_mae
-from support import REPOSITORY
-from tool_support import run_tool
 
 from d2_multitask.checkpoint import load_weights, read_checkpoint
 from d2_multitask.checkpoint.mae_names import DIALECTS, from_authors_names
 from d2_multitask.modeling.mae import MAEEncoder
 from d2_multitask.modeling.mae.convert import convert_mae_file
+from mae_support import authors_weights, small_mae
+from support import REPOSITORY
+from tool_support import run_tool
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,14 @@ import cv2
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from support import REPOSITORY
-from tool_support import load_tool, run_tool
 
-from d2_multitask.data.pascal_in_detail.registration import find_files, register_detail_layout
-from d2_multitask.data.synthetic_in_detail import write_synthetic_in_detail
+from d2_multitask.data.datasets.pascal_in_detail.registration import (
+    find_files,
+    register_detail_layout,
+)
+from support import REPOSITORY
+from synthetic.in_detail import write_synthetic_in_detail
+from tool_support import load_tool, run_tool
 
 NAME = "visualize_data_test"
 

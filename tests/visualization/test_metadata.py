@@ -9,7 +9,7 @@ import torch
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 from d2_multitask.config import get_multitask_cfg, load_config
-from d2_multitask.data.coco_format import register_coco_format
+from d2_multitask.data.datasets.coco import register_coco_format
 from d2_multitask.visualization.metadata import (
     cfg_metadata,
     dataset_metadata,

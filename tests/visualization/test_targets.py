@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import BoxMode
-from support import labelled_image
 
 from d2_multitask.visualization import style
 from d2_multitask.visualization.metadata import picture_metadata
@@ -16,6 +15,7 @@ from d2_multitask.visualization.targets import (
     draw_map,
     rgb_image,
 )
+from support import labelled_image
 
 METADATA = picture_metadata(num_classes=1, num_keypoints=2)
 AS_IS = {"min_long_side": 1}

@@ -4,9 +4,9 @@
 `label_maps.py`: reading masks; `evaluator.py`: all of them over a data set.
 """
 
-from d2_multitask.evaluation.segments.class_agnostic import class_agnostic_recall
+from d2_multitask.evaluation.coco.class_agnostic import class_agnostic_recall
 from d2_multitask.evaluation.segments.evaluator import SegmentsEvaluator
-from d2_multitask.evaluation.segments.label_maps import mask_files, read_object_mask
+from d2_multitask.evaluation.segments.mask_files import mask_files, read_object_mask
 from d2_multitask.evaluation.segments.metrics import (
     SegmentMetrics,
     adjusted_rand_index,

@@ -8,8 +8,8 @@ import numpy as np
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from d2_multitask.data.masks import encode
-from d2_multitask.evaluation.segments.class_agnostic import class_agnostic_recall
+from d2_multitask.data.labels.masks import encode
+from d2_multitask.evaluation.coco.class_agnostic import class_agnostic_recall
 from d2_multitask.evaluation.segments.metrics import SegmentMetrics, mask_box, measure_segments
 
 _NAMES = {

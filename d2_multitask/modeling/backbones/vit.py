@@ -19,10 +19,10 @@ from torch.utils.checkpoint import checkpoint
 from d2_multitask.checkpoint.adapting import AdaptedWeights
 from d2_multitask.modeling.backbones.vit_attention import ScaledDotProductAttention
 from d2_multitask.modeling.mae.blocks import init_linear_layers, layer_norm
+from d2_multitask.modeling.mae.config import encoder_arguments
 from d2_multitask.modeling.mae.encoder import fixed_position_embedding
 from d2_multitask.modeling.mae.patches import patch_grid
 from d2_multitask.modeling.mae.position_embedding import PositionTable
-from d2_multitask.modeling.mae.sizes import encoder_arguments
 from d2_multitask.modeling.mae.weights import adapt_mae_weights
 
 OUT_FEATURE = "last_feat"

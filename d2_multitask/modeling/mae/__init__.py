@@ -9,11 +9,11 @@
 
 from __future__ import annotations
 
+from d2_multitask.modeling.mae.config import add_mae_config
 from d2_multitask.modeling.mae.decoder import MAEDecoder
 from d2_multitask.modeling.mae.encoder import MAEEncoder
-from d2_multitask.modeling.mae.masked_autoencoder import MaskedAutoencoder
+from d2_multitask.modeling.mae.meta_arch import MaskedAutoencoder
 from d2_multitask.modeling.mae.network import MAENetwork, MAEOutput
-from d2_multitask.modeling.mae.sizes import add_mae_config
 
 __all__ = [
     "MAEDecoder",

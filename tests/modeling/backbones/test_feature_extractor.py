@@ -12,7 +12,6 @@ import torchvision
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
-from support import needs_real_data, real_data
 from torch import nn
 
 from d2_multitask.modeling.backbones import (
@@ -21,6 +20,7 @@ from d2_multitask.modeling.backbones import (
     build_feature_extractor,
 )
 from d2_multitask.modeling.backbones.torchvision_body import find_last_blocks
+from support import needs_real_data, real_data
 
 RGB = ShapeSpec(channels=3)
 LIGHT = ["features.3", "features.6", "features.13", "features.17"]

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from mae_support import authors_weights, small_mae
 from torch import nn
 
 from d2_multitask.checkpoint import load_weights
@@ -19,6 +18,7 @@ from d2_multitask.modeling.backbones.mae import (
     build_mae_decoder_backbone,
     build_mae_encoder_backbone,
 )
+from mae_support import authors_weights, small_mae
 
 BUILDERS = {"encoder": build_mae_encoder_backbone, "decoder": build_mae_decoder_backbone}
 

@@ -9,7 +9,6 @@ import torch
 from detectron2.modeling import build_backbone
 from detectron2.modeling.backbone.vit import Attention, ViT
 from detectron2.structures import ImageList
-from mae_support import authors_weights, small_mae
 from torch import nn
 
 from d2_multitask.checkpoint import load_weights
@@ -18,6 +17,7 @@ from d2_multitask.config import get_multitask_cfg
 from d2_multitask.engine.solver import build_optimizer
 from d2_multitask.modeling.backbones import MAEViT
 from d2_multitask.modeling.backbones.vit_attention import ScaledDotProductAttention
+from mae_support import authors_weights, small_mae
 
 SMALL = {"image_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
 

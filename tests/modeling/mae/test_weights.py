@@ -6,12 +6,12 @@ import argparse
 
 import pytest
 import torch
-from mae_support import authors_weights, small_mae
 
 from d2_multitask.checkpoint import MultitaskCheckpointer, load_weights
 from d2_multitask.checkpoint.mae_names import DIALECTS, from_authors_names
 from d2_multitask.modeling.mae import MAEEncoder
 from d2_multitask.modeling.mae.position_embedding import sincos_position_embedding
+from mae_support import authors_weights, small_mae
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,57 @@
+"""Questions to Detectron2's catalogues, about data sets whose files are read only when needed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+
+from d2_multitask.data.datasets.dict_fields import with_plain_fields
+from d2_multitask.data.datasets.same_file import merge_same_files
+
+RECONSTRUCTION_TASK = "reconstruction"
+"""What masked autoencoders learn."""
+
+# Tasks that learn from the images alone.
+LABEL_FREE_TASKS = frozenset({RECONSTRUCTION_TASK})
+
+
+def needs_labels(tasks: Sequence[str]) -> bool:
+    """Whether any of the tasks learns from labels; a network without named tasks does."""
+    return not tasks or not LABEL_FREE_TASKS.issuperset(tasks)
+
+
+def load_dataset(name: str) -> list[dict[str, Any]]:
+    """The dicts of a registered data set; the entries of one image file are put together.
+
+    Flags and class numbers are plain integers, see `dict_fields`.
+
+    Raises:
+        ValueError: the name is not registered, the data set is empty, or entries of one image file
+            contradict each other.
+    """
+    if name not in DatasetCatalog:
+        close = difflib.get_close_matches(name, DatasetCatalog, n=5, cutoff=0.4)
+        raise ValueError(
+            f"DATASETS: found {name!r}, expected a registered data set, such as {close}. Register "
+            "your own with DATASETS.REGISTER in the config or with register_coco_format."
+        )
+    dataset_dicts = DatasetCatalog.get(name)
+    if not dataset_dicts:
+        raise ValueError(f"Data set {name!r} is empty: found no image, expected at least one")
+    return merge_same_files(name, with_plain_fields(dataset_dicts))
+
+
+def loaded_metadata(name: str) -> Metadata:
+    """Metadata of a data set, complete: what only its file tells is read if it was not yet."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("thing_classes") is None and metadata.get("stuff_classes") is None:
+        load_dataset(name)
+    return metadata
+
+
+def with_keypoints(names: Sequence[str]) -> list[str]:
+    """Those of the data sets that name joints."""
+    return [name for name in names if loaded_metadata(name).get("keypoint_names")]

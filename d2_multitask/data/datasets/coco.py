@@ -1,0 +1,352 @@
+"""COCO-format JSON files as Detectron2 data sets.
+
+In Python, a data set of one's own takes three lines:
+
+    from d2_multitask.data.datasets.coco import register_coco_format
+
+    register_coco_format("my_people", "annotations.json", "images")
+
+Classes, joints, skeleton and left/right pairs are read from the JSON's categories. Registering
+reads nothing; the JSON is read when the data set is first used. What makes the file unusable is a
+``ValueError`` that names file and field; what concerns one object is counted in the data report.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.file_io import PathManager
+
+from d2_multitask.data.datasets.coco_annotations import ObjectReader
+from d2_multitask.data.datasets.coco_categories import Categories, read_categories
+from d2_multitask.data.datasets.coco_json import no_collection, read_images, read_json
+from d2_multitask.data.datasets.json_values import as_category_id, as_id, other_form, shown
+from d2_multitask.data.labels.sem_seg import IDS_KEY, IGNORE_KEY, checked_ids, checked_ignore
+from d2_multitask.data.problems import DATA_REPORT, Problem
+
+logger = logging.getLogger(__name__)
+
+EVALUATOR_TYPE = "multitask_coco"
+IGNORE_LABEL = 255
+BACKGROUND = "background"
+
+SAME_ANNOTATION_ID = "annotation id used twice, both objects are kept"
+SAME_ANNOTATION_TWICE = "object listed twice, one entry left out"
+OTHER_FORM = "image id written as text where the image has a number, or the reverse"
+UNKNOWN_IMAGE = "annotation of an unknown image, left out"
+NO_SEM_SEG_FILE = "image without a semantic map, not used for segmentation"
+NO_OBJECTS = "images without annotations, kept as images without objects"
+
+# Metadata that must not change between the registration and the file.
+_FIXED_METADATA = (
+    "thing_classes",
+    "thing_dataset_id_to_contiguous_id",
+    "keypoint_names",
+    "stuff_classes",
+)
+
+
+@dataclass(frozen=True)
+class CocoFormatDataset:
+    """What ``DatasetCatalog`` holds for a registered COCO-format data set; calling it loads it.
+
+    Attributes: as the arguments of ``register_coco_format``.
+    """
+
+    name: str
+    json_file: str
+    image_root: str
+    sem_seg_root: str | None = None
+    sem_seg_from_masks: bool = True
+    stuff_classes: tuple[str, ...] | None = None
+    keypoint_flip_pairs: tuple[tuple[str, str], ...] | None = None
+    sem_seg_ids: tuple[tuple[int, int], ...] | None = None
+    sem_seg_ignore: tuple[int, ...] | None = None
+
+    @no_collection()
+    def __call__(self) -> list[dict[str, Any]]:
+        """Load the data set and publish its metadata.
+
+        Returns:
+            Detectron2's dicts in the order of the file. ``annotations`` is absent if the JSON has
+            no such field; ``sem_seg_file_name`` or ``sem_seg_from_annotations`` is present where a
+            semantic map is known.
+
+        Raises:
+            ValueError: the file cannot be used; the message names file, field, found and expected.
+        """
+        content = read_json(self.json_file)
+        problems: list[Problem] = []
+        records = read_images(content, self.name, self.json_file, self.image_root, problems)
+        metadata: dict[str, Any] = {}
+        if "annotations" in content:
+            categories = read_categories(
+                content.get("categories"), self.json_file, self.keypoint_flip_pairs
+            )
+            problems += categories.problems
+            metadata.update(categories.as_metadata())
+            self._read_annotations(content["annotations"], records, categories, problems)
+        dataset_dicts = list(records.values())
+        if self._add_sem_seg(dataset_dicts, problems):
+            metadata["stuff_classes"] = self._stuff_classes(metadata)
+            metadata["ignore_label"] = IGNORE_LABEL
+        self._publish(metadata)
+        DATA_REPORT.extend(problems)
+        _log_size(self.name, self.json_file, dataset_dicts)
+        return dataset_dicts
+
+    def _read_annotations(
+        self,
+        annotations: Any,
+        records: Mapping[int | str, dict[str, Any]],
+        categories: Categories,
+        problems: list[Problem],
+    ) -> None:
+        """Put the annotations into their images' dicts."""
+        if not isinstance(annotations, list):
+            raise ValueError(
+                f"{self.json_file}: field 'annotations': found {type(annotations).__name__}, "
+                "expected a list"
+            )
+        for record in records.values():
+            record["annotations"] = []
+        num_before, num_kept = len(problems), 0
+        reader = ObjectReader(
+            categories.contiguous_ids, len(categories.keypoint_names), problems=problems
+        )
+        known_ids: dict[Any, Mapping[str, Any]] = {}
+        for index, annotation in enumerate(annotations):
+            where = f"{self.json_file}: annotations[{index}]"
+            if not isinstance(annotation, dict):
+                raise ValueError(f"{where}: found {type(annotation).__name__}, expected an object")
+            where += f" (id {shown(annotation.get('id'))})"
+            if self._is_copy(annotation, known_ids, where, problems):
+                continue
+            record = _image_of(annotation, records, where, problems)
+            if record is None:
+                continue
+            where += f" of image {record['file_name']}"
+            label = reader.read(annotation, record["height"], record["width"], where)
+            if label is not None:
+                record["annotations"].append(label)
+                category_id = as_category_id(annotation.get("category_id"))
+                num_kept += category_id in categories.contiguous_ids
+        self._check_not_lost(annotations, num_kept, problems[num_before:])
+        num_empty = sum(not record["annotations"] for record in records.values())
+        if num_empty:
+            details = f"{num_empty} of {len(records)} images"
+            problems.append(Problem(NO_OBJECTS, self.json_file, details))
+
+    def _is_copy(
+        self,
+        annotation: Mapping[str, Any],
+        known_ids: dict[Any, Mapping[str, Any]],
+        where: str,
+        problems: list[Problem],
+    ) -> bool:
+        annotation_id = as_id(annotation.get("id"))
+        if annotation_id is None:  # training needs no ids
+            return False
+        known = known_ids.setdefault(annotation_id, annotation)
+        if known is annotation:
+            return False
+        same = known == annotation
+        kind = SAME_ANNOTATION_TWICE if same else SAME_ANNOTATION_ID
+        problems.append(Problem(kind, where, f"field 'id': found {shown(annotation_id)} again"))
+        return same
+
+    def _check_not_lost(
+        self, annotations: Sequence[Any], num_kept: int, problems: Sequence[Problem]
+    ) -> None:
+        if annotations and not num_kept:
+            raise ValueError(
+                f"{self.json_file}: none of its {len(annotations)} annotations can be used. The "
+                f"first problem: {problems[0]}"
+            )
+
+    def _add_sem_seg(self, dataset_dicts: list[dict[str, Any]], problems: list[Problem]) -> bool:
+        """Say for each image where its semantic map comes from; returns whether any has one."""
+        if self.sem_seg_root:
+            return self._add_sem_seg_files(dataset_dicts, problems)
+        if not self.sem_seg_from_masks or not any(
+            "segmentation" in annotation
+            for record in dataset_dicts
+            for annotation in record.get("annotations", ())
+        ):
+            return False  # boxes alone would teach that everything is background
+        for record in dataset_dicts:
+            record["sem_seg_from_annotations"] = True
+        return True
+
+    def _add_sem_seg_files(
+        self, dataset_dicts: list[dict[str, Any]], problems: list[Problem]
+    ) -> bool:
+        listed: dict[str, set[str]] = {}
+        found = False
+        values: dict[str, Any] = {}
+        if self.sem_seg_ids is not None:
+            values["sem_seg_ids"] = dict(self.sem_seg_ids)
+        if self.sem_seg_ignore is not None:
+            values["sem_seg_ignore"] = self.sem_seg_ignore
+        for record in dataset_dicts:
+            relative = os.path.relpath(record["file_name"], self.image_root)
+            if relative.startswith(os.pardir):  # an absolute file name
+                relative = os.path.basename(relative)
+            path = os.path.join(self.sem_seg_root, os.path.splitext(relative)[0] + ".png")
+            folder, file_name = os.path.split(path)
+            if folder not in listed:
+                exists = PathManager.isdir(folder)
+                listed[folder] = set(PathManager.ls(folder)) if exists else set()
+            if file_name in listed[folder]:
+                record["sem_seg_file_name"] = path
+                record.update(values)
+                found = True
+            else:
+                problems.append(Problem(NO_SEM_SEG_FILE, path, "the file does not exist"))
+        if not found:
+            raise ValueError(
+                f"Data set {self.name!r}: field 'sem_seg_root': found no semantic map of its "
+                f"{len(dataset_dicts)} images in {self.sem_seg_root}, expected files such as {path}"
+            )
+        return True
+
+    def _stuff_classes(self, metadata: Mapping[str, Any]) -> list[str]:
+        where = f"Data set {self.name!r}: field 'stuff_classes'"
+        if self.stuff_classes is None and "thing_classes" not in metadata:
+            raise ValueError(
+                f"{where}: found nothing, expected the names of the semantic classes, because "
+                f"{self.json_file} has no annotations to tell them"
+            )
+        default = [BACKGROUND, *metadata.get("thing_classes", ())]
+        names = default if self.stuff_classes is None else list(self.stuff_classes)
+        if not self.sem_seg_root and len(names) != len(default):
+            raise ValueError(
+                f"{where}: found {names}, expected {len(default)} names: the background and one "
+                "for each category, because the semantic map is derived from the objects' masks"
+            )
+        return names
+
+    def _publish(self, values: Mapping[str, Any]) -> None:
+        """Set metadata that the registration did not set; what it did set wins, but must agree."""
+        metadata = MetadataCatalog.get(self.name)
+        for key, value in values.items():
+            known = metadata.get(key)
+            if known is None:
+                metadata.set(**{key: value})
+            elif key in _FIXED_METADATA and type(value)(known) != value:
+                raise ValueError(
+                    f"{self.json_file}: {key} of data set {self.name!r}: found {value}, expected "
+                    f"{known} as registered"
+                )
+
+
+def register_coco_format(
+    name: str,
+    json_file: str,
+    image_root: str,
+    *,
+    sem_seg_root: str | None = None,
+    sem_seg_from_masks: bool = True,
+    stuff_classes: Sequence[str] | None = None,
+    keypoint_flip_pairs: Sequence[Sequence[str]] | None = None,
+    sem_seg_ids: Mapping[int, int] | None = None,
+    sem_seg_ignore: int | Sequence[int] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Register a COCO-format data set under a name. Nothing is read until it is used.
+
+    Registering the same again does nothing.
+
+    Args:
+        name: the name for ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+        json_file: COCO's format: ``images``, ``annotations``, ``categories``; joints and skeleton
+            in the category. Without ``annotations`` the images are unlabelled.
+        image_root: folder that the JSON's ``file_name`` is relative to.
+        sem_seg_root: folder with semantic maps, PNG of class ids (255 = ignore) that have the
+            images' names.
+        sem_seg_from_masks: without ``sem_seg_root``, derive the semantic map from the objects'
+            masks, if there are any: class = category + 1, 0 = background, crowds ignored.
+        stuff_classes: names of the ids in the semantic maps; ``None`` is "background" followed by
+            the JSON's categories.
+        keypoint_flip_pairs: (left, right) joint names; ``None`` finds them by name.
+        sem_seg_ids: value in the maps -> class id, such as ``{0: 0, 255: 1}``; ``None`` = the
+            values are the ids.
+        sem_seg_ignore: value or values in the maps that mean no label; ``None`` = 255, if it is
+            not in ``sem_seg_ids``.
+        metadata: further metadata, known before the file is read; may replace
+            ``evaluator_type``.
+
+    Raises:
+        ValueError: the name is taken by another data set, or the values of maps are no numbers.
+    """
+    dataset = CocoFormatDataset(
+        name=name,
+        json_file=str(json_file),
+        image_root=str(image_root),
+        sem_seg_root=str(sem_seg_root) if sem_seg_root else None,
+        sem_seg_from_masks=sem_seg_from_masks,
+        stuff_classes=None if stuff_classes is None else tuple(stuff_classes),
+        keypoint_flip_pairs=(
+            None if keypoint_flip_pairs is None else tuple(map(tuple, keypoint_flip_pairs))
+        ),
+        sem_seg_ids=None if sem_seg_ids is None else checked_ids(name, sem_seg_ids),
+        sem_seg_ignore=None if sem_seg_ignore is None else checked_ignore(name, sem_seg_ignore),
+    )
+    if not sem_seg_root and (sem_seg_ids is not None or sem_seg_ignore is not None):
+        raise ValueError(
+            f"Data set {name!r}: found {IDS_KEY} or {IGNORE_KEY} without SEM_SEG_ROOT, expected a "
+            "folder of semantic maps"
+        )
+    if name in DatasetCatalog:
+        if DatasetCatalog.data[name] == dataset:
+            return
+        raise ValueError(
+            f"Data set name {name!r} is already registered, for {DatasetCatalog.data[name]}. "
+            "Choose another name."
+        )
+    DatasetCatalog.register(name, dataset)
+    values = {"evaluator_type": EVALUATOR_TYPE, **(metadata or {})}
+    values |= {"json_file": dataset.json_file, "image_root": dataset.image_root}
+    if dataset.sem_seg_root:
+        values["sem_seg_root"] = dataset.sem_seg_root
+    MetadataCatalog.get(name).set(**values)
+
+
+def _image_of(
+    annotation: Mapping[str, Any],
+    records: Mapping[int | str, dict[str, Any]],
+    where: str,
+    problems: list[Problem],
+) -> dict[str, Any] | None:
+    image_id = as_id(annotation.get("image_id"))  # no image has the id None
+    record = records.get(image_id)
+    if record is None:  # VIA writes 0 in the image and "0" here
+        record = records.get(other_form(image_id))
+        if record is not None:
+            details = f"field 'image_id': found {shown(image_id)}"
+            problems.append(Problem(OTHER_FORM, where, details))
+    if record is None:
+        found = shown(annotation.get("image_id"))
+        details = f"field 'image_id': found {found}, expected the id of one of the images"
+        problems.append(Problem(UNKNOWN_IMAGE, where, details))
+    return record
+
+
+def _log_size(name: str, json_file: str, dataset_dicts: Sequence[Mapping[str, Any]]) -> None:
+    labels = [a for record in dataset_dicts for a in record.get("annotations", ())]
+    crowds = sum(a["iscrowd"] for a in labels)
+    joints = sum(any(a.get("keypoints", ())) for a in labels)
+    logger.info(
+        "Data set %s: %d images, %d objects (%d with joints), %d ignored regions, from %s",
+        name,
+        len(dataset_dicts),
+        len(labels) - crowds,
+        joints,
+        crowds,
+        json_file,
+    )

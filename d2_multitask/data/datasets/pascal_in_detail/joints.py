@@ -1,0 +1,211 @@
+"""``annos_joints`` -> joints of instances, found by geometry, because the file has no link.
+
+Coordinates: the file's joints are pixel indices with a decimal, as COCO's; as everywhere here, half
+a pixel is added to make them continuous. Its visibility is the reverse of COCO's: 1 is visible, 2
+is occluded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from detectron2.structures import Boxes, pairwise_iou
+from detectron2.structures.boxes import matched_pairwise_iou
+from torch import as_tensor
+
+from d2_multitask.data.datasets.coco_annotations import ObjectReader
+from d2_multitask.data.datasets.pascal_in_detail.annotation_file import AnnotationFile
+from d2_multitask.data.datasets.pascal_in_detail.names import CATEGORY_IDS, NUM_KEYPOINTS, PERSON
+from d2_multitask.data.datasets.pascal_in_detail.segmentation import PERSON_CLASS
+from d2_multitask.data.labels.masks import MaskError, rle_run_lengths
+
+Record = dict[str, Any]
+
+_TO_COCO = {1: 2, 2: 1}
+
+# A skeleton belongs to a person if half of its joints are within this many pixels of the mask, or
+# its box overlaps the mask's box by half.
+_REACH = 3
+_LEAST_INSIDE = 0.5
+_LEAST_IOU = 0.5
+_OFFSETS = np.array(
+    [
+        (x, y)
+        for x in range(-_REACH, _REACH + 1)
+        for y in range(-_REACH, _REACH + 1)
+        if x * x + y * y <= _REACH * _REACH
+    ]
+)
+
+
+@dataclass
+class MatchCounts:
+    """How many skeletons found their person, and what their own boxes are like.
+
+    Attributes:
+        skeletons: in the file.
+        matched: of them, those with a person.
+        people: in the file.
+        iou_with_person: sum over the matched of the IoU of the skeleton's and the person's box.
+        iou_with_joints: likewise with the hull of the skeleton's labelled joints.
+    """
+
+    skeletons: int = 0
+    matched: int = 0
+    people: int = 0
+    iou_with_person: float = 0.0
+    iou_with_joints: float = 0.0
+
+    def __str__(self) -> str:
+        rate = self.matched / self.skeletons if self.skeletons else 0.0
+        return (
+            f"{self.matched} of {self.skeletons} skeletons ({rate:.1%}) belong to one of "
+            f"{self.people} people"
+        )
+
+
+def add_joints(file: AnnotationFile, records: Mapping[int, Record]) -> MatchCounts | None:
+    """Give every object ``keypoints`` (42 numbers, COCO's visibility; zeros if it has none).
+
+    Skeletons that fit no instance are kept as ``unmatched_keypoints``, a list of ``bbox``,
+    ``bbox_mode`` and ``keypoints``. A file without ``annos_joints`` changes nothing.
+
+    Args:
+        file: the annotations of all phases.
+        records: image id -> dict of the images that are wanted, with ``annotations``; changed in
+            place.
+
+    Returns:
+        How many skeletons were matched; ``None`` if the file has no joints.
+    """
+    if "annos_joints" not in file.content:
+        return None
+    reader = ObjectReader({CATEGORY_IDS[PERSON]: 0}, NUM_KEYPOINTS, problems=file.problems)
+    skeletons: dict[int, list[Record]] = {}
+    for where, entry in file.entries("annos_joints"):
+        record = records.get(entry["image_id"])
+        if record is None:
+            continue
+        skeleton = _read_skeleton(entry, record, f"{file.path}: {where}", reader)
+        if skeleton is not None:
+            skeletons.setdefault(entry["image_id"], []).append(skeleton)
+    counts = MatchCounts()
+    for image_id, record in records.items():
+        _match_image(record, skeletons.get(image_id, []), counts)
+    return counts
+
+
+def to_coco_visibility(keypoints: Any) -> Any:
+    """The file's flat list of joints with COCO's visibility; anything else is returned as it is."""
+    if not isinstance(keypoints, list):
+        return keypoints
+    return [
+        _TO_COCO.get(value, value) if index % 3 == 2 and isinstance(value, int | float) else value
+        for index, value in enumerate(keypoints)
+    ]
+
+
+def _read_skeleton(
+    entry: Mapping[str, Any], record: Mapping[str, Any], where: str, reader: ObjectReader
+) -> Record | None:
+    given = {
+        "bbox": entry.get("bbox"),
+        "category_id": CATEGORY_IDS[PERSON],
+        "keypoints": to_coco_visibility(entry.get("keypoints")),
+    }
+    read = reader.read(given, record["height"], record["width"], where)
+    if read is None or not any(read.get("keypoints", ())):
+        return None
+    return {key: read[key] for key in ("bbox", "bbox_mode", "keypoints")}
+
+
+def _match_image(record: Record, skeletons: Sequence[Record], counts: MatchCounts) -> None:
+    for annotation in record.get("annotations", ()):
+        annotation["keypoints"] = [0.0] * (3 * NUM_KEYPOINTS)
+    people = [
+        a
+        for a in record.get("annotations", ())
+        if a["category_id"] == PERSON_CLASS and not a["iscrowd"]
+    ]
+    counts.people += len(people)
+    counts.skeletons += len(skeletons)
+    if not skeletons:
+        return
+    unmatched = set(range(len(skeletons)))
+    pairs = match_skeletons(skeletons, people)
+    for index, person in pairs:
+        people[person]["keypoints"] = skeletons[index]["keypoints"]
+        unmatched.discard(index)
+    _compare_boxes([skeletons[s] for s, _ in pairs], [people[p] for _, p in pairs], counts)
+    if unmatched:
+        record["unmatched_keypoints"] = [skeletons[index] for index in sorted(unmatched)]
+
+
+def _compare_boxes(
+    skeletons: Sequence[Record], people: Sequence[Record], counts: MatchCounts
+) -> None:
+    """Add matched pairs to the counts."""
+    counts.matched += len(skeletons)
+    if not skeletons:
+        return
+    joints = np.array([s["keypoints"] for s in skeletons]).reshape(-1, NUM_KEYPOINTS, 3)
+    labelled = joints[..., 2:] > 0
+    low = np.where(labelled, joints[..., :2], np.inf).min(axis=1)
+    high = np.where(labelled, joints[..., :2], -np.inf).max(axis=1)
+    own, persons = (_boxes(items) for items in (skeletons, people))
+    hulls = Boxes(as_tensor(np.concatenate([low, high], axis=1)))
+    counts.iou_with_person += float(matched_pairwise_iou(own, persons).sum())
+    counts.iou_with_joints += float(matched_pairwise_iou(own, hulls).sum())
+
+
+def match_skeletons(skeletons: Sequence[Record], people: Sequence[Record]) -> list[tuple[int, int]]:
+    """Pairs (skeleton, person) that fit best in sum, each used at most once (Hungarian method).
+
+    How well a pair fits is the mean of the share of labelled joints that lie within 3 pixels of the
+    mask and of the boxes' IoU. A pair with less than half of both is none.
+    """
+    from scipy.optimize import linear_sum_assignment  # only data with joints needs it
+
+    if not skeletons or not people:
+        return []
+    inside = np.stack([_inside(skeletons, person) for person in people], axis=1)
+    iou = pairwise_iou(_boxes(skeletons), _boxes(people)).numpy()
+    fits = (inside >= _LEAST_INSIDE) | (iou >= _LEAST_IOU)
+    score = np.where(fits, 0.5 * (inside + iou), 0.0)
+    pairs = zip(*linear_sum_assignment(score, maximize=True), strict=True)
+    return [(int(s), int(p)) for s, p in pairs if fits[s, p]]
+
+
+def _inside(skeletons: Sequence[Record], person: Mapping[str, Any]) -> np.ndarray:
+    """(number of skeletons,) share of each one's labelled joints that are at the person's mask."""
+    joints = np.array([s["keypoints"] for s in skeletons]).reshape(-1, NUM_KEYPOINTS, 3)
+    labelled = joints[..., 2] > 0
+    try:
+        hit = _near_mask(joints[..., :2], person.get("segmentation"))
+    except MaskError:
+        hit = np.zeros(labelled.shape, dtype=bool)
+    return (hit & labelled).sum(axis=1) / np.maximum(labelled.sum(axis=1), 1)
+
+
+def _near_mask(xy: np.ndarray, segmentation: Any) -> np.ndarray:
+    """Whether points (..., 2) are within ``_REACH`` pixels of a mask, without decoding it."""
+    if not isinstance(segmentation, dict):
+        return np.zeros(xy.shape[:-1], dtype=bool)
+    height, width = segmentation["size"]
+    counts = segmentation["counts"]
+    runs = np.asarray(counts) if isinstance(counts, list) else rle_run_lengths(counts)
+    pixels = np.floor(xy).astype(np.int64)[..., None, :] + _OFFSETS  # (..., offsets, 2)
+    in_image = ((pixels >= 0) & (pixels < (width, height))).all(axis=-1)
+    index = pixels[..., 0] * height + pixels[..., 1]
+    # Runs are absent and present pixels in turn, so odd runs are the mask.
+    run = np.searchsorted(np.cumsum(runs), index, side="right")
+    return (in_image & (run % 2 == 1)).any(axis=-1)
+
+
+def _boxes(items: Sequence[Mapping[str, Any]]) -> Boxes:
+    """The ``bbox`` (x, y, w, h) of each."""
+    boxes = np.array([item["bbox"] for item in items], dtype=np.float64).reshape(-1, 4)
+    return Boxes(as_tensor(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)))

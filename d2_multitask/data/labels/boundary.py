@@ -1,0 +1,67 @@
+"""Boundary maps moved with their image: lines stay lines, one pixel thin, whatever the scale.
+
+Nearest-neighbour resizing, right for regions, would break lines when an image shrinks and thicken
+them when it grows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from detectron2.data import transforms as T
+
+from d2_multitask.data.labels.occlusion import draw_points, walk_segments
+
+# A pixel and its neighbours to the right, below, and on both lower diagonals (rows, columns): each
+# pair of neighbours once.
+_NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
+
+
+def transform_boundary(
+    boundary: np.ndarray, transforms: T.Transform | T.TransformList, ignore_value: int = 255
+) -> np.ndarray:
+    """Move a boundary map.
+
+    Args:
+        boundary: (h, w) uint8, 1 = boundary, 0 = none, ``ignore_value`` = not labelled.
+        transforms: what was done to the image.
+        ignore_value: see above; transforms that pad put it beyond the image's edge.
+
+    Returns:
+        (H, W) uint8, the same values. Neighbouring boundary pixels are joined by straight lines in
+        the new frame.
+    """
+    is_line = boundary == 1
+    moved = np.where(is_line, 0, boundary).astype(np.uint8)
+    moved = np.array(transforms.apply_segmentation(moved))  # may come read-only
+    starts, ends = _segments(is_line)
+    if len(starts):
+        starts, ends = (np.asarray(transforms.apply_coords(p), np.float64) for p in (starts, ends))
+        draw_points(moved, walk_segments(starts, ends)[0], 1)
+    return moved
+
+
+def _segments(is_line: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of a map (h, w) joined with their neighbours: (n, 2) starts and ends, xy of centres.
+
+    Every pixel is also a segment of its own. Diagonal neighbours are joined only where no path over
+    a shared neighbour joins them, or corners would be cut.
+    """
+    rows, columns = np.nonzero(is_line)
+    all_rows, all_columns = [(rows, rows)], [(columns, columns)]
+    padded = np.pad(is_line, ((0, 1), (1, 1)))
+    for down, right in _NEIGHBOURS:
+        joined = padded[rows + down, columns + right + 1]
+        if down and right:
+            joined = joined & ~padded[rows + 1, columns + 1] & ~padded[rows, columns + right + 1]
+        all_rows.append((rows[joined], rows[joined] + down))
+        all_columns.append((columns[joined], columns[joined] + right))
+    return tuple(
+        np.stack(
+            [
+                np.concatenate([pair[end] for pair in all_columns]) + 0.5,
+                np.concatenate([pair[end] for pair in all_rows]) + 0.5,
+            ],
+            axis=1,
+        )
+        for end in range(2)
+    )

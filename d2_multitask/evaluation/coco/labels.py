@@ -1,0 +1,204 @@
+"""The labels of a data set as COCO's metric wants them, whatever the file or registration left out.
+
+A data set is scored against its registered dicts. Our own loader's have all that is needed. Other
+loaders of COCO files (metadata ``json_file``) leave out ``area``, so the file is read once more, by
+the same rules as for training (`d2_multitask.data.datasets.coco_annotations`). Either way, what
+training leaves out is left out here and what it ignores is ignored. The problems are in the data
+report already and are not reported again.
+
+Coordinates are COCO's: boxes (x, y, w, h) in continuous pixels, joints as pixel indices.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_dict
+from detectron2.structures import BoxMode
+
+from d2_multitask.data.datasets.catalog import load_dataset
+from d2_multitask.data.datasets.coco_annotations import ObjectReader
+from d2_multitask.data.datasets.coco_json import read_json
+from d2_multitask.data.datasets.json_values import as_id
+
+CocoDict = dict[str, Any]
+
+
+def coco_ground_truth(
+    dataset_name: str, records: Sequence[dict[str, Any]] | None = None
+) -> CocoDict:
+    """The labels of a registered data set.
+
+    Args:
+        dataset_name: registered name.
+        records: its dicts, if they are loaded already.
+
+    Returns:
+        COCO's format: ``images``, ``categories`` and, if the data set has object labels,
+        ``annotations``, each with an ``id`` from 1 on (COCO's metric takes a match with object 0
+        for no match), ``area``, ``iscrowd``, ``keypoints`` and ``num_keypoints``; with
+        ``segmentation`` where there is a mask.
+
+    Raises:
+        ValueError: the data set cannot be read.
+    """
+    if records is None:
+        records = load_dataset(dataset_name)  # checks the file, and publishes the metadata
+    metadata = MetadataCatalog.get(dataset_name)
+    labelled = any("annotations" in record for record in records)
+    if labelled and _has_areas(records):
+        ground_truth = _from_records(records, metadata)
+    elif metadata.get("json_file"):
+        ground_truth = _from_file(metadata)
+    else:
+        # Detectron2's conversion shifts the joints of the dicts that it is given.
+        with temporary_dataset(dataset_name, copy.deepcopy(list(records))) as name:
+            ground_truth = convert_to_coco_dict(name)
+        if labelled:
+            ground_truth.setdefault("annotations", [])
+    if "annotations" in ground_truth:
+        _complete(ground_truth["annotations"], len(metadata.get("keypoint_names") or ()))
+    return ground_truth
+
+
+def _has_areas(records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the dicts are our loader's (`d2_multitask.data.datasets.coco`), or as good."""
+    return all(
+        "area" in label and label["bbox_mode"] == BoxMode.XYWH_ABS
+        for record in records
+        for label in record.get("annotations", ())
+    )
+
+
+def _from_records(records: Sequence[Mapping[str, Any]], metadata: Metadata) -> CocoDict:
+    category_ids = _category_ids(metadata)
+    fields = {"image_id": "id", "file_name": "file_name", "height": "height", "width": "width"}
+    return {
+        "images": [{name: record[field] for field, name in fields.items()} for record in records],
+        "categories": [
+            {"id": category_id, "name": metadata.thing_classes[number]}
+            for number, category_id in category_ids.items()
+        ],
+        "annotations": [
+            _annotation(label, record["image_id"], category_ids)
+            for record in records
+            for label in record.get("annotations", ())
+        ],
+    }
+
+
+def _from_file(metadata: Metadata) -> CocoDict:
+    content = read_json(metadata.json_file)
+    if "annotations" in content:
+        content["annotations"] = _checked_annotations(content, metadata)
+    return content
+
+
+def _checked_annotations(content: Mapping[str, Any], metadata: Metadata) -> list[CocoDict]:
+    """The annotations that training keeps, in COCO's coordinates."""
+    category_ids = _category_ids(metadata)
+    contiguous_ids = metadata.thing_dataset_id_to_contiguous_id
+    reader = ObjectReader(contiguous_ids, len(metadata.get("keypoint_names") or ()))
+    # One file under several ids is one image, as in the dicts (`data/datasets/same_file.py`).
+    first: dict[str, Any] = {}
+    images = {x["id"]: first.setdefault(x["file_name"], x) for x in content["images"]}
+    annotations, known = [], {}
+    for raw in content["annotations"]:
+        image, own_id = images.get(as_id(raw.get("image_id"))), as_id(raw.get("id"))
+        first = raw if own_id is None else known.setdefault(own_id, raw)
+        listed_twice = first is not raw and first == raw
+        if image is None or listed_twice:
+            continue
+        label = reader.read(raw, int(image["height"]), int(image["width"]), "")
+        if label is not None:
+            annotations.append(_annotation(label, image["id"], category_ids))
+    return annotations
+
+
+def _category_ids(metadata: Metadata) -> dict[int, Any]:
+    """Class number -> category id; the numbers themselves where the data set has no others."""
+    contiguous_ids = metadata.get("thing_dataset_id_to_contiguous_id")
+    if contiguous_ids is None:
+        return {number: number for number in range(len(metadata.thing_classes))}
+    return {number: category_id for category_id, number in contiguous_ids.items()}
+
+
+def _annotation(
+    label: Mapping[str, Any], image_id: Any, category_ids: Mapping[int, Any]
+) -> CocoDict:
+    """A label in Detectron2's format, box (x, y, w, h), in COCO's."""
+    annotation = {
+        "image_id": image_id,
+        "category_id": category_ids[label["category_id"]],
+        "bbox": label["bbox"],
+        "area": label["area"],
+        "iscrowd": label.get("iscrowd", 0),
+        "keypoints": _pixel_indices(label.get("keypoints", [])),
+    }
+    if "segmentation" in label:
+        annotation["segmentation"] = label["segmentation"]
+    return annotation
+
+
+def mask_ground_truth(ground_truth: CocoDict) -> CocoDict:
+    """Labels for mask AP: where an object has no mask, its box becomes a region to ignore.
+
+    Args:
+        ground_truth: from `coco_ground_truth`.
+
+    Returns:
+        A copy whose every annotation has a ``segmentation``.
+    """
+    annotations = []
+    for annotation in ground_truth["annotations"]:
+        annotation = dict(annotation)
+        if not annotation.get("segmentation"):
+            x, y, w, h = annotation["bbox"]
+            corners = [x, y, x, y + h, x + w, y + h, x + w, y]
+            annotation.update(segmentation=[corners], iscrowd=1)
+        annotations.append(annotation)
+    return {**ground_truth, "annotations": annotations}
+
+
+def _pixel_indices(keypoints: list[float]) -> list[float]:
+    """Continuous coordinates -> COCO's; joints that are not labelled are (0, 0, 0)."""
+    points = zip(keypoints[0::3], keypoints[1::3], keypoints[2::3], strict=True)
+    return [value for x, y, v in points for value in ((x - 0.5, y - 0.5, v) if v else (0, 0, 0))]
+
+
+def _complete(annotations: list[dict[str, Any]], num_keypoints: int) -> None:
+    """Fill in what COCO's metric reads of every object; in place."""
+    for number, annotation in enumerate(annotations, start=1):
+        annotation["id"] = number
+        area = annotation.get("area")
+        if not isinstance(area, int | float) or not math.isfinite(area) or area <= 0:
+            annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+        keypoints = annotation.get("keypoints") or [0] * (3 * num_keypoints)
+        annotation["keypoints"] = keypoints
+        annotation["num_keypoints"] = sum(visibility > 0 for visibility in keypoints[2::3])
+
+
+@contextmanager
+def temporary_dataset(like: str, records: list[dict[str, Any]], **metadata: Any) -> Iterator[str]:
+    """Registers ``records`` under a name that nobody has, for Detectron2's functions that want one.
+
+    Args:
+        like: registered name whose metadata it gets.
+        records: Detectron2's dataset dicts.
+        **metadata: replaces that of ``like``.
+    """
+    name = f"{like}_{uuid.uuid4().hex}"
+    DatasetCatalog.register(name, lambda: records)
+    values = {**MetadataCatalog.get(like).as_dict(), **metadata, "name": name}
+    MetadataCatalog.get(name).set(**values)
+    try:
+        yield name
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)

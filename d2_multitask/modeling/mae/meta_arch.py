@@ -1,0 +1,183 @@
+"""Masked autoencoder (arXiv 2111.06377) as a Detectron2 meta-architecture.
+
+The paper's steps are in `network.py`; here are images in, losses and results out. Letters as there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import move_device_like
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor
+
+from d2_multitask.modeling.mae.answers import image_noise, reconstruction_result
+from d2_multitask.modeling.mae.config import decoder_arguments, encoder_arguments
+from d2_multitask.modeling.mae.decoder import MAEDecoder
+from d2_multitask.modeling.mae.encoder import MAEEncoder
+from d2_multitask.modeling.mae.masking import num_visible, visible_sets
+from d2_multitask.modeling.mae.network import MAENetwork
+from d2_multitask.modeling.mae.patches import patch_grid
+from d2_multitask.modeling.mae.weights import AdaptedWeights, adapt_mae_weights
+
+LOSS_KEY = "loss_reconstruction"
+VISIBLE_KEY = "visible"
+"""Key of an entry of ``batched_inputs`` with a given visible set of the image."""
+
+
+@META_ARCH_REGISTRY.register()
+class MaskedAutoencoder(MAENetwork):
+    """`MAENetwork` with Detectron2's inputs and outputs; see `forward`.
+
+    On tensors, with given visible sets, use `MAENetwork.reconstruct`.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        encoder: MAEEncoder,
+        decoder: MAEDecoder,
+        norm_pix_loss: bool = False,
+        mask_ratio: float | Sequence[float] = 0.75,
+        test_mask_ratio: float = 0.75,
+        test_seed: int = 0,
+        pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
+        pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
+        require_decoder_weights: bool = True,
+    ) -> None:
+        """
+        Args:
+            encoder: see `MAENetwork`, for all that is not explained here.
+            decoder: likewise.
+            norm_pix_loss: likewise.
+            mask_ratio: likewise.
+            test_mask_ratio: share of removed patches in evaluation.
+            test_seed: of the masks in evaluation; an image always gets the same one.
+            pixel_mean: likewise.
+            pixel_std: likewise.
+            require_decoder_weights: refuse weight files without a decoder.
+
+        Raises:
+            ValueError: a ratio is out of range.
+        """
+        super().__init__(
+            encoder=encoder,
+            decoder=decoder,
+            norm_pix_loss=norm_pix_loss,
+            mask_ratio=mask_ratio,
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_std,
+        )
+        num_visible(encoder.grid_hw[0] * encoder.grid_hw[1], test_mask_ratio)
+        self.test_mask_ratio = test_mask_ratio
+        self.test_seed = test_seed
+        self.require_decoder_weights = require_decoder_weights
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Config -> arguments of ``__init__``, encoder and decoder built."""
+        node = cfg.MODEL.MAE
+        encoder = MAEEncoder(**encoder_arguments(node))
+        return {
+            "encoder": encoder,
+            "decoder": MAEDecoder(**decoder_arguments(node, encoder)),
+            "norm_pix_loss": node.NORM_PIX_LOSS,
+            "mask_ratio": tuple(node.MASK_RATIO),
+            "test_mask_ratio": cfg.TEST.RECONSTRUCTION.MASK_RATIO,
+            "test_seed": cfg.TEST.RECONSTRUCTION.SEED,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "require_decoder_weights": node.REQUIRE_DECODER_WEIGHTS,
+        }
+
+    def forward(
+        self, batched_inputs: list[dict[str, Any]]
+    ) -> dict[str, Tensor] | list[dict[str, Any]]:
+        """The loss in training mode, reconstructions in evaluation mode.
+
+        Args:
+            batched_inputs: one dict an image: ``image`` (3, H, W) in ``INPUT.FORMAT`` order, 0-255;
+                optionally ``visible``, a boolean (L,) or indices (K,), else patches are removed at
+                random (in training all images or none must have it). In training all images have
+                one size. In evaluation the mask follows from ``file_name``, see `test_noise`.
+
+        Returns:
+            Training: ``{"loss_reconstruction": ()}``. Evaluation: one dict an image, see
+            `inference`.
+
+        Raises:
+            ValueError: an image's size does not suit the patch; names the file.
+        """
+        if not self.training:
+            return [self.inference(x) for x in batched_inputs]
+        images = self.preprocess_image(batched_inputs)
+        given = [x[VISIBLE_KEY] for x in batched_inputs if VISIBLE_KEY in x]
+        if given and len(given) < len(batched_inputs):
+            raise ValueError(
+                f"Visible sets: {len(given)} of {len(batched_inputs)} images have one, expected "
+                "all or none"
+            )
+        visible = None
+        if given:
+            h, w = patch_grid((images.shape[-2], images.shape[-1]), self.patch_size)
+            visible = torch.cat([visible_sets(v.to(self.device), 1, h * w) for v in given])
+        return {LOSS_KEY: self.reconstruct(images, visible).loss}
+
+    @torch.no_grad()
+    def inference(self, batched_input: dict[str, Any]) -> dict[str, Any]:
+        """Reconstruct one image; arguments as in `forward`.
+
+        Returns:
+            See `d2_multitask.modeling.mae.answers.reconstruction_result`.
+        """
+        images = self.preprocess_image([batched_input])
+        if VISIBLE_KEY in batched_input:
+            visible = batched_input[VISIBLE_KEY].view(1, -1)
+            return reconstruction_result(self, images, visible=visible)
+        h, w = patch_grid((images.shape[-2], images.shape[-1]), self.patch_size)
+        noise = self.test_noise(batched_input, h * w)
+        return reconstruction_result(self, images, mask_ratio=self.test_mask_ratio, noise=noise)
+
+    def test_noise(self, batched_input: dict[str, Any], num_patches: int) -> Tensor:
+        """(1, L), see `d2_multitask.modeling.mae.answers.image_noise`."""
+        return image_noise(batched_input, num_patches, self.test_seed).to(self.device)
+
+    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
+        """Normalise and stack a batch: (N, 3, H, W).
+
+        Raises:
+            ValueError: sizes differ, or the patch does not divide one; names the file.
+        """
+        first_hw = tuple(batched_inputs[0]["image"].shape[-2:])
+        for x in batched_inputs:
+            height, width = x["image"].shape[-2:]
+            name = x.get("file_name", "image")
+            try:
+                patch_grid((height, width), self.patch_size)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+            if (height, width) != first_hw:
+                raise ValueError(
+                    f"{name}: found {width}x{height} pixels (width x height), expected "
+                    f"{first_hw[1]}x{first_hw[0]} as the first image of the batch; set "
+                    "INPUT.RANDOM_RESIZED_CROP"
+                )
+        images = torch.stack(
+            [move_device_like(x["image"], self.pixel_mean) for x in batched_inputs]
+        )
+        return (images - self.pixel_mean) / self.pixel_std
+
+    def adapt_weights(self, weights: dict[str, Tensor], file: str) -> AdaptedWeights | None:
+        """Called when weights are loaded; see `d2_multitask.modeling.mae.weights`."""
+        return adapt_mae_weights(
+            self,
+            weights,
+            file,
+            encoder_prefix="encoder.",
+            decoder_prefix="decoder.",
+            require_decoder=self.require_decoder_weights,
+        )

@@ -1,0 +1,118 @@
+"""Maps that teach nothing, or the wrong thing, are found before training."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from d2_multitask.data.datasets.coco import register_coco_format
+from d2_multitask.data.labels.map_check import check_map_names, check_maps
+
+KEYS = {
+    "seg": "sem_seg_file_name",
+    "parts": "part_seg_file_name",
+    "boundary": "boundary_file_name",
+}
+
+
+def _records(tmp_path, maps, key="sem_seg_file_name", **fields):
+    records = []
+    for index, values in enumerate(maps):
+        image, label_map = (tmp_path / f"{kind}{index}.png" for kind in ("image", "map"))
+        Image.new("RGB", (3, 1)).save(image)
+        Image.fromarray(np.array(values, dtype=np.uint8)).save(label_map)
+        records.append({"file_name": str(image), key: str(label_map), **fields})
+    return records
+
+
+@pytest.mark.parametrize("task", KEYS)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        pytest.param([[[0, 0, 0], [1, 1, 1], [1, 1, 1]]], "image of mode RGB", id="colours"),
+        pytest.param([[0, 1]], "2x1", id="size"),
+        pytest.param([[255, 255, 255]], "255, no label", id="nothing labelled"),
+    ],
+)
+def test_no_map_can_be_used(cfg, tmp_path, task, values, message):
+    cfg.MODEL.TASKS = [task]
+    records = _records(tmp_path, [values, values], KEYS[task])
+    with pytest.raises(ValueError, match=f"(?s)'own': task '{task}': none of its .*{message}"):
+        check_maps(cfg, "own", records)
+    cfg.MODEL.TASKS = ["det"]
+    check_maps(cfg, "own", records)
+
+
+def test_one_good_map_is_enough(cfg, tmp_path, caplog):
+    cfg.MODEL.TASKS = ["seg"]
+    check_maps(cfg, "own", _records(tmp_path, [[[0, 1]], [[0, 255, 1]], [[0, 255, 255]]]))
+    assert "expected several" not in caplog.text
+
+
+@pytest.mark.parametrize("hidden", [255, 128])
+def test_values_that_are_no_ids_are_named(cfg, tmp_path, hidden):
+    cfg.MODEL.TASKS = ["seg"]
+    records = _records(tmp_path, [[[0, 0, hidden]], [[0, 0, 0]]])
+    found = rf"\{{0: 5, {hidden}: 1\}}.* SEM_SEG_IDS .*\{{0: 0, {hidden}: 1\}}.*SEM_SEG_IGNORE"
+    with pytest.raises(ValueError, match=found):
+        check_maps(cfg, "own", records)
+    check_maps(cfg, "own", _records(tmp_path, [[[0, 0, 255]]], sem_seg_ids={0: 0, 255: 1}))
+
+
+def test_boundaries_of_255(cfg, tmp_path):
+    cfg.MODEL.TASKS = ["boundary"]
+    with pytest.raises(ValueError, match=r"'boundary'.*save them as class ids"):
+        check_maps(cfg, "own", _records(tmp_path, [[[0, 0, 255]]], KEYS["boundary"]))
+
+
+@pytest.mark.parametrize(
+    ("maps", "fields"),
+    [
+        pytest.param([[[0, 0, 0]]] * 2, {}, id="background alone"),
+        pytest.param([[[0, 0, 255]]], {"sem_seg_ignore": (255,)}, id="said to be ignored"),
+        pytest.param([[[0, 0, 255]]] + [[[0, 0, 0]]] * 2, {}, id="few ignored"),
+    ],
+)
+def test_one_class_is_a_warning(cfg, tmp_path, caplog, maps, fields):
+    cfg.MODEL.TASKS = ["seg"]
+    with caplog.at_level(logging.WARNING):
+        check_maps(cfg, "own", _records(tmp_path, maps, **fields))
+    assert "show class 0 only" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "ids", "is_error"),
+    [
+        pytest.param(None, [0, 1, 2], True, id="names of the JSON"),
+        pytest.param(["a", "b", "c"], [0, 7, 2], True, id="other ids than names"),
+        pytest.param(["a", "b", "c"], [0, 1, 2], False, id="the network is another"),
+        pytest.param(["a", "b"], [0, 7, 2], False, id="as many as in the network"),
+    ],
+)
+def test_number_of_classes_is_advised_only_if_ids_are_names(
+    cfg, coco, write_coco, tmp_path, names, ids, is_error
+):
+    cfg.MODEL.TASKS, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = ["seg"], 2
+    coco["categories"].append({"id": 9, "name": "dog"})
+    for name in ("a.png", "b.png"):
+        (tmp_path / "maps").mkdir(exist_ok=True)
+        Image.fromarray(np.array([ids], dtype=np.uint8)).save(tmp_path / "maps" / name)
+    register_coco_format(
+        "named",
+        write_coco(coco),
+        tmp_path / "images",
+        sem_seg_root=tmp_path / "maps",
+        stuff_classes=names,
+    )
+    records = DatasetCatalog.get("named")
+    assert len(MetadataCatalog.get("named").stuff_classes) == len(names or "abc")
+    if not is_error:
+        check_map_names(cfg, "named", records)
+        return
+    with pytest.raises(ValueError, match="set STUFF_CLASSES .* names of the ids") as error:
+        check_map_names(cfg, "named", records)
+    assert str(sorted(ids)) in str(error.value) and "NUM_CLASSES to 3" not in str(error.value)
