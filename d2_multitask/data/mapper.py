@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import SizeMismatchError, create_keypoint_hflip_indices
+from detectron2.data.detection_utils import SizeMismatchError
 
 from d2_multitask.data.datasets.catalog import needs_labels, with_keypoints
 from d2_multitask.data.io import ImageReadError, read_image
 from d2_multitask.data.labels.dense import DenseLabels
 from d2_multitask.data.labels.instances import InstanceBuilder, is_mirrored
+from d2_multitask.data.labels.joint_flips import flip_indices
 from d2_multitask.data.labels.sem_seg import load_sem_seg
 from d2_multitask.data.problems import DATA_REPORT, PROBLEMS_KEY
 from d2_multitask.data.transforms.build import build_augmentations
@@ -101,7 +102,7 @@ class MultitaskDatasetMapper:
         if is_train and needs_labels(cfg.MODEL.TASKS):
             named = with_keypoints(cfg.DATASETS.TRAIN)
             result["instance_builder"] = InstanceBuilder(
-                hflip_indices=create_keypoint_hflip_indices(named) if named else None,
+                hflip_indices=flip_indices(named) if named else None,
                 load_masks=cfg.MODEL.MASK_ON,
                 min_visible=cfg.INPUT.SCALE_CROP.MIN_VISIBLE,
             )

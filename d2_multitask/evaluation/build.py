@@ -94,7 +94,10 @@ def build_sem_seg_evaluator(cfg: CfgNode, request: EvaluationRequest) -> Dataset
         )
     check_maps(cfg, request.dataset_name, request.records, tasks=("seg",))
     return MultitaskSemSegEvaluator(
-        request.dataset_name, output_dir=request.output_folder, records=request.records
+        request.dataset_name,
+        output_dir=request.output_folder,
+        records=request.records,
+        ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
     )
 
 

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data.detection_utils import create_keypoint_hflip_indices
 from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList
 from torch import Tensor
 
+from d2_multitask.data.labels import joint_flips
 from d2_multitask.heads.base import (
     Branch,
     Decoded,
@@ -387,7 +387,7 @@ def flip_indices(cfg: CfgNode) -> list[int]:
             "TEST.AUG.FLIP: the flip test must know which joints swap sides; expected a data set "
             "with joints in DATASETS.TEST or DATASETS.TRAIN, found none"
         )
-    indices = [int(i) for i in create_keypoint_hflip_indices(names[:1])]
+    indices = joint_flips.flip_indices(names[:1])
     if len(indices) != cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS:
         raise ValueError(
             f"MODEL.POSE_HEAD.NUM_KEYPOINTS: found {cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS}, expected "

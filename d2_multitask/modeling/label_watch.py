@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Mapping
 
@@ -12,7 +13,10 @@ logger = logging.getLogger(__name__)
 
 
 class LabelWatch:
-    """Looks for tasks whose losses are exactly 0 for a whole period: no label reached them."""
+    """Looks for tasks whose losses are exactly 0 for a whole period: no label reached them.
+
+    Batches may have other losses than the ones before, as where data sets take turns.
+    """
 
     def __init__(self, period: int = 200) -> None:
         """
@@ -20,22 +24,29 @@ class LabelWatch:
             period: batches between two looks; only these wait for the device.
         """
         self.period = period
+        self._reset()
+
+    def _reset(self) -> None:
         self._batches = 0
-        self._names: tuple[str, ...] = ()
-        self._learnt: Tensor | None = None  # (number of losses,) bool
+        # Names of the losses of a batch -> (number of them,) bool, one tensor for all: one loss
+        # after another would be many small operations in every step.
+        self._learnt: dict[tuple[str, ...], Tensor] = {}
 
     def update(self, losses: Mapping[str, Tensor]) -> None:
         """Look at the losses of one batch, ``{"loss_<task>_<term>": ()}``."""
-        names = tuple(losses)
-        found = torch.stack([loss.detach() for loss in losses.values()]) != 0
-        if self._learnt is None or names != self._names:
-            self._batches, self._names, self._learnt = 0, names, torch.zeros_like(found)
-        self._learnt = self._learnt | found
         self._batches += 1
-        if self._batches < self.period:
-            return
+        if losses:
+            names = tuple(losses)
+            found = torch.stack([loss.detach() for loss in losses.values()]) != 0
+            self._learnt[names] = self._learnt[names] | found if names in self._learnt else found
+        if self._batches >= self.period:
+            self._warn()
+            self._reset()
+
+    def _warn(self) -> None:
         tasks: dict[str, bool] = {}
-        for name, learnt in zip(names, self._learnt.tolist(), strict=True):
+        flags = torch.cat(list(self._learnt.values())).tolist() if self._learnt else []
+        for name, learnt in zip(itertools.chain.from_iterable(self._learnt), flags, strict=True):
             task = name.removeprefix("loss_").split("_")[0]
             tasks[task] = tasks.get(task, False) or learnt
         for task in (task for task, learnt in tasks.items() if not learnt):
@@ -47,4 +58,3 @@ class LabelWatch:
                 task,
                 self.period,
             )
-        self._learnt = None

@@ -60,3 +60,44 @@ def mutated_json(rng: random.Random, content: Any) -> str:
         new = rng.choice(["", "[", "}", '"', "\ufeff", "9" * 5000])
         text = text[:position] + new + text[position + 1 :]
     return text
+
+
+Path = tuple[str | int, ...]
+
+
+def _paths(value: Any, path: Path = ()) -> list[Path]:
+    """Of all values inside of a JSON."""
+    if not isinstance(value, dict | list):
+        return []
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return [p for key, v in items for p in [(*path, key), *_paths(v, (*path, key))]]
+
+
+def _in_other_form(rng: random.Random, value: Any) -> Any:
+    """The same value as another type, as text, nested or cut; or one of ``VALUES``."""
+    forms = [[value], [[value]], {"0": value}, str(value), f" {value} ", json.dumps(value)]
+    if isinstance(value, int | float):
+        forms += [float(value), -value, value + 0.5, f"{value}.0", bool(value), f"0{value}"]
+    elif isinstance(value, list):
+        forms += [value[:-1], value[::-1], value[0] if value else None]
+        forms += [[value[i : i + n] for i in range(0, len(value), n)] for n in (2, 3)]
+    elif isinstance(value, str):
+        forms += [value.upper(), list(value)]
+    return copy.deepcopy(rng.choice([*forms, *VALUES]))
+
+
+def mutated_form(rng: random.Random, content: Any) -> tuple[Any, Path]:
+    """A copy with one value in another form, without a value, or with one doubled; and its path."""
+    content = copy.deepcopy(content)
+    *above, key = path = rng.choice(_paths(content))
+    container = content
+    for step in above:
+        container = container[step]
+    action = rng.random()
+    if action < 0.85:
+        container[key] = _in_other_form(rng, container[key])
+    elif action < 0.93 or isinstance(container, dict):
+        del container[key]
+    else:
+        container.insert(key, copy.deepcopy(container[key]))
+    return content, path

@@ -21,3 +21,19 @@ def test_task_without_labels_is_named_once_a_period(caplog) -> None:
             )
     assert len(caplog.messages) == 2
     assert all("Task 'seg' has learnt nothing in 3 batches" in m for m in caplog.messages)
+
+
+def test_tasks_that_take_turns_are_counted_by_name(caplog, monkeypatch) -> None:
+    """Data sets take turns, so that each batch has other losses than the one before."""
+    watch = LabelWatch(period=6)
+    one, zero = torch.tensor(1.0), torch.tensor(0.0)
+    looks = []
+    to_list = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda t: looks.append(t) or to_list(t))
+    batches = [{"loss_det_size": one, "loss_seg": zero}, {"loss_pose_offset": one}, {}]
+    with caplog.at_level(logging.WARNING):
+        for batch in range(13):
+            watch.update(batches[batch % 3])
+    assert len(caplog.messages) == 2
+    assert all("Task 'seg' has learnt nothing in 6 batches" in m for m in caplog.messages)
+    assert len(looks) == 2  # each makes the processor wait for the device

@@ -157,7 +157,7 @@ class ObjectReader:
         return result
 
     def _read_mask(self, segmentation: Any, height: int, width: int, where: str) -> Any:
-        if not segmentation:  # None, [] and {} are how tools write "no mask"
+        if segmentation in (None, [], {}):  # how tools write "no mask"
             return None
         if isinstance(segmentation, list) and type(segmentation[0]) in (int, float):
             self._add(FLAT_POLYGON, where, "field 'segmentation': found numbers, expected lists")
@@ -205,7 +205,7 @@ class ObjectReader:
     def _read_keypoints(
         self, keypoints: Any, height: int, width: int, where: str
     ) -> list[float] | None:
-        if not keypoints:
+        if keypoints in (None, []):
             return None
         expected = 3 * self.num_keypoints
         keypoints = _flat(keypoints)

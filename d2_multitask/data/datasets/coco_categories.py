@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from d2_multitask.data.datasets.json_values import as_category_id, as_integer, shown
+from d2_multitask.data.datasets.json_values import as_category_id, as_integer, is_text, shown
 from d2_multitask.data.problems import Problem
 
 ConnectionRule = tuple[str, str, tuple[int, int, int]]
@@ -162,11 +162,12 @@ def _checked_category(category: Any, where: str) -> dict[str, Any]:
     if category_id is None:
         found = shown(category.get("id"))
         raise ValueError(f"{where}: field 'id': found {found}, expected int of 64 bits")
-    if not isinstance(name, str):
+    if not is_text(name):
         raise ValueError(f"{where}: field 'name': found {shown(name)}, expected str")
     names = category.get("keypoints") or []
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{where}: field 'keypoints': found {names!r}, expected joint names")
+    if not isinstance(names, list) or not all(map(is_text, names)):
+        found = shown(names)
+        raise ValueError(f"{where}: field 'keypoints': found {found}, expected joint names")
     if len(set(names)) < len(names):
         raise ValueError(f"{where}: field 'keypoints': a joint name of {names} is not unique")
     return {**category, "id": category_id}
@@ -211,7 +212,8 @@ def _connection_rules(
     problems: list[Problem],
 ) -> list[ConnectionRule]:
     """Edges of the first category that has a skeleton, in evenly spread colours."""
-    skeleton = next((c["skeleton"] for c in categories if c.get("skeleton")), [])
+    given = (category.get("skeleton") for category in categories)
+    skeleton = next((value for value in given if value not in (None, [])), [])
     if not isinstance(skeleton, list):
         skeleton = [skeleton]  # which is no edge either
     edges = []

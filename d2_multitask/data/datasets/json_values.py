@@ -37,7 +37,9 @@ def as_integer(value: Any) -> int | None:
 
 def as_id(value: Any) -> int | str | None:
     """An id: an integer as in ``as_integer``, or text; ``None`` for anything else."""
-    return value if type(value) is str else as_integer(value)
+    if type(value) is str:
+        return value if is_text(value) else None
+    return as_integer(value)
 
 
 def as_category_id(value: Any) -> int | None:
@@ -78,6 +80,11 @@ def as_file_name(value: Any) -> str | None:
     except UnicodeEncodeError:
         return None
     return value
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value is a text that can be printed and written; half a surrogate cannot."""
+    return isinstance(value, str) and value == value.encode(errors="ignore").decode()
 
 
 def shown(value: Any, max_length: int = 80) -> str:

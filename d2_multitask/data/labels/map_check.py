@@ -49,7 +49,8 @@ def check_maps(
 
     Raises:
         ValueError: none of the maps can be used, or they show one class and values that are
-            ignored; names the first problem, the values and the key to set.
+            ignored, or data set and network ignore different values; names the first problem, the
+            values and the key to set.
     """
     head = cfg.MODEL.SEM_SEG_HEAD
     loaders: dict[str, Callable[[dict[str, Any], ProblemReport], np.ndarray | None]] = {
@@ -68,6 +69,8 @@ def check_maps(
         records = [r for r in dataset_dicts if any(r.get(key) for key in _KEYS[task])]
         if task not in (cfg.MODEL.TASKS if tasks is None else tasks) or not records:
             continue
+        if task == "seg":
+            _check_ignore_value(name, head.IGNORE_VALUE)
         ignore_value = head.IGNORE_VALUE if task == "seg" else IGNORE_VALUE
         is_one_enough = task == "seg" and head.NUM_CLASSES < 2
         report = ProblemReport(max_logged=1)
@@ -80,6 +83,18 @@ def check_maps(
             )
         if len(classes) == 1 and not is_one_enough:
             _check_values(name, task, seen, classes.pop())
+
+
+def _check_ignore_value(name: str, expected: int) -> None:
+    """One value means no label to the network and to the metric."""
+    found = MetadataCatalog.get(name).get("ignore_label")
+    if found is not None and found != expected:
+        raise ValueError(
+            f"Data set {name!r}: metadata 'ignore_label': found {found}, but "
+            f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {expected}; set IGNORE_VALUE to {found}. If the "
+            f"maps hold another value where nothing is labelled, set {IGNORE_KEY} of the data set "
+            f"(in dicts {IGNORE_KEY.lower()}), such as [{expected}]"
+        )
 
 
 def check_map_names(cfg: CfgNode, name: str, dataset_dicts: Sequence[Mapping[str, Any]]) -> None:

@@ -179,7 +179,7 @@ def _as_run_lengths(counts: Any, num_pixels: int) -> np.ndarray:
 def _is_degenerate(polygon: Any, height: int, width: int) -> bool:
     """Whether a polygon has fewer than three points; raises MaskError if it is broken."""
     try:
-        if isinstance(polygon, dict):
+        if isinstance(polygon, dict) or bool in map(type, polygon):
             raise TypeError(f"found {shown(polygon)}")
         finite = math.isfinite(sum(polygon))
         count, low, high = len(polygon), min(polygon, default=0), max(polygon, default=0)

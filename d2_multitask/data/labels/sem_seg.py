@@ -50,7 +50,15 @@ def load_sem_seg(
 
     Returns:
         (H, W) uint8, or ``None`` if the image has no usable semantic label.
+
+    Raises:
+        ValueError: the ids do not fit into 8 bits, in which they would be others.
     """
+    if not (_is_in(ignore_value, 255) and num_classes <= 256):
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD: found NUM_CLASSES {num_classes} and IGNORE_VALUE {ignore_value}, "
+            "expected at most 256 classes, and an ignored id of 0 to 255"
+        )
     file_name = dataset_dict.get("sem_seg_file_name")
     if file_name:
         try:

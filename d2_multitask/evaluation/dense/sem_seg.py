@@ -26,7 +26,7 @@ DEFAULT_IGNORE_LABEL = 255
 class MultitaskSemSegEvaluator(SemSegEvaluator):
     """Detectron2's SemSegEvaluator for PNG maps, derived maps and images without a map.
 
-    The classes are ``stuff_classes`` of the metadata and the ignored value is its ``ignore_label``.
+    The classes are ``stuff_classes`` of the metadata.
     Results are ``{"sem_seg": {"mIoU", "fwIoU", "IoU-<class>", "mACC", "pACC", ...}}`` in 0-100; NaN
     for a class that no label map holds.
     """
@@ -37,6 +37,7 @@ class MultitaskSemSegEvaluator(SemSegEvaluator):
         *,
         output_dir: str | None,
         records: Sequence[dict[str, Any]] | None = None,
+        ignore_value: int | None = None,
         distributed: bool = True,
     ) -> None:
         """
@@ -44,16 +45,20 @@ class MultitaskSemSegEvaluator(SemSegEvaluator):
             dataset_name: registered name.
             output_dir: folder for the predictions, ``None`` to write none.
             records: the data set's dicts, if they are loaded already.
+            ignore_value: the id that means no label; by default ``ignore_label`` of the metadata,
+                or 255.
             distributed: gather the counts of all processes.
         """
         if records is None:
             records = load_dataset(dataset_name)
         self._records = {r["file_name"]: r for r in records if has_sem_seg(r)}
-        ignore_label = MetadataCatalog.get(dataset_name).get("ignore_label", DEFAULT_IGNORE_LABEL)
+        if ignore_value is None:
+            metadata = MetadataCatalog.get(dataset_name)
+            ignore_value = metadata.get("ignore_label", DEFAULT_IGNORE_LABEL)
         # Detectron2 wants a label file of every image. Derived maps have none: `process` loads the
         # labels, and Detectron2 gets them through its loading function.
         paths = [{"file_name": name, "sem_seg_file_name": name} for name in self._records]
-        with temporary_dataset(dataset_name, paths, ignore_label=ignore_label) as name:
+        with temporary_dataset(dataset_name, paths, ignore_label=ignore_value) as name:
             super().__init__(name, distributed, output_dir, sem_seg_loading_fn=self._current_labels)
         self._dataset_name = dataset_name
         self._labels = np.empty((0, 0), dtype=np.uint8)

@@ -132,6 +132,15 @@ def _edit(coco, field, **values):
             id="NaN in polygon",
         ),
         pytest.param(
+            {"segmentation": [[4, 2, True, 2, 12, 18]]},
+            coco_objects.BAD_MASK,
+            {"segmentation": ...},
+            id="true in polygon",
+        ),
+        pytest.param(
+            {"segmentation": False}, coco_objects.BAD_MASK, {"segmentation": ...}, id="mask false"
+        ),
+        pytest.param(
             {"segmentation": {"size": [32, 24], "counts": [0, 768]}},
             coco_objects.BAD_MASK,
             {"segmentation": ...},
@@ -152,6 +161,7 @@ def _edit(coco, field, **values):
         pytest.param(
             {"keypoints": "none"}, coco_objects.BAD_JOINTS, {"keypoints": ...}, id="joints as text"
         ),
+        pytest.param({"keypoints": 0}, coco_objects.BAD_JOINTS, {"keypoints": ...}, id="joints 0"),
         pytest.param(
             {"keypoints": [8, 4, 2, 32, 9, 1, 0, 0, 0]},
             coco_objects.JOINT_OUTSIDE,

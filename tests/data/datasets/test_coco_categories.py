@@ -66,6 +66,20 @@ def test_skeleton_becomes_colored_rules_and_bad_edges_are_told():
     assert problem.kind == SKELETON_PROBLEM and "[3, 4]" in problem.details
 
 
+@pytest.mark.parametrize("value", [0, False, {}, ""])
+def test_no_skeleton_in_another_form_is_told(value):
+    person = {"id": 1, "name": "p", "keypoints": ["a"], "skeleton": value}
+    categories = read_categories([person], "x.json")
+    assert [problem.kind for problem in categories.problems] == [SKELETON_PROBLEM]
+
+
+@pytest.mark.parametrize("field", ["name", "keypoints"])
+def test_half_a_character_in_a_name(field):
+    value = "\ud800" if field == "name" else ["\ud800"]
+    with pytest.raises(ValueError, match=f"field '{field}': found .*ud800.*expected"):
+        read_categories([{"id": 1, "name": "p", field: value}], "x.json")
+
+
 def test_a_side_without_partner_is_told():
     categories = read_categories([{"id": 1, "name": "p", "keypoints": ["left_a"]}], "x.json")
     assert [problem.kind for problem in categories.problems] == [LONELY_SIDE_PROBLEM]

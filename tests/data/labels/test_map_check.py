@@ -63,6 +63,32 @@ def test_values_that_are_no_ids_are_named(cfg, tmp_path, hidden):
     check_maps(cfg, "own", _records(tmp_path, [[[0, 0, 255]]], sem_seg_ids={0: 0, 255: 1}))
 
 
+@pytest.mark.parametrize("ignore_value", [254, 0])
+def test_one_value_is_ignored_by_network_and_metric(cfg, tmp_path, ignore_value):
+    cfg.MODEL.TASKS, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = ["seg"], ignore_value
+    records = _records(tmp_path, [[[1, 2, ignore_value]]])
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 3
+    check_maps(cfg, "own", records)
+    try:
+        MetadataCatalog.get("own").set(ignore_label=255)
+        found = rf"'own': metadata 'ignore_label': found 255, but .* is {ignore_value}"
+        with pytest.raises(ValueError, match=found):
+            check_maps(cfg, "own", records)
+    finally:
+        MetadataCatalog.remove("own")
+
+
+@pytest.mark.parametrize(("num_classes", "ignore_value"), [(300, 255), (20, -1), (20, 65535)])
+def test_ids_beyond_8_bits(cfg, tmp_path, num_classes, ignore_value):
+    """They would come out as others: 256 as 0."""
+    cfg.MODEL.TASKS = ["seg"]
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = num_classes
+    cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = ignore_value
+    found = f"NUM_CLASSES {num_classes} and IGNORE_VALUE {ignore_value}"
+    with pytest.raises(ValueError, match=found):
+        check_maps(cfg, "own", _records(tmp_path, [[[0, 1, 2]]]))
+
+
 def test_boundaries_of_255(cfg, tmp_path):
     cfg.MODEL.TASKS = ["boundary"]
     with pytest.raises(ValueError, match=r"'boundary'.*save them as class ids"):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from d2_multitask.data.problems import DATA_REPORT
 from d2_multitask.evaluation.dense.sem_seg import MultitaskSemSegEvaluator
@@ -155,3 +156,18 @@ def test_second_round_starts_anew(register):
         evaluator.process(inputs_of(name), outputs)
         scores.append(evaluator.evaluate()["sem_seg"]["IoU-person"])
     assert scores == [0, pytest.approx(100)]
+
+
+def test_ignored_value_of_the_network(register, tmp_path):
+    """A data set that does not say which value is ignored is scored by the network's."""
+    content = two_images()
+    name = register(content)
+    labels = boxes_map((10, 10, 30, 30))
+    labels[:10] = 0
+    path = tmp_path / "map.png"
+    Image.fromarray(labels).save(path)
+    records = [{**inputs_of(name)[0], "sem_seg_file_name": str(path)}]
+    evaluator = MultitaskSemSegEvaluator(name, output_dir=None, records=records, ignore_value=0)
+    evaluator.reset()
+    evaluator.process(inputs_of(name)[:1], [{"sem_seg": label_scores(np.ones_like(labels))}])
+    assert evaluator.evaluate()["sem_seg"]["pACC"] == pytest.approx(100)

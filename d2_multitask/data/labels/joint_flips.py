@@ -1,0 +1,80 @@
+"""Which joints change places in a mirrored image, from the metadata of data sets."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from d2_multitask.data.datasets.catalog import loaded_metadata
+from d2_multitask.data.datasets.coco_categories import find_flip_pairs
+
+logger = logging.getLogger(__name__)
+
+
+def flip_indices(datasets: Sequence[str]) -> list[int]:
+    """The joint that takes each joint's place when left and right are exchanged.
+
+    Args:
+        datasets: registered names of data sets with the same ``keypoint_names``. The pairs are the
+            first ``keypoint_flip_map`` among them; if there is none, they are found by name
+            ("left_eye", "right_eye"), with a warning.
+
+    Returns:
+        (K,) indices; a joint without a partner keeps its place. That is a warning where the joint's
+        name has a side.
+
+    Raises:
+        ValueError: the first data set names no joints, or the map holds something else than pairs
+            of joints, or a joint with two partners.
+    """
+    metadata = [loaded_metadata(name) for name in datasets]
+    names = list(metadata[0].get("keypoint_names") or ())
+    if not names:
+        raise ValueError(
+            f"Data set {datasets[0]!r}: keypoint_names: found none, expected the names of its "
+            f"joints; type MetadataCatalog.get({datasets[0]!r}).set(keypoint_names=[...], "
+            "keypoint_flip_map=[('left_eye', 'right_eye'), ...])"
+        )
+    mapped = next((m for m in metadata if m.get("keypoint_flip_map") is not None), None)
+    if mapped is None:
+        partners = _partners(datasets[0], names, find_flip_pairs(names)[0])
+        pairs = ", ".join(f"{name} = {partner}" for name, partner in partners.items())
+        logger.warning(
+            f"Data set {datasets[0]!r}: keypoint_flip_map: found none. In mirrored images these "
+            f"joints change places, found by their names: {pairs or 'none'}. To say it yourself "
+            f"type MetadataCatalog.get({datasets[0]!r}).set(keypoint_flip_map=[(left, right), ...])"
+        )
+    else:
+        partners = _partners(mapped.name, names, mapped.keypoint_flip_map)
+        _warn_of_sides(mapped.name, names, partners)
+    return [names.index(partners.get(name, name)) for name in names]
+
+
+def _partners(dataset: str, names: Sequence[str], flip_map: Any) -> dict[str, str]:
+    """Joint -> the one of the other side, both ways; a pair may be told twice."""
+    partners: dict[str, str] = {}
+    where = f"Data set {dataset!r}: keypoint_flip_map:"
+    for pair in flip_map.items() if isinstance(flip_map, Mapping) else flip_map:
+        is_pair = isinstance(pair, list | tuple) and len(pair) == 2
+        if not is_pair or not all(joint in names for joint in pair):
+            raise ValueError(
+                f"{where} found {pair!r}, expected pairs [left, right] of the joints {list(names)}"
+            )
+        for joint, partner in (pair, pair[::-1]):
+            if partners.setdefault(joint, partner) != partner:
+                raise ValueError(
+                    f"{where} found {partners[joint]!r} and {partner!r} for the joint {joint!r}, "
+                    "expected each joint in one pair"
+                )
+    return partners
+
+
+def _warn_of_sides(dataset: str, names: Sequence[str], partners: Mapping[str, str]) -> None:
+    pairs, lonely = find_flip_pairs(names)
+    fixed = [name for name in (*sum(pairs, ()), *lonely) if partners.get(name, name) == name]
+    if fixed:
+        logger.warning(
+            f"Data set {dataset!r}: keypoint_flip_map: found no partner of the joints {fixed}, "
+            "expected one, as their names have a side; they are not swapped in mirrored images"
+        )
