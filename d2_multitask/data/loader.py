@@ -257,7 +257,7 @@ def _check_names(cfg: CfgNode, names: Sequence[str]) -> None:
         "thing_classes",
         "keypoint_names",
         "keypoint_flip_map",
-        "stuff_classes",
+        *(["stuff_classes"] if "seg" in tasks else []),
         "part_classes",
     ):
         _check_agreement(key, names)

@@ -141,6 +141,7 @@ EVALUATORS: dict[str, tuple[EvaluatorBuilder, ...]] = {
     ),
     "coco": (
         build_coco_evaluator,
+        build_sem_seg_evaluator,
         build_recall_evaluator,
         build_foreground_evaluator,
         build_reconstruction_evaluator,

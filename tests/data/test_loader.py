@@ -7,6 +7,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_tra
 from PIL import Image
 
 from d2_multitask.data.datasets.coco import register_coco_format
+from d2_multitask.data.datasets.sem_seg_files import from_source
 from d2_multitask.data.loader import (
     EMPTY_IMAGE,
     NO_LABEL,
@@ -33,7 +34,8 @@ def own(cfg, coco, write_coco, tmp_path):
 def test_training_dicts(own):
     # Nobody has the third joint, which is therefore not taken for absent.
     partial = {"labelled_joints": [True, True, False]}
-    assert get_training_dicts(own) == [{**d, **partial} for d in DatasetCatalog.get("own")]
+    expected = [{**from_source(d), **partial} for d in DatasetCatalog.get("own")]
+    assert get_training_dicts(own) == expected
 
 
 def test_joints_that_nobody_named(cfg, own):

@@ -10,7 +10,10 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 from d2_multitask.data.datasets.dict_fields import with_plain_fields
 from d2_multitask.data.datasets.same_file import merge_same_files
+from d2_multitask.data.datasets.sem_seg_files import from_source
 
+BACKGROUND = "background"
+IGNORE_LABEL = 255
 RECONSTRUCTION_TASK = "reconstruction"
 """What masked autoencoders learn."""
 
@@ -41,7 +44,24 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
     dataset_dicts = DatasetCatalog.get(name)
     if not dataset_dicts:
         raise ValueError(f"Data set {name!r} is empty: found no image, expected at least one")
-    return merge_same_files(name, with_plain_fields(dataset_dicts))
+    records = [from_source(record) for record in with_plain_fields(dataset_dicts)]
+    return merge_same_files(name, _with_maps_of_masks(name, records))
+
+
+def _with_maps_of_masks(name: str, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Derive semantic maps where a dataset of others, Detectron2's for example, has only masks."""
+    metadata = MetadataCatalog.get(name)
+    if not getattr(DatasetCatalog[name], "sem_seg_from_masks", True):
+        return records  # its registration says no
+    names = [BACKGROUND, *metadata.get("thing_classes", ())]
+    if len(names) < 2 or metadata.get("stuff_classes") not in (None, names):
+        return records
+    if any(key.startswith("sem_seg") for record in records for key in record) or not any(
+        a.get("segmentation") for record in records for a in record.get("annotations", ())
+    ):
+        return records
+    metadata.set(stuff_classes=names, ignore_label=IGNORE_LABEL)
+    return [{**record, "sem_seg_from_annotations": True} for record in records]
 
 
 def loaded_metadata(name: str) -> Metadata:

@@ -22,18 +22,18 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
+from d2_multitask.data.datasets.catalog import BACKGROUND, IGNORE_LABEL
 from d2_multitask.data.datasets.coco_annotations import ObjectReader
 from d2_multitask.data.datasets.coco_categories import Categories, read_categories
 from d2_multitask.data.datasets.coco_json import no_collection, read_images, read_json
 from d2_multitask.data.datasets.json_values import as_category_id, as_id, other_form, shown
+from d2_multitask.data.datasets.sem_seg_files import open_as_class_ids
 from d2_multitask.data.labels.sem_seg import IDS_KEY, IGNORE_KEY, checked_ids, checked_ignore
 from d2_multitask.data.problems import DATA_REPORT, Problem
 
 logger = logging.getLogger(__name__)
 
 EVALUATOR_TYPE = "multitask_coco"
-IGNORE_LABEL = 255
-BACKGROUND = "background"
 
 SAME_ANNOTATION_ID = "annotation id used twice, both objects are kept"
 SAME_ANNOTATION_TWICE = "object listed twice, one entry left out"
@@ -95,6 +95,9 @@ class CocoFormatDataset:
         if self._add_sem_seg(dataset_dicts, problems):
             metadata["stuff_classes"] = self._stuff_classes(metadata)
             metadata["ignore_label"] = IGNORE_LABEL
+            ids = range(len(metadata["stuff_classes"]))
+            metadata["stuff_dataset_id_to_contiguous_id"] = dict(zip(ids, ids, strict=True))
+            open_as_class_ids(self.name, dataset_dicts)
         self._publish(metadata)
         DATA_REPORT.extend(problems)
         _log_size(self.name, self.json_file, dataset_dicts)
