@@ -106,7 +106,7 @@ def gathered_l1_loss(prediction: Tensor, target: Tensor, weight: Tensor | None =
     """
     difference = (prediction.float() - target).abs()
     if weight is None:
-        count = torch.tensor(difference.numel(), device=difference.device)
+        count = difference.new_full((), difference.numel())  # torch.tensor would wait for the GPU
     else:
         weight = weight.expand_as(difference).float()
         difference = torch.where(weight > 0, difference * weight, torch.zeros_like(difference))
@@ -125,7 +125,7 @@ def gathered_giou_loss(boxes: Tensor, target: Tensor) -> Tensor:
         () float32; 0, with a graph, if there are no boxes.
     """
     loss = generalized_box_iou_loss(boxes.float(), target.float(), reduction="sum")
-    return loss / average_over_workers(torch.tensor(len(target), device=target.device))
+    return loss / average_over_workers(loss.new_full((), len(target)))
 
 
 def masked_cross_entropy(logits: Tensor, target: Tensor, ignore_value: int) -> Tensor:

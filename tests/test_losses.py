@@ -15,6 +15,7 @@ from d2_multitask.losses import (
     balanced_binary_cross_entropy,
     dice_loss,
     direction_loss,
+    gathered_giou_loss,
     gathered_l1_loss,
     heatmap_focal_loss,
     masked_binary_cross_entropy,
@@ -233,6 +234,14 @@ def test_weight_of_a_workers_mean(monkeypatch) -> None:
     monkeypatch.setattr(dist, "all_reduce", lambda count: count.add_(3))
     assert worker_weight(torch.tensor(1)) == 0.5  # 1 of 4 labels, a mean of 2 a worker
     assert worker_weight(torch.tensor(0)) == 0
+
+
+def test_counts_are_not_copied_to_the_gpu(monkeypatch) -> None:
+    """``torch.tensor`` makes its number on the CPU, and the copy waits for all work before it."""
+    boxes = torch.tensor([[0.0, 0, 1, 1], [0, 0, 2, 2]])
+    monkeypatch.delattr(torch, "tensor")
+    assert gathered_l1_loss(boxes, boxes + 1) == 1
+    assert gathered_giou_loss(boxes, boxes).abs() < 1e-5
 
 
 def test_the_share_of_negatives_is_that_of_all_workers(monkeypatch) -> None:

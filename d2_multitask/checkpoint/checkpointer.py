@@ -146,7 +146,11 @@ class MultitaskCheckpointer(DetectionCheckpointer):
             return
         content = {key: item.state_dict() for key, item in self.checkpointables.items()}
         content = {"model": self.model.state_dict(), **content, **kwargs}
-        _check_finite({key: content[key] for key in ("model", *_AVERAGES) if key in content}, name)
+        _check_finite(
+            {key: content[key] for key in ("model", *_AVERAGES) if key in content},
+            name,
+            buffers=tuple(f".{key}" for key, _ in self.model.named_buffers()),
+        )
         path = Path(self.save_dir, f"{name}.pth")
         for leftover in path.parent.glob(f"*.pth{UNFINISHED}"):  # of a process that was killed
             leftover.unlink(missing_ok=True)
@@ -295,10 +299,12 @@ def _write(content: Mapping[str, Any], path: Path) -> None:
         raise
 
 
-def _check_finite(content: Mapping[str, Any], name: str) -> None:
+def _check_finite(content: Mapping[str, Any], name: str, buffers: tuple[str, ...]) -> None:
     for key, value in _tensors(content):
-        if not torch.isfinite(value).all():
-            bad = int((~torch.isfinite(value)).sum())
+        broken = ~torch.isfinite(value)
+        if key.endswith(buffers):  # masks of attention are -inf where nothing is looked at
+            broken &= ~torch.isneginf(value)
+        if bad := int(broken.sum()):
             raise FloatingPointError(
                 f"{name}.pth is not saved: {bad} of the {value.numel()} numbers of {key} are NaN "
                 "or infinite; expected finite numbers. Resume from the checkpoint before it "

@@ -19,6 +19,11 @@ from d2_multitask.data.problems import DATA_REPORT, ProblemReport
 MASK_IN_ALPHA = "mask of one colour, its transparency (alpha) is read instead"
 EXIF_LEFT_OUT = "EXIF rotation not applied, because the labels are for the stored pixels"
 
+DARK_16_BIT = "16-bit image whose values fit into 8 bits is all black"
+
+# Their compression changes numbers, between two classes to a third one.
+_LOSSY_FORMATS = ("JPEG", "MPO")
+
 _ID_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 # Orientations from 5 on have rows and columns exchanged.
@@ -45,7 +50,7 @@ def read_image(
         file_name: path, or anything else that Detectron2's ``PathManager`` opens.
         image_format: Detectron2's ``INPUT.FORMAT``.
         expected_size: (h, w) that the labels say, ``None`` to take any.
-        report: counts the rotations that were left out.
+        report: counts the rotations that were left out, and 16-bit images that become black.
 
     Returns:
         (H, W, C) uint8, contiguous (float for ``YUV-BT.601``).
@@ -56,7 +61,7 @@ def read_image(
     """
     try:
         with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
-            stored = _to_8_bit(image)
+            stored = _to_8_bit(image, file_name, report)
             stored.load()
             shown = detection_utils._apply_exif_orientation(stored)
             chosen = shown
@@ -98,7 +103,12 @@ def image_size(file_name: str) -> tuple[int, int]:
 
 
 def read_label_map(
-    file_name: str, *, grey_colors: bool = False, report: ProblemReport = DATA_REPORT
+    file_name: str,
+    *,
+    grey_colors: bool = False,
+    white_zero: bool = True,
+    expected_size: tuple[int, int] | None = None,
+    report: ProblemReport = DATA_REPORT,
 ) -> np.ndarray:
     """Read a map of class ids; the numbers of a palette image are the ids, not its colours.
 
@@ -106,22 +116,40 @@ def read_label_map(
         file_name: path, or anything else that Detectron2's ``PathManager`` opens.
         grey_colors: also accept colour images of three equal channels, as masks often are; if the
             whole image has one colour and is not opaque, the mask is alpha, and counted.
+        white_zero: accept a palette that shows 0 as white and the other numbers as darker greys.
+        expected_size: (h, w) of the image. An EXIF orientation is applied, as to the image, unless
+            only the stored numbers have this size.
         report: counts the masks in alpha.
 
     Returns:
         (H, W) integers, as stored.
 
     Raises:
-        ImageReadError: the file is missing, broken, or has more than one channel.
+        ImageReadError: the file is missing, broken, has more than one channel or a palette that is
+            not accepted, or is a JPEG file, which holds no exact numbers (with ``grey_colors`` they
+            are the caller's matter).
     """
     try:
         with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
-            mode = image.mode
-            ids = np.array(image)
+            mode, is_lossy = image.mode, image.format in _LOSSY_FORMATS
+            shown = detection_utils._apply_exif_orientation(image)
+            is_turned = expected_size in (None, _size(shown)) or expected_size != _size(image)
+            ids = np.array(shown if is_turned else image)
+            is_negative = not white_zero and _shows_zero_white(image, ids)
     except MemoryError:
         raise
     except Exception as error:
         raise ImageReadError(f"{file_name}: cannot be read as a label map: {error}") from error
+    if is_lossy and not grey_colors:
+        raise ImageReadError(
+            f"{file_name}: found a label map in a JPEG file, whose compression changes the ids at "
+            "every border; expected PNG, made from the original labels"
+        )
+    if is_negative:
+        raise ImageReadError(
+            f"{file_name}: found a palette in which 0 is white and the other numbers are darker, "
+            "expected 0 to be black. Set MASK_VALUES of the data set, or save it in grey-scale"
+        )
     if grey_colors and mode in ("RGB", "RGBA", "LA"):
         colors = ids[..., :-1] if mode.endswith("A") else ids
         is_flat = bool((colors == colors[:1, :1]).all())
@@ -139,6 +167,18 @@ def read_label_map(
     return ids.astype(np.uint8) if mode == "1" else ids
 
 
+def _shows_zero_white(image: Image.Image, ids: np.ndarray) -> bool:
+    """Whether the palette's picture is the negative of its numbers; programs that reduce colours
+    number them as they like.
+    """
+    if image.mode != "P":
+        return False
+    palette = np.array(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
+    used = palette[np.union1d([0], ids[ids < len(palette)])]
+    is_grey = bool((used == used[:, :1]).all())
+    return is_grey and used[0, 0] >= 128 and bool((used[1:, 0] < used[0, 0]).all())
+
+
 def _to_array(image: Image.Image, image_format: str) -> np.ndarray:
     if image_format == "BGR":  # as Detectron2 does it, but 20 times faster
         colors = image if image.mode == "RGB" else image.convert("RGB")
@@ -146,7 +186,7 @@ def _to_array(image: Image.Image, image_format: str) -> np.ndarray:
     return detection_utils.convert_PIL_to_numpy(image, image_format)
 
 
-def _to_8_bit(image: Image.Image) -> Image.Image:
+def _to_8_bit(image: Image.Image, file_name: str, report: ProblemReport) -> Image.Image:
     """Pillow would clip 16-bit values at 255; their high byte is the picture."""
     if image.mode == "F":
         raise ValueError("found floating-point pixels, expected 8-bit or 16-bit integers")
@@ -157,6 +197,11 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
         raise ValueError(
             f"found pixel values {values.min()}..{values.max()}, expected 0..65535 at most"
         )
+    if 0 < values.max() < 256:
+        details = (
+            f"found values {values.min()}..{values.max()}, expected them up to 65535; scale them"
+        )
+        report.add(DARK_16_BIT, file_name, details)
     eight_bit = Image.fromarray((values >> 8).astype(np.uint8))
     eight_bit.info.update(image.info)  # keeps the EXIF orientation
     return eight_bit

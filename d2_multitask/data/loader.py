@@ -21,6 +21,7 @@ from detectron2.utils import comm
 
 from d2_multitask.data.datasets.catalog import RECONSTRUCTION_TASK, load_dataset, needs_labels
 from d2_multitask.data.datasets.json_values import shown
+from d2_multitask.data.datasets.same_file import report_shared_files
 from d2_multitask.data.io import ImageReadError, SizeMismatchError, read_image
 from d2_multitask.data.labels.dense import DENSE_TASKS
 from d2_multitask.data.labels.foreground import read_foreground
@@ -89,6 +90,7 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
         if "foreground" in cfg.MODEL.TASKS:
             _check_masks(name, dataset_dicts, cfg.INPUT.FORMAT)
         check_maps(cfg, name, dataset_dicts)
+    report_shared_files(sets, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     sets = {name: _with_labelled_joints(dicts) for name, dicts in sets.items()}
     dataset_dicts = _chain(sets, times)
     _check_labels(cfg.MODEL.TASKS, dataset_dicts, list(sets))

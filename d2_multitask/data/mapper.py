@@ -158,7 +158,7 @@ class MultitaskDatasetMapper:
         DATA_REPORT.add(BAD_IMAGE, str(dataset_dict["file_name"]), str(error))
         self._failures_in_row += 1
         if self._failures_in_row >= _MAX_FAILURES_IN_ROW:
-            raise ValueError(
+            raise ImageReadError(
                 f"{self._failures_in_row} images in a row cannot be used, the last because: {error}"
             ) from error
 

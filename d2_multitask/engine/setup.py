@@ -13,12 +13,14 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from d2_multitask.config import load_config
 from d2_multitask.data.datasets.from_config import register_datasets
+from d2_multitask.data.io import ImageReadError
 from d2_multitask.model_configs import get_config_file
 
 logger = logging.getLogger(__name__)
@@ -45,7 +47,8 @@ def parse_with_overrides(
 
 @contextlib.contextmanager
 def ends_in_a_sentence() -> Iterator[None]:
-    """End a command line that is interrupted, or whose disk is full, without a traceback.
+    """End a command line without a traceback where it is interrupted, a disk is full, or an image
+    cannot be used.
 
     Raises:
         SystemExit: 130 for an interrupt; otherwise with the sentence, which names the file.
@@ -60,6 +63,10 @@ def ends_in_a_sentence() -> Iterator[None]:
             raise
         place = f"{error.filename}: " if error.filename else ""
         sys.exit(f"Error: {place}{error.strerror}; what was whole before is kept. Make room")
+    except (ImageReadError, SizeMismatchError) as error:
+        # A data loader's worker process puts its traceback before the message.
+        sentence = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
+        sys.exit(f"Error: {sentence}. Repair the file, or take it out of the data set")
     except ValueError as error:
         # PyTorch's words for a batch norm that has one number to take a variance of.
         if "Expected more than 1 value per channel" not in str(error):

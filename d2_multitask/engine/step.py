@@ -139,7 +139,10 @@ def build_step(
 def gradient_norm(model: nn.Module) -> Tensor:
     """Norm over all gradients, a scalar on their device; 0 without any. Waits for no GPU."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients).float()
+    if not gradients:
+        return torch.zeros(())
+    # As torch.nn.utils.get_total_norm, which PyTorch has since 2.6.
+    return torch.stack(torch._foreach_norm(gradients)).norm().float()
 
 
 def broken_gradients(model: nn.Module) -> list[str]:

@@ -108,6 +108,7 @@ def build_foreground_evaluator(cfg: CfgNode, request: EvaluationRequest) -> Data
     if not any(map(has_foreground, request.records)):
         logger.info(f"Data set {request.dataset_name!r} has no foreground masks: no IoU for it.")
         return None
+    check_maps(cfg, request.dataset_name, request.records, tasks=(ForegroundEvaluator.task,))
     return ForegroundEvaluator(
         request.dataset_name, request.records, stretch=cfg.TEST.FOREGROUND.STRETCH
     )

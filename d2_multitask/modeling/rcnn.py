@@ -176,7 +176,7 @@ class MultitaskRCNN(GeneralizedRCNN):
     ) -> dict[str, Tensor | float]:
         """See `worker_weight`; all 0 or without effect if no image has object labels."""
         per_image, per_box = (
-            worker_weight(torch.tensor(count, device=self.device))
+            worker_weight(torch.full((), count, device=self.device))  # filled there: no waiting
             for count in (num_images, num_boxes)
         )
         head = getattr(self.roi_heads, "keypoint_head", None)

@@ -147,7 +147,7 @@ class MultitaskROIHeads(StandardROIHeads):
             instances, _ = select_foreground_proposals(instances, self.num_classes)
             instances = [_with_masks(image) for image in instances]
             losses = super()._forward_mask(features, instances)
-            weight = worker_weight(instances[0].gt_classes.new_tensor(sum(map(len, instances))))
+            weight = worker_weight(instances[0].gt_classes.new_full((), sum(map(len, instances))))
             return {name: loss * weight for name, loss in losses.items()}
         return super()._forward_mask(features, instances)
 

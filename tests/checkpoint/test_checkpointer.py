@@ -289,6 +289,19 @@ def test_nothing_broken_is_saved(saved, where, value):
     assert (folder / "last_checkpoint").read_text() == "model_0000041.pth"
 
 
+def test_a_mask_of_minus_infinity_is_saved(tmp_path):
+    """A constant of attention, as users' backbones may register."""
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    model[0].register_buffer("mask", torch.full((2, 2), float("-inf")).triu(1))
+    average = Average(model)
+    checkpointer = MultitaskCheckpointer(model, str(tmp_path), ema=average)
+    checkpointer.save("model_final")
+    assert "mask" in str(list(read_checkpoint(str(tmp_path / "model_final.pth"))["model"]))
+    torch.nn.init.constant_(model[0].weight, float("-inf"))  # nothing constant
+    with pytest.raises(FloatingPointError, match=r"4 of the 4 numbers of model\.0\.weight"):
+        checkpointer.save("model_final")
+
+
 @pytest.mark.parametrize("change", ["optimizer", "frozen", "others-frozen"])
 def test_resume_with_another_optimizer(saved, change):
     folder, _ = saved

@@ -7,6 +7,7 @@ from detectron2.data.detection_utils import SizeMismatchError
 from PIL import Image
 
 from d2_multitask.data.io import (
+    DARK_16_BIT,
     EXIF_LEFT_OUT,
     ImageReadError,
     image_size,
@@ -155,3 +156,36 @@ def test_label_map_gives_palette_numbers_not_colors(tmp_path):
 def test_label_map_of_colors_is_refused(tmp_path):
     with pytest.raises(ImageReadError, match="mode RGB, expected one channel"):
         read_label_map(_save(tmp_path / "a.png", _colors()))
+
+
+def test_label_map_with_lossy_compression_is_refused(tmp_path):
+    ids = np.tile(np.array([[0, 30], [7, 1]], np.uint8).repeat(3, axis=0), (6, 16))[:32]
+    path = _save(tmp_path / "a.jpg", ids)
+    assert set(np.unique(Image.open(path))) != {0, 1, 7, 30}
+    with pytest.raises(ImageReadError, match="a.jpg: found a label map in a JPEG file"):
+        read_label_map(path)
+    assert read_label_map(path, grey_colors=True).shape == (32, 32)
+
+
+@pytest.mark.parametrize("largest", [200, 4095])
+def test_16_bit_image_that_becomes_black_is_counted(tmp_path, largest):
+    path = _save(tmp_path / "a.png", np.array([[1, largest]], np.uint16))
+    assert read_image(path).max() == largest >> 8
+    assert DATA_REPORT.counts == ({DARK_16_BIT: 1} if largest < 256 else {})
+
+
+@pytest.mark.parametrize(
+    ("size", "turned"),
+    [
+        pytest.param((3, 2), True, id="as shown"),
+        pytest.param((2, 3), False, id="as stored"),
+        pytest.param((7, 7), True, id="neither"),
+        pytest.param(None, True, id="any"),
+    ],
+)
+def test_label_map_turns_as_its_image_does(tmp_path, size, turned):
+    ids = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    exif = Image.Exif()
+    exif[_ORIENTATION] = _TURN_RIGHT
+    found = read_label_map(_save(tmp_path / "a.png", ids, exif=exif), expected_size=size)
+    np.testing.assert_array_equal(found, np.rot90(ids, -1) if turned else ids)

@@ -38,6 +38,18 @@ def test_training_dicts(own):
     assert get_training_dicts(own) == expected
 
 
+def test_one_file_in_two_training_sets(cfg, own):
+    other = DatasetCatalog.get("own")
+    other[0]["annotations"].pop()
+    DatasetCatalog.register("other", lambda: other)
+    MetadataCatalog.get("other").set(thing_classes=["person"])
+    cfg.DATASETS.TRAIN = ("own", "other")
+    cfg.MODEL.TASKS = ["det"]
+    DATA_REPORT.clear()
+    get_training_dicts(cfg)
+    assert "'own' and 'other'" in DATA_REPORT.summary()
+
+
 def test_joints_that_nobody_named(cfg, own):
     dicts = DatasetCatalog.get("own")
     DatasetCatalog.register("nameless", lambda: dicts)

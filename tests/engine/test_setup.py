@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
+from PIL import Image
 
 from d2_multitask.config import get_multitask_cfg
+from d2_multitask.data.mapper import MultitaskDatasetMapper
 from d2_multitask.data.whole_files import whole_file
 from d2_multitask.engine.setup import (
     check_output_dir,
@@ -126,6 +129,23 @@ def test_a_norm_of_one_value_names_the_keys():
     norm = torch.nn.BatchNorm2d(3)
     with pytest.raises(SystemExit, match=r"SOLVER\.IMS_PER_BATCH"), ends_in_a_sentence():
         norm(torch.zeros(1, 3, 1, 1))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("size", [None, (2, 2)])
+def test_an_image_that_cannot_be_used_is_named(tmp_path, num_workers, size):
+    """Also by a worker process, which sends its traceback along."""
+    path = tmp_path / "a.png"
+    path.touch()
+    if size:
+        Image.new("RGB", size).save(path)
+    record = {"file_name": str(path), "height": 4, "width": 4}
+    mapper = MultitaskDatasetMapper(False, augmentations=[])
+    loader = build_detection_test_loader([record], mapper=mapper, num_workers=num_workers)
+    with pytest.raises(SystemExit) as end, ends_in_a_sentence():
+        list(loader)
+    assert re.match(r"Error: \S+/a\.png: (found|cannot be read)", end.value.code)
+    assert "\n" not in end.value.code
 
 
 def test_other_errors_keep_their_traceback():

@@ -14,6 +14,7 @@ from d2_multitask.engine.step import (
     FloatStep,
     build_step,
     describe_losses,
+    gradient_norm,
     has_native_bfloat16,
     task_totals,
 )
@@ -195,3 +196,13 @@ def test_mixed_precision_on_the_gpu_is_detectron2s():
     cfg.SOLVER.AMP.ENABLED = True
     model = FakeModel().cuda()
     assert isinstance(build_step(cfg, model, [], torch.optim.SGD(model.parameters())), AMPTrainer)
+
+
+def test_gradient_norm_in_every_release_of_pytorch(monkeypatch):
+    monkeypatch.delattr(torch.nn.utils, "get_total_norm", raising=False)  # not before 2.6
+    model = nn.Linear(2, 1)
+    assert gradient_norm(model) == 0
+    model.weight.grad, model.bias.grad = torch.tensor([[2.0, 3.0]]), torch.tensor([6.0])
+    assert gradient_norm(model) == 7
+    model.bias.grad[0] = math.nan
+    assert not gradient_norm(model).isfinite()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from d2_multitask.data.datasets.pascal_in_detail import load_phase
+from d2_multitask.data.labels.masks import MaskError, to_rle
 from detail_files.convert import convert_file
 from detail_files.validate import validate_file
-from detail_miniature import miniature
-from fuzz.mutation import mutated_json, number_of_mutants
+from detail_miniature import HEIGHT, WIDTH, miniature
+from fuzz.mutation import mutated_form, mutated_json, number_of_mutants
 
 MUTANTS = number_of_mutants(200)
 
@@ -51,3 +55,72 @@ def test_a_sentence_or_sane(tmp_path):
             except Exception as error:
                 failed[seed, name] = repr(error)
     assert not failed
+
+
+def _learnt(value: Any, told: list[str]) -> Any:
+    """A record with masks as they are decoded and without arrays; bad masks are told then."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, list):
+        return [_learnt(v, told) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if "counts" not in value:
+        return {k: _learnt(v, told) for k, v in value.items() if k != "annotation_id"}
+    try:
+        return str(to_rle(value, HEIGHT, WIDTH, allow_empty=True))
+    except MaskError as error:
+        told.append(f"'counts' {error}")
+        return None
+
+
+def _load(content: Any, path: Path) -> tuple[Any, list[str]]:
+    path.write_text(json.dumps(content), encoding="utf-8")
+    loaded = load_phase(str(path), "images", "train")
+    told = [problem.details for problem in loaded.problems]
+    return _learnt(loaded.dataset_dicts, told), told
+
+
+def _values(value: Any) -> list[Any]:
+    return [x for v in value for x in _values(v)] if isinstance(value, list) else [value]
+
+
+def _is_said(content: Any, place: Any) -> bool:
+    """Whether the changed file has a plain value at a place, or none, which then is its meaning."""
+    missing = object()
+    old = new = missing
+    value, whole = content, miniature()
+    for step in place:
+        there = step in value if isinstance(value, dict) else step < len(value)
+        old, new = whole[step], value[step] if there else missing
+        value, whole = new, old
+    if new is missing or new in (None, [], {}):
+        return True
+    numbers = (int, float)
+    if place[-2:-1] == ("edges",):  # a single one need not be in a list
+        return all(type(value) in numbers for value in _values(new))
+    if type(old) in numbers:
+        return type(new) in numbers
+    if type(old) is list and type(new) is list:
+        kinds = [{type(v) for v in values} for values in (old, new)]
+        return kinds[1] <= {*kinds[0], *(numbers if kinds[0] <= {*numbers} else ())}
+    return type(old) is type(new)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_form_has_another_meaning_in_silence(tmp_path):
+    """A changed file is refused, or means the same, or says so: in its values or in a problem."""
+    path, content = tmp_path / "a.json", miniature()
+    whole, told = _load(content, path)
+    assert not told
+    silent = {}
+    for seed in range(MUTANTS):
+        changed, place = mutated_form(random.Random(seed), content)
+        try:
+            found, told = _load(changed, path)
+        except ValueError as error:
+            assert str(path) in str(error), seed
+            continue
+        if found != whole and not told and not _is_said(changed, place):
+            silent[seed] = place
+    assert not silent

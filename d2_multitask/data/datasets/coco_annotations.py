@@ -208,7 +208,7 @@ class ObjectReader:
         if keypoints in (None, []):
             return None
         expected = 3 * self.num_keypoints
-        keypoints = _flat(keypoints)
+        keypoints = flat_joints(keypoints)
         plain = _plain_keypoints(keypoints, expected, height, width)
         if plain is not None:
             return plain
@@ -254,9 +254,9 @@ class ObjectReader:
         self.problems.append(Problem(kind, where, details))
 
 
-def _flat(keypoints: Any) -> Any:
+def flat_joints(keypoints: Any) -> Any:
     """[[x, y, v], ...] as [x, y, v, ...]; anything else as it is."""
-    if not isinstance(keypoints, list) or not isinstance(keypoints[0], list):
+    if not isinstance(keypoints, list) or not keypoints or not isinstance(keypoints[0], list):
         return keypoints
     if any(not isinstance(joint, list) or len(joint) != 3 for joint in keypoints):
         return keypoints

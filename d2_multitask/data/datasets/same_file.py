@@ -1,18 +1,22 @@
 """One image file under several entries of a data set: their labels are put together.
 
 Left apart, each entry would teach the objects of the others as background, and score them as false.
+Where the entries are of two data sets that are trained on together, it is told.
 """
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from d2_multitask.data.problems import DATA_REPORT, ProblemReport
 
 SAME_FILE = "image file under several image ids, their objects are put together"
+IN_TWO_SETS = (
+    "images in two data sets with other objects in each, which are background in the other's copy"
+)
 
 # What may differ between the entries of one file: the names of the entry, and what is merged.
 _MERGED = ("image_id", "file_name", "annotations")
@@ -56,6 +60,42 @@ def merge_same_files(
         ids = [record.get("image_id") for record in same_file]
         report.add(SAME_FILE, file_name, f"found it as the images {ids}, expected one id a file")
     return [record for record in result if record is not None]
+
+
+def report_shared_files(
+    sets: Mapping[str, Sequence[dict[str, Any]]],
+    filter_empty: bool,
+    report: ProblemReport = DATA_REPORT,
+) -> None:
+    """Count the image files that two data sets of a training label with different objects.
+
+    Entries without the field ``annotations``, such as those of semantic maps alone, say nothing
+    about objects.
+
+    Args:
+        sets: name -> Detectron2's dicts.
+        filter_empty: entries with no object are not trained on.
+        report: where each pair of data sets is counted, with the number of images.
+    """
+    real = _RealPaths()
+    first_of: dict[str, tuple[str, dict[str, Any]]] = {}
+    shared: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name, dataset_dicts in sets.items():
+        for record in dataset_dicts:
+            if "annotations" not in record or (filter_empty and not record["annotations"]):
+                continue
+            path = real.path(record["file_name"])
+            other, first = first_of.setdefault(path, (name, record))
+            if other != name and _objects(first) != _objects(record):
+                shared[other, name].append(path)
+    for pair, paths in shared.items():
+        details = f"found {len(paths)} images in both, such as {paths[0]}; expected them in one"
+        report.add(IN_TWO_SETS, "data sets {!r} and {!r}".format(*pair), details)
+
+
+def _objects(record: Mapping[str, Any]) -> set[str]:
+    fields = ("category_id", "bbox", "bbox_mode")
+    return {repr([a.get(field) for field in fields]) for a in record["annotations"]}
 
 
 class _RealPaths:

@@ -168,7 +168,13 @@ def read_foreground(
         ImageReadError: see `foreground_map`; names the file, what was found and expected.
     """
     values = values or MaskValues()
-    mask = read_label_map(file_name, grey_colors=True, report=report)
+    mask = read_label_map(
+        file_name,
+        grey_colors=True,
+        white_zero=not (values.is_default or values.threshold),
+        expected_size=size,
+        report=report,
+    )
     if mask.shape != size:
         raise ImageReadError(
             f"{file_name}: found a mask of {mask.shape[1]}x{mask.shape[0]}, expected "
@@ -176,7 +182,8 @@ def read_foreground(
         )
     if mask.min() < 0 or mask.max() > 255:
         raise ImageReadError(
-            f"{file_name}: found values {mask.min()}..{mask.max()}, expected 0..255"
+            f"{file_name}: found values {mask.min()}..{mask.max()}, expected 0..255; save it with "
+            "8 bits a pixel"
         )
     mask = mask.astype(np.uint8, copy=False)
     if values.threshold:

@@ -17,11 +17,14 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from d2_multitask.data.io import ImageReadError, read_image, read_label_map
+from d2_multitask.data.labels.foreground import foreground_map
 from d2_multitask.data.labels.maps import IGNORE_VALUE, boundary_map, part_seg_map
 from d2_multitask.data.labels.sem_seg import IDS_KEY, IGNORE_KEY, load_sem_seg
 from d2_multitask.data.problems import ProblemReport
 
 logger = logging.getLogger(__name__)
+
+BAD_MASK = "foreground mask that cannot be used"
 
 # So many maps tell whether all of a data set's cannot be used; only a suspicion reads so many.
 MAX_UNUSABLE = 200
@@ -33,6 +36,7 @@ _KEYS = {
     "seg": ("sem_seg_file_name", "sem_seg_segments"),
     "parts": ("part_seg_file_name", "part_seg_segments"),
     "boundary": ("boundary_file_name", "boundary_segmentation"),
+    "foreground": ("foreground_file_name",),
 }
 
 
@@ -64,6 +68,7 @@ def check_maps(
         ),
         "parts": part_seg_map,
         "boundary": boundary_map,
+        "foreground": _foreground_map,
     }
     for task, load in loaders.items():
         records = [r for r in dataset_dicts if any(r.get(key) for key in _KEYS[task])]
@@ -83,6 +88,14 @@ def check_maps(
             )
         if len(classes) == 1 and not is_one_enough:
             _check_values(name, task, seen, classes.pop())
+
+
+def _foreground_map(record: dict[str, Any], report: ProblemReport) -> np.ndarray | None:
+    try:
+        return foreground_map(record, report)
+    except ImageReadError as error:
+        report.add(BAD_MASK, str(record["foreground_file_name"]), str(error))
+        return None
 
 
 def _check_ignore_value(name: str, expected: int) -> None:
@@ -174,7 +187,9 @@ def _check_values(
     name: str, task: str, records: Sequence[Mapping[str, Any]], class_id: int
 ) -> None:
     """All usable maps show one class: an error if most of them hold values that are ignored."""
-    files = [str(r[key]) for r in records for key in _KEYS[task][:1] if r.get(key)]
+    # What the values of a foreground mask mean was said, or is checked where it is read.
+    keys = _KEYS[task][:1] if task != "foreground" else ()
+    files = [str(r[key]) for r in records for key in keys if r.get(key)]
     pixels: Counter[int] = Counter()
     num_hiding = 0
     for file in files:

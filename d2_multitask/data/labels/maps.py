@@ -132,7 +132,7 @@ def _read_map(
     """(H, W) uint8 from a PNG; ``None``, and counted, if it cannot be used."""
     file_name, size = str(dataset_dict[key]), _size(dataset_dict)
     try:
-        ids = read_label_map(file_name)
+        ids = read_label_map(file_name, expected_size=size)
     except ImageReadError as error:
         report.add(kind, file_name, str(error))
         return None

@@ -123,7 +123,7 @@ def read_sem_seg(
     Raises:
         ImageReadError: the file is missing, broken, of another size, or no map of ids.
     """
-    ids = read_label_map(file_name)
+    ids = read_label_map(file_name, expected_size=(height, width))
     if ids.shape != (height, width):
         raise ImageReadError(
             f"{file_name}: found a semantic map of {ids.shape[1]}x{ids.shape[0]}, expected "

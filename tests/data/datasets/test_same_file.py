@@ -2,7 +2,7 @@ import pytest
 from detectron2.data import DatasetCatalog
 
 from d2_multitask.data.datasets.catalog import load_dataset
-from d2_multitask.data.datasets.same_file import merge_same_files
+from d2_multitask.data.datasets.same_file import merge_same_files, report_shared_files
 from d2_multitask.data.problems import ProblemReport
 
 ONE, TWO = {"category_id": 0, "bbox": [0, 0, 1, 1]}, {"category_id": 0, "bbox": [2, 2, 1, 1]}
@@ -49,3 +49,26 @@ def test_other_spellings_of_a_path(other, tmp_path):
     records = [_record(1, [ONE], f"{tmp_path}/x.png"), _record(2, [TWO], f"{tmp_path}/{other}")]
     (merged,) = merge_same_files("own", records, ProblemReport())
     assert merged["annotations"] == [ONE, TWO]
+
+
+def _maps(image_id):
+    return {"file_name": "a/x.png", "image_id": image_id, "sem_seg_file_name": "x"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "filter_empty", "is_told"),
+    [
+        (_record(1, [ONE]), _record(7, [TWO], "a/./x.png"), True, True),
+        (_record(1, [ONE]), _record(7, [ONE, TWO]), True, True),
+        (_record(1, [ONE]), _record(7, []), False, True),
+        (_record(1, [ONE]), _record(7, []), True, False),
+        (_record(1, [ONE]), _record(7, [{**ONE, "keypoints": [1, 1, 2]}]), True, False),
+        (_record(1, [ONE]), _record(7, [TWO], "b/x.png"), True, False),
+        (_record(1, [ONE]), _maps(7), True, False),
+    ],
+)
+def test_one_file_in_two_sets(first, second, filter_empty, is_told):
+    report = ProblemReport()
+    report_shared_files({"boxes": [first], "other": [second]}, filter_empty, report)
+    told = "data sets 'boxes' and 'other': found 1 images in both, such as "
+    assert (told in report.summary()) == bool(report.summary()) == is_told

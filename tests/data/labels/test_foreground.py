@@ -175,3 +175,31 @@ def test_opaque_mask_with_alpha_is_read_from_its_colours(tmp_path):
     image = Image.fromarray(np.array([[0, 255]], dtype=np.uint8)).convert("RGBA")
     image.save(tmp_path / "m.png")
     assert read_foreground(str(tmp_path / "m.png"), (1, 2)).tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("rows", [[[0, 1]], [[0, 255]], [[0, 0]]])
+def test_palette_that_shows_the_negative(tmp_path, rows):
+    """Programs that reduce colours may give white the number 0."""
+    path = tmp_path / "m.png"
+    image = Image.fromarray(np.array(rows, dtype=np.uint8))
+    image.putpalette([255, 255, 255] + [0, 0, 0] * 255)
+    image.save(path)
+    for values in (None, MaskValues.from_mapping(None, 128)):
+        with pytest.raises(ImageReadError, match="m.png: found a palette in which 0 is white"):
+            read_foreground(str(path), (1, 2), values)
+    said = MaskValues.from_mapping({"BACKGROUND": [1, 255], "FOREGROUND": 0})
+    assert read_foreground(str(path), (1, 2), said)[0, 0] == 1
+    image.putpalette([0, 0, 0] + [128, 0, 0] * 255)  # PASCAL VOC's
+    image.save(path)
+    assert read_foreground(str(path), (1, 2)).tolist() == [[0, int(rows[0][1] > 0)]]
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_mask_of_more_bits(tmp_path, dtype):
+    """Small values are read as they are; 65535 is not 255."""
+    for high in (1, 255):
+        Image.fromarray(np.array([[0, high]], dtype=dtype)).save(tmp_path / "m.tiff")
+        assert read_foreground(str(tmp_path / "m.tiff"), (1, 2)).tolist() == [[0, 1]]
+    Image.fromarray(np.array([[0, 65535]], dtype=dtype)).save(tmp_path / "m.tiff")
+    with pytest.raises(ImageReadError, match=r"m.tiff: found values 0..65535, .*8 bits"):
+        read_foreground(str(tmp_path / "m.tiff"), (1, 2))

@@ -16,6 +16,7 @@ KEYS = {
     "seg": "sem_seg_file_name",
     "parts": "part_seg_file_name",
     "boundary": "boundary_file_name",
+    "foreground": "foreground_file_name",
 }
 
 
@@ -33,9 +34,8 @@ def _records(tmp_path, maps, key="sem_seg_file_name", **fields):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        pytest.param([[[0, 0, 0], [1, 1, 1], [1, 1, 1]]], "image of mode RGB", id="colours"),
+        pytest.param([[[0, 0, 0], [1, 1, 1], [1, 2, 1]]], "image of mode RGB", id="colours"),
         pytest.param([[0, 1]], "2x1", id="size"),
-        pytest.param([[255, 255, 255]], "255, no label", id="nothing labelled"),
     ],
 )
 def test_no_map_can_be_used(cfg, tmp_path, task, values, message):
@@ -45,6 +45,13 @@ def test_no_map_can_be_used(cfg, tmp_path, task, values, message):
         check_maps(cfg, "own", records)
     cfg.MODEL.TASKS = ["det"]
     check_maps(cfg, "own", records)
+
+
+@pytest.mark.parametrize("task", ["seg", "parts", "boundary"])
+def test_no_map_has_a_label(cfg, tmp_path, task):
+    cfg.MODEL.TASKS = [task]
+    with pytest.raises(ValueError, match="(?s)none of its .*255, no label"):
+        check_maps(cfg, "own", _records(tmp_path, [[[255, 255, 255]]] * 2, KEYS[task]))
 
 
 def test_one_good_map_is_enough(cfg, tmp_path, caplog):
@@ -61,6 +68,22 @@ def test_values_that_are_no_ids_are_named(cfg, tmp_path, hidden):
     with pytest.raises(ValueError, match=found):
         check_maps(cfg, "own", records)
     check_maps(cfg, "own", _records(tmp_path, [[[0, 0, 255]]], sem_seg_ids={0: 0, 255: 1}))
+
+
+@pytest.mark.parametrize(
+    ("maps", "message"),
+    [
+        pytest.param([[[0, 0, 0]]] * 3, "show class 0 only", id="nothing is there"),
+        pytest.param([[[255, 255, 255]]] * 3, "show class 1 only", id="all of it"),
+        pytest.param([[[0, 0, 0]], [[0, 255, 255]]], "", id="one with both"),
+    ],
+)
+def test_foreground_masks_of_one_class_are_a_warning(cfg, tmp_path, caplog, maps, message):
+    """As 0 and 1 in JPEG files, which rounds them to 0, or masks with the alpha channel lost."""
+    cfg.MODEL.TASKS = ["foreground"]
+    with caplog.at_level(logging.WARNING):
+        check_maps(cfg, "own", _records(tmp_path, maps, "foreground_file_name"))
+    assert message in caplog.text and bool(caplog.text) == bool(message)
 
 
 @pytest.mark.parametrize("ignore_value", [254, 0])

@@ -80,7 +80,7 @@ class AnnotationFile:
                 (f"{k} {entry[k]}" for k in ("id", "person_id") if k in entry), f"[{index}]"
             )
             where = f"{key} {name} (image {image_id})"
-            if not isinstance(image_id, int) or image_id not in self.images:
+            if type(image_id) is not int or image_id not in self.images:
                 if str(image_id) not in self.left_out:
                     details = "field 'image_id': expected the id of one of the images"
                     self.add(UNKNOWN_IMAGE, where, details)
@@ -126,6 +126,12 @@ def as_chains(indices: Any) -> Any:
     try:
         chains = [np.asarray(chain).reshape(-1) for chain in indices]
         if any(len(c) and _not_int32(c) for c in chains):
+            return indices
+        # NumPy takes true for 1 where numbers are beside it; that is looked for only where a 1 is.
+        if any(
+            len(c) and c.min() <= 1 and isinstance(chain, list) and bool in map(type, chain)
+            for c, chain in zip(chains, indices, strict=True)
+        ):
             return indices
     except (TypeError, ValueError, OverflowError):
         return indices
@@ -214,7 +220,7 @@ def _image_error(image: Any) -> str | None:
 def _read_categories(file: AnnotationFile) -> None:
     for index, category in enumerate(file.content["categories"]):
         where = f"categories[{index}]"
-        if not isinstance(category, dict) or not isinstance(category.get("category_id"), int):
+        if not isinstance(category, dict) or type(category.get("category_id")) is not int:
             file.add(UNKNOWN_CATEGORY, where, f"found {category!r}, expected category_id and name")
             continue
         given = str(category.get("name"))
@@ -238,7 +244,7 @@ def _read_categories(file: AnnotationFile) -> None:
 def _read_parts(file: AnnotationFile) -> None:
     for index, part in enumerate(file.content.get("parts") or ()):
         where = f"parts[{index}]"
-        if not isinstance(part, dict) or not isinstance(part.get("part_id"), int):
+        if not isinstance(part, dict) or type(part.get("part_id")) is not int:
             file.add(BAD_PART, where, f"found {part!r}, expected part_id and name")
             continue
         file.part_classes[part["part_id"]] = PART_CLASS_OF_NAME.get(str(part.get("name")), 0)

@@ -139,7 +139,7 @@ def _usable(
     kept: dict[str, list[Any]] = {"indices": [], "labels": []}
     for number, (chain, label) in enumerate(zip(chains, labels, strict=True)):
         error = None
-        if label not in (LEFT, RIGHT):
+        if isinstance(label, bool) or label not in (LEFT, RIGHT):
             error = f"field 'edges.edgelabel': found {label!r}, expected 1 or 2"
         elif len(chain) and not base <= chain.min() <= chain.max() < num_pixels + base:
             error = (

@@ -16,7 +16,7 @@ from detectron2.structures import Boxes, pairwise_iou
 from detectron2.structures.boxes import matched_pairwise_iou
 from torch import as_tensor
 
-from d2_multitask.data.datasets.coco_annotations import ObjectReader
+from d2_multitask.data.datasets.coco_annotations import ObjectReader, flat_joints
 from d2_multitask.data.datasets.pascal_in_detail.annotation_file import AnnotationFile
 from d2_multitask.data.datasets.pascal_in_detail.names import CATEGORY_IDS, NUM_KEYPOINTS, PERSON
 from d2_multitask.data.datasets.pascal_in_detail.segmentation import PERSON_CLASS
@@ -99,11 +99,12 @@ def add_joints(file: AnnotationFile, records: Mapping[int, Record]) -> MatchCoun
 
 
 def to_coco_visibility(keypoints: Any) -> Any:
-    """The file's flat list of joints with COCO's visibility; anything else is returned as it is."""
+    """The file's joints as a flat list with COCO's visibility; what is no list as it is."""
+    keypoints = flat_joints(keypoints)
     if not isinstance(keypoints, list):
         return keypoints
     return [
-        _TO_COCO.get(value, value) if index % 3 == 2 and isinstance(value, int | float) else value
+        _TO_COCO.get(value, value) if index % 3 == 2 and type(value) in (int, float) else value
         for index, value in enumerate(keypoints)
     ]
 

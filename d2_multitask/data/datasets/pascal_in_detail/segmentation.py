@@ -59,7 +59,7 @@ def add_segmentation(file: AnnotationFile, records: Mapping[int, Record]) -> Non
             file.add(REPEATED_ID, where, f"field 'id': found {number} again")
         seen_ids.add(number)
         category_id = entry.get("category_id")
-        class_id = file.classes.get(category_id) if isinstance(category_id, int) else None
+        class_id = file.classes.get(category_id) if type(category_id) is int else None
         if class_id is None:
             details = f"field 'category_id': found {category_id!r}, expected one of 'categories'"
             file.add(BAD_CATEGORY, where, details)
@@ -172,8 +172,12 @@ def _parts_of_person(
 ) -> tuple[list[dict[str, Any]], bool]:
     """Segments of one person's parts, and whether no mask had to be left out."""
     segments, complete = [], True
-    given = entry.get("parts") or ()
-    for part in given if isinstance(given, list) else ():
+    given = entry.get("parts")
+    if given is not None and not isinstance(given, list):
+        details = f"field 'parts': found {type(given).__name__}, expected a list"
+        file.add(BAD_PART_MASK, where, details)
+        return segments, False
+    for part in given or ():
         part_id = part.get("part_id") if isinstance(part, dict) else None
         if part_id == SILHOUETTE_PART_ID:
             continue
@@ -183,7 +187,7 @@ def _parts_of_person(
             file.add(BAD_PART_MASK, f"{where}, part {part_id}", f"field 'segmentation': {error}")
             complete = False
             continue
-        class_id = file.part_classes.get(part_id) if isinstance(part_id, int) else None
+        class_id = file.part_classes.get(part_id) if type(part_id) is int else None
         if not class_id:
             details = f"field 'part_id': found {part_id!r}, expected a person's part of 'parts'"
             file.add(UNKNOWN_PART, f"{where}, part {part_id}", details)

@@ -152,6 +152,30 @@ def test_broken_json_and_no_file(load, tmp_path):
             id="indices as text",
         ),
         pytest.param(
+            "annos_occlusion.0.edges.indices",
+            [[31, True]],
+            edges.BAD_OCCLUSION,
+            "'edges.indices'",
+            id="true as an index",
+        ),
+        pytest.param(
+            "annos_occlusion.0.edges.edgelabel",
+            [True],
+            edges.BAD_FRAGMENT,
+            "'edges.edgelabel' found True",
+            id="true as a label",
+        ),
+        pytest.param(
+            "annos_segmentation.2.parts",
+            {"0": {}},
+            segmentation.BAD_PART_MASK,
+            "id 3 'parts' dict",
+            id="parts as an object",
+        ),
+        pytest.param(
+            "annos_joints.0.keypoints.2", True, BAD_JOINTS, "person_id 1", id="joint true"
+        ),
+        pytest.param(
             "annos_boundary.0.image_id", 7, files.UNKNOWN_IMAGE, "'image_id'", id="unknown image"
         ),
         pytest.param(

@@ -48,6 +48,8 @@ def test_visibility_of_a_real_skeleton_is_turned_to_cocos():
     assert (given[:, 2] == 1).sum() == (turned[:, 2] == 2).sum() == 7
     assert np.flatnonzero(turned[:, 2] == 1).tolist() == [10, 12]
     assert to_coco_visibility(to_coco_visibility(SKATER)) == SKATER
+    nested = [SKATER[i : i + 3] for i in range(0, len(SKATER), 3)]
+    assert to_coco_visibility(nested) == to_coco_visibility(SKATER)
 
 
 def person(x, y, w, h, size=(60, 80)):
