@@ -6,7 +6,7 @@ import functools
 import itertools
 import logging
 import operator
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -246,10 +246,18 @@ def check_evaluated(name: str, dataset_dicts: DatasetDicts) -> None:
     """Whether the labels of a data set can be scored.
 
     Raises:
-        ValueError: a class is unknown, or two images have one id; names the data set and both.
+        ValueError: a class is unknown, or two images have one id; names the data set and both. Or
+            an image with objects has no size.
     """
     _check_category_ids(name, dataset_dicts)
     _check_image_ids(name, dataset_dicts)
+    for record in dataset_dicts:
+        if record.get("annotations") and not (record.get("height") and record.get("width")):
+            raise ValueError(
+                f"Data set {name!r}: {record.get('file_name')}: found 'height' "
+                f"{record.get('height')} and 'width' {record.get('width')}, expected the size in "
+                "pixels of each image that is evaluated"
+            )
 
 
 def _check_names(cfg: CfgNode, names: Sequence[str]) -> None:
@@ -341,7 +349,7 @@ def _check_category_ids(name: str, dataset_dicts: DatasetDicts) -> None:
         return
     objects = itertools.chain.from_iterable(r.get("annotations", ()) for r in dataset_dicts)
     ids = (a.get("category_id") for a in objects)
-    found = {value if isinstance(value, Hashable) else shown(value) for value in ids}
+    found = {value if type(value) in (int, type(None)) else shown(value) for value in ids}
     unknown = sorted(found - set(range(len(classes))), key=str)
     if unknown:
         raise ValueError(

@@ -90,12 +90,13 @@ class MultitaskDatasetMapper:
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         """``cfg`` -> arguments; joints are loaded if a training set names any."""
+        parts = cfg.MODEL.PARTS_HEAD.NUM_CLASSES if "parts" in cfg.MODEL.TASKS else 255
         result: dict[str, Any] = {
             "is_train": is_train,
             "augmentations": build_augmentations(cfg, is_train),
             "image_format": cfg.INPUT.FORMAT,
             "load_sem_seg": "seg" in cfg.MODEL.TASKS,
-            "dense_labels": DenseLabels.for_tasks(cfg.MODEL.TASKS),
+            "dense_labels": DenseLabels.for_tasks(cfg.MODEL.TASKS, num_part_classes=parts),
             "num_sem_seg_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         }

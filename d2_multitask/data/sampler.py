@@ -52,6 +52,7 @@ class TrainingImages(IterableDataset[dict[str, Any]]):
         self._mapper = mapper
         self._batch_size = batch_size
         self._seed = comm.shared_random_seed() if seed is None else seed
+        self._rank = comm.get_rank()  # a worker that is not forked does not know it
         self._order = TrainingSampler(len(dataset_dicts), seed=self._seed)
         wide = [d.get("width", 0) > d.get("height", 0) for d in dataset_dicts]
         self._wide = np.array(wide) if group_by_shape else np.zeros(len(wide), dtype=bool)
@@ -75,7 +76,7 @@ class TrainingImages(IterableDataset[dict[str, Any]]):
 
     def _map(self, index: int, place: int) -> dict[str, Any]:
         """The image of ``index``, or others in its place until one can be used."""
-        numbers = (self._seed, comm.get_rank(), place)
+        numbers = (self._seed, self._rank, place)
         others = None
         while True:
             seed_random_states(*numbers)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import build_batch_data_loader
+from detectron2.utils import comm
 
 from d2_multitask.data.sampler import TrainingImages, seed_random_states
 
@@ -38,6 +39,17 @@ def test_batches_depend_on_their_number_alone(workers, grouped):
     assert batches(5, 7, workers, grouped) == whole[5:]
     drawn = [image["drawn"] for batch in whole for image in batch]
     assert len(set(drawn)) == len(drawn)  # another one each time that an image is seen
+
+
+def test_processes_draw_other_numbers_also_in_workers_that_are_not_forked(monkeypatch):
+    """Such a worker knows of no other process: its rank is 0."""
+    drawn = []
+    for rank in range(2):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        images = TrainingImages(DICTS, lambda _: np.random.rand(), batch_size=1, seed=0)  # noqa: NPY002
+        monkeypatch.setattr(comm, "get_rank", lambda: 0)
+        drawn.append(next(iter(images)))
+    assert drawn[0] != drawn[1]
 
 
 def test_every_image_once_an_epoch():

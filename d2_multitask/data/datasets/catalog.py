@@ -44,7 +44,7 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
     dataset_dicts = DatasetCatalog.get(name)
     if not dataset_dicts:
         raise ValueError(f"Data set {name!r} is empty: found no image, expected at least one")
-    records = [from_source(record) for record in with_plain_fields(dataset_dicts)]
+    records = [from_source(record) for record in with_plain_fields(dataset_dicts, name=name)]
     return merge_same_files(name, _with_maps_of_masks(name, records))
 
 

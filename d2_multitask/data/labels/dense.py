@@ -65,13 +65,15 @@ class DenseLabels:
 
     Args:
         labels: some of ``part_seg``, ``boundary``, ``occlusion``, ``image_labels``, ``foreground``.
+        num_part_classes: of the network; other ids in part maps are ignored.
 
     Raises:
         ValueError: another label.
     """
 
-    def __init__(self, labels: Iterable[str]) -> None:
+    def __init__(self, labels: Iterable[str], *, num_part_classes: int = 255) -> None:
         self.labels = tuple(labels)
+        self.num_part_classes = num_part_classes
         unknown = set(self.labels) - set(_LABEL_OF_TASK.values())
         if unknown:
             raise ValueError(
@@ -80,9 +82,10 @@ class DenseLabels:
             )
 
     @classmethod
-    def for_tasks(cls, tasks: Iterable[str]) -> DenseLabels:
+    def for_tasks(cls, tasks: Iterable[str], *, num_part_classes: int = 255) -> DenseLabels:
         """The labels that the heads of some tasks learn from."""
-        return cls(_LABEL_OF_TASK[task] for task in tasks if task in _LABEL_OF_TASK)
+        labels = (_LABEL_OF_TASK[task] for task in tasks if task in _LABEL_OF_TASK)
+        return cls(labels, num_part_classes=num_part_classes)
 
     def __call__(
         self, dataset_dict: DatasetDict, transforms: T.TransformList, image_size: Size
@@ -123,7 +126,7 @@ class DenseLabels:
         self, dataset_dict: DatasetDict, transforms: T.TransformList, image_size: Size
     ) -> np.ndarray | None:
         # The six classes hold left and right alike, so mirroring exchanges none of them.
-        parts = part_seg_map(dataset_dict)
+        parts = part_seg_map(dataset_dict, num_classes=self.num_part_classes)
         return None if parts is None else transforms.apply_segmentation(parts).astype(np.int64)
 
     def _boundary(

@@ -57,6 +57,7 @@ def check_maps(
             values and the key to set.
     """
     head = cfg.MODEL.SEM_SEG_HEAD
+    num_parts = cfg.MODEL.PARTS_HEAD.NUM_CLASSES if "PARTS_HEAD" in cfg.MODEL else IGNORE_VALUE
     loaders: dict[str, Callable[[dict[str, Any], ProblemReport], np.ndarray | None]] = {
         "seg": lambda record, report: load_sem_seg(
             record,
@@ -66,7 +67,7 @@ def check_maps(
             ignore_value=head.IGNORE_VALUE,
             report=report,
         ),
-        "parts": part_seg_map,
+        "parts": lambda record, report: part_seg_map(record, report, num_parts),
         "boundary": boundary_map,
         "foreground": _foreground_map,
     }

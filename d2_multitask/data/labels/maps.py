@@ -22,6 +22,7 @@ IGNORE_VALUE = 255
 NUM_IMAGE_LABELS = 59
 
 BAD_PARTS = "part map that cannot be used, the image is not used for parts"
+UNKNOWN_PARTS = "part map with unknown ids, those pixels are ignored"
 BAD_BOUNDARY = "boundary map that cannot be used, the image is not used for boundaries"
 UNKNOWN_BOUNDARY = "boundary map with other values than 0, 1, 255, those pixels are ignored"
 
@@ -38,23 +39,44 @@ def sem_seg_map(
 
 
 def part_seg_map(
-    dataset_dict: Mapping[str, Any], report: ProblemReport = DATA_REPORT
+    dataset_dict: Mapping[str, Any],
+    report: ProblemReport = DATA_REPORT,
+    num_classes: int = IGNORE_VALUE,
 ) -> np.ndarray | None:
     """Human parts: (H, W) uint8, 0 = background, 255 = not labelled (a person without parts).
 
-    From ``part_seg_segments`` (painted in their order over 0) or ``part_seg_file_name``.
+    From ``part_seg_segments`` (painted in their order over 0) or ``part_seg_file_name``; ids from
+    ``num_classes`` on become 255, counted.
     """
     if "part_seg_file_name" in dataset_dict:
-        return _read_map(dataset_dict, "part_seg_file_name", BAD_PARTS, report)
-    if "part_seg_segments" not in dataset_dict:
+        parts = _read_map(dataset_dict, "part_seg_file_name", BAD_PARTS, report)
+    elif "part_seg_segments" in dataset_dict:
+        parts = paint_segments(
+            dataset_dict["part_seg_segments"],
+            *_size(dataset_dict),
+            background=0,
+            report=report,
+            where=f"{_name(dataset_dict)}: parts",
+        )
+    else:
         return None
-    return paint_segments(
-        dataset_dict["part_seg_segments"],
-        *_size(dataset_dict),
-        background=0,
-        report=report,
-        where=f"{_name(dataset_dict)}: parts",
+    return None if parts is None else _known_parts(parts, num_classes, dataset_dict, report)
+
+
+def _known_parts(
+    parts: np.ndarray, num_classes: int, dataset_dict: Mapping[str, Any], report: ProblemReport
+) -> np.ndarray:
+    unknown = (parts >= num_classes) & (parts != IGNORE_VALUE)
+    if not unknown.any():
+        return parts
+    found, counts = np.unique(parts[unknown], return_counts=True)
+    details = (
+        f"found ids {found[:10].tolist()} in {counts.sum()} pixels, expected 0..{num_classes - 1} "
+        f"or {IGNORE_VALUE}"
     )
+    where = str(dataset_dict.get("part_seg_file_name") or _name(dataset_dict))
+    report.add(UNKNOWN_PARTS, where, details)
+    return np.where(unknown, np.uint8(IGNORE_VALUE), parts)
 
 
 def boundary_map(

@@ -23,9 +23,11 @@ from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.structures import BoxMode
 
 from d2_multitask.data.datasets.catalog import load_dataset
-from d2_multitask.data.datasets.coco_annotations import ObjectReader
+from d2_multitask.data.datasets.coco_annotations import BAD_MASK, ObjectReader
 from d2_multitask.data.datasets.coco_json import read_json
 from d2_multitask.data.datasets.json_values import as_id
+from d2_multitask.data.labels.masks import MaskError, clean_segmentation
+from d2_multitask.data.problems import DATA_REPORT
 
 CocoDict = dict[str, Any]
 
@@ -58,13 +60,29 @@ def coco_ground_truth(
         ground_truth = _from_file(metadata)
     else:
         # Detectron2's conversion shifts the joints of the dicts that it is given.
-        with temporary_dataset(dataset_name, copy.deepcopy(list(records))) as name:
+        with temporary_dataset(dataset_name, _with_usable_masks(copy.deepcopy(records))) as name:
             ground_truth = convert_to_coco_dict(name)
         if labelled:
             ground_truth.setdefault("annotations", [])
     if "annotations" in ground_truth:
         _complete(ground_truth["annotations"], len(metadata.get("keypoint_names") or ()))
     return ground_truth
+
+
+def _with_usable_masks(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records, in place, without masks that Detectron2's conversion cannot read; counted."""
+    for record in records:
+        for label in record.get("annotations", ()):
+            mask = label.pop("segmentation", None)
+            if not mask:
+                continue
+            try:
+                label["segmentation"] = clean_segmentation(mask, record["height"], record["width"])
+            except MaskError as error:
+                DATA_REPORT.add(
+                    BAD_MASK, str(record["file_name"]), f"field 'segmentation': {error}"
+                )
+    return list(records)
 
 
 def _has_areas(records: Sequence[Mapping[str, Any]]) -> bool:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
 
@@ -39,7 +40,8 @@ def test_class_numbers(value):
 @pytest.mark.parametrize("value", [None, "1", 1.5, True, [1]])
 def test_no_class_number_stays(value):
     (record,) = with_plain_fields([_record(category_id=value)])
-    assert record["annotations"][0]["category_id"] is value
+    found = record["annotations"][0]["category_id"]
+    assert found == value and type(found) is type(value)
 
 
 TRIANGLE = [[0, 0, 100, 0, 0, 1]]  # 50 pixels in a box of 100 x 100
@@ -75,3 +77,64 @@ def test_every_data_set_is_read_so():
         assert load_dataset("fields_set") == [_record(iscrowd=0, category_id=0)]
     finally:
         DatasetCatalog.remove("fields_set")
+
+
+BOX, JOINTS = [4.0, 2.0, 12.0, 18.0], [8.5, 4.5, 2.0, 0.0, 0.0, 0.0]
+POLYGON = [4.0, 2.0, 12.0, 2.0, 12.0, 18.0]
+PLAIN = {"bbox": BOX, "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0, "iscrowd": 0}
+PLAIN |= {"keypoints": JOINTS, "segmentation": [POLYGON]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"bbox": form(BOX)} for form in (tuple, np.array, torch.tensor)),
+        *({"bbox_mode": value} for value in (0, np.int64(0))),
+        *({"keypoints": form(JOINTS)} for form in (tuple, np.array, torch.tensor)),
+        *({"keypoints": form(JOINTS).reshape(2, 3)} for form in (np.array, torch.tensor)),
+        *({"segmentation": [form(POLYGON)]} for form in (tuple, np.array, torch.tensor)),
+        {"segmentation": [np.reshape(POLYGON, (3, 2))]},
+        {"category_id": torch.tensor(0), "iscrowd": torch.tensor(False)},
+    ],
+)
+def test_the_same_in_other_types(change):
+    report = ProblemReport()
+    (record,) = with_plain_fields([_record(**{**PLAIN, **change})], report)
+    assert record["annotations"] == [PLAIN] and not report.counts
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "kept"),
+    [
+        *(("bbox", value, None) for value in ([1, 2, np.nan, 4], [5, 5, 1, 1], ["1", 2, 3, 4], 7)),
+        *(("keypoints", value, {}) for value in (["8", 4, 2], [1, 2], "none", 5)),
+        ("keypoints", [np.nan, 1, 2, 8.5, 4.5, 2], {"keypoints": [0, 0, 0, 8.5, 4.5, 2]}),
+        ("keypoints", [1, 1, 7], {"keypoints": [0, 0, 0]}),
+        *(("segmentation", value, {}) for value in (np.zeros((9, 9)), "mask", False)),
+    ],
+)
+def test_what_cannot_be_used_is_told(field, value, kept):
+    report = ProblemReport()
+    (record,) = with_plain_fields([_record(**{**PLAIN, field: value})], report)
+    rest = {key: value for key, value in PLAIN.items() if key != field}
+    assert record["annotations"] == ([] if kept is None else [{**rest, **kept}])
+    assert f"field '{field}': found" in report.summary()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"annotations": "none"}, "a.png: field 'annotations': found 'none'"),
+        ({"annotations": [3]}, "'annotations'"),
+        (
+            {"annotations": [{**PLAIN, "bbox_mode": "XYXY"}]},
+            "object 1: .*'bbox_mode': found 'XY",
+        ),
+        ({"file_name": 3}, "'own': entry 0: field 'file_name': found 3"),
+        ({"image_id": [3]}, r"'image_id': found \[3\]"),
+        ({"height": "tall"}, "'height': found 'tall'"),
+    ],
+)
+def test_sentences(change, message):
+    with pytest.raises(ValueError, match=message):
+        with_plain_fields([{**_record(**PLAIN), **change}], name="own")

@@ -8,7 +8,7 @@ from detectron2.data import transforms as T
 from PIL import Image
 
 from d2_multitask.data.labels.dense import DenseLabels
-from d2_multitask.data.labels.maps import boundary_map, part_seg_map, sem_seg_map
+from d2_multitask.data.labels.maps import UNKNOWN_PARTS, boundary_map, part_seg_map, sem_seg_map
 from d2_multitask.data.mapper import MultitaskDatasetMapper
 from d2_multitask.data.problems import ProblemReport
 from synthetic.people.annotate import encode_mask
@@ -140,6 +140,21 @@ def test_maps_from_files(record, tmp_path):
         record[f"{name}_file_name"] = str(path)
     assert np.array_equal(boundary_map(record), boundary)
     assert np.array_equal(part_seg_map(record), parts)
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_parts_that_the_network_does_not_know_are_ignored(record, tmp_path, from_file):
+    """They would be out of the range of its loss."""
+    parts, report = part_seg_map(record), ProblemReport()
+    if from_file:
+        Image.fromarray(parts).save(tmp_path / "parts.png")
+        record["part_seg_file_name"] = str(tmp_path / "parts.png")
+    found = part_seg_map(record, report, num_classes=2)
+    assert np.array_equal(found, np.where(parts == 2, 255, parts)) and (parts == 2).any()
+    assert report.counts == {UNKNOWN_PARTS: 1}
+    labels = DenseLabels.for_tasks(["parts"], num_part_classes=2)
+    moved = labels(record, T.TransformList([]), (HEIGHT, WIDTH))
+    assert np.array_equal(moved["part_seg"].numpy(), found)
 
 
 def test_bad_files_are_counted(record, tmp_path):
