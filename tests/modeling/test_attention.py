@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from d2_multitask.modeling.attention import MAX_TOKENS, matrix_is_faster
-from d2_multitask.modeling.backbones.vit_attention import ScaledDotProductAttention
+from d2_multitask.modeling.backbones.vit import ScaledDotProductAttention
 from mae_support import small_mae
 
 TOKENS = torch.zeros(2, 5, 8)

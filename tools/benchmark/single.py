@@ -18,7 +18,7 @@ from benchmark.networks import Setting, build_networks
 from benchmark.people import random_people
 from benchmark.timing import Clock, paired_ratio, time_interleaved
 from d2_multitask.heads import Decoded
-from d2_multitask.modeling.backbones.deformable import conv_norm_relu
+from d2_multitask.modeling.backbones.centernet import conv_norm_relu
 
 OBJECT_TASKS = ("center", "det", "pose")
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from d2_multitask.modeling.backbones.deformable import DeformableConv2d
+from d2_multitask.modeling.backbones.centernet import DeformableConv2d
 
 logger = logging.getLogger(__name__)
 

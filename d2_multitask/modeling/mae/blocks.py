@@ -73,3 +73,9 @@ def init_linear_layers(module: nn.Module) -> None:
             nn.init.xavier_uniform_(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+def init_patch_projection(projection: nn.Conv2d) -> None:
+    """Initialise the embedding of patches as a linear layer on their p * p * C numbers."""
+    nn.init.xavier_uniform_(projection.weight.view(len(projection.weight), -1))
+    nn.init.zeros_(projection.bias)

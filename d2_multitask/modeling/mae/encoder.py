@@ -12,7 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2_multitask.modeling.mae.blocks import build_blocks, init_linear_layers, layer_norm
+from d2_multitask.modeling.mae.blocks import (
+    build_blocks,
+    init_linear_layers,
+    init_patch_projection,
+    layer_norm,
+)
 from d2_multitask.modeling.mae.masking import gather_patches, masking_from_visible, visible_sets
 from d2_multitask.modeling.mae.patches import patch_grid
 from d2_multitask.modeling.mae.position_embedding import PositionTable, sincos_position_embedding
@@ -65,14 +70,9 @@ class MAEEncoder(nn.Module):
         self.pos_embed = fixed_position_embedding(embed_dim, self.grid_hw)
         self.blocks = build_blocks(embed_dim, depth, num_heads, mlp_ratio, drop_path)
         self.norm = layer_norm(embed_dim)
-        self._init_weights()
-
-    def _init_weights(self) -> None:
         init_linear_layers(self)
         nn.init.normal_(self.cls_token, std=0.02)
-        weight = self.patch_embed.proj.weight  # as if it were a linear layer on p * p * C numbers
-        nn.init.xavier_uniform_(weight.view(len(weight), -1))
-        nn.init.zeros_(self.patch_embed.proj.bias)
+        init_patch_projection(projection)
 
     def embed(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
         """Embed patches and add their positions.

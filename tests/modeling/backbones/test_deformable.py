@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-from d2_multitask.modeling.backbones import DeformableConv2d, deformable
-from d2_multitask.modeling.backbones.deformable import bilinear_kernel, sampled_convolution
+from d2_multitask.modeling.backbones import DeformableConv2d, centernet
+from d2_multitask.modeling.backbones.centernet import bilinear_kernel, sampled_convolution
 
 
 def read_between(channel: Tensor, y: float, x: float) -> float:
@@ -55,7 +55,7 @@ def test_equals_sampling_by_hand(recorded: bool, monkeypatch: pytest.MonkeyPatch
     """On processors our own parts answer; in what is traced or exported, torchvision's operator."""
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: recorded)
     operator = mock.Mock(wraps=deform_conv2d)
-    monkeypatch.setattr(deformable, "deform_conv2d", operator)
+    monkeypatch.setattr(centernet, "deform_conv2d", operator)
     layer, x = random_layer(), torch.randn(2, 2, 4, 5)
     with torch.no_grad():
         predicted = layer.conv_offset_mask(x)

@@ -1,4 +1,4 @@
-"""The shape of DLA's trees, and what reaches the feature that heads read."""
+"""DLA's parameters, and what reaches the feature that heads read."""
 
 from __future__ import annotations
 
@@ -6,30 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from d2_multitask.modeling.backbones.dla import DLA, Tree
-from d2_multitask.modeling.backbones.dla_up import DLAUp, IterativeAggregation
+from d2_multitask.modeling.backbones.centernet import DLA, DLAUp, IterativeAggregation
 
 NARROW = (2, 4, 6, 8, 10, 12)
 
 
-def test_what_a_root_mixes() -> None:
-    shallow = Tree(1, 4, 8, stride=2)
-    assert shallow.root.conv.in_channels == 16
-    deep = Tree(2, 4, 8, stride=2, input_to_root=True)
-    assert deep.tree1.root.conv.in_channels == 16
-    # two blocks, the stage's input (4), the answer of the first tree
-    assert deep.tree2.root.conv.in_channels == 8 + 8 + 4 + 8
-    assert deep(torch.randn(1, 4, 8, 12)).shape == (1, 8, 4, 6)
-
-
-def test_a_depth_one_tree_by_hand() -> None:
-    """Blocks that only pass their shortcut on, and a root that sums: 1 + 1 = 2 times the input."""
-    tree = Tree(1, 1, 1, stride=2).eval()
-    for block in (tree.tree1, tree.tree2):
-        nn.init.zeros_(block.conv2.weight)
-    nn.init.ones_(tree.root.conv.weight)
-    x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
-    assert tree(x).item() == pytest.approx(2 * 4.0, rel=1e-4)  # max pooling takes the 4
+def test_parameters_have_the_public_names() -> None:
+    state = DLA().state_dict()
+    assert len(state) == 222
+    assert state["level3.tree2.root.conv.weight"].shape == (128, 128 + 128 + 64 + 128, 1, 1)
+    assert not any(name.startswith(("level3.project", "fc")) for name in state)
 
 
 def test_aggregation_by_hand() -> None:

@@ -19,7 +19,7 @@ from d2_multitask.modeling.backbones import (
     add_backbone_config,
     build_feature_extractor,
 )
-from d2_multitask.modeling.backbones.torchvision_body import find_last_blocks
+from d2_multitask.modeling.backbones.feature_extractor import find_last_blocks
 from support import needs_real_data, real_data
 
 RGB = ShapeSpec(channels=3)

@@ -16,7 +16,7 @@ from d2_multitask.checkpoint.mae_names import DIALECTS, from_authors_names
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.engine.solver import build_optimizer
 from d2_multitask.modeling.backbones import MAEViT
-from d2_multitask.modeling.backbones.vit_attention import ScaledDotProductAttention
+from d2_multitask.modeling.backbones.vit import ScaledDotProductAttention
 from mae_support import authors_weights, small_mae
 
 SMALL = {"image_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
