@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from d2_multitask.engine.ema import unwrap
+from d2_multitask.engine.hooks import unwrap
 
 logger = logging.getLogger(__name__)
 

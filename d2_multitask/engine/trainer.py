@@ -26,9 +26,17 @@ from d2_multitask.checkpoint import MultitaskCheckpointer
 from d2_multitask.data.folder_lock import FolderLock
 from d2_multitask.data.loader import build_test_loader, build_train_loader
 from d2_multitask.data.sampler import TrainingImages, seed_random_states
-from d2_multitask.engine.batch_norm import SharedStatistics, running_statistics
-from d2_multitask.engine.ema import EMA_KEY, EmaHook, build_weight_average
-from d2_multitask.engine.hooks import DataReportHook, DrawPictures, PicturesHook, TimedProgress
+from d2_multitask.engine.hooks import (
+    EMA_KEY,
+    DataReportHook,
+    DrawPictures,
+    EmaHook,
+    PicturesHook,
+    SharedStatistics,
+    TimedProgress,
+    build_weight_average,
+    running_statistics,
+)
 from d2_multitask.engine.predictor import inference_model
 from d2_multitask.engine.signals import StopOnSignal
 from d2_multitask.engine.solver import build_optimizer

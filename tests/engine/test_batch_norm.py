@@ -11,8 +11,7 @@ from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
 from d2_multitask.engine import trainer as trainer_module
-from d2_multitask.engine.batch_norm import SharedStatistics, average_statistics
-from d2_multitask.engine.ema import EmaHook, WeightAverage
+from d2_multitask.engine.hooks import EmaHook, SharedStatistics, WeightAverage, average_statistics
 from d2_multitask.engine.signals import StopOnSignal
 from d2_multitask.engine.trainer import MultitaskTrainer
 from engine_support import registered_people, tiny_cfg

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from d2_multitask.engine.ema import WeightAverage
+from d2_multitask.engine.hooks import WeightAverage
 
 
 class Counter(nn.Module):
