@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.timing import Clock, paired_ratio, time_interleaved
-from d2_multitask.checkpoint.mae_names import from_authors_names
 from d2_multitask.modeling.mae import MAENetwork
 from d2_multitask.modeling.mae.blocks import LAYER_NORM_EPS
+from d2_multitask.modeling.mae.weights import to_authors_names
 
 MASK_RATIO = 0.75
 
@@ -101,11 +101,15 @@ def hugging_face_twin(model: MAENetwork) -> nn.Module:
             layer_norm_eps=LAYER_NORM_EPS,
         )
     )
-    names = other.state_dict().keys()
-    is_new = any(name.startswith("vit.layers.") for name in names)
     weights = {name.split(".", 1)[1]: value for name, value in model.state_dict().items()}
-    dialect = "huggingface_v5" if is_new else "huggingface_v4"
-    other.load_state_dict(from_authors_names(weights, dialect))
+    names = to_authors_names(other.state_dict()).sources  # query, key and value for each qkv
+    other.load_state_dict(
+        {
+            theirs: part
+            for name, value in weights.items()
+            for theirs, part in zip(names[name], value.chunk(len(names[name])), strict=True)
+        }
+    )
     return other.to(model.device).train(model.training)
 
 

@@ -19,10 +19,8 @@ from torch import Tensor
 from d2_multitask.checkpoint.adapting import AdaptedWeights
 from d2_multitask.data.datasets.catalog import RECONSTRUCTION_TASK
 from d2_multitask.modeling.mae.config import decoder_arguments, encoder_arguments
-from d2_multitask.modeling.mae.decoder import MAEDecoder
-from d2_multitask.modeling.mae.encoder import MAEEncoder
-from d2_multitask.modeling.mae.network import MAENetwork
-from d2_multitask.modeling.mae.patches import patch_grid
+from d2_multitask.modeling.mae.masking import patch_grid
+from d2_multitask.modeling.mae.network import MAEDecoder, MAEEncoder, MAENetwork
 from d2_multitask.modeling.mae.weights import adapt_mae_weights
 
 OUT_FEATURE = "last_feat"

@@ -21,12 +21,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from d2_multitask.checkpoint.adapting import AdaptedWeights
-from d2_multitask.modeling.attention import matrix_is_faster
-from d2_multitask.modeling.mae.blocks import init_linear_layers, init_patch_projection, layer_norm
+from d2_multitask.modeling.mae.blocks import (
+    init_linear_layers,
+    init_patch_projection,
+    layer_norm,
+    matrix_is_faster,
+)
 from d2_multitask.modeling.mae.config import encoder_arguments
-from d2_multitask.modeling.mae.encoder import fixed_position_embedding
-from d2_multitask.modeling.mae.patches import patch_grid
-from d2_multitask.modeling.mae.position_embedding import PositionTable
+from d2_multitask.modeling.mae.masking import patch_grid
+from d2_multitask.modeling.mae.position_embedding import PositionTable, fixed_position_embedding
 from d2_multitask.modeling.mae.weights import adapt_mae_weights
 
 OUT_FEATURE = "last_feat"

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 
-from d2_multitask.modeling.mae.encoder import MAEEncoder
+from d2_multitask.modeling.mae.network import MAEEncoder
 
 
 class MAESize(NamedTuple):
-    """Numbers of one size: patch side in pixels; channels, blocks and heads of the two halves."""
+    """One size: patch side in pixels; channels, blocks and heads of encoder and decoder."""
 
     patch_size: int
     embed_dim: int
@@ -21,8 +21,8 @@ class MAESize(NamedTuple):
     decoder_num_heads: int = 16
 
 
-# The paper's three, with the decoder of the authors' code; "tiny" is DeiT's, with a decoder that is
-# as small in proportion.
+# The paper's three, with the decoder of the authors' code; "tiny" is DeiT's, with a decoder reduced
+# in proportion.
 SIZES = {
     "tiny": MAESize(16, 192, 12, 3, 128, 4, 4),
     "base": MAESize(16, 768, 12, 12),
@@ -47,22 +47,22 @@ def add_mae_config(cfg: CfgNode) -> None:
     node.DECODER_EMBED_DIM = 0
     node.DECODER_DEPTH = 0
     node.DECODER_NUM_HEADS = 0
-    # (height, width) that the stored position embedding is for; the public checkpoints' size.
+    # (height, width) that the stored position embedding is for; that of the public checkpoints.
     node.IMAGE_SIZE = (224, 224)
     # Positions on another grid: "bicubic" as all public code, or "sincos", exact.
     node.POSITION_RESIZE = "bicubic"
     # Share of removed patches, drawn uniformly between the two for each batch. The paper's is
-    # fixed; a varying one makes an MAE that can reconstruct from few or many patches.
+    # fixed; with a varying one, the MAE can reconstruct from few or many patches.
     node.MASK_RATIO = (0.75, 0.75)
-    # Learn pixels normalised by each patch's mean and deviation: better features, but no picture
-    # can be made of the output alone.
+    # Predict pixels normalised by each patch's mean and deviation: better features, but the output
+    # alone is no image.
     node.NORM_PIX_LOSS = False
     # Refuse weight files of an encoder alone: with a random decoder reconstructions are noise.
     # Set it to False to train a fresh decoder on a trained encoder.
     node.REQUIRE_DECODER_WEIGHTS = True
 
     cfg.TEST.RECONSTRUCTION = CfgNode()
-    # Masks of the evaluation: always the same ones, so that numbers can be compared.
+    # Masks of the evaluation: the same in every run, so that results can be compared.
     cfg.TEST.RECONSTRUCTION.MASK_RATIO = 0.75
     cfg.TEST.RECONSTRUCTION.SEED = 0
 

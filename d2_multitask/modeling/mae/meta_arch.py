@@ -1,10 +1,11 @@
 """Masked autoencoder (arXiv 2111.06377) as a Detectron2 meta-architecture.
 
-The paper's steps are in `network.py`; here are images in, losses and results out. Letters as there.
+The network is in `network.py`; here are its inputs, losses and results. Letters as there.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,13 +15,14 @@ from detectron2.layers import move_device_like
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from d2_multitask.modeling.mae.answers import image_noise, reconstruction_result
 from d2_multitask.modeling.mae.config import decoder_arguments, encoder_arguments
-from d2_multitask.modeling.mae.decoder import MAEDecoder
-from d2_multitask.modeling.mae.encoder import MAEEncoder
-from d2_multitask.modeling.mae.masking import num_visible, visible_sets
-from d2_multitask.modeling.mae.network import MAENetwork
-from d2_multitask.modeling.mae.patches import patch_grid
+from d2_multitask.modeling.mae.masking import (
+    VARIANCE_EPS,
+    num_visible,
+    patch_grid,
+    visible_sets,
+)
+from d2_multitask.modeling.mae.network import MAEDecoder, MAEEncoder, MAENetwork
 from d2_multitask.modeling.mae.weights import AdaptedWeights, adapt_mae_weights
 
 LOSS_KEY = "loss_reconstruction"
@@ -33,6 +35,15 @@ class MaskedAutoencoder(MAENetwork):
     """`MAENetwork` with Detectron2's inputs and outputs; see `forward`.
 
     On tensors, with given visible sets, use `MAENetwork.reconstruct`.
+
+    Args:
+        encoder: this and all that is not explained here: see `MAENetwork`.
+        test_mask_ratio: share of removed patches in evaluation.
+        test_seed: of the masks in evaluation; an image always gets the same one.
+        require_decoder_weights: refuse weight files without a decoder.
+
+    Raises:
+        ValueError: a ratio is out of range.
     """
 
     @configurable
@@ -49,21 +60,6 @@ class MaskedAutoencoder(MAENetwork):
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
         require_decoder_weights: bool = True,
     ) -> None:
-        """
-        Args:
-            encoder: see `MAENetwork`, for all that is not explained here.
-            decoder: likewise.
-            norm_pix_loss: likewise.
-            mask_ratio: likewise.
-            test_mask_ratio: share of removed patches in evaluation.
-            test_seed: of the masks in evaluation; an image always gets the same one.
-            pixel_mean: likewise.
-            pixel_std: likewise.
-            require_decoder_weights: refuse weight files without a decoder.
-
-        Raises:
-            ValueError: a ratio is out of range.
-        """
         super().__init__(
             encoder=encoder,
             decoder=decoder,
@@ -100,17 +96,18 @@ class MaskedAutoencoder(MAENetwork):
         """The loss in training mode, reconstructions in evaluation mode.
 
         Args:
-            batched_inputs: one dict an image: ``image`` (3, H, W) in ``INPUT.FORMAT`` order, 0-255;
-                optionally ``visible``, a boolean (L,) or indices (K,), else patches are removed at
-                random (in training all images or none must have it). In training all images have
-                one size. In evaluation the mask follows from ``file_name``, see `test_noise`.
+            batched_inputs: one dict per image: ``image`` (3, H, W) in ``INPUT.FORMAT`` order,
+                0-255; optionally ``visible``, a boolean (L,) or indices (K,), else patches are
+                removed at random (in training all images or none must have it). In training all
+                images must have one size. In evaluation the mask depends on ``file_name``, see
+                `image_noise`.
 
         Returns:
-            Training: ``{"loss_reconstruction": ()}``. Evaluation: one dict an image, see
-            `inference`.
+            Training: ``{"loss_reconstruction": ()}``. Evaluation: one dict per image, see
+            `reconstruction_result`.
 
         Raises:
-            ValueError: an image's size does not suit the patch; names the file.
+            ValueError: an image's size is no multiple of the patch; the message names the file.
         """
         if not self.training:
             return [self.inference(x) for x in batched_inputs]
@@ -129,28 +126,21 @@ class MaskedAutoencoder(MAENetwork):
 
     @torch.no_grad()
     def inference(self, batched_input: dict[str, Any]) -> dict[str, Any]:
-        """Reconstruct one image; arguments as in `forward`.
-
-        Returns:
-            See `d2_multitask.modeling.mae.answers.reconstruction_result`.
-        """
+        """Reconstruct one image of `forward`'s batch; see `reconstruction_result`."""
         images = self.preprocess_image([batched_input])
         if VISIBLE_KEY in batched_input:
             visible = batched_input[VISIBLE_KEY].view(1, -1)
             return reconstruction_result(self, images, visible=visible)
         h, w = patch_grid((images.shape[-2], images.shape[-1]), self.patch_size)
-        noise = self.test_noise(batched_input, h * w)
+        noise = image_noise(batched_input, h * w, self.test_seed).to(self.device)
         return reconstruction_result(self, images, mask_ratio=self.test_mask_ratio, noise=noise)
-
-    def test_noise(self, batched_input: dict[str, Any], num_patches: int) -> Tensor:
-        """(1, L), see `d2_multitask.modeling.mae.answers.image_noise`."""
-        return image_noise(batched_input, num_patches, self.test_seed).to(self.device)
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
         """Normalise and stack a batch: (N, 3, H, W).
 
         Raises:
-            ValueError: sizes differ, or the patch does not divide one; names the file.
+            ValueError: sizes differ, or one is no multiple of the patch; the message names the
+                file.
         """
         first_hw = tuple(batched_inputs[0]["image"].shape[-2:])
         for x in batched_inputs:
@@ -181,3 +171,58 @@ class MaskedAutoencoder(MAENetwork):
             decoder_prefix="decoder.",
             require_decoder=self.require_decoder_weights,
         )
+
+
+@torch.no_grad()
+def reconstruction_result(
+    network: MAENetwork,
+    images: Tensor,
+    *,
+    visible: Tensor | None = None,
+    mask_ratio: float | None = None,
+    noise: Tensor | None = None,
+) -> dict[str, Any]:
+    """Reconstruct one image.
+
+    Args:
+        network: the autoencoder.
+        images: (1, 3, H, W), normalised; H and W are multiples of the patch.
+        visible: a given visible set, see `MAENetwork.reconstruct`.
+        mask_ratio: share of removed patches without one.
+        noise: (1, L), which of them.
+
+    Returns:
+        ``reconstruction`` (3, H, W) float32, 0-255, channels as in the image, of all patches;
+        ``patch_mask`` (h, w) bool, True = removed; ``patch_error`` (h, w), mean squared error of
+        each patch in the loss's units; ``patch_variance`` (h, w), the same error of a prediction
+        of each patch's mean colour.
+    """
+    h, w = patch_grid((images.shape[-2], images.shape[-1]), network.patch_size)
+    output = network.reconstruct(images, visible, mask_ratio=mask_ratio, noise=noise)
+    return {
+        "reconstruction": network.to_pixels(images, output.pred)[0],
+        "patch_mask": output.mask.bool().view(h, w),
+        "patch_error": output.error.view(h, w),
+        "patch_variance": _patch_variance(network, images).view(h, w),
+    }
+
+
+def _patch_variance(network: MAENetwork, images: Tensor) -> Tensor:
+    """(N, 3, H, W) -> (N, L): mean squared distance from each channel's mean, loss's units."""
+    patches = network.patchify(images.float())
+    colors = patches.unflatten(-1, (network.patch_size**2, -1))  # (N, L, p * p, 3)
+    variance = colors.var(2, unbiased=False).mean(-1)
+    if network.norm_pix_loss:
+        variance = variance / (patches.var(-1) + VARIANCE_EPS)
+    return variance
+
+
+def image_noise(batched_input: dict[str, Any], num_patches: int, seed: int) -> Tensor:
+    """(1, L): always the same for an image, on every device and in any order of images.
+
+    It depends on the seed, the last part of ``file_name`` and the number of patches only.
+    """
+    name = str(batched_input.get("file_name", batched_input.get("image_id", "")))
+    name = name.replace("\\", "/").rsplit("/", 1)[-1]
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
+    return torch.rand(1, num_patches, generator=generator)

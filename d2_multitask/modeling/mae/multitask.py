@@ -17,10 +17,8 @@ from d2_multitask.data.datasets.catalog import RECONSTRUCTION_TASK
 from d2_multitask.heads.base import image_cells
 from d2_multitask.losses import average_over_workers
 from d2_multitask.modeling.backbones.mae import MAEBackbone
-from d2_multitask.modeling.mae.answers import image_noise, reconstruction_result
-from d2_multitask.modeling.mae.masking import num_visible
-from d2_multitask.modeling.mae.meta_arch import LOSS_KEY
-from d2_multitask.modeling.mae.patches import patch_grid
+from d2_multitask.modeling.mae.masking import num_visible, patch_grid
+from d2_multitask.modeling.mae.meta_arch import LOSS_KEY, image_noise, reconstruction_result
 from d2_multitask.modeling.mcn import MultitaskCenterNet
 
 

@@ -12,12 +12,11 @@ from detectron2.structures import ImageList
 from torch import nn
 
 from d2_multitask.checkpoint import load_weights
-from d2_multitask.checkpoint.mae_names import DIALECTS, from_authors_names
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.engine.solver import build_optimizer
 from d2_multitask.modeling.backbones import MAEViT
 from d2_multitask.modeling.backbones.vit import ScaledDotProductAttention
-from mae_support import authors_weights, small_mae
+from mae_support import DIALECTS, authors_weights, in_dialect, small_mae
 
 SMALL = {"image_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
 
@@ -196,7 +195,7 @@ def save(weights, path):
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_weights_of_every_dialect(dialect, tmp_path):
     mae = small_mae(seed=1)
-    weights = from_authors_names(authors_weights(mae), dialect)
+    weights = in_dialect(authors_weights(mae), dialect)
     backbone = nn.ModuleDict({"backbone": small_vit(image_size=(24, 48), use_rel_pos=True)})
     report = load_weights(backbone, save(weights, tmp_path / "mae.pth"))
     assert all("rel_pos" in name for name in report.fresh)

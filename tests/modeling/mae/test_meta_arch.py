@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from d2_multitask.modeling.mae.patches import VARIANCE_EPS
+from d2_multitask.modeling.mae.masking import VARIANCE_EPS
 from mae_support import small_mae
 
 
@@ -176,7 +176,7 @@ def test_training_images_of_two_sizes():
         small_mae()(batch)
 
 
-def test_gradients_reach_everything_that_is_learnt(images):
+def test_gradients_reach_everything_that_is_learned(images):
     model = small_mae()
     batch = [{"image": image * 60 + 120} for image in images]
     losses = model(batch)

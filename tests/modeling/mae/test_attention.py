@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from d2_multitask.modeling.attention import MAX_TOKENS, matrix_is_faster
 from d2_multitask.modeling.backbones.vit import ScaledDotProductAttention
+from d2_multitask.modeling.mae.blocks import MAX_TOKENS, matrix_is_faster
 from mae_support import small_mae
 
 TOKENS = torch.zeros(2, 5, 8)
