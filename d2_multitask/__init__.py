@@ -18,8 +18,8 @@ from d2_multitask.config import (  # noqa: E402
     load_config,
 )
 from d2_multitask.data.datasets.coco import register_coco_format  # noqa: E402
+from d2_multitask.data.datasets.folders import register_mask_folder  # noqa: E402
 from d2_multitask.data.datasets.from_config import register_datasets  # noqa: E402
-from d2_multitask.data.datasets.mask_folder import register_mask_folder  # noqa: E402
 from d2_multitask.heads import TASK_HEAD_REGISTRY  # noqa: E402 (registers the heads)
 from d2_multitask.model_configs import get_config_file  # noqa: E402
 from d2_multitask.modeling import (  # noqa: E402 (registers the networks)

@@ -4,7 +4,7 @@
     python datasets/prepare_pascal_in_detail.py validate FILE --images VOCdevkit/VOC2010/JPEGImages
     python datasets/prepare_pascal_in_detail.py convert FILE --output FOLDER
 
-validate prints what the file holds and where it differs from what is known of the data set.
+validate prints what the file holds and where it differs from what is known of the dataset.
 convert writes COCO JSON (instances; people with joints) and PNG maps (semantic classes, human
 parts, boundaries). Training needs neither: the file is read as it is.
 """

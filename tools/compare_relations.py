@@ -36,8 +36,7 @@ from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
 import d2_multitask  # noqa: F401 (registers data sets and networks)
-from d2_multitask.data.folder_lock import write_whole
-from d2_multitask.data.whole_files import write_json
+from d2_multitask.data.whole_files import write_json, write_text
 from d2_multitask.engine.setup import parse_with_overrides
 from d2_multitask.evaluation.segments import mask_files
 from d2_multitask.patch_graph.communities import BACKENDS
@@ -203,7 +202,7 @@ def compare(args: argparse.Namespace) -> str:
     records = study.report(report, methods)
     result = collect_result(records, methods, len(choose))
     text = markdown(result, args.baselines, args.command)
-    write_whole(args.output / "table.md", text)
+    write_text(args.output / "table.md", text)
     write_json(args.output / TABLE_FILE, as_json(result, args.baselines, args.command))
     draw_study(result, args.output / "table.png")
     return text

@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import d2_multitask  # noqa: F401 (registers data sets and networks)
-from d2_multitask.data.folder_lock import write_whole
+from d2_multitask.data.whole_files import write_text
 from studies.tasks.columns import choose_columns, named_columns
 from studies.tasks.markdown import Study, study_json, study_markdown
 from studies.tasks.picture import save_picture
@@ -112,8 +112,8 @@ def write_study(args: argparse.Namespace, runs: Sequence[Run]) -> tuple[str, lis
     study = Study(rows, columns, args.command, args.baseline, args.reference)
     text = study_markdown(study)
     args.output.mkdir(parents=True, exist_ok=True)
-    write_whole(args.output / "table.md", text)
-    write_whole(args.output / "table.json", study_json(study))
+    write_text(args.output / "table.md", text)
+    write_text(args.output / "table.json", study_json(study))
     save_picture(study, args.output / "table.png")
     asked = {(run.row.name, run.seed) for run in runs}
     return text, problems(rows, columns, asked if runs else None)

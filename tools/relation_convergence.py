@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 import d2_multitask  # noqa: F401 (registers data sets and networks)
-from d2_multitask.data.folder_lock import write_whole
+from d2_multitask.data.whole_files import write_text
 from d2_multitask.engine.setup import parse_with_overrides
 from d2_multitask.segmenting.images import default_long_side, find_images, read_ready
 from d2_multitask.segmenting.model import load_autoencoder
@@ -72,7 +72,7 @@ def measure(args: argparse.Namespace) -> str:
     )
     table = convergence_table(curves, args.passes)
     args.output.mkdir(parents=True, exist_ok=True)
-    write_whole(args.output / "convergence.md", table)
+    write_text(args.output / "convergence.md", table)
     draw_convergence(curves, args.passes, args.output / "convergence.png")
     return table
 

@@ -24,8 +24,8 @@ from detectron2.utils.logger import setup_logger
 import d2_multitask  # noqa: F401 (registers data sets and networks)
 from d2_multitask.config import load_config
 from d2_multitask.data.datasets.catalog import load_dataset
+from d2_multitask.data.datasets.folders import ImageFolder
 from d2_multitask.data.datasets.from_config import register_datasets
-from d2_multitask.data.datasets.image_folder import ImageFolder
 from d2_multitask.data.mapper import MultitaskDatasetMapper
 from d2_multitask.engine.setup import fall_back_to_cpu
 from d2_multitask.engine.trainer import load_for_evaluation

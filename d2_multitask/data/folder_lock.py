@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from d2_multitask.data.whole_files import write_text
+
 LOCK_FILE = "lock.json"
 
 
@@ -70,14 +72,7 @@ class FolderLock:
     def _write(self, pids: list[int]) -> None:
         processes = [{"pid": pid, "started": start_time(pid)} for pid in pids]
         content = {"host": socket.gethostname(), "processes": processes}
-        write_whole(self.path, json.dumps(content) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file in one step: readers see the old one or all of the new."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+        write_text(self.path, json.dumps(content) + "\n")
 
 
 def is_alive(pid: int, started: str | None = None) -> bool:

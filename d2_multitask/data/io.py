@@ -148,7 +148,7 @@ def read_label_map(
     if is_negative:
         raise ImageReadError(
             f"{file_name}: found a palette in which 0 is white and the other numbers are darker, "
-            "expected 0 to be black. Set MASK_VALUES of the data set, or save it in grey-scale"
+            "expected 0 to be black. Set MASK_VALUES of the dataset, or save it in grey-scale"
         )
     if grey_colors and mode in ("RGB", "RGBA", "LA"):
         colors = ids[..., :-1] if mode.endswith("A") else ids

@@ -123,7 +123,7 @@ class ProblemReport:
 
 
 DATA_REPORT = ProblemReport()
-"""The report of this process; there is one, because the catalogue of data sets is global too."""
+"""The report of this process; there is one, because the catalogue of datasets is global too."""
 
 
 class ReportingLoader:

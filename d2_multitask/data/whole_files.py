@@ -42,6 +42,12 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
 def write_png(path: Path, pixels: np.ndarray, compress_level: int = 1) -> None:
     """Write an image.
 
@@ -57,5 +63,4 @@ def write_png(path: Path, pixels: np.ndarray, compress_level: int = 1) -> None:
 def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
     """Write a JSON file; without ``indent`` on one line."""
     separators = (",", ":") if indent is None else None
-    with whole_file(path) as unfinished:
-        unfinished.write_text(json.dumps(content, separators=separators, indent=indent))
+    write_text(path, json.dumps(content, separators=separators, indent=indent))

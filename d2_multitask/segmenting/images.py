@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from d2_multitask.data.datasets.image_folder import ImageFolder
+from d2_multitask.data.datasets.folders import ImageFolder
 from d2_multitask.data.io import read_image
 from d2_multitask.modeling.mae import MaskedAutoencoder
 

@@ -1,4 +1,4 @@
-"""A report on a file: what it holds, and where it differs from what is known of the data set.
+"""A report on a file: what it holds, and where it differs from what is known of the dataset.
 
 It settles, for the file at hand, what the published API and papers leave open: types, orders, index
 base, what boundaries are drawn around, how joints fit people.
@@ -115,7 +115,7 @@ def _image_lines(
     counts = phase_counts(file)
     for phase, count in counts.items():
         expected = EXPECTED_IMAGES.get(phase)
-        note = "" if count == expected else f" (! the data set has {expected})" if expected else ""
+        note = "" if count == expected else f" (! the dataset has {expected})" if expected else ""
         yield f"phase {phase}: {count} images{note}"
     records = [record for phase in loaded.values() for record in phase.dataset_dicts]
     people = sum(PERSON_CLASS in record.get("image_labels", ()) for record in records)
@@ -133,7 +133,7 @@ def _image_lines(
         yield f"image files that are not in {folder}: {len(missing)}{example}"
         left_out = [name for name in LEFT_OUT if name in there and name not in names]
         if left_out:
-            yield f"there, and left out by the data set as known: {', '.join(left_out)}"
+            yield f"there, and left out by the dataset as known: {', '.join(left_out)}"
 
 
 def _task_lines(loaded: dict[str, LoadedPhase]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What all writers of drawn data sets share: a set is drawn once, and is whole or not there.
+"""What all writers of drawn datasets share: a set is drawn once, and is whole or not there.
 
 A set is described by the arguments that decide its content. They are kept in the last file that is
 written, as ``info.arguments``; so this file means that the set is complete, and tells whether it is

@@ -20,7 +20,7 @@ from d2_multitask.data.labels.instances import WRONG_JOINTS, InstanceBuilder
 from d2_multitask.data.labels.sem_seg import BAD_MAP
 from d2_multitask.data.mapper import BAD_IMAGE, MultitaskDatasetMapper
 from d2_multitask.data.problems import DATA_REPORT, PROBLEMS_KEY
-from d2_multitask.data.transforms.scale_crop import ScaleCropTransform
+from d2_multitask.data.transforms.crops import ScaleCropTransform
 
 H, W = 40, 60
 

@@ -1,4 +1,4 @@
-"""tools/visualize_data.py as a user runs it, on a data set of two images made here."""
+"""tools/visualize_data.py as a user runs it, on a dataset of two images made here."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_the_seed_decides_choice_and_augmentation(tool, data, tmp_path):
     ("options", "message"),
     [
         pytest.param(
-            ["--dataset", "absent"], "found 'absent', expected a registered data set", id="set"
+            ["--dataset", "absent"], "found 'absent', expected a registered dataset", id="set"
         ),
         pytest.param(["DATASETS.TRAIN", "()"], "DATASETS.TRAIN: found nothing", id="no-set"),
         pytest.param(["INPUT.SCALE_CRAP.ENABLED", "True"], "INPUT.SCALE_CROP", id="key"),

@@ -1,9 +1,9 @@
-"""Questions to Detectron2's catalogues, about data sets whose files are read only when needed."""
+"""Questions to Detectron2's catalogues, about datasets whose files are read only when needed."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
@@ -26,24 +26,41 @@ def needs_labels(tasks: Sequence[str]) -> bool:
     return not tasks or not LABEL_FREE_TASKS.issuperset(tasks)
 
 
+def register(name: str, dataset: Callable[[], list[dict[str, Any]]], **metadata: Any) -> None:
+    """Register a dataset and its metadata. Doing it again changes nothing.
+
+    Raises:
+        ValueError: the name is taken by another dataset.
+    """
+    if name in DatasetCatalog:
+        if DatasetCatalog.data[name] == dataset:
+            return
+        raise ValueError(
+            f"Dataset name {name!r} is already registered, for {DatasetCatalog.data[name]}. "
+            "Choose another name."
+        )
+    DatasetCatalog.register(name, dataset)
+    MetadataCatalog.get(name).set(**metadata)
+
+
 def load_dataset(name: str) -> list[dict[str, Any]]:
-    """The dicts of a registered data set; the entries of one image file are put together.
+    """The dicts of a registered dataset; the entries of one image file are put together.
 
     Flags and class numbers are plain integers, see `dict_fields`.
 
     Raises:
-        ValueError: the name is not registered, the data set is empty, or entries of one image file
+        ValueError: the name is not registered, the dataset is empty, or entries of one image file
             contradict each other.
     """
     if name not in DatasetCatalog:
         close = difflib.get_close_matches(name, DatasetCatalog, n=5, cutoff=0.4)
         raise ValueError(
-            f"DATASETS: found {name!r}, expected a registered data set, such as {close}. Register "
+            f"DATASETS: found {name!r}, expected a registered dataset, such as {close}. Register "
             "your own with DATASETS.REGISTER in the config or with register_coco_format."
         )
     dataset_dicts = DatasetCatalog.get(name)
     if not dataset_dicts:
-        raise ValueError(f"Data set {name!r} is empty: found no image, expected at least one")
+        raise ValueError(f"Dataset {name!r} is empty: found no image, expected at least one")
     records = [from_source(record) for record in with_plain_fields(dataset_dicts, name=name)]
     return merge_same_files(name, _with_maps_of_masks(name, records))
 
@@ -65,7 +82,7 @@ def _with_maps_of_masks(name: str, records: list[dict[str, Any]]) -> list[dict[s
 
 
 def loaded_metadata(name: str) -> Metadata:
-    """Metadata of a data set, complete: what only its file tells is read if it was not yet."""
+    """Metadata of a dataset, complete: what only its file tells is read if it was not yet."""
     metadata = MetadataCatalog.get(name)
     if metadata.get("thing_classes") is None and metadata.get("stuff_classes") is None:
         load_dataset(name)
@@ -73,5 +90,5 @@ def loaded_metadata(name: str) -> Metadata:
 
 
 def with_keypoints(names: Sequence[str]) -> list[str]:
-    """Those of the data sets that name joints."""
+    """Those of the datasets that name joints."""
     return [name for name in names if loaded_metadata(name).get("keypoint_names")]

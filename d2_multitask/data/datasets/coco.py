@@ -1,13 +1,13 @@
-"""COCO-format JSON files as Detectron2 data sets.
+"""COCO-format JSON files as Detectron2 datasets.
 
-In Python, a data set of one's own takes three lines:
+In Python, a dataset of one's own takes three lines:
 
     from d2_multitask.data.datasets.coco import register_coco_format
 
     register_coco_format("my_people", "annotations.json", "images")
 
 Classes, joints, skeleton and left/right pairs are read from the JSON's categories. Registering
-reads nothing; the JSON is read when the data set is first used. What makes the file unusable is a
+reads nothing; the JSON is read when the dataset is first used. What makes the file unusable is a
 ``ValueError`` that names file and field; what concerns one object is counted in the data report.
 """
 
@@ -19,10 +19,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from d2_multitask.data.datasets.catalog import BACKGROUND, IGNORE_LABEL
+from d2_multitask.data.datasets.catalog import BACKGROUND, IGNORE_LABEL, register
 from d2_multitask.data.datasets.coco_annotations import ObjectReader
 from d2_multitask.data.datasets.coco_categories import Categories, read_categories
 from d2_multitask.data.datasets.coco_json import no_collection, read_images, read_json
@@ -53,7 +53,7 @@ _FIXED_METADATA = (
 
 @dataclass(frozen=True)
 class CocoFormatDataset:
-    """What ``DatasetCatalog`` holds for a registered COCO-format data set; calling it loads it.
+    """What ``DatasetCatalog`` holds for a registered COCO-format dataset; calling it loads it.
 
     Attributes: as the arguments of ``register_coco_format``.
     """
@@ -70,7 +70,7 @@ class CocoFormatDataset:
 
     @no_collection()
     def __call__(self) -> list[dict[str, Any]]:
-        """Load the data set and publish its metadata.
+        """Load the dataset and publish its metadata.
 
         Returns:
             Detectron2's dicts in the order of the file. ``annotations`` is absent if the JSON has
@@ -213,13 +213,13 @@ class CocoFormatDataset:
                 problems.append(Problem(NO_SEM_SEG_FILE, path, "the file does not exist"))
         if not found:
             raise ValueError(
-                f"Data set {self.name!r}: field 'sem_seg_root': found no semantic map of its "
+                f"Dataset {self.name!r}: field 'sem_seg_root': found no semantic map of its "
                 f"{len(dataset_dicts)} images in {self.sem_seg_root}, expected files such as {path}"
             )
         return True
 
     def _stuff_classes(self, metadata: Mapping[str, Any]) -> list[str]:
-        where = f"Data set {self.name!r}: field 'stuff_classes'"
+        where = f"Dataset {self.name!r}: field 'stuff_classes'"
         if self.stuff_classes is None and "thing_classes" not in metadata:
             raise ValueError(
                 f"{where}: found nothing, expected the names of the semantic classes, because "
@@ -243,7 +243,7 @@ class CocoFormatDataset:
                 metadata.set(**{key: value})
             elif key in _FIXED_METADATA and type(value)(known) != value:
                 raise ValueError(
-                    f"{self.json_file}: {key} of data set {self.name!r}: found {value}, expected "
+                    f"{self.json_file}: {key} of dataset {self.name!r}: found {value}, expected "
                     f"{known} as registered"
                 )
 
@@ -261,7 +261,7 @@ def register_coco_format(
     sem_seg_ignore: int | Sequence[int] | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Register a COCO-format data set under a name. Nothing is read until it is used.
+    """Register a COCO-format dataset under a name. Nothing is read until it is used.
 
     Registering the same again does nothing.
 
@@ -285,7 +285,7 @@ def register_coco_format(
             ``evaluator_type``.
 
     Raises:
-        ValueError: the name is taken by another data set, or the values of maps are no numbers.
+        ValueError: the name is taken by another dataset, or the values of maps are no numbers.
     """
     dataset = CocoFormatDataset(
         name=name,
@@ -302,22 +302,14 @@ def register_coco_format(
     )
     if not sem_seg_root and (sem_seg_ids is not None or sem_seg_ignore is not None):
         raise ValueError(
-            f"Data set {name!r}: found {IDS_KEY} or {IGNORE_KEY} without SEM_SEG_ROOT, expected a "
+            f"Dataset {name!r}: found {IDS_KEY} or {IGNORE_KEY} without SEM_SEG_ROOT, expected a "
             "folder of semantic maps"
         )
-    if name in DatasetCatalog:
-        if DatasetCatalog.data[name] == dataset:
-            return
-        raise ValueError(
-            f"Data set name {name!r} is already registered, for {DatasetCatalog.data[name]}. "
-            "Choose another name."
-        )
-    DatasetCatalog.register(name, dataset)
     values = {"evaluator_type": EVALUATOR_TYPE, **(metadata or {})}
     values |= {"json_file": dataset.json_file, "image_root": dataset.image_root}
     if dataset.sem_seg_root:
         values["sem_seg_root"] = dataset.sem_seg_root
-    MetadataCatalog.get(name).set(**values)
+    register(name, dataset, **values)
 
 
 def _image_of(
@@ -345,7 +337,7 @@ def _log_size(name: str, json_file: str, dataset_dicts: Sequence[Mapping[str, An
     crowds = sum(a["iscrowd"] for a in labels)
     joints = sum(any(a.get("keypoints", ())) for a in labels)
     logger.info(
-        "Data set %s: %d images, %d objects (%d with joints), %d ignored regions, from %s",
+        "Dataset %s: %d images, %d objects (%d with joints), %d ignored regions, from %s",
         name,
         len(dataset_dicts),
         len(labels) - crowds,

@@ -37,7 +37,7 @@ def read_json(
     if not PathManager.isfile(json_file):
         raise ValueError(
             f"{json_file}: there is no such file; expected annotations in COCO's JSON format. "
-            "Data sets that come with a name live below $DETECTRON2_DATASETS (default: ./datasets)."
+            "Datasets that come with a name live below $DETECTRON2_DATASETS (default: ./datasets)."
         )
     try:
         # -sig: Windows' editors put a byte order mark in front.
@@ -115,7 +115,7 @@ def read_images(
         )
     if not images:
         raise ValueError(
-            f"{json_file}: field 'images' is empty, so data set {dataset_name!r} is empty; "
+            f"{json_file}: field 'images' is empty, so dataset {dataset_name!r} is empty; "
             "expected at least one image"
         )
     records: dict[int | str, dict[str, Any]] = {}

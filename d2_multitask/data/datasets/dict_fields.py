@@ -57,7 +57,7 @@ def with_plain_fields(
     Args:
         dataset_dicts: Detectron2's dicts; they are not changed.
         report: where problems are counted.
-        name: of the data set, for messages.
+        name: of the dataset, for messages.
 
     Returns:
         The same dicts; copies where something was read.
@@ -67,7 +67,7 @@ def with_plain_fields(
             ``bbox_mode`` none that can be used.
     """
     return [
-        _plain_record(_plain_image(record, f"Data set {name!r}: entry {index}"), report)
+        _plain_record(_plain_image(record, f"Dataset {name!r}: entry {index}"), report)
         for index, record in enumerate(dataset_dicts)
     ]
 

@@ -1,6 +1,6 @@
-"""The data keys of the config, and data sets registered from it.
+"""The data keys of the config, and datasets registered from it.
 
-A YAML file can bring its own data set:
+A YAML file can bring its own dataset:
 
     DATASETS:
       REGISTER:
@@ -23,8 +23,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from d2_multitask.data.datasets.coco import register_coco_format
-from d2_multitask.data.datasets.image_folder import register_image_folder
-from d2_multitask.data.datasets.mask_folder import register_mask_folder
+from d2_multitask.data.datasets.folders import register_image_folder, register_mask_folder
 
 _REQUIRED = {"NAME": str, "JSON": str, "IMAGE_ROOT": str}
 # Of a plain folder of images: an entry without the key JSON.
@@ -45,9 +44,9 @@ _FOLDER_KEYS = {**_FOLDER_REQUIRED, **_FOLDER_OPTIONAL}
 
 def add_data_config(cfg: CfgNode) -> None:
     """Declare the keys of the data side, with defaults and reasons."""
-    # Data sets of one's own without any Python: entries as in ``register_datasets``.
+    # Datasets of one's own without any Python: entries as in ``register_datasets``.
     cfg.DATASETS.REGISTER = []
-    # How often a pass through the data takes each image of a data set of TRAIN, once if it is not
+    # How often a pass through the data takes each image of a dataset of TRAIN, once if it is not
     # named: [["few_labelled_images", 9], ...]. Whole numbers; Detectron2's key.
     cfg.DATASETS.TRAIN_REPEAT_FACTOR = []
 
@@ -84,7 +83,7 @@ def add_data_config(cfg: CfgNode) -> None:
     cfg.INPUT.CENTER_CROP_TEST = ()
 
     cfg.INPUT.COLOR_JITTER = CfgNode()
-    # Random colours make a small data set larger; off, because a large one can do without.
+    # Random colours make a small dataset larger; off, because a large one can do without.
     cfg.INPUT.COLOR_JITTER.ENABLED = False
     # Strengths in [0, 1]: each factor is drawn from 1 - strength to 1 + strength; CenterNet's 0.4.
     cfg.INPUT.COLOR_JITTER.BRIGHTNESS = 0.4
@@ -93,10 +92,10 @@ def add_data_config(cfg: CfgNode) -> None:
 
 
 def register_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Register the data sets of ``DATASETS.REGISTER``. Doing it again changes nothing.
+    """Register the datasets of ``DATASETS.REGISTER``. Doing it again changes nothing.
 
     Args:
-        entries: one mapping a data set, with ``NAME``, ``JSON``, ``IMAGE_ROOT`` and optionally
+        entries: one mapping a dataset, with ``NAME``, ``JSON``, ``IMAGE_ROOT`` and optionally
             ``SEM_SEG_ROOT`` (folder of PNG maps named as the images, "" = none),
             ``SEM_SEG_FROM_MASKS`` (default True, if there is no such folder), ``STUFF_CLASSES``
             (names of the ids in the maps), ``SEM_SEG_IDS`` (value in the maps -> class id, such as

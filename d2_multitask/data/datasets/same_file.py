@@ -1,7 +1,7 @@
-"""One image file under several entries of a data set: their labels are put together.
+"""One image file under several entries of a dataset: their labels are put together.
 
 Left apart, each entry would teach the objects of the others as background, and score them as false.
-Where the entries are of two data sets that are trained on together, it is told.
+Where the entries are of two datasets that are trained on together, it is told.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from d2_multitask.data.problems import DATA_REPORT, ProblemReport
 
 SAME_FILE = "image file under several image ids, their objects are put together"
 IN_TWO_SETS = (
-    "images in two data sets with other objects in each, which are background in the other's copy"
+    "images in two datasets with other objects in each, which are background in the other's copy"
 )
 
 # What may differ between the entries of one file: the names of the entry, and what is merged.
@@ -32,7 +32,7 @@ def merge_same_files(
     An entry without the field ``annotations`` adds nothing to one that has it.
 
     Args:
-        name: of the data set, for messages.
+        name: of the dataset, for messages.
         dataset_dicts: Detectron2's dicts; they are not changed.
         report: where such files are counted, with their image ids.
 
@@ -67,7 +67,7 @@ def report_shared_files(
     filter_empty: bool,
     report: ProblemReport = DATA_REPORT,
 ) -> None:
-    """Count the image files that two data sets of a training label with different objects.
+    """Count the image files that two datasets of a training label with different objects.
 
     Entries without the field ``annotations``, such as those of semantic maps alone, say nothing
     about objects.
@@ -75,7 +75,7 @@ def report_shared_files(
     Args:
         sets: name -> Detectron2's dicts.
         filter_empty: entries with no object are not trained on.
-        report: where each pair of data sets is counted, with the number of images.
+        report: where each pair of datasets is counted, with the number of images.
     """
     real = _RealPaths()
     first_of: dict[str, tuple[str, dict[str, Any]]] = {}
@@ -90,7 +90,7 @@ def report_shared_files(
                 shared[other, name].append(path)
     for pair, paths in shared.items():
         details = f"found {len(paths)} images in both, such as {paths[0]}; expected them in one"
-        report.add(IN_TWO_SETS, "data sets {!r} and {!r}".format(*pair), details)
+        report.add(IN_TWO_SETS, "datasets {!r} and {!r}".format(*pair), details)
 
 
 def _objects(record: Mapping[str, Any]) -> set[str]:
@@ -127,7 +127,7 @@ def _merge(name: str, same_file: Sequence[dict[str, Any]]) -> dict[str, Any]:
         different = [key for key in keys if repr(record.get(key)) != repr(first.get(key))]
         if different:
             raise ValueError(
-                f"Data set {name!r}: {first['file_name']}: found it as the images "
+                f"Dataset {name!r}: {first['file_name']}: found it as the images "
                 f"{[r.get('image_id') for r in same_file]} with different values of {different}, "
                 "expected one entry a file; leave the others out, or copy the file"
             )

@@ -7,8 +7,7 @@ from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 
 from d2_multitask.data.transforms.color import ColorJitter
-from d2_multitask.data.transforms.resized_crop import CenterResizedCrop, RandomResizedCrop
-from d2_multitask.data.transforms.scale_crop import ScaleCrop
+from d2_multitask.data.transforms.crops import CenterResizedCrop, RandomResizedCrop, ScaleCrop
 from d2_multitask.data.transforms.test_resize import ResizeShortestEdge, build_test_resize
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
-from d2_multitask.data.transforms.resized_crop import WholeImageResize
+from d2_multitask.data.transforms.crops import WholeImageResize
 
 MODES = ("shortest_edge", "centernet_keep", "centernet_fixed", "stretch")
 # CenterNet pads to the next multiple above the size, also where the size is a multiple already.

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from d2_multitask.data.datasets.image_folder import images_by_stem, stem_of
+from d2_multitask.data.datasets.folders import images_by_stem, stem_of
 from d2_multitask.data.io import read_image
 
 

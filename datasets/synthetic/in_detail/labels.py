@@ -70,7 +70,7 @@ _LIMB_PARTS = {
 
 
 def _part_name(figure_part: str) -> str:
-    """The data set's name of a part of a drawn figure."""
+    """The dataset's name of a part of a drawn figure."""
     side, _, limb = figure_part.partition("_")
     return side[0] + _LIMB_PARTS[limb] if limb else figure_part
 

@@ -42,7 +42,7 @@ DETAIL_CONFIG = SceneConfig(
     distractors=(0, 2),
     min_visible_fraction=0.2,
 )
-"""Settings of the people's layout and of the camera; crowds are not part of this data set."""
+"""Settings of the people's layout and of the camera; crowds are not part of this dataset."""
 
 # Weights of 0, 1, 2, ... things beside the people, and of the classes in the order of THINGS.
 _NUM_THINGS = (0.12, 0.34, 0.32, 0.22)
@@ -98,7 +98,7 @@ def draw_detail_scene(
     """Draw one image.
 
     Args:
-        seed: of the data set, in [0, 2**32).
+        seed: of the dataset, in [0, 2**32).
         phase: "train" or "val"; different names give different images.
         index: number of the image in the phase, from 0.
         config: settings; ``DETAIL_CONFIG`` if None.

@@ -39,7 +39,7 @@ _BARK: tuple[Colour, ...] = ((84, 60, 42), (70, 54, 44))
 _BRICKS: tuple[Colour, ...] = ((172, 92, 70), (190, 150, 120), (150, 120, 110), (200, 180, 150))
 
 
-# With this, 13 % of the pixels have no label, as in the data set.
+# With this, 13 % of the pixels have no label, as in the dataset.
 _UNLABELLED_PROBABILITY = 0.8
 
 

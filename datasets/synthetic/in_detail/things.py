@@ -91,7 +91,7 @@ def car(rng: RandomStream, brush: Brush, x: float, y: float, scale: float) -> No
 
 
 def chair(rng: RandomStream, brush: Brush, x: float, y: float, scale: float) -> None:
-    """A chair with a back; it has no parts, as in the data set."""
+    """A chair with a back; it has no parts, as in the dataset."""
     part = silhouette_part("chair")
     wood = jitter(rng, rng.choice(_WOOD), 15.0)
     half, seat = rng.uniform(0.14, 0.18) * scale, y - rng.uniform(0.26, 0.32) * scale

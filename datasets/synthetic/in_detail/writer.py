@@ -109,7 +109,7 @@ def write_synthetic_in_detail(
     A set that exists with the same arguments is left alone.
 
     Args:
-        root: the folder of all data sets.
+        root: the folder of all datasets.
         num_train: number of training images.
         num_val: number of validation images.
         seed: in [0, 2**32).

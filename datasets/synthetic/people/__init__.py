@@ -1,4 +1,4 @@
-"""A data set of synthetic people: drawn from a seed, with exact labels for every task."""
+"""A dataset of synthetic people: drawn from a seed, with exact labels for every task."""
 
 from synthetic.people.scene import Scene, draw_scene
 from synthetic.people.scene_config import SceneConfig

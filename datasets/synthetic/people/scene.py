@@ -71,7 +71,7 @@ def draw_scene(seed: int, split: str, index: int, config: SceneConfig | None = N
     """Draw one image with its labels.
 
     Args:
-        seed: of the data set, in [0, 2**32).
+        seed: of the dataset, in [0, 2**32).
         split: name of the split; different names give different images.
         index: number of the image in the split, from 0.
         config: settings; the defaults if None.

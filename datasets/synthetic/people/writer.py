@@ -98,7 +98,7 @@ def write_synthetic_people(
     A split that exists with the same arguments is left alone.
 
     Args:
-        root: the folder of all data sets.
+        root: the folder of all datasets.
         split: "train" or "val", or any other name of letters, digits and "_".
         num_images: number of images, at most 1,000,000.
         seed: in [0, 2**32).

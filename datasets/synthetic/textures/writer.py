@@ -90,7 +90,7 @@ def write_synthetic_textures(
     A split that exists with the same arguments is left alone.
 
     Args:
-        root: the folder of all data sets.
+        root: the folder of all datasets.
         kind: "same_palette" or "other_palette".
         split: "train", "val", "test", or any other name of letters, digits and "_".
         num_images: number of images, at most 1,000,000.

@@ -5,7 +5,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import create_keypoint_hflip_indices
 
 import d2_multitask.data.datasets.builtin  # noqa: F401
-from d2_multitask.data.datasets.coco_people import COCO_PERSON_METADATA, register_coco_people
+from d2_multitask.data.datasets.builtin import COCO_PERSON_METADATA, register_coco_people
 
 NAMES = [
     f"{name}_{split}"

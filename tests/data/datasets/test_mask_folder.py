@@ -10,8 +10,8 @@ from detectron2.data import transforms as T
 from PIL import Image
 
 from d2_multitask.config import get_multitask_cfg
+from d2_multitask.data.datasets.folders import NO_MASK, register_mask_folder
 from d2_multitask.data.datasets.from_config import register_datasets
-from d2_multitask.data.datasets.mask_folder import NO_MASK, register_mask_folder
 from d2_multitask.data.labels.dense import DenseLabels
 from d2_multitask.data.loader import (
     NO_LABEL,

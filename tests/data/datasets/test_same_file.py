@@ -70,5 +70,5 @@ def _maps(image_id):
 def test_one_file_in_two_sets(first, second, filter_empty, is_told):
     report = ProblemReport()
     report_shared_files({"boxes": [first], "other": [second]}, filter_empty, report)
-    told = "data sets 'boxes' and 'other': found 1 images in both, such as "
+    told = "datasets 'boxes' and 'other': found 1 images in both, such as "
     assert (told in report.summary()) == bool(report.summary()) == is_told

@@ -6,7 +6,7 @@ from detectron2.data import transforms as T
 from scipy.ndimage import label
 
 from d2_multitask.data.labels.boundary import transform_boundary
-from d2_multitask.data.transforms.scale_crop import ScaleCropTransform
+from d2_multitask.data.transforms.crops import ScaleCropTransform
 
 
 def ring(height=40, width=60):

@@ -8,7 +8,7 @@ from detectron2.structures import BoxMode
 from d2_multitask.data.labels.instances import WRONG_JOINTS, InstanceBuilder
 from d2_multitask.data.labels.sem_seg import MASK_NOT_DECODED
 from d2_multitask.data.problems import DATA_REPORT
-from d2_multitask.data.transforms.scale_crop import ScaleCropTransform
+from d2_multitask.data.transforms.crops import ScaleCropTransform
 
 H, W = 20, 30
 SIZE = (H, W)

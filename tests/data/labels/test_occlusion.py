@@ -17,7 +17,7 @@ from d2_multitask.data.labels.occlusion import (
     read_fragments,
     transform_fragments,
 )
-from d2_multitask.data.transforms.scale_crop import ScaleCropTransform
+from d2_multitask.data.transforms.crops import ScaleCropTransform
 
 HEIGHT, WIDTH = 12, 16
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2_multitask.data.transforms.resized_crop import (
+from d2_multitask.data.transforms.crops import (
     CenterResizedCrop,
     RandomResizedCrop,
     ResizedCropTransform,

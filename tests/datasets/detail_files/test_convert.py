@@ -109,7 +109,7 @@ def test_the_report_settles_the_open_questions(converted, tmp_path):
     report = validate_file(source, tmp_path)
     for line in (
         "! not a known one",
-        "phase train: 6 images (! the data set has 4996)",
+        "phase train: 6 images (! the dataset has 4996)",
         "59 categories, in the known order",
         "type of onlysemantic: {'int': 59}",
         "false for the 20 classes alone: True",
@@ -125,7 +125,7 @@ def test_the_report_settles_the_open_questions(converted, tmp_path):
         "100.0% of them if they count from 0",
         "100.0% of the boundary lies within 2 pixels of contours of instances",
         f"image files that are not in {tmp_path}: 9",
-        "there, and left out by the data set as known: 2010_001592.jpg",
+        "there, and left out by the dataset as known: 2010_001592.jpg",
         "Problems\n  none",
     ):
         assert line in report, line

@@ -10,7 +10,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from d2_multitask.data.datasets.mask_folder import register_mask_folder
+from d2_multitask.data.datasets.folders import register_mask_folder
 from d2_multitask.data.labels.foreground import MaskValues
 from d2_multitask.evaluation.build import build_evaluator
 from d2_multitask.evaluation.dense import saliency

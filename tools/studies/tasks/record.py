@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 
-from d2_multitask.data.folder_lock import write_whole
+from d2_multitask.data.whole_files import write_text
 from d2_multitask.evaluation.results import RESULTS_FILE
 from studies.tasks.plan import Run
 
@@ -71,7 +71,7 @@ class Record:
     def write(self, folder: Path) -> None:
         """Write ``folder/run.json`` in one step."""
         content = {**asdict(self), "state": self.state.name}
-        write_whole(folder / RECORD_FILE, json.dumps(content, indent=2) + "\n")
+        write_text(folder / RECORD_FILE, json.dumps(content, indent=2) + "\n")
 
 
 def new_record(run: Run) -> Record:

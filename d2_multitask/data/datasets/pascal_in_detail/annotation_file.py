@@ -164,7 +164,7 @@ def _check_top_level(path: str, content: dict[str, Any]) -> None:
     if missing:
         raise ValueError(
             f"{path}: field {missing[0]!r}: found nothing among {sorted(content)}, expected a "
-            f"list. Is it another release, such as trainval_parts.json, or another data set? "
+            f"list. Is it another release, such as trainval_parts.json, or another dataset? "
             f"Expected {_RELEASES} of PASCAL in Detail."
         )
     for key in (*_REQUIRED, *_OPTIONAL, "annos_joints"):

@@ -82,7 +82,7 @@ class PascalInDetail:
         loaded = remembered_phase(self.annotation_file, self.image_root, self.phase)
         DATA_REPORT.extend(loaded.problems)
         if loaded.matches is not None:
-            logger.info("Data set %s: %s", self.name, loaded.matches)
+            logger.info("Dataset %s: %s", self.name, loaded.matches)
         if self.person_only:
             for record in loaded.dataset_dicts:
                 keep_people(record)
@@ -178,7 +178,7 @@ def _log_size(name: str, annotation_file: str, dataset_dicts: Sequence[Record]) 
     }
     counts = [f"{sum(key in r for r in dataset_dicts)} with {text}" for text, key in keys.items()]
     logger.info(
-        "Data set %s: %d images (%s), %d objects (%d with joints), from %s",
+        "Dataset %s: %d images (%s), %d objects (%d with joints), from %s",
         name,
         len(dataset_dicts),
         ", ".join(counts),

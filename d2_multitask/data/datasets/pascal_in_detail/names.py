@@ -1,6 +1,6 @@
 """Names and numbers of PASCAL in Detail: classes, human parts, joints.
 
-Contiguous ids follow the data set's own order: the 20 VOC classes, which have instances, come
+Contiguous ids follow the dataset's own order: the 20 VOC classes, which have instances, come
 first, so that a thing's id is also its id in the semantic maps; then the 39 classes that are
 labelled by one mask an image. Raw category ids (up to 459) do not fit into 8 bits and are used
 nowhere but in the files.

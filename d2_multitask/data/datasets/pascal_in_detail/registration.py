@@ -11,8 +11,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-
+from d2_multitask.data.datasets.catalog import register
 from d2_multitask.data.datasets.pascal_in_detail.loader import PascalInDetail
 from d2_multitask.data.datasets.pascal_in_detail.names import pascal_in_detail_metadata
 
@@ -26,7 +25,7 @@ def register_pascal_in_detail(root: str) -> None:
     Nothing is read but whether files are there.
 
     Args:
-        root: the folder of all data sets, as above.
+        root: the folder of all datasets, as above.
     """
     register_detail_layout("pascal_in_detail", *find_files(root))
 
@@ -57,28 +56,22 @@ def register_detail_layout(name: str, annotation_file: str, image_root: str) -> 
     Registering the same again does nothing.
 
     Args:
-        name: of the data set; the registered names are ``<name>_train``, ``<name>_val``,
+        name: of the dataset; the registered names are ``<name>_train``, ``<name>_val``,
             ``<name>_person_train`` and ``<name>_person_val``.
         annotation_file: in PASCAL in Detail's layout.
         image_root: folder of its images.
 
     Raises:
-        ValueError: a name is taken by another data set.
+        ValueError: a name is taken by another dataset.
     """
     for phase in ("train", "val"):
         for person_only in (False, True):
             full_name = f"{name}_person_{phase}" if person_only else f"{name}_{phase}"
             dataset = PascalInDetail(full_name, annotation_file, image_root, phase, person_only)
-            if full_name in DatasetCatalog:
-                if DatasetCatalog.data[full_name] == dataset:
-                    continue
-                raise ValueError(
-                    f"Data set name {full_name!r} is already registered, for "
-                    f"{DatasetCatalog.data[full_name]}. Choose another name."
-                )
-            DatasetCatalog.register(full_name, dataset)
             # Not "json_file": whoever reads that expects COCO's format.
-            MetadataCatalog.get(full_name).set(
+            register(
+                full_name,
+                dataset,
                 annotation_file=annotation_file,
                 image_root=image_root,
                 evaluator_type=EVALUATOR_TYPE,

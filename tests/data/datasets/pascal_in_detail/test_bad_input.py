@@ -37,7 +37,7 @@ def change(content, path, value):
         pytest.param("images", [], "'images': found an empty list", id="empty"),
         pytest.param("images.0.phase", "val", r"found \{'val': 1\}.*'train'", id="no such phase"),
         pytest.param("images.0.phase", "training", "unknown phase", id="unknown phase only"),
-        pytest.param("categories", [{"category_id": 1, "name": "x"}], "'x'", id="other data set"),
+        pytest.param("categories", [{"category_id": 1, "name": "x"}], "'x'", id="other dataset"),
     ],
 )
 def test_a_file_that_cannot_be_used(load, path, value, message):

@@ -1,4 +1,4 @@
-"""Which skeleton belongs to which person, and real skeletons of the data set."""
+"""Which skeleton belongs to which person, and real skeletons of the dataset."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from d2_multitask.data.datasets.pascal_in_detail.joints import match_skeletons, 
 from d2_multitask.data.datasets.pascal_in_detail.names import KEYPOINT_NAMES
 from detail_miniature import miniature
 
-# Published by the data set's authors: the visible rider of 2008_003429 (500x375) and the skater of
+# Published by the dataset's authors: the visible rider of 2008_003429 (500x375) and the skater of
 # 2010_003469 (500x332), whose far arm and leg are occluded. x, y, visibility as in the file.
 _ABSENT = [0, 0, 0]
 RIDER = [

@@ -32,7 +32,7 @@ print(json.dumps({"counts": counts, "seconds": seconds, "gigabytes": memory}))
 
 
 def repeated(content):
-    """The file's images again and again under new ids, up to the number of the data set."""
+    """The file's images again and again under new ids, up to the number of the dataset."""
     lists = ("annos_segmentation", "annos_joints", "annos_boundary", "annos_occlusion")
     large = {key: value for key, value in content.items() if key not in (*lists, "images")}
     large.update({key: [] for key in ("images", *lists)})

@@ -7,7 +7,7 @@ from detectron2.utils.env import seed_all_rng
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2_multitask.data.transforms.scale_crop import ScaleCrop, ScaleCropTransform
+from d2_multitask.data.transforms.crops import ScaleCrop, ScaleCropTransform
 
 _SCALE = st.floats(0.05, 20)
 _ORIGIN = st.floats(-500, 500)

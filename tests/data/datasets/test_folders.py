@@ -5,8 +5,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from d2_multitask.data.datasets.folders import register_image_folder
 from d2_multitask.data.datasets.from_config import register_datasets
-from d2_multitask.data.datasets.image_folder import register_image_folder
 from d2_multitask.data.loader import get_training_dicts
 from d2_multitask.data.mapper import BAD_IMAGE, MultitaskDatasetMapper
 from d2_multitask.data.problems import DATA_REPORT
