@@ -37,10 +37,14 @@ class FolderLock:
             folder: made if it is not there.
         """
         self.path = folder / LOCK_FILE
+        self._is_lent = False  # it stays with the process that has let this one hold it too
 
     def __enter__(self) -> FolderLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(self.path.with_suffix(".guard")):
+            self._is_lent = self._is_lent_to_us()
+            if self._is_lent:
+                return self
             holder = self.holder()
             if holder:
                 raise LockHeldError(holder)
@@ -48,19 +52,26 @@ class FolderLock:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.path.unlink(missing_ok=True)
+        if not self._is_lent:
+            self.path.unlink(missing_ok=True)
 
     def add_process(self, pid: int) -> None:
-        """Let a child hold the lock too, for the case that it outlives this process."""
+        """Let a child hold the lock too: it may enter, and may outlive this process."""
         self._write([os.getpid(), pid])
+
+    def _is_lent_to_us(self) -> bool:
+        """Whether `add_process` named this process, or the one that spawned it for its GPU."""
+        host, processes = self._read()
+        ours = (os.getpid(), os.getppid())
+        return host == socket.gethostname() and any(
+            process["pid"] in ours and is_alive(**process) for process in processes[1:]
+        )
 
     def holder(self) -> str:
         """Who holds the lock, for people; empty if nobody does."""
-        try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-            host, processes = content["host"], content["processes"]
-        except (FileNotFoundError, ValueError, TypeError, KeyError):
-            return ""  # no lock; or not one of ours, which is written in one step
+        host, processes = self._read()
+        if not processes:
+            return ""
         if host != socket.gethostname():
             return (
                 f"process {processes[0]['pid']} on the computer {host} (if it is no longer "
@@ -68,6 +79,14 @@ class FolderLock:
             )
         alive = [process["pid"] for process in processes if is_alive(**process)]
         return f"process {alive[0]}" if alive else ""
+
+    def _read(self) -> tuple[str, list[dict[str, Any]]]:
+        """Host and processes; no processes without a lock."""
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            return content["host"], content["processes"]
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            return "", []  # no lock; or not one of ours, which is written in one step
 
     def _write(self, pids: list[int]) -> None:
         processes = [{"pid": pid, "started": start_time(pid)} for pid in pids]

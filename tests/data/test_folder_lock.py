@@ -74,6 +74,26 @@ def test_child_that_outlives_its_parent_still_holds_it(tmp_path, other):
     assert FolderLock(tmp_path).holder() == f"process {other.pid}"
 
 
+def test_child_to_which_it_was_lent_enters_and_leaves_it_in_place(tmp_path):
+    enter = (
+        "import sys; from pathlib import Path; input();"
+        "from d2_multitask.data.folder_lock import FolderLock\n"
+        "with FolderLock(Path(sys.argv[1])): print('inside')"
+    )
+    for lend in (True, False):
+        with FolderLock(tmp_path) as lock:
+            child = subprocess.Popen(
+                [sys.executable, "-c", enter, str(tmp_path)],
+                **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE),
+                text=True,
+            )
+            if lend:
+                lock.add_process(child.pid)
+            out, error = child.communicate("\n")
+            assert (out == "inside\n") == lend, error
+            assert lock.holder() == f"process {os.getpid()}"
+
+
 @pytest.mark.skipif(start_time(os.getpid()) is None, reason="no /proc on this system")
 def test_number_of_a_dead_process_used_again(tmp_path):
     assert is_alive(os.getpid(), start_time(os.getpid()))

@@ -36,8 +36,9 @@ def read_json(
     """
     if not PathManager.isfile(json_file):
         raise ValueError(
-            f"{json_file}: there is no such file; expected annotations in COCO's JSON format. "
-            "Datasets that come with a name live below $DETECTRON2_DATASETS (default: ./datasets)."
+            f"{json_file}: there is no such file; expected the annotations, a JSON file. Datasets "
+            "that come with a name live below $DETECTRON2_DATASETS (default: ./datasets), see "
+            "datasets/README.md."
         )
     try:
         # -sig: Windows' editors put a byte order mark in front.
