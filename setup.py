@@ -84,6 +84,7 @@ setup(
         "PyYAML",
         "scipy",
         "tabulate",
+        "safetensors>=0.4",
         "timm>=1.0",
         "tqdm",
     ],
