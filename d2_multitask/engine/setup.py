@@ -119,10 +119,16 @@ def check_output_dir(folder: str) -> None:
     """Make the folder ``OUTPUT_DIR``, before anything is computed for it.
 
     Raises:
-        ValueError: it is a file, or cannot be made or written.
+        ValueError: it is an address or a file, or cannot be made or written.
     """
-    if "://" in folder or not folder:
-        return  # not of this machine, or none wanted
+    if not folder:
+        return  # none wanted
+    if "://" in folder:  # a local folder of this name would be made, without a word
+        raise ValueError(
+            f"OUTPUT_DIR: found {folder!r}, expected a folder of this machine, such as "
+            f"output/{folder.rstrip('/').rpartition('/')[2]}: checkpoints and the lock file are "
+            "local files. Copy them to the address when the run has ended"
+        )
     try:
         os.makedirs(folder, exist_ok=True)
         # access() says yes to root on read-only disks and to some network folders.

@@ -110,6 +110,13 @@ def test_an_output_folder_that_cannot_be_is_a_sentence(tmp_path: Path, name: str
     assert (tmp_path / "file").read_text() == "kept"
 
 
+def test_an_address_is_no_output_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"OUTPUT_DIR: found 's3://bucket/x/', .* as output/x"):
+        check_output_dir("s3://bucket/x/")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_interrupt_is_one_line_and_130(capsys):
     with pytest.raises(SystemExit) as end, ends_in_a_sentence():
         raise KeyboardInterrupt
