@@ -250,7 +250,8 @@ class PoseHead(TaskHead):
             num_images * self.num_keypoints,
             grid,
         ).view(num_images, self.num_keypoints, *grid)
-        missing = ~labelled & self._have_joints(objects.classes)[:, None]  # (M, K)
+        unknown = objects.keypoints[..., 2] == 0
+        missing = unknown & self._have_joints(objects.classes)[:, None]  # (M, K)
         in_box, of_joint = missing.nonzero(as_tuple=True)
         channel = objects.image_index[in_box] * self.num_keypoints + of_joint
         # Per image and joint: how many objects label it, and how many only other joints.

@@ -99,6 +99,15 @@ def test_joint_types_that_the_set_does_not_label_cost_nothing() -> None:
     assert valid[:2, :, 6:].all()
 
 
+def test_joint_that_was_cut_off_is_learnt_as_absent() -> None:
+    """It is labelled, elsewhere: nothing about it is unknown, neither in its box nor beside it."""
+    entry: dict[str, Any] = labelled_image(64, 48, BOXES[:1])
+    entry["instances"].gt_keypoints.tensor[0, 5] = torch.tensor([0.0, 0.0, -1.0])
+    targets = pose_head([]).targets([entry], ImageList(torch.zeros(1, 3, 64, 48), [(64, 48)]))
+    assert targets["valid"].all() and targets["keypoint_heatmap"][0, 5].max() == 0
+    assert targets["keypoint_weight"][0, 5] == 0
+
+
 def test_joint_of_visibility_0_costs_nothing_inside_its_box() -> None:
     entry: dict[str, Any] = labelled_image(64, 48, BOXES)
     entry["instances"].gt_keypoints.tensor[..., 2] = 2

@@ -70,8 +70,9 @@ class InstanceBuilder:
 
         Returns:
             ``Instances`` with ``gt_boxes`` (n, 4) xyxy clipped to the image, ``gt_classes`` (n,),
-            ``gt_keypoints`` (n, K, 3) with visibility 0 where not labelled or not in the image
-            (absent if no object carries joints, unless there is no object), and ``gt_masks``
+            ``gt_keypoints`` (n, K, 3) with visibility 0 where not labelled and -1 where the label
+            is outside of the image (absent if no object carries joints, unless there is no
+            object), and ``gt_masks``
             (n, H, W), an empty mask where none is labelled (absent if no object carries one).
             And the ignore mask, (H, W) bool, or ``None`` if nothing is to be ignored.
         """
@@ -124,6 +125,9 @@ class InstanceBuilder:
             elif len(given):
                 details = f"found {len(given)} numbers, expected {3 * num_keypoints}"
                 DATA_REPORT.add(WRONG_JOINTS, f"{where}: object {index}", details)
+        labelled = points[:, :, 2] > 0
+        if is_mirrored(transforms):
+            labelled = labelled[:, self.hflip_indices]
         # One call for all objects: the row of joint k of object i is i * K + k.
         first_rows = num_keypoints * np.arange(len(objects))[:, None]
         flipped_rows = (first_rows + self.hflip_indices).reshape(-1)
@@ -135,6 +139,8 @@ class InstanceBuilder:
             points = points[flipped_rows]
         # Detectron2 counts the far edge as inside, but no pixel lies there.
         points[(points[:, 0] >= image_size[1]) | (points[:, 1] >= image_size[0])] = 0
+        # A joint that was cut off is known: it is nowhere in this image.
+        points[labelled.reshape(-1) & (points[:, 2] == 0), 2] = -1
         return Keypoints(torch.from_numpy(points).float().reshape(-1, num_keypoints, 3))
 
     def _masks(

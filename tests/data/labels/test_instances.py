@@ -100,17 +100,23 @@ def test_without_joint_names_there_are_no_joints():
     assert not instances.has("gt_keypoints")
 
 
-def test_joints_outside_of_the_window_are_not_labelled():
+def test_joints_outside_of_the_window_are_known_to_be_elsewhere():
     person = _object(keypoints=[5.5, 4.5, 2, 9.5, 8.5, 1, 14.5, 13.5, 2])
     instances, _ = _build([person], _window(7, 0, output=(20, 7)), size=(20, 7))
-    assert instances.gt_keypoints.tensor[0].tolist() == [[0, 0, 0], [2.5, 8.5, 1], [0, 0, 0]]
+    assert instances.gt_keypoints.tensor[0].tolist() == [[0, 0, -1], [2.5, 8.5, 1], [0, 0, -1]]
     assert instances.gt_boxes.tensor.tolist() == [[0, 4, 7, 14]]
 
 
 def test_no_labelled_joint_lies_on_the_far_edge():
     person = _object(keypoints=[W, 4, 2, 5, H, 2, 0, 0, 2])
     instances, _ = _build([person])
-    assert instances.gt_keypoints.tensor[0, :, 2].tolist() == [0, 0, 2]
+    assert instances.gt_keypoints.tensor[0, :, 2].tolist() == [-1, -1, 2]
+
+
+def test_unlabelled_joints_stay_unlabelled_in_a_flip():
+    person = _object(keypoints=[5, 5, 0, 6, 5, 2, -3, 5, 2])
+    instances, _ = _build([person], HFLIP, hflip_indices=[1, 0, 2])
+    assert instances.gt_keypoints.tensor[0, :, 2].tolist() == [2, 0, -1]
 
 
 def test_wrong_number_of_joints_costs_only_the_joints():
