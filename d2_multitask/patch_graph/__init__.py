@@ -1,14 +1,14 @@
 """Segments without labels, from what an autoencoder needs to see to reconstruct what.
 
-- `autoencoder.py`: what is asked of the autoencoder, and batches of visible sets;
+- `autoencoder.py`: what the autoencoder must offer, and batches of visible sets;
 - `relation.py`: how much patch j helps to reconstruct patch i; its kinds are in `estimators.py`
-  and `ridge.py` (from errors), and `similarity.py` (at most one pass);
+  (from errors) and `similarity.py` (at most one pass); `tiles.py`: of large images;
 - `graph.py`, `communities.py`: patches as a graph, and its division;
-- `growing.py`, `tiles.py`: larger and larger graphs; `foreground.py`: which segments are the
-  object; `refine.py`: patches to pixels;
-- `segmenter.py`: all of it, one image in, segments out; `settings.py`: what can be chosen.
+- `growing.py`: larger and larger graphs; `foreground.py`: which segments are the object;
+  `refine.py`: patches to pixels;
+- `segmenter.py`: all of it, one image in, segments out, and its settings.
 
-No part of it needs Detectron2, nor the rest of this package.
+No part of it needs Detectron2 nor a trainer.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from d2_multitask.patch_graph.relation import (
     measure_relation,
     rank_average,
 )
-from d2_multitask.patch_graph.segmenter import Segmentation, segment_image
-from d2_multitask.patch_graph.settings import SegmenterSettings
+from d2_multitask.patch_graph.segmenter import Segmentation, SegmenterSettings, segment_image
 
 __all__ = [
     "Budget",

@@ -23,9 +23,9 @@ from d2_multitask.patch_graph.estimators import (
     ConditionalMeans,
     Estimator,
     LeaveOneOut,
+    Ridge,
     SingleSource,
 )
-from d2_multitask.patch_graph.ridge import Ridge
 from d2_multitask.patch_graph.similarity import (
     color_similarity,
     distance_similarity,
@@ -168,16 +168,8 @@ def measure_anytime(
 
     Stop iterating when you are content. Before the relation is identified nothing is yielded.
 
-    Args:
-        model: see `measure_relation`, as for all arguments but one.
-        image: likewise.
-        kind: likewise.
-        budget: likewise.
-        seed: likewise.
-        batch_size: likewise.
-        dtype: likewise.
-        only_last: yield once, when the budget is spent; saves the solving in between.
-        **settings: likewise.
+    Args: as of `measure_relation`, and ``only_last``: yield once, when the budget is spent, which
+    saves the solving in between.
 
     Yields:
         Relations, each from all passes so far.

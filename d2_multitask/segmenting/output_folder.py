@@ -38,6 +38,8 @@ from d2_multitask.segmenting.coco_segments import (
 
 SETTINGS_FILE = "settings.json"
 PICTURES = ("overlays", "strips")
+# Fields of settings.json that earlier versions wrote and no option could change.
+FIXED_SETTINGS = ("batch_size", "overlap", "power", "relation_settings")
 RESULTS = ("records/**/*.json", "segments.json", "objects.json")
 
 
@@ -178,9 +180,10 @@ def claim_folder(
 
 def _read_settings(file: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(file.read_text())
+        found = json.loads(file.read_text())
     except (OSError, ValueError):
         return None
+    return {key: value for key, value in found.items() if key not in FIXED_SETTINGS}
 
 
 def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:

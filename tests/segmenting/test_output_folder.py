@@ -67,6 +67,11 @@ def test_other_settings_are_refused(tmp_path, result):
     assert folder.record("a") is None
 
 
+def test_folders_of_earlier_versions_go_on(tmp_path):
+    (tmp_path / "settings.json").write_text('{"seed": 0, "overlap": 0.5, "power": 1.0}')
+    OutputFolder(tmp_path, {"seed": 0})
+
+
 def test_objects_are_connected_parts():
     mask = np.zeros((20, 20), bool)
     mask[0:4, 0:4], mask[10:18, 10:18], mask[19, 0] = True, True, True

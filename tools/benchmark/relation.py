@@ -14,7 +14,7 @@ from benchmark.timing import Clock, paired_ratio, time_interleaved
 from d2_multitask.modeling.mae import MAENetwork
 from d2_multitask.patch_graph import SegmenterSettings, segment_image
 from d2_multitask.patch_graph.autoencoder import ErrorMeter, default_batch_size
-from d2_multitask.patch_graph.ridge import Ridge
+from d2_multitask.patch_graph.estimators import Ridge
 
 # Sets of a counted run, one by one and in batches; the time of one hardly depends on it.
 SETS_ONE_BY_ONE = 48

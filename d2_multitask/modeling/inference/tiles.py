@@ -6,13 +6,14 @@ Letters: H x W pixels of the network input, h x w of a tile.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from d2_multitask.targets.tiles import tile_starts
 
 Size = tuple[int, int]
 
@@ -68,14 +69,10 @@ class TiledNetwork(nn.Module):
             raise ValueError(
                 "TEST.TILES: found an image in a frame, expected INPUT.RESIZE_TEST 'shortest_edge'"
             )
-        corners = list(
-            itertools.product(
-                *(
-                    tile_starts(*sides, self.overlap)
-                    for sides in zip(image_hw, tile_hw, strict=True)
-                )
-            )
+        starts = (
+            tile_starts(*sides, self.overlap) for sides in zip(image_hw, tile_hw, strict=True)
         )
+        corners = list(itertools.product(*starts))
         blended = self._blend(batched_input, corners, tile_hw, options)
         size = tuple(
             int(batched_input.get(key, side))
@@ -105,19 +102,6 @@ class TiledNetwork(nn.Module):
                     place[..., y : y + h, x : x + w] += values * weight.to(values)
                 total[y : y + h, x : x + w] += weight
         return {name: values / total.to(values) for name, values in sums.items()}
-
-
-def tile_starts(side: int, tile: int, overlap: float) -> list[int]:
-    """Where tiles begin along one side, evenly spaced from the first pixel to the last.
-
-    Args:
-        side: pixels of the image.
-        tile: pixels of a tile, at most ``side``.
-        overlap: share of a tile, at least.
-    """
-    step = max(tile * (1 - overlap), 1)
-    count = math.ceil((side - tile) / step) + 1
-    return [round(k * (side - tile) / max(count - 1, 1)) for k in range(count)]
 
 
 def tile_weight(tile_hw: Size, overlap: float) -> Tensor:

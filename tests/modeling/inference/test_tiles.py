@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from d2_multitask.modeling.inference.tiles import TiledNetwork, tile_starts, tile_weight
+from d2_multitask.modeling.inference.tiles import TiledNetwork, tile_weight
+from d2_multitask.targets.tiles import tile_starts
 
 
 class Brightness(nn.Module):
