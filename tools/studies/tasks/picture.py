@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from d2_multitask.data.whole_files import whole_file
 from studies.tasks.columns import Column
 from studies.tasks.markdown import Study
 from studies.tasks.summary import RowResult, baseline_of
@@ -34,9 +35,8 @@ def save_picture(study: Study, path: Path) -> None:
 
     figure = draw(study)
     FigureCanvasAgg(figure)
-    partial = path.with_name(f"{path.name}.part")
-    figure.savefig(partial, dpi=150, format="png")
-    partial.replace(path)
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, dpi=150, format="png")
 
 
 def draw(study: Study) -> Figure:
