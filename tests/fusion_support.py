@@ -1,4 +1,4 @@
-"""Networks whose batch norms do something, for the tests of `modeling/fusion`."""
+"""Networks whose batch norms do something, for the tests of `modeling/inference`."""
 
 from __future__ import annotations
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
-from d2_multitask.heads.dense import add_branch_config, branch_arguments
-from d2_multitask.heads.label_map import LabelMapHead
+from d2_multitask.heads.dense import LabelMapHead, add_branch_config
 
 
 @TASK_HEAD_REGISTRY.register("parts")
@@ -18,11 +17,7 @@ class PartsHead(LabelMapHead):
 
     label: ClassVar[str] = "part_seg"
     loss_name: ClassVar[str] = "loss_parts"
-
-    @configurable
-    def __init__(self, input_shape: dict[str, ShapeSpec], **kwargs: Any) -> None:
-        """See :class:`LabelMapHead`."""
-        super().__init__(input_shape, **kwargs)
+    node_name: ClassVar[str] = "PARTS_HEAD"
 
     @staticmethod
     def add_config(cfg: CfgNode) -> None:
@@ -41,8 +36,7 @@ class PartsHead(LabelMapHead):
         """Config and backbone outputs -> arguments of ``__init__``."""
         node = cfg.MODEL.PARTS_HEAD
         return {
-            **branch_arguments(node, "MODEL.PARTS_HEAD", input_shape),
+            **super().from_config(cfg, input_shape),
             "num_classes": node.NUM_CLASSES,
-            "ignore_value": node.IGNORE_VALUE,
             "loss_weight": node.LOSS_WEIGHT,
         }

@@ -20,13 +20,13 @@ from detectron2.modeling import (
     build_roi_heads,
 )
 from detectron2.structures import ImageList, Instances
-from torch import Tensor, nn
+from torch import Tensor
 
-from d2_multitask.heads.base import Decoded
-from d2_multitask.heads.build import build_heads, head_class
-from d2_multitask.losses import worker_weight
-from d2_multitask.modeling.instance_labels import ImageLabels
-from d2_multitask.modeling.label_watch import LabelWatch
+from d2_multitask.heads.base import TaskHead
+from d2_multitask.heads.build import TaskHeads, build_heads, check_tasks, head_class
+from d2_multitask.losses import LabelWatch, worker_weight
+from d2_multitask.modeling.mcn import output_sizes
+from d2_multitask.modeling.roi_heads import ImageLabels
 
 DETECTION = "det"
 # Detectron2's names of losses -> ours, `loss_<task>_<term>`, from which totals of tasks are made.
@@ -60,7 +60,7 @@ class MultitaskRCNN(GeneralizedRCNN):
     def __init__(
         self,
         *,
-        heads: nn.ModuleDict,
+        heads: TaskHeads | Sequence[TaskHead],
         test_tasks: Sequence[str] = (),
         flip_test: bool = False,
         channels_last: bool = True,
@@ -68,7 +68,7 @@ class MultitaskRCNN(GeneralizedRCNN):
     ) -> None:
         """
         Args:
-            heads: name -> :class:`d2_multitask.heads.base.TaskHead` on the backbone's outputs.
+            heads: the task heads on the backbone's outputs.
             test_tasks: the tasks that run at inference; empty = all.
             flip_test: average the heads' predictions with those of the flipped image; detections
                 are those of the image itself.
@@ -77,8 +77,8 @@ class MultitaskRCNN(GeneralizedRCNN):
                 ``roi_heads`` are ``None``.
         """
         super().__init__(**kwargs)
-        self.heads = heads
-        self.test_tasks = self._checked_tasks(test_tasks)
+        self.heads = heads if isinstance(heads, TaskHeads) else TaskHeads(heads)
+        self.test_tasks = self.chosen_tasks(test_tasks)
         self.flip_test = flip_test
         self.label_watch = LabelWatch()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -121,7 +121,7 @@ class MultitaskRCNN(GeneralizedRCNN):
         """Losses in training mode, results in evaluation mode.
 
         Args:
-            batched_inputs: one dict an image: ``image`` (3, H, W) in ``INPUT.FORMAT`` order, 0-255;
+            batched_inputs: per image a dict: ``image`` (3, H, W) in ``INPUT.FORMAT`` order, 0-255;
                 for results ``height`` and ``width`` of the wanted output (default: the image's);
                 for losses whatever labels there are: ``instances`` (``gt_boxes``, ``gt_classes``,
                 and ``gt_masks`` and ``gt_keypoints`` if any object has them), ``ignore_mask`` (H,
@@ -130,7 +130,7 @@ class MultitaskRCNN(GeneralizedRCNN):
             tasks: evaluation mode only: run these alone. ``None`` = ``TEST.TASKS``.
 
         Returns:
-            Training: ``{"loss_<task>_<term>": ()}``. Evaluation: one dict an image with
+            Training: ``{"loss_<task>_<term>": ()}``. Evaluation: one dict per image with
             ``instances`` (``pred_boxes``, ``scores``, ``pred_classes``, ``pred_masks`` (n, height,
             width) bool, ``pred_keypoints`` (n, K, 3)) and what the heads answer.
         """
@@ -141,9 +141,7 @@ class MultitaskRCNN(GeneralizedRCNN):
         losses: dict[str, Tensor] = {}
         if self.roi_heads is not None:
             losses.update(self._detection_losses(batched_inputs, images, features))
-        for head in self.heads.values():
-            targets = head.targets(batched_inputs, images)
-            losses.update(head.losses(head.layers(features), targets))
+        losses.update(self.heads.losses(features, batched_inputs, images))
         self.label_watch.update(losses)
         return losses
 
@@ -195,7 +193,7 @@ class MultitaskRCNN(GeneralizedRCNN):
         do_postprocess: bool = True,
         tasks: Sequence[str] | None = None,
     ) -> list[Any]:
-        """Results of the asked tasks; what nobody asked for is not run. See :meth:`forward`.
+        """Results of the requested tasks; other tasks do not run. See :meth:`forward`.
 
         Args:
             batched_inputs: see :meth:`forward`.
@@ -203,7 +201,7 @@ class MultitaskRCNN(GeneralizedRCNN):
             do_postprocess: ``False`` gives the ``Instances`` alone, in pixels of the network input.
             tasks: see :meth:`forward`.
         """
-        names = self.test_tasks if tasks is None else self._checked_tasks(tasks)
+        names = self.test_tasks if tasks is None else self.chosen_tasks(tasks)
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         results: list[dict[str, Any]] = [{} for _ in batched_inputs]
@@ -212,15 +210,11 @@ class MultitaskRCNN(GeneralizedRCNN):
             if not do_postprocess:
                 return instances
             results = self._postprocess(instances, batched_inputs, images.image_sizes)
-        decoded = self._decode(images, features, [name for name in names if name != DETECTION])
-        for index, (result, entry) in enumerate(zip(results, batched_inputs, strict=True)):
-            size = images.image_sizes[index]
-            output_size = (int(entry.get("height", size[0])), int(entry.get("width", size[1])))
-            for name in names:
-                if name != DETECTION:
-                    head = self.heads[name]
-                    result.update(head.postprocess(decoded, index, size, output_size))
-        return results
+        names = [name for name in names if name != DETECTION]
+        flipped = self.backbone(images.tensor.flip(-1)) if self.flip_test and names else None
+        sizes = output_sizes(batched_inputs, images)
+        of_heads = self.heads.inference(features, images, sizes, names, flipped)
+        return [{**result, **others} for result, others in zip(results, of_heads, strict=True)]
 
     def _detect(
         self,
@@ -234,43 +228,22 @@ class MultitaskRCNN(GeneralizedRCNN):
         proposals, _ = self.proposal_generator(images, features, None)
         return self.roi_heads(images, features, proposals, None)[0]
 
-    def _decode(
-        self, images: ImageList, features: dict[str, Tensor], names: Sequence[str]
-    ) -> Decoded:
-        """What the heads say of a batch."""
-        predictions = {name: self.heads[name].layers(features) for name in names}
-        if self.flip_test and names:
-            mirrored = self.backbone(images.tensor.flip(-1))
-            for name in names:
-                head = self.heads[name]
-                flipped = head.layers(mirrored)
-                predictions[name] = head.merge_flipped(predictions[name], flipped)
-        decoded = Decoded()
-        for name in names:
-            self.heads[name].inference(predictions[name], images, decoded)
-        return decoded
-
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalise and pad a batch: ``tensor`` (N, 3, H, W), H and W fit for the backbone."""
         images = super().preprocess_image(batched_inputs)
         images.tensor = images.tensor.contiguous(memory_format=self.memory_format)
         return images
 
-    def _checked_tasks(self, tasks: Sequence[str]) -> list[str]:
-        """The tasks to run for ``tasks``.
+    def chosen_tasks(self, tasks: Sequence[str]) -> list[str]:
+        """The tasks that run for ``tasks``, in order; all of them if ``tasks`` is empty.
 
         Raises:
             ValueError: a task that this network does not have.
         """
         there = [DETECTION] if self.roi_heads is not None else []
         there += list(self.heads)
-        for task in tasks:
-            if task not in there:
-                raise ValueError(
-                    f"TEST.TASKS: found {task!r}, expected some of this network's tasks: "
-                    f"{', '.join(there)}"
-                )
-        return [task for task in there if task in tasks] if tasks else there
+        check_tasks(tasks, there)
+        return [task for task in there if task in tasks or not tasks]
 
 
 def _check_config(cfg: CfgNode) -> None:

@@ -11,6 +11,7 @@ import torch
 from detectron2.data import Metadata
 from torch import Tensor, nn
 
+from d2_multitask.heads import BatchLabels
 from d2_multitask.modeling.mae import MaskedAutoencoder
 from d2_multitask.visualization.contact_sheet import contact_sheet
 from d2_multitask.visualization.predictions import draw_result
@@ -92,9 +93,10 @@ def target_maps(
             f"{type(network).__name__} learns from the images themselves: it has no targets to draw"
         )
     images = network.preprocess_image(batched_inputs)
+    labels = BatchLabels(batched_inputs, images)
     maps: dict[str, Tensor] = {}
     for head in network.heads.values():
-        maps.update(head.target_maps(head.targets(batched_inputs, images)))
+        maps.update(head.target_maps(head.targets(labels)))
     return maps, tuple(images.tensor.shape[-2:])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from detectron2.structures import Boxes, Instances
 
-from d2_multitask.modeling.instance_labels import ImageLabels
+from d2_multitask.modeling.roi_heads import ImageLabels
 from modeling.rcnn_support import rcnn, rcnn_image
 
 

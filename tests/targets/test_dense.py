@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from d2_multitask.targets.dense import cells_in_boxes, ignored_cells, pad_label_maps
+from d2_multitask.targets.encode import cells_in_boxes, ignored_cells, pad_label_maps
 
 CPU = torch.device("cpu")
 

@@ -237,20 +237,21 @@ def set_candidate_thresholds(network: nn.Module, batch: Batch, people: int) -> N
     """
     heads = getattr(network.eval(), "heads", {})
     candidates = {
-        "center": ("heatmap", "score_threshold", OBJECTS),
-        "pose": ("keypoint_heatmap", "peak_score_threshold", JOINT_PEAKS_PER_PERSON * people),
+        "center": ("heatmap", OBJECTS),
+        "pose": ("keypoint_heatmap", JOINT_PEAKS_PER_PERSON * people),
     }
     names = [name for name in candidates if name in heads]
     features = network.backbone(network.preprocess_image(batch).tensor) if names else {}
     for name in names:
-        prediction, threshold, count = candidates[name]
+        prediction, count = candidates[name]
         # Features of random weights can be so large that all scores are 1.
         spread = heads[name].layers(features)[prediction].std()
         getattr(heads[name], prediction)[-1].weight.div_(spread)
         scores = heads[name].layers(features)[prediction].float().sigmoid()
         peaks = suppress_non_peaks(scores).flatten(2)  # (N, channels, cells)
         best = peaks.topk(min(count + 1, peaks.shape[-1])).values
-        setattr(heads[name], threshold, float(best[..., -1].amax()))
+        owner = getattr(heads[name], "matching", heads[name])
+        owner.score_threshold = float(best[..., -1].amax())
 
 
 def count_parameters(network: nn.Module) -> int:

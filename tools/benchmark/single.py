@@ -17,7 +17,7 @@ from benchmark.loop_targets import loop_targets
 from benchmark.networks import Setting, build_networks
 from benchmark.people import random_people
 from benchmark.timing import Clock, paired_ratio, time_interleaved
-from d2_multitask.heads import Decoded
+from d2_multitask.heads import BatchLabels, Decoded
 from d2_multitask.modeling.backbones.centernet import conv_norm_relu
 
 OBJECT_TASKS = ("center", "det", "pose")
@@ -38,9 +38,8 @@ def measure_targets(
     heads = [head for name, head in model.heads.items() if name in OBJECT_TASKS]
 
     def targets() -> list[Any]:
-        # A new list, as in every step: heads keep with it what they share.
-        images = ImageList(pixels.tensor, pixels.image_sizes)
-        return [head.targets(inputs, images) for head in heads]
+        labels = BatchLabels(inputs, pixels)  # new in every step
+        return [head.targets(labels) for head in heads]
 
     timings = time_interleaved(
         {

@@ -1,11 +1,11 @@
 """Computes at the found cells only what is read there only.
 
-Of the maps that heads predict, some are read at no more than the peaks: sizes, offsets, joint
+Of the maps that heads predict, some are read at no more than the peaks: sizes, offsets, keypoint
 offsets. At inference their branch (3x3 convolution, ReLU, 1x1 convolution) can therefore wait until
 the peaks are known and be computed for the 3x3 windows around them, with the same numbers: 100 of
 16,384 cells for an image of 512x512.
 
-Letters: N images, P cells an image, C channels, (h, w) grid size.
+Letters: N images, P cells per image, C channels, (h, w) grid size.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2_multitask.heads.base import Branch, TaskHead
-from d2_multitask.targets.decode import gather_cells
+from d2_multitask.heads.base import CellBranch
+from d2_multitask.targets.decode import values_at
 
 # Beyond this part of the grid the convolution of the whole map is the faster way.
 DENSE_SHARE = 0.25
 
 
-class CellwiseBranch(nn.Module):
-    """A branch whose prediction waits for its cells."""
+class BranchAtPeaks(nn.Module):
+    """A branch that is computed where :func:`values_at` asks for its values."""
 
-    def __init__(self, branch: Branch) -> None:
+    def __init__(self, branch: CellBranch) -> None:
         """
         Args:
             branch: see :func:`is_plain_branch`.
@@ -35,12 +35,12 @@ class CellwiseBranch(nn.Module):
         kernel = branch[0].weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous()
         self.register_buffer("kernel", kernel, persistent=False)
 
-    def forward(self, feature: Tensor) -> CellwisePrediction:
+    def forward(self, feature: Tensor) -> UncomputedMap:
         """(N, C, h, w) -> the prediction, not computed yet."""
-        return CellwisePrediction(self, feature)
+        return UncomputedMap(self, feature)
 
-    def at_cells(self, feature: Tensor, xy: Tensor) -> Tensor:
-        """The branch's prediction at cells.
+    def values_at(self, feature: Tensor, xy: Tensor) -> Tensor:
+        """The prediction at cells.
 
         Args:
             feature: (N, C, h, w).
@@ -51,34 +51,22 @@ class CellwiseBranch(nn.Module):
         """
         height, width = feature.shape[2:]
         if xy.shape[1] > DENSE_SHARE * height * width:
-            return gather_cells(self.branch(feature), xy)
+            return values_at(self.branch(feature), xy)
         windows = windows_at(feature, xy).flatten(2)  # (N, P, 9 * C)
         conv, predictor = self.branch
         hidden = F.relu(windows @ self.kernel + conv.bias)
         return F.linear(hidden, predictor.weight.flatten(1), predictor.bias)
 
 
-class CellwisePrediction:
-    """Stands where a head expects a map (N, predictions, h, w) of which it reads cells.
+class UncomputedMap:
+    """A head's prediction that :func:`d2_multitask.targets.decode.values_at` computes."""
 
-    It knows what heads do with such maps before they read them: a cast to float32 and a scale.
-    """
+    def __init__(self, branch: BranchAtPeaks, feature: Tensor) -> None:
+        self.branch, self.feature = branch, feature
 
-    def __init__(self, branch: CellwiseBranch, feature: Tensor, scale: float = 1.0) -> None:
-        self.branch, self.feature, self.scale = branch, feature, scale
-
-    def float(self) -> CellwisePrediction:
-        """Itself; values are float32 when they are read."""
-        return self
-
-    def __mul__(self, scale: float) -> CellwisePrediction:
-        return CellwisePrediction(self.branch, self.feature, self.scale * scale)
-
-    __rmul__ = __mul__
-
-    def gather_cells(self, xy: Tensor) -> Tensor:
-        """(N, P, 2) int64 cells (x, y) -> (N, P, predictions), float32."""
-        return self.branch.at_cells(self.feature, xy).float() * self.scale
+    def values_at(self, xy: Tensor) -> Tensor:
+        """(N, P, 2) int64 cells (x, y) -> (N, P, predictions)."""
+        return self.branch.values_at(self.feature, xy)
 
 
 def windows_at(feature: Tensor, xy: Tensor) -> Tensor:
@@ -103,8 +91,8 @@ def windows_at(feature: Tensor, xy: Tensor) -> Tensor:
     return windows.mul_(inside.flatten(2)[..., None])
 
 
-def make_cellwise(model: nn.Module) -> int:
-    """Let the branches that heads list in ``read_at_cells`` wait for their cells, in place.
+def compute_at_peaks(model: nn.Module) -> int:
+    """Let every plain :class:`CellBranch` of a network wait for its cells, in place.
 
     A model with a flip test averages whole maps; it is left as it is.
 
@@ -116,22 +104,22 @@ def make_cellwise(model: nn.Module) -> int:
     """
     if getattr(model, "flip_test", False):
         return 0
-    count = 0
-    for head in model.modules():
-        if not isinstance(head, TaskHead):
-            continue
-        for name in head.read_at_cells:
-            branch = getattr(head, name)
-            if is_plain_branch(branch):
-                setattr(head, name, CellwiseBranch(branch))
-                count += 1
-    return count
+    found = [
+        (parent, name, branch)
+        for parent in model.modules()
+        if not isinstance(parent, BranchAtPeaks)
+        for name, branch in parent.named_children()
+        if is_plain_branch(branch)
+    ]
+    for parent, name, branch in found:
+        setattr(parent, name, BranchAtPeaks(branch))
+    return len(found)
 
 
 def is_plain_branch(branch: nn.Module) -> bool:
-    """Whether it is a 3x3 convolution, ReLU and a 1x1 convolution, without a norm."""
+    """Whether it is a :class:`CellBranch` of two convolutions, the first without a norm."""
     return (
-        isinstance(branch, Branch)
+        isinstance(branch, CellBranch)
         and len(branch) == 2
         and branch[0].norm is None
         and branch[0].kernel_size == (3, 3)

@@ -14,12 +14,12 @@ from detectron2.structures import ImageList
 from torch import Tensor
 
 from d2_multitask.data.datasets.catalog import RECONSTRUCTION_TASK
-from d2_multitask.heads.base import image_cells
 from d2_multitask.losses import average_over_workers
 from d2_multitask.modeling.backbones.mae import MAEBackbone
 from d2_multitask.modeling.mae.masking import num_visible, patch_grid
 from d2_multitask.modeling.mae.meta_arch import LOSS_KEY, image_noise, reconstruction_result
 from d2_multitask.modeling.mcn import MultitaskCenterNet
+from d2_multitask.targets.encode import image_cells
 
 
 @META_ARCH_REGISTRY.register()
@@ -126,7 +126,7 @@ class MultitaskMAE(MultitaskCenterNet):
             self.backbone, images.tensor, mask_ratio=self.test_mask_ratio, noise=noise
         )
 
-    def _checked_tasks(self, tasks: Sequence[str]) -> list[str]:
-        """The heads to run for ``tasks``, in order; reconstructions are no head."""
+    def chosen_heads(self, tasks: Sequence[str]) -> list[str]:
+        """The heads that run for ``tasks``; reconstruction is not a head."""
         heads = [task for task in tasks if task != RECONSTRUCTION_TASK or not self.reconstructs]
-        return [] if tasks and not heads else super()._checked_tasks(heads)
+        return [] if tasks and not heads else super().chosen_heads(heads)

@@ -7,11 +7,10 @@ import torch
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.heads import TASK_HEAD_REGISTRY, build_heads
-from d2_multitask.heads.base import Branch
-from d2_multitask.modeling.inference import at_peaks as cellwise
-from d2_multitask.modeling.inference import make_cellwise
-from d2_multitask.modeling.inference.at_peaks import CellwiseBranch, windows_at
-from d2_multitask.targets.decode import gather_cells
+from d2_multitask.heads.base import CellBranch
+from d2_multitask.modeling.inference import at_peaks, compute_at_peaks
+from d2_multitask.modeling.inference.at_peaks import BranchAtPeaks, windows_at
+from d2_multitask.targets.decode import values_at
 from fusion_support import network
 from support import TinyBackbone, labelled_image
 
@@ -28,37 +27,34 @@ def test_windows_row_by_row_and_zero_outside() -> None:
 def test_cells_equal_the_map(
     share: float, order: torch.memory_format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cellwise, "DENSE_SHARE", share)
+    monkeypatch.setattr(at_peaks, "DENSE_SHARE", share)
     torch.manual_seed(0)
-    branch = Branch(6, 5, 4, weight_std=None).to(memory_format=order)
+    branch = CellBranch(6, 5, 4, weight_std=None).to(memory_format=order)
     branch[0].bias.data.normal_()
     feature = torch.randn(2, 6, 7, 9).contiguous(memory_format=order)
     corners = [[0, 0], [8, 0], [0, 6], [8, 6], [4, 3], [4, 3]]
     xy = torch.tensor([corners, corners[::-1]])
-    lazy = CellwiseBranch(branch)(feature)
-    expected = gather_cells(branch(feature) * 16, xy)
-    torch.testing.assert_close(gather_cells(lazy.float() * 16, xy), expected)
+    lazy = BranchAtPeaks(branch)(feature)
+    expected = values_at(branch(feature), xy)
+    torch.testing.assert_close(values_at(lazy, xy), expected)
 
 
 def test_no_cells() -> None:
-    lazy = CellwiseBranch(Branch(6, 5, 4))(torch.randn(2, 6, 7, 9))
-    assert gather_cells(lazy, torch.zeros(2, 0, 2, dtype=torch.long)).shape == (2, 0, 4)
+    lazy = BranchAtPeaks(CellBranch(6, 5, 4))(torch.randn(2, 6, 7, 9))
+    assert values_at(lazy, torch.zeros(2, 0, 2, dtype=torch.long)).shape == (2, 0, 4)
 
 
 @pytest.mark.parametrize("task", [name for name, _ in TASK_HEAD_REGISTRY])
-def test_every_head_reads_what_it_lists_at_cells_only(task: str) -> None:
+def test_every_head_reads_its_cell_branches_at_cells_only(task: str) -> None:
     """A head that did anything else with such a prediction would raise here."""
     torch.manual_seed(0)
     cfg = get_multitask_cfg()
     cfg.MODEL.TASKS = [task]
-    listed = [
-        (head, name)
-        for head in build_heads(cfg, TinyBackbone().output_shape()).values()
-        for name in head.read_at_cells
-    ]
+    heads = build_heads(cfg, TinyBackbone().output_shape())
+    listed = [branch for branch in heads.modules() if isinstance(branch, CellBranch)]
     model = network([task]).eval()
     before = model([labelled_image()])
-    assert make_cellwise(model) == len(listed)
+    assert compute_at_peaks(model) == len(listed)
     after = model([labelled_image()])
     assert set(before[0]) == set(after[0])
 
@@ -68,5 +64,5 @@ def test_norms_that_cannot_be_folded_and_flip_tests_keep_the_map() -> None:
     cfg.MODEL.TASKS = ["det"]
     cfg.MODEL.CENTER_HEAD.NORM = "GN"
     heads = build_heads(cfg, TinyBackbone().output_shape())
-    assert make_cellwise(heads) == 0
-    assert make_cellwise(network(["det"], flip_test=True)) == 0
+    assert compute_at_peaks(heads) == 0
+    assert compute_at_peaks(network(["det"], flip_test=True)) == 0

@@ -9,7 +9,7 @@ from torch._dynamo import explain
 
 from d2_multitask.config import load_config
 from d2_multitask.modeling.inference import compile_network, fuse_for_inference
-from d2_multitask.modeling.inference.compiling import is_compiled_part
+from d2_multitask.modeling.inference.fold_norms import is_compiled_part
 from fusion_support import network
 from support import labelled_image
 

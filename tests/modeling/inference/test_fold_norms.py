@@ -9,12 +9,12 @@ from detectron2.modeling import build_backbone
 from torch import Tensor, nn
 
 from d2_multitask.config import load_config
-from d2_multitask.modeling.inference import fuse_norms
+from d2_multitask.modeling.inference import fold_norms
 from fusion_support import randomise_norms
 
 
 class Network(nn.Module):
-    """What a meta-architecture looks like to ``fuse_norms``."""
+    """What a meta-architecture looks like to ``fold_norms``."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ def test_no_norm_is_left_and_no_answer_changes(overrides: tuple[str, ...]) -> No
     num_norms = sum(hasattr(module, "running_var") for module in model.modules())
     with torch.no_grad():
         before = model.backbone(image)["p2"]
-        assert fuse_norms(model) == num_norms > 0
+        assert fold_norms(model) == num_norms > 0
         after = model.backbone(image)["p2"]
     assert not any(hasattr(module, "running_var") for module in model.modules())
     torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4 * float(before.abs().max()))
@@ -86,7 +86,7 @@ def test_a_known_convolution() -> None:
         (conv.norm.running_var, 4.0),
     ):
         tensor.fill_(value)
-    assert fuse_norms(nn.Sequential(conv).eval()) == 1
+    assert fold_norms(nn.Sequential(conv).eval()) == 1
     assert conv.norm is None
     assert conv.weight.item() == pytest.approx(3.0) and conv.bias.item() == pytest.approx(2.0)
 
@@ -94,14 +94,14 @@ def test_a_known_convolution() -> None:
 def test_norms_in_training_mode_and_other_norms_stay() -> None:
     layers = [Conv2d(32, 32, 1, norm=get_norm(name, 32)) for name in ("BN", "GN")]
     model = nn.Sequential(*layers)
-    assert fuse_norms(model.train()) == 0
-    assert fuse_norms(model.eval()) == 1
+    assert fold_norms(model.train()) == 0
+    assert fold_norms(model.eval()) == 1
     assert isinstance(layers[1].norm, nn.GroupNorm)
 
 
 def test_the_memory_order_stays() -> None:
     conv = Conv2d(4, 8, 3, norm=get_norm("BN", 8)).to(memory_format=torch.channels_last).eval()
-    fuse_norms(nn.Sequential(conv))
+    fold_norms(nn.Sequential(conv))
     assert conv.weight.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -136,5 +136,5 @@ def test_what_would_change_is_left_as_it_is(backbone: type[nn.Module]) -> None:
     image = torch.randn(1, 3, 8, 8)
     with torch.no_grad():
         before = model.backbone(image)["p2"]
-        assert fuse_norms(model) == 0
+        assert fold_norms(model) == 0
         torch.testing.assert_close(model.backbone(image)["p2"], before, rtol=0, atol=0)

@@ -8,7 +8,7 @@ from detectron2.structures import Boxes, Instances
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.heads import build_heads
 from d2_multitask.modeling import MultitaskCenterNet
-from d2_multitask.modeling.inference.window import crop_result
+from d2_multitask.modeling.inference.tiles import crop_result
 from support import TinyBackbone
 
 

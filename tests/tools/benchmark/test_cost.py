@@ -150,12 +150,13 @@ def test_the_candidate_thresholds_leave_decoding_its_work() -> None:
         features = network.backbone(network.preprocess_image(batch).tensor)
         center = network.heads["center"].layers(features)["heatmap"].sigmoid()[0].numpy()
         joints = network.heads["pose"].layers(features)["keypoint_heatmap"].sigmoid()[0].numpy()
-    for heatmap, head, attribute, count in (
-        (center, "center", "score_threshold", 50),
-        (joints, "pose", "peak_score_threshold", 4 * setting.people),
+    heads = network.heads
+    for heatmap, threshold, count in (
+        (center, heads["center"].score_threshold, 50),
+        (joints, heads["pose"].matching.score_threshold, 4 * setting.people),
     ):
         peaks = heatmap == maximum_filter(heatmap, (1, 3, 3), mode="nearest")
-        above = peaks & (heatmap > getattr(network.heads[head], attribute))
+        above = peaks & (heatmap > threshold)
         assert above.sum((1, 2)).max() == count
 
 
