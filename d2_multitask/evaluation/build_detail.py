@@ -15,7 +15,7 @@ from d2_multitask.evaluation.boundary.evaluator import (
 )
 from d2_multitask.evaluation.coco.partial import DetailCOCOEvaluator, has_joints
 from d2_multitask.evaluation.dense.classification import ClassificationEvaluator
-from d2_multitask.evaluation.dense.label_maps import PartsEvaluator, SemanticEvaluator
+from d2_multitask.evaluation.dense.sem_seg import PartsEvaluator, SemanticEvaluator
 from d2_multitask.evaluation.request import EvaluationRequest
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from d2_multitask.data.datasets.pascal_in_detail.names import (
 from d2_multitask.evaluation.boundary.evaluator import EdgeEvaluator
 from d2_multitask.evaluation.coco.partial import DetailCOCOEvaluator
 from d2_multitask.evaluation.dense.classification import ClassificationEvaluator
-from d2_multitask.evaluation.dense.label_maps import PartsEvaluator, SemanticEvaluator
+from d2_multitask.evaluation.dense.sem_seg import PartsEvaluator, SemanticEvaluator
 
 VAL_IMAGES = 5104
 """Images of PASCAL in Detail's validation phase."""

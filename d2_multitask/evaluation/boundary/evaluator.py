@@ -13,6 +13,7 @@ import torch
 from detectron2.utils import comm
 
 from d2_multitask.data.labels.maps import boundary_map, occlusion_map
+from d2_multitask.evaluation.base import LabelEvaluator
 from d2_multitask.evaluation.boundary.counts import EdgeCounts, EdgeJob, count_edges
 from d2_multitask.evaluation.boundary.precision_recall import (
     PixelCounts,
@@ -20,7 +21,6 @@ from d2_multitask.evaluation.boundary.precision_recall import (
     even_thresholds,
     summarize,
 )
-from d2_multitask.evaluation.dense.label_evaluator import LabelEvaluator
 from d2_multitask.evaluation.worker_pool import BackgroundJobs
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from d2_multitask.data.labels.masks import to_rle
 from d2_multitask.evaluation.coco.backends import AUTO
 from d2_multitask.evaluation.coco.evaluator import MultitaskCOCOEvaluator
 from d2_multitask.evaluation.coco.labels import CocoDict
-from d2_multitask.evaluation.coco.legacy import (
+from d2_multitask.evaluation.legacy import (
     legacy_boxes,
     legacy_keypoints,
     legacy_masks,
@@ -123,7 +123,7 @@ class DetailCOCOEvaluator(MultitaskCOCOEvaluator):
     """COCO's AP for some of the classes of the model, on the images that have object labels.
 
     With ``legacy`` the official code's numbers come too, as ``bbox-legacy`` and so on; see
-    `d2_multitask.evaluation.coco.legacy`.
+    `d2_multitask.evaluation.legacy`.
     """
 
     def __init__(

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from d2_multitask.data.labels.maps import image_label_vector
-from d2_multitask.evaluation.dense.confusion import nan_mean
-from d2_multitask.evaluation.dense.label_evaluator import LabelEvaluator
-from d2_multitask.evaluation.dense.legacy_labels import official_mean_ap
+from d2_multitask.evaluation.base import LabelEvaluator
+from d2_multitask.evaluation.legacy import official_mean_ap
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +18,7 @@ logger = logging.getLogger(__name__)
 def voc_average_precision(scores: np.ndarray, present: np.ndarray) -> float:
     """Area under the interpolated precision-recall curve, all points (VOC 2010 and later).
 
-    Images of one score are taken together, so the result does not depend on their order; a score
-    that says nothing gets the share of images that show the class.
+    Images with equal scores are one point of the curve, so their order does not matter.
 
     Args:
         scores: (n,) higher = more certain.
@@ -45,8 +43,7 @@ def voc_average_precision(scores: np.ndarray, present: np.ndarray) -> float:
 class ClassificationEvaluator(LabelEvaluator):
     """AP of each class over the images, and their mean over the classes that occur.
 
-    Images that the model was not asked for get score 0, as in the official evaluation, with a
-    warning.
+    Labelled images without a prediction get score 0, with a warning, as in the official evaluation.
     """
 
     output_name = "image_labels"
@@ -64,7 +61,7 @@ class ClassificationEvaluator(LabelEvaluator):
         """
         Args:
             dataset_name: registered name, for messages.
-            records: the data set's dicts.
+            records: the dataset's dicts.
             class_names: C names; the output must have C scores.
             distributed: gather the scores of all processes.
             legacy: also give the official code's number.
@@ -102,18 +99,18 @@ class ClassificationEvaluator(LabelEvaluator):
                 f"{len(labels) - len(known)} labelled images of {self._dataset_name!r} have no "
                 "predicted classes: their scores are 0."
             )
-        nothing = np.zeros(len(self._class_names))
-        scores = np.stack([known.get(i, nothing) for i in labels]) if labels else nothing[None]
-        present = np.stack(list(labels.values())) > 0 if labels else nothing[None] > 0
-        results = {self.output_name: self._metrics(scores, present)}
-        if self._legacy:
-            results[f"{self.output_name}-legacy"] = {"mAP": 100 * official_mean_ap(scores, present)}
-        return results
-
-    def _metrics(self, scores: np.ndarray, present: np.ndarray) -> dict[str, float]:
-        """From (N, C) scores and (N, C) bool."""
+        num_classes = len(self._class_names)
+        scores = np.array([known.get(i, np.zeros(num_classes)) for i in labels])
+        scores = scores.reshape(-1, num_classes)
+        present = np.array(list(labels.values())).reshape(-1, num_classes) > 0
         ap = np.array(
             [voc_average_precision(s, p) for s, p in zip(scores.T, present.T, strict=True)]
         )
+        occurring = ap[~np.isnan(ap)]
+        mean = 100 * float(occurring.mean()) if len(occurring) else float("nan")
         per_class = zip(self._class_names, ap, strict=True)
-        return {"mAP": 100 * nan_mean(ap), **{f"AP-{n}": 100 * float(a) for n, a in per_class}}
+        per_class = {f"AP-{name}": 100 * float(value) for name, value in per_class}
+        results = {self.output_name: {"mAP": mean, **per_class}}
+        if self._legacy:
+            results[f"{self.output_name}-legacy"] = {"mAP": 100 * official_mean_ap(scores, present)}
+        return results

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from d2_multitask.data.labels.foreground import IGNORE_VALUE, foreground_map
+from d2_multitask.evaluation.base import LabelEvaluator
 from d2_multitask.evaluation.dense import saliency
-from d2_multitask.evaluation.dense.label_evaluator import LabelEvaluator
 
 logger = logging.getLogger(__name__)
 
-# What is kept of each image: numbers, then two curves over the thresholds.
+# Sums over the images; "intersection" and "union" are over all pixels.
 _NUMBERS = ("IoU", "adaptive-F", "pixel-error", "S-measure", "adaptive-E")
+_NUMBERS += ("intersection", "union", "num_images")
 
 
 class ForegroundEvaluator(LabelEvaluator):
@@ -24,19 +25,18 @@ class ForegroundEvaluator(LabelEvaluator):
     Results are ``{"foreground": {...}}``, in 0-100:
 
     - ``IoU``: of the foreground at probability 0.5, mean over the images; an image without
-      foreground counts 100 if nothing is predicted in it;
+      foreground has 100 if nothing is predicted in it;
     - ``global-IoU``: the same over all pixels of all images at once;
-    - ``max-F``: F-measure with beta^2 = 0.3, the images' curves over 256 thresholds averaged, then
-      their maximum; ``mean-F``: the mean of the averaged curve; ``adaptive-F``: each image at twice
-      its mean probability, averaged;
+    - ``max-F``: F-measure with beta^2 = 0.3, the curves of the images over 256 thresholds averaged,
+      then the maximum; ``mean-F``: the mean of the averaged curve; ``adaptive-F``: each image at
+      twice its mean probability, averaged;
     - ``pixel-error``: mean absolute difference of probability and label, mean over the images;
     - ``S-measure``: alpha = 0.5; ``E-measure``: mean over the thresholds; ``max-E`` and
       ``adaptive-E`` as for F;
     - ``num_images``.
 
-    Pixels without a label do not count; to the S-measure, which needs whole images, they are
-    background that was predicted as such. Images without a label, or with no labelled pixel, do not
-    count.
+    Pixels without a label are ignored; for the S-measure, which needs whole images, they are
+    background with probability 0. Images without any labelled pixel are not counted.
     """
 
     output_name = "foreground"
@@ -53,7 +53,7 @@ class ForegroundEvaluator(LabelEvaluator):
         """
         Args:
             dataset_name: registered name, for messages.
-            records: the data set's dicts.
+            records: the dataset's dicts.
             stretch: stretch each image's probabilities to 0..1 first, as PySODMetrics does.
             distributed: gather the sums of all processes.
         """
@@ -65,8 +65,6 @@ class ForegroundEvaluator(LabelEvaluator):
         super().reset()
         self._numbers = np.zeros(len(_NUMBERS))
         self._curves = np.zeros((2, saliency.NUM_THRESHOLDS))
-        # intersection and union over all pixels; images
-        self._totals = np.zeros(3)
 
     def labels(self, record: dict[str, Any]) -> np.ndarray | None:
         """(H, W) uint8: 0, 1, 255 = no label."""
@@ -84,9 +82,7 @@ class ForegroundEvaluator(LabelEvaluator):
         if self._stretch and probability.max() > probability.min():
             low, high = probability.min(), probability.max()
             probability = (probability - low) / (high - low)
-        self._add(probability, labels == 1, labels != IGNORE_VALUE)
-
-    def _add(self, probability: np.ndarray, positive: np.ndarray, valid: np.ndarray) -> None:
+        positive, valid = labels == 1, labels != IGNORE_VALUE
         values, truth = probability[valid], positive[valid]
         num_positive, num_pixels = np.count_nonzero(truth), len(truth)
         curve = saliency.threshold_counts(values, truth)
@@ -102,37 +98,40 @@ class ForegroundEvaluator(LabelEvaluator):
             np.abs(values - truth).mean(),
             saliency.s_measure(probability, positive),
             saliency.e_measure(adaptive, num_positive, num_pixels),
+            hit,
+            union,
+            1,
         )
         self._curves += (
             saliency.f_measure(curve, num_positive),
             saliency.e_measure(curve, num_positive, num_pixels),
         )
-        self._totals += (hit, union, 1)
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Score what was processed, in 0-100; ``None`` in all processes but the first."""
-        gathered = self.gather([(self._numbers, self._curves, self._totals)])
+        gathered = self.gather([(self._numbers, self._curves)])
         if gathered is None:
             return None
-        numbers, curves, totals = (sum(parts) for parts in zip(*gathered, strict=True))
-        hit, union, num_images = totals.tolist()
+        numbers, curves = (sum(parts) for parts in zip(*gathered, strict=True))
+        total = dict(zip(_NUMBERS, numbers.tolist(), strict=True))
+        num_images = total["num_images"]
         if not num_images:
             logger.warning(f"{self._dataset_name}: no labelled image was processed.")
             return {self.output_name: {"num_images": 0.0}}
-        mean = dict(zip(_NUMBERS, (100 * numbers / num_images).tolist(), strict=True))
         f_curve, e_curve = 100 * curves / num_images
+        union = total["union"]
         return {
             self.output_name: {
-                "IoU": mean["IoU"],
-                "global-IoU": 100 * hit / union if union else 100.0,
+                "IoU": 100 * total["IoU"] / num_images,
+                "global-IoU": 100 * total["intersection"] / union if union else 100.0,
                 "max-F": float(f_curve.max()),
                 "mean-F": float(f_curve.mean()),
-                "adaptive-F": mean["adaptive-F"],
-                "pixel-error": mean["pixel-error"],
-                "S-measure": mean["S-measure"],
+                "adaptive-F": 100 * total["adaptive-F"] / num_images,
+                "pixel-error": 100 * total["pixel-error"] / num_images,
+                "S-measure": 100 * total["S-measure"] / num_images,
                 "E-measure": float(e_curve.mean()),
                 "max-E": float(e_curve.max()),
-                "adaptive-E": mean["adaptive-E"],
+                "adaptive-E": 100 * total["adaptive-E"] / num_images,
                 "num_images": num_images,
             }
         }

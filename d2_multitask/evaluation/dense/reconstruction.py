@@ -1,4 +1,4 @@
-"""How well a masked autoencoder reconstructs the removed patches of images that it has not seen."""
+"""How well a masked autoencoder reconstructs the removed patches of new images."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ class ReconstructionEvaluator(DatasetEvaluator):
     Results are ``{"reconstruction": {...}}``:
 
     - ``error``: mean squared error in the loss's units;
-    - ``error_of_mean_color``: the same of a prediction that knows the mean colour of each removed
-      patch, and nothing else; a network that is worse has learnt less than that;
+    - ``error_of_mean_color``: the same if each removed patch were predicted as its mean colour;
     - ``relative_error``: ``error / error_of_mean_color``;
     - ``PSNR``: 10 log10(255^2 / mean squared error of the pixels), in dB; with ``NORM_PIX_LOSS`` it
       uses each original patch's mean and deviation, so compare it among such networks only;
     - ``num_images``.
 
-    The masks are the network's: the same for an image whenever seed and ratio are the same.
+    The masks are the network's: they depend on the image, the seed and the mask ratio.
     """
 
     def __init__(self, dataset_name: str, distributed: bool = True) -> None:
@@ -48,8 +47,8 @@ class ReconstructionEvaluator(DatasetEvaluator):
         """Add a few images.
 
         Args:
-            inputs: what the model was called with: ``image`` (3, H, W).
-            outputs: what it returned, see `MaskedAutoencoder.inference`.
+            inputs: ``image`` (3, H, W).
+            outputs: see `MaskedAutoencoder.inference`.
 
         Raises:
             ValueError: an output has no reconstruction.

@@ -1,7 +1,7 @@
-"""Measures of one foreground map, as the literature on salient objects defines them.
+"""Measures of one foreground map from the literature on salient object detection.
 
 Letters: H x W pixels, T = 256 thresholds: 255, 254, ..., 0, on the probability times 255, rounded
-down (8 bits, as maps are stored). Arrays are NumPy's, numbers are in [0, 1].
+down (maps are stored with 8 bits). All measures are in [0, 1].
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import numpy as np
 
 NUM_THRESHOLDS = 256
 BETA_SQUARED = 0.3
-_EPS = np.spacing(1)  # the field's; keeps 0 / 0 at 0
+_EPS = np.spacing(1)  # as in MATLAB's and Python's toolboxes; 0 / 0 is 0
 
 
 def threshold_counts(probability: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """Pixels that are predicted as foreground at each threshold, by label.
+    """True and false positives at each threshold.
 
     Args:
         probability: (K,) in [0, 1].
         positive: (K,) bool, the label.
 
     Returns:
-        (2, T) float64: true positives, false positives, growing with the falling threshold.
+        (2, T) float64: true positives, false positives.
     """
     levels = (probability * 255).astype(np.uint8)
     counts = np.bincount(levels + NUM_THRESHOLDS * ~positive, minlength=2 * NUM_THRESHOLDS)
@@ -48,7 +48,7 @@ def f_measure(counts: np.ndarray, num_positive: int) -> np.ndarray:
         num_positive: labelled foreground pixels.
 
     Returns:
-        (...); 0 where nothing is hit.
+        (...); 0 without true positives.
     """
     true, false = counts
     # Multiplied out: (1 + b) TP / (b * positives + predicted)
@@ -108,14 +108,14 @@ def s_measure(probability: np.ndarray, positive: np.ndarray, alpha: float = 0.5)
 
 
 def _object_score(values: np.ndarray) -> float:
-    """Equation 4 with lambda = 1/2: high and even values are good."""
+    """Equation 4 with lambda = 1/2."""
     mean = values.mean()
     deviation = values.std(ddof=1) if len(values) > 1 else 0.0
     return 2 * mean / (mean**2 + 1 + deviation + _EPS)
 
 
 def _region_score(probability: np.ndarray, positive: np.ndarray) -> float:
-    """Structural similarity of the four blocks that meet at the label's centroid, by area."""
+    """SSIM of the four blocks that meet at the label's centroid, weighted by area."""
     height, width = positive.shape
     total = np.count_nonzero(positive)
     # The pixel of the centroid belongs to the block above and left of it.

@@ -1,12 +1,11 @@
-"""IoU of semantic segmentation, through Detectron2's SemSegEvaluator.
+"""Mean IoU of label maps: semantic segmentation and human parts.
 
-The labels are those of training (`d2_multitask.data.labels.sem_seg`): a PNG, or a map that is
-derived from the masks of the objects. Images with neither are left out and counted.
+Labels are those of training (`d2_multitask.data.labels`). Pixels are counted in one confusion
+matrix in the layout of Detectron2's `SemSegEvaluator`, which computes the metrics from it.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,21 +14,132 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 
 from d2_multitask.data.datasets.catalog import load_dataset
+from d2_multitask.data.labels.maps import IGNORE_VALUE, part_seg_map
 from d2_multitask.data.labels.sem_seg import load_sem_seg
+from d2_multitask.evaluation.base import LabelEvaluator
 from d2_multitask.evaluation.coco.labels import temporary_dataset
 
-logger = logging.getLogger(__name__)
 
-DEFAULT_IGNORE_LABEL = 255
+def count_confusion(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Count pixels by prediction and label.
 
+    Args:
+        predicted: (H, W) ids in 0..num_classes.
+        labels: (H, W) ids in 0..num_classes; ``num_classes`` = not labelled.
+        num_classes: C.
 
-class MultitaskSemSegEvaluator(SemSegEvaluator):
-    """Detectron2's SemSegEvaluator for PNG maps, derived maps and images without a map.
-
-    The classes are ``stuff_classes`` of the metadata.
-    Results are ``{"sem_seg": {"mIoU", "fwIoU", "IoU-<class>", "mACC", "pACC", ...}}`` in 0-100; NaN
-    for a class that no label map holds.
+    Returns:
+        (C + 1, C + 1) int64, rows are predictions, columns are labels.
     """
+    size = num_classes + 1
+    cells = size * predicted.astype(np.int64, copy=False) + labels
+    return np.bincount(cells.reshape(-1), minlength=size**2).reshape(size, size)
+
+
+def mean_iou_with_background(confusion: np.ndarray) -> float:
+    """Mean IoU where pixels without a label are one more class, "background".
+
+    Background is never predicted, so its IoU is 0, and each prediction on its pixels is an error.
+    (PASCAL-Context's "60 classes" for a network with 59.)
+
+    Args:
+        confusion: (C + 1, C + 1), see `count_confusion`.
+
+    Returns:
+        Mean over the classes that occur in the labels, background among them, in 0-1; NaN without
+        any pixel.
+    """
+    labelled, true_positive = confusion.sum(axis=0), confusion.diagonal()
+    union = labelled + confusion.sum(axis=1) - true_positive
+    occurs = labelled > 0
+    return float((true_positive[occurs] / union[occurs]).mean()) if occurs.any() else float("nan")
+
+
+class LabelMapEvaluator(LabelEvaluator, SemSegEvaluator):
+    """IoU of a label map, by default the semantic one, as Detectron2's `SemSegEvaluator` defines it.
+
+    Results are ``{output_name: {"mIoU", "fwIoU", "mACC", "pACC", "IoU-<class>", "ACC-<class>"}}`` in
+    0-100, over all pixels of all images; NaN for a class that no label map holds.
+    """
+
+    output_name = "sem_seg"
+    task = "seg"
+    _boundary_iou = False
+
+    def __init__(
+        self,
+        dataset_name: str,
+        records: Sequence[dict[str, Any]],
+        class_names: Sequence[str],
+        *,
+        ignore_value: int = IGNORE_VALUE,
+        output_dir: str | None = None,
+        distributed: bool = True,
+    ) -> None:
+        """
+        Args:
+            dataset_name: registered name.
+            records: the dataset's dicts.
+            class_names: C names; the output must have C channels.
+            ignore_value: label of pixels that are not counted.
+            output_dir: folder for the predictions, ``None`` to write none.
+            distributed: gather the counts of all processes.
+        """
+        # Detectron2 wants a registered dataset, and a label file of each image.
+        metadata = {"stuff_classes": list(class_names), "ignore_label": ignore_value}
+        with temporary_dataset(dataset_name, [], **metadata) as name:
+            SemSegEvaluator.__init__(self, name, distributed, output_dir)
+        self._compute_boundary_iou &= self._boundary_iou
+        super().__init__(dataset_name, records, distributed=distributed)
+
+    def reset(self) -> None:
+        """Forget the counts of an earlier round."""
+        super().reset()
+        SemSegEvaluator.reset(self)
+
+    def labels(self, record: dict[str, Any]) -> np.ndarray | None:
+        """(H, W) uint8; ``None`` if there is no usable map, which the data report explains."""
+        return load_sem_seg(
+            record,
+            record["height"],
+            record["width"],
+            num_classes=self._num_classes,
+            ignore_value=self._ignore_label,
+        )
+
+    def add(self, record: dict[str, Any], labels: np.ndarray, output: dict[str, Any]) -> None:
+        """Count one image: labels (H, W) uint8, scores (C, H, W)."""
+        num_classes = self._num_classes
+        scores = self.prediction(record, output, (num_classes, *labels.shape))
+        highest, predicted = scores.max(dim=0)  # NaN is higher than any number
+        self._num_not_finite += not bool(highest.isfinite().all())
+        predicted = predicted.cpu().numpy()
+        labels = np.where(labels == self._ignore_label, np.int64(num_classes), labels)
+        self._conf_matrix += count_confusion(predicted, labels, num_classes)
+        if self._compute_boundary_iou:
+            maps = (self._mask_to_boundary(ids.astype(np.uint8)) for ids in (predicted, labels))
+            self._b_conf_matrix += count_confusion(*maps, num_classes)
+        if self._output_dir:
+            self._predictions += self.encode_json_sem_seg(predicted, record["file_name"])
+
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
+        """Score what was processed; ``None`` in all processes but the first."""
+        self.gather([])
+        with np.errstate(divide="ignore", invalid="ignore"):  # no labelled pixel: NaN
+            results = SemSegEvaluator.evaluate(self)
+        if results is None:
+            return None
+        return {self.output_name: {k: float(v) for k, v in results["sem_seg"].items()}}
+
+
+class MultitaskSemSegEvaluator(LabelMapEvaluator):
+    """Semantic segmentation, with maps from PNG files or derived from the masks of the objects.
+
+    The classes are ``stuff_classes`` of the metadata. Results also have Detectron2's
+    ``BoundaryIoU-<class>`` and ``min(IoU, B-Iou)-<class>``.
+    """
+
+    _boundary_iou = True
 
     def __init__(
         self,
@@ -44,98 +154,58 @@ class MultitaskSemSegEvaluator(SemSegEvaluator):
         Args:
             dataset_name: registered name.
             output_dir: folder for the predictions, ``None`` to write none.
-            records: the data set's dicts, if they are loaded already.
-            ignore_value: the id that means no label; by default ``ignore_label`` of the metadata,
-                or 255.
+            records: the dataset's dicts, if they are loaded already.
+            ignore_value: label of pixels that are not counted; by default ``ignore_label`` of the
+                metadata, or 255.
             distributed: gather the counts of all processes.
         """
         if records is None:
             records = load_dataset(dataset_name)
-        self._records = {r["file_name"]: r for r in records if has_sem_seg(r)}
+        metadata = MetadataCatalog.get(dataset_name)
         if ignore_value is None:
-            metadata = MetadataCatalog.get(dataset_name)
-            ignore_value = metadata.get("ignore_label", DEFAULT_IGNORE_LABEL)
-        # Detectron2 wants a label file of every image. Derived maps have none: `process` loads the
-        # labels, and Detectron2 gets them through its loading function.
-        paths = [{"file_name": name, "sem_seg_file_name": name} for name in self._records]
-        with temporary_dataset(dataset_name, paths, ignore_label=ignore_value) as name:
-            super().__init__(name, distributed, output_dir, sem_seg_loading_fn=self._current_labels)
-        self._dataset_name = dataset_name
-        self._labels = np.empty((0, 0), dtype=np.uint8)
-        self._num_unlabelled = 0
-
-    def reset(self) -> None:
-        """Forget the counts of an earlier round."""
-        super().reset()
-        self._num_unlabelled = 0
-
-    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Count the pixels of a few images.
-
-        Args:
-            inputs: what the model was called with: ``file_name``, ``height``, ``width``.
-            outputs: what it returned, ``{"sem_seg": (num_classes, height, width)}`` each, at the
-                size of the original image.
-
-        Raises:
-            ValueError: an output has no ``sem_seg``, another number of classes or another size than
-                the labels.
-        """
-        for input_, output in zip(inputs, outputs, strict=True):
-            labels = self._load_labels(input_)
-            if labels is None:
-                self._num_unlabelled += 1
-                continue
-            self._labels = labels
-            self._check_output(input_["file_name"], output)
-            super().process([input_], [output])
-
-    def _load_labels(self, input_: dict[str, Any]) -> np.ndarray | None:
-        """(H, W) uint8, ``None`` if the image has no usable labels; the data report says why."""
-        record = self._records.get(input_["file_name"])
-        if record is None:
-            return None
-        return load_sem_seg(
-            record,
-            input_["height"],
-            input_["width"],
-            num_classes=self._num_classes,
-            ignore_value=self._ignore_label,
+            ignore_value = metadata.get("ignore_label", IGNORE_VALUE)
+        super().__init__(
+            dataset_name,
+            records,
+            metadata.stuff_classes,
+            ignore_value=ignore_value,
+            output_dir=output_dir,
+            distributed=distributed,
         )
 
-    def _current_labels(self, file_name: str, dtype: Any) -> np.ndarray:
-        """The labels that `process` has loaded; a copy, because Detectron2 writes into it."""
-        return self._labels.astype(dtype)
 
-    def _check_output(self, file_name: str, output: dict[str, Any]) -> None:
-        if "sem_seg" not in output:
-            raise ValueError(
-                f"{file_name}: the model's output has {sorted(output)}, expected 'sem_seg'. Is "
-                "'seg' one of TEST.TASKS?"
-            )
-        found = tuple(output["sem_seg"].shape)
-        expected = (self._num_classes, *self._labels.shape)
-        if found != expected:
-            raise ValueError(
-                f"{file_name}: the model's 'sem_seg' has shape {found}, expected {expected} "
-                "(number of 'stuff_classes' of the data set, height and width of the image)"
-            )
+class SemanticEvaluator(LabelMapEvaluator):
+    """IoU of PASCAL in Detail's 59 classes; pixels without a label are ignored ("PContext-59").
+
+    ``mIoU-60`` counts them as one more class; see `mean_iou_with_background`.
+    """
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Score what was processed; ``None`` in all processes but the first."""
-        if self._num_unlabelled:
-            logger.warning(
-                f"{self._num_unlabelled} images of {self._dataset_name!r} have no usable semantic "
-                "labels and do not count in the IoU."
-            )
-        with np.errstate(divide="ignore", invalid="ignore"):  # no labelled pixel: NaN
-            results = super().evaluate()
+        results = super().evaluate()
         if results is None:
             return None
-        return {task: {k: float(v) for k, v in scores.items()} for task, scores in results.items()}
+        scores = results["sem_seg"]
+        with_background = 100 * mean_iou_with_background(self._conf_matrix)
+        return {"sem_seg": {"mIoU": scores.pop("mIoU"), "mIoU-60": with_background, **scores}}
+
+
+class PartsEvaluator(LabelMapEvaluator):
+    """IoU of background and six human parts; the mean includes background.
+
+    Images without any labelled part are not counted. People without part labels are ignored; in
+    ASTMT and later works they are background.
+    """
+
+    output_name = "part_seg"
+    task = "parts"
+
+    def labels(self, record: dict[str, Any]) -> np.ndarray | None:
+        """(H, W) uint8, 255 = ignored."""
+        return part_seg_map(record, num_classes=self._num_classes)
 
 
 def has_sem_seg(record: dict[str, Any]) -> bool:
-    """Whether an image of a data set (Detectron2's dataset dict) has semantic labels."""
+    """Whether an image of a dataset (Detectron2's dataset dict) has semantic labels."""
     derived = record.get("sem_seg_from_annotations", False) and "annotations" in record
     return any(map(record.get, ("sem_seg_file_name", "sem_seg_segments"))) or derived

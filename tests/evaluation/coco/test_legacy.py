@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from d2_multitask.evaluation.coco.legacy import (
+from d2_multitask.evaluation.dense.classification import voc_average_precision
+from d2_multitask.evaluation.legacy import (
     legacy_keypoints,
     legacy_masks,
     official_box_overlap,
     official_detection,
     official_keypoint_similarity,
+    official_mean_ap,
     official_objectness,
 )
-from d2_multitask.evaluation.dense.classification import voc_average_precision
-from d2_multitask.evaluation.dense.legacy_labels import official_mean_ap
 from detail_support import CHAIR, GRASS, PERSON, detail_record
 
 BOAT, CHAIRS, TRAIN, TV = range(4)

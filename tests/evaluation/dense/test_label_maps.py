@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from d2_multitask.data.datasets.pascal_in_detail.names import PART_CLASSES, STUFF_CLASSES
-from d2_multitask.evaluation.dense.label_maps import PartsEvaluator, SemanticEvaluator
+from d2_multitask.evaluation.dense.sem_seg import PartsEvaluator, SemanticEvaluator
 from detail_support import (
     GRASS,
     HEIGHT,

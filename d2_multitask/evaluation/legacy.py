@@ -1,18 +1,21 @@
-"""The numbers of the official evaluation code (detail-api 4.0), with its defects, to compare with
-numbers that were made by it. Nothing else should use them.
+"""The numbers of PASCAL in Detail's official evaluation code (detail-api 4.0), with its defects.
+
+They are for comparison with published numbers only (``TEST.PASCAL_IN_DETAIL.LEGACY``).
 
 Letters: T = 10 thresholds of overlap .50:.05:.95, R = 101 recalls, K classes, M limits on the
-number of detections. In 0-1 inside, in 0-100 in what `legacy_boxes` and its like return.
+number of detections. The ``legacy_*`` functions return 0-100, all others 0-1.
 
-What differs from COCO's metric:
+Differences from COCO's metric:
 
 - boxes: two boxes that are apart in both directions get a positive "intersection", the product of
   two negative lengths; no area ranges, no limit of 100 detections in the main number;
 - masks: all 59 classes, the 39 without instances as one instance each; of objects of one class the
   later ones hide the earlier; also no area ranges;
-- joints: the sigma is 0.5 for every joint, the area is that of the box, the first skeleton of the
-  data set can never be found (its id 0 reads as "not matched"), and images without a person's mask
-  do not count.
+- keypoints: the sigma is 0.5 for every keypoint, the area is that of the box, the first skeleton of
+  the dataset can never be found (its id 0 reads as "not matched"), and images without a person's
+  mask are not counted.
+
+Differences from VOC's metric of image labels: see `official_mean_ap`.
 
 One defect cannot be imitated: the official mask code reads its table of overlaps transposed, and
 stops with an error where an image has more labelled than predicted masks of a class.
@@ -20,7 +23,7 @@ stops with an error where an image has more labelled than predicted masks of a c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +31,6 @@ import pycocotools.mask as mask_util
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
-MAX_DETECTIONS = (1, 10, 100, np.inf)
 NUM_CLASSES, NUM_THINGS = 59, 20
 # sigma 0.5, and the variance is (2 sigma)^2.
 KEYPOINT_VARIANCE = 1.0
@@ -54,7 +56,7 @@ def official_detection(
     detections: Detections,
     overlap: Overlap,
     num_classes: int,
-    max_detections: Sequence[float] = MAX_DETECTIONS,
+    max_detections: Sequence[int | None] = (1, 10, 100, None),
 ) -> OfficialResult:
     """``bboxEval`` and ``instsegEval``.
 
@@ -63,7 +65,7 @@ def official_detection(
         detections: (image, class) -> pairs (object, score).
         overlap: (labelled objects, detected objects) -> (G, D).
         num_classes: K.
-        max_detections: M limits per image and class.
+        max_detections: M limits per image and class; ``None`` = no limit.
     """
     shape = (len(THRESHOLDS), num_classes, len(max_detections))
     ap, recall = -np.ones(shape), -np.ones(shape)
@@ -74,18 +76,10 @@ def official_detection(
         matches = [_match_image(labels, detections, overlap, (i, category)) for i in names]
         num_labels = sum(len(labels.get((i, category), ())) for i in names)
         for m, limit in enumerate(max_detections):
-            kept = [(s[: _as_stop(limit)], f[:, : _as_stop(limit)]) for s, f in matches]
-            scores = np.concatenate([s for s, _ in kept])
-            found = np.concatenate([f for _, f in kept], axis=1)
-            found = found[:, np.argsort(-scores, kind="mergesort")]
-            curves = [precision_at_recalls(f, num_labels) for f in found]
-            ap[:, category, m] = [curve.mean() for curve in curves]
+            found = _by_score([(scores[:limit], hit[:, :limit]) for scores, hit in matches])
+            ap[:, category, m] = [precision_at_recalls(f, num_labels).mean() for f in found]
             recall[:, category, m] = found.sum(axis=1) / num_labels if num_labels else np.nan
     return OfficialResult(ap, recall)
-
-
-def _as_stop(limit: float) -> int | None:
-    return None if np.isinf(limit) else int(limit)
 
 
 def _match_image(
@@ -95,22 +89,31 @@ def _match_image(
     objects, found = labels.get(key, ()), detections.get(key, ())
     scores = np.array([score for _, score in found], dtype=float)
     order = np.argsort(-scores, kind="mergesort")
-    hit = np.zeros((len(THRESHOLDS), len(found)), dtype=bool)
-    if objects and found:
-        table = overlap(objects, [found[i][0] for i in order])
-        for row, threshold in zip(hit, THRESHOLDS, strict=True):
-            free = np.ones(len(objects), dtype=bool)
-            for d in range(len(found)):
-                best = _last_best(np.where(free, table[:, d], -1), threshold)
-                if best >= 0:
-                    free[best], row[d] = False, True
-    return scores[order], hit
+    if not objects or not found:
+        return scores[order], np.zeros((len(THRESHOLDS), len(found)), dtype=bool)
+    table = overlap(objects, [found[i][0] for i in order])
+    return scores[order], _greedy_matches(table.T) >= 0
 
 
-def _last_best(overlaps: np.ndarray, threshold: float) -> int:
-    """Index of the highest overlap, of equal ones the last; -1 below the threshold."""
-    best = len(overlaps) - 1 - int(overlaps[::-1].argmax())
-    return best if overlaps[best] >= min(threshold, 1 - 1e-10) else -1
+def _greedy_matches(overlaps: np.ndarray) -> np.ndarray:
+    """(D, G) overlaps, best detection first -> (T, D) number of the matched label, -1 for none."""
+    matches = np.full((len(THRESHOLDS), len(overlaps)), -1)
+    for row, threshold in zip(matches, THRESHOLDS, strict=True):
+        free = np.ones(overlaps.shape[1], dtype=bool)
+        for d, values in enumerate(np.asarray(overlaps)):
+            values = np.where(free, values, -1)
+            best = len(values) - 1 - int(values[::-1].argmax())  # the last of equal ones
+            if values[best] >= min(threshold, 1 - 1e-10):
+                free[best], row[d] = False, best
+    return matches
+
+
+def _by_score(matches: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """(T, D) of all images, best score first."""
+    if not matches:
+        return np.zeros((len(THRESHOLDS), 0), dtype=bool)
+    order = np.argsort(-np.concatenate([scores for scores, _ in matches]), kind="mergesort")
+    return np.concatenate([hit for _, hit in matches], axis=1)[:, order]
 
 
 def precision_at_recalls(found: np.ndarray, num_labels: int) -> np.ndarray:
@@ -143,15 +146,13 @@ def official_box_overlap(
 
 
 def official_objectness(labels: Objects, detections: Detections) -> OfficialResult:
-    """``bboxEval`` with ``useCat = False``: classes do not matter, 1000 detections too."""
-    merged_labels: dict[tuple[Any, int], list[Any]] = {}
-    merged: dict[tuple[Any, int], list[tuple[Any, float]]] = {}
-    for (image, _), objects in labels.items():
-        merged_labels.setdefault((image, 0), []).extend(objects)
-    for (image, _), found in detections.items():
-        merged.setdefault((image, 0), []).extend(found)
-    limits = (1, 10, 100, 1000, np.inf)
-    return official_detection(merged_labels, merged, official_box_overlap, 1, limits)
+    """``bboxEval`` with ``useCat = False``: one class, and also a limit of 1000 detections."""
+
+    def merged(groups: Mapping[tuple[Any, int], Sequence[Any]]) -> dict[tuple[Any, int], list[Any]]:
+        return _grouped((image, 0, v) for (image, _), values in groups.items() for v in values)
+
+    limits = (1, 10, 100, 1000, None)
+    return official_detection(merged(labels), merged(detections), official_box_overlap, 1, limits)
 
 
 def legacy_boxes(
@@ -160,17 +161,13 @@ def legacy_boxes(
     """Official box AP over the classes with objects, and recall without classes, in 0-100.
 
     Args:
-        records: the data set's dicts with ``annotations``.
+        records: the dataset's dicts with ``annotations``.
         predictions: image id -> COCO results with ``category_id`` from 0 on.
     """
     labels = _grouped(
         (r["image_id"], a["category_id"], a["bbox"]) for r in records for a in r["annotations"]
     )
-    detections = _grouped(
-        (image, p["category_id"], (p["bbox"], p["score"]))
-        for image, results in predictions.items()
-        for p in results
-    )
+    detections = _detections(predictions, "bbox")
     num_classes = 1 + max((c for _, c in [*labels, *detections]), default=0)
     result = official_detection(labels, detections, official_box_overlap, num_classes)
     recall = official_objectness(labels, detections).recall
@@ -190,15 +187,11 @@ def legacy_masks(
     ``AP-things`` is over the classes with instances.
 
     Args:
-        records: the data set's dicts with ``annotations`` and ``sem_seg_segments``.
+        records: the dataset's dicts with ``annotations`` and ``sem_seg_segments``.
         predictions: image id -> COCO results with ``category_id`` from 0 on, ``segmentation``.
     """
     labels = _grouped(item for r in records for item in _painted_masks(r))
-    detections = _grouped(
-        (image, p["category_id"], (p["segmentation"], p["score"]))
-        for image, results in predictions.items()
-        for p in results
-    )
+    detections = _detections(predictions, "segmentation")
     result = official_detection(labels, detections, _mask_overlap, NUM_CLASSES)
     ap, occur = result.ap[:, :, -1], sorted({c for _, c in labels})
     of_things = [c for c in occur if c < NUM_THINGS]
@@ -227,7 +220,17 @@ def _mask_overlap(labels: Sequence[Any], found: Sequence[Any]) -> np.ndarray:
     return np.asarray(overlaps).reshape(len(found), len(labels)).T
 
 
-def _grouped(items: Any) -> dict[tuple[Any, int], list[Any]]:
+def _detections(
+    predictions: Mapping[Any, Sequence[dict[str, Any]]], field: str
+) -> dict[tuple[Any, int], list[Any]]:
+    return _grouped(
+        (image, p["category_id"], (p[field], p["score"]))
+        for image, results in predictions.items()
+        for p in results
+    )
+
+
+def _grouped(items: Iterable[tuple[Any, int, Any]]) -> dict[tuple[Any, int], list[Any]]:
     groups: dict[tuple[Any, int], list[Any]] = {}
     for image, category, value in items:
         groups.setdefault((image, category), []).append(value)
@@ -236,21 +239,15 @@ def _grouped(items: Any) -> dict[tuple[Any, int], list[Any]]:
 
 def _summary(ap: np.ndarray, classes: Sequence[int]) -> dict[str, float]:
     """From (T, K), over the classes of which there are labels."""
-    if not classes:
-        return dict.fromkeys(("AP", "AP50", "AP75", "AP95"), float("nan"))
-    mean = 100 * ap[:, list(classes)].mean(axis=1)
-    return {
-        "AP": float(mean.mean()),
-        "AP50": float(mean[0]),
-        "AP75": float(mean[5]),
-        "AP95": float(mean[9]),
-    }
+    mean = 100 * ap[:, list(classes)].mean(axis=1) if classes else np.full(len(ap), np.nan)
+    names = {"AP50": mean[0], "AP75": mean[5], "AP95": mean[9]}
+    return {"AP": float(mean.mean()), **{name: float(value) for name, value in names.items()}}
 
 
 def official_keypoint_similarity(
     labels: np.ndarray, boxes: np.ndarray, found: np.ndarray
 ) -> np.ndarray:
-    """(D, G) similarity of joints with one variance for all.
+    """(D, G) similarity of skeletons with one variance for all keypoints.
 
     Args:
         labels: (G, J, 3) x, y, visibility, some of it above 0.
@@ -270,22 +267,17 @@ def legacy_keypoints(
     """Official keypoint AP, in 0-100.
 
     Args:
-        annotations: people in COCO's format, in the order of the data set.
+        annotations: people in COCO's format, in the order of the dataset.
         predictions: image id -> COCO results of people, with ``keypoints``.
     """
     with_mask = {a["image_id"] for a in annotations if "segmentation" in a}
-    people: dict[Any, list[tuple[int, dict[str, Any]]]] = {image: [] for image in with_mask}
     counted = [a for a in annotations if a["image_id"] in with_mask and a["num_keypoints"]]
+    people: dict[Any, list[tuple[int, dict[str, Any]]]] = {
+        a["image_id"]: [] for a in annotations if a["image_id"] in with_mask
+    }
     for number, person in enumerate(counted):
         people[person["image_id"]].append((number, person))
-    parts = [
-        _match_skeletons(people[image], predictions.get(image, ()))
-        for image in dict.fromkeys(a["image_id"] for a in annotations)
-        if image in with_mask
-    ]
-    scores = np.concatenate([s for s, _ in parts]) if parts else np.zeros(0)
-    found = np.concatenate([f for _, f in parts], axis=1) if parts else np.zeros((10, 0), bool)
-    found = found[:, np.argsort(-scores, kind="mergesort")]
+    found = _by_score([_match_skeletons(p, predictions.get(i, ())) for i, p in people.items()])
     ap = [precision_at_recalls(f, len(counted)).mean() for f in found]
     return _summary(np.array(ap)[:, None], [0] if counted else [])
 
@@ -296,20 +288,38 @@ def _match_skeletons(
     """(D,) scores, best first, and (T, D) whether each detection counts as right."""
     scores = np.array([r["score"] for r in results], dtype=float)
     order = np.argsort(-scores, kind="mergesort")[:MAX_SKELETONS]
-    right = np.zeros((len(THRESHOLDS), len(order)), dtype=bool)
-    if people and len(order):
-        labels = np.array([p["keypoints"] for _, p in people], dtype=float)
-        boxes = np.array([p["bbox"] for _, p in people], dtype=float)
-        found = np.array([results[i]["keypoints"] for i in order], dtype=float)
-        table = official_keypoint_similarity(
-            labels.reshape(len(people), -1, 3), boxes, found.reshape(len(order), -1, 3)[..., :2]
-        )
-        for row, threshold in zip(right, THRESHOLDS, strict=True):
-            free = np.ones(len(people), dtype=bool)
-            for d, overlaps in enumerate(table):
-                best = _last_best(np.where(free, overlaps, -1), threshold)
-                if best >= 0:
-                    free[best] = False
-                    # The official code keeps the id of the match, and 0 is the first one's.
-                    row[d] = people[best][0] != 0
-    return scores[order], right
+    if not people or not len(order):
+        return scores[order], np.zeros((len(THRESHOLDS), len(order)), dtype=bool)
+    labels = np.array([p["keypoints"] for _, p in people], dtype=float)
+    boxes = np.array([p["bbox"] for _, p in people], dtype=float)
+    found = np.array([results[i]["keypoints"] for i in order], dtype=float)
+    table = official_keypoint_similarity(
+        labels.reshape(len(people), -1, 3), boxes, found.reshape(len(order), -1, 3)[..., :2]
+    )
+    matches = _greedy_matches(table)
+    # The official code keeps the id of the match, and 0 is the first person's.
+    numbers = np.array([number for number, _ in people])
+    return scores[order], (matches >= 0) & (numbers[matches] != 0)
+
+
+def official_mean_ap(scores: np.ndarray, present: np.ndarray) -> float:
+    """Mean AP of image labels as ``DetailEvalCls`` computes it.
+
+    Differences from VOC's: images with equal scores are counted one by one, in the order of the
+    dataset (the official order among them is whatever NumPy's quicksort leaves), and a class that
+    no image shows has AP 0.
+
+    Args:
+        scores: (N, C).
+        present: (N, C) bool.
+    """
+    num_images, num_classes = scores.shape
+    total = 0.0
+    for score, shown in zip(scores.T, present.T, strict=True):
+        if not shown.any():
+            continue
+        hits = np.cumsum(shown[np.argsort(-score, kind="stable")])
+        precision = hits / np.arange(1, num_images + 1)
+        envelope = np.maximum.accumulate(precision[::-1])[::-1]
+        total += float((np.diff(hits, prepend=0) * envelope).sum() / shown.sum())
+    return total / num_classes
