@@ -56,10 +56,11 @@ def mean_iou_with_background(confusion: np.ndarray) -> float:
 
 
 class LabelMapEvaluator(LabelEvaluator, SemSegEvaluator):
-    """IoU of a label map, by default the semantic one, as Detectron2's `SemSegEvaluator` defines it.
+    """IoU of a label map, by default the semantic one, with the metrics of `SemSegEvaluator`.
 
-    Results are ``{output_name: {"mIoU", "fwIoU", "mACC", "pACC", "IoU-<class>", "ACC-<class>"}}`` in
-    0-100, over all pixels of all images; NaN for a class that no label map holds.
+    Results are ``{output_name: {...}}`` with ``mIoU``, ``fwIoU``, ``mACC``, ``pACC``,
+    ``IoU-<class>`` and ``ACC-<class>`` in 0-100, over all pixels of all images; NaN for a class
+    that no label map holds.
     """
 
     output_name = "sem_seg"
