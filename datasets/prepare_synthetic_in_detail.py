@@ -30,7 +30,6 @@ def prepare(arguments: argparse.Namespace) -> None:
         config=replace(DETAIL_CONFIG, short_side=tuple(arguments.image_size)),
         num_workers=arguments.workers,
         overwrite=arguments.overwrite,
-        hostile=arguments.hostile,
         progress=ProgressLine("scenes"),
     )
     print(f"{path} is complete ({time.monotonic() - start:.0f} s)", flush=True)
@@ -39,11 +38,6 @@ def prepare(arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Read the command line and draw."""
     parser = drawing_parser(__doc__, 900, 150, DETAIL_CONFIG.short_side)
-    parser.add_argument(
-        "--hostile",
-        action="store_true",
-        help="also write the annotations in odd forms, to try loaders on",
-    )
     run(lambda: prepare(parser.parse_args()))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 
 from d2_multitask.data.datasets.pascal_in_detail.annotation_file import AnnotationFile
-from d2_multitask.data.datasets.pascal_in_detail.edges import boundary_hits, index_base, read_edges
+from d2_multitask.data.datasets.pascal_in_detail.edges import read_edges
 from d2_multitask.data.datasets.pascal_in_detail.loader import LoadedPhase
 from d2_multitask.data.labels.maps import IGNORE_VALUE, boundary_map, sem_seg_map
 from d2_multitask.data.labels.segments import paint_segments
@@ -107,13 +107,22 @@ def occlusion_lines(file: AnnotationFile, loaded: dict[str, LoadedPhase]) -> Ite
     yield f"{len(chains)} images ({empty} without a fragment), {len(lengths)} fragments"
     yield f"length in pixels: mean {np.mean(lengths):.1f}, most {max(lengths)}"
     yield f"labels (1 = occluder on the left of travel): {dict(labels)}"
-    yield f"indices count from {index_base(chains, records)}"
     total = sum(lengths)
     hits = np.zeros(2, dtype=np.int64)
     for image_id, fragments in chains.items():
         if fragments and "boundary_segmentation" in records[image_id]:
-            hits += boundary_hits(np.concatenate(fragments), records[image_id])
+            hits += _boundary_hits(np.concatenate(fragments), boundary_map(records[image_id]))
+    from_one = "! " if hits[1] > hits[0] else ""
     on = [f"{count / total:.1%} of them if they count from {b}" for b, count in enumerate(hits)]
-    yield f"indices on the boundary mask: {', '.join(on)}"
+    yield f"indices on the boundary mask: {from_one}{', '.join(on)}"
     yield f"'ne' differs from the number of fragments: {f'! {wrong_ne}' if wrong_ne else 0}"
     yield f"unknown keys: {dict(extra) or 'none'}"
+
+
+def _boundary_hits(indices: np.ndarray, boundary: np.ndarray | None) -> np.ndarray:
+    """How many indices (n,) are pixels of the boundary if they count from 0, and from 1."""
+    if boundary is None:
+        return np.zeros(2, dtype=np.int64)
+    mask = boundary.ravel(order="F") > 0
+    moved = (indices - base for base in range(2))
+    return np.array([mask[m[(m >= 0) & (m < len(mask))]].sum() for m in moved])

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from d2_multitask.data.datasets.pascal_in_detail.annotation_file import AnnotationFile
-from d2_multitask.data.datasets.pascal_in_detail.joints import MatchCounts
 from d2_multitask.data.datasets.pascal_in_detail.loader import LoadedPhase
 from d2_multitask.data.datasets.pascal_in_detail.names import NUM_KEYPOINTS
 
@@ -34,21 +33,8 @@ def joint_lines(file: AnnotationFile, loaded: dict[str, LoadedPhase]) -> Iterato
     yield f"person_id counts from 1 in list order: {is_count}"
     for phase, part in loaded.items():
         yield f"{phase}: {part.matches}"
-        yield from _box_lines(phase, part.matches)
     if points:
         yield from _coordinate_lines(np.stack(points), np.array(sizes))
-
-
-def _box_lines(phase: str, matches: MatchCounts | None) -> Iterator[str]:
-    """What a skeleton's own box is: its person's, or the hull of its joints."""
-    if matches is None or not matches.matched:
-        return
-    person = matches.iou_with_person / matches.matched
-    joints = matches.iou_with_joints / matches.matched
-    yield (
-        f"{phase}: a skeleton's box has a mean IoU of {person:.2f} with its person's box, of "
-        f"{joints:.2f} with the hull of its joints"
-    )
 
 
 def _coordinate_lines(points: np.ndarray, sizes: np.ndarray) -> Iterator[str]:

@@ -4,7 +4,6 @@
         VOCdevkit/VOC2010/JPEGImages/2008_000001.jpg ...
         pascal_in_detail/trainval_merged.json          all labels but joints
         pascal_in_detail/trainval_withkeypoints.json   the same with joints
-        pascal_in_detail/hostile/*.json                if asked for: see ``hostile.py``
 
 Contract: images first, the JSON files last, each in one step, ``trainval_withkeypoints.json`` at
 the very end. So this file means that the set is complete. It keeps the arguments, and a set that
@@ -13,7 +12,6 @@ was made with other arguments is never replaced unasked.
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,7 +20,7 @@ from typing import Any
 
 from PIL import Image
 
-from d2_multitask.data.datasets.pascal_in_detail.registration import WITH_JOINTS, WITHOUT_JOINTS
+from d2_multitask.data.datasets.pascal_in_detail.loader import WITH_JOINTS, WITHOUT_JOINTS
 from d2_multitask.data.folder_lock import FolderLock
 from d2_multitask.data.whole_files import whole_file, write_json
 from synthetic.in_detail.annotate import (
@@ -31,7 +29,6 @@ from synthetic.in_detail.annotate import (
     joint_annotations,
     stuff_annotations,
 )
-from synthetic.in_detail.hostile import hostile_variants
 from synthetic.in_detail.labels import category_entries, part_entries
 from synthetic.in_detail.scene import DETAIL_CONFIG, draw_detail_scene
 from synthetic.people.scene_config import SceneConfig
@@ -101,7 +98,6 @@ def write_synthetic_in_detail(
     config: SceneConfig | None = None,
     num_workers: int = 1,
     overwrite: bool = False,
-    hostile: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Draw both phases below ``root / "synthetic_in_detail"``.
@@ -116,7 +112,6 @@ def write_synthetic_in_detail(
         config: settings; ``DETAIL_CONFIG`` if None.
         num_workers: processes that draw; the result does not depend on it.
         overwrite: replace a set that was made with other arguments.
-        hostile: also write the annotations in the odd forms that loaders must understand.
         progress: is called with (images done, images in all).
 
     Returns:
@@ -139,7 +134,6 @@ def write_synthetic_in_detail(
     if is_complete(last, work.arguments(), files, overwrite):
         logger.info("%s is complete, nothing to draw", last)
         progress(work.total, work.total)
-        content = json.loads(last.read_text()) if hostile else {}
     else:
         with FolderLock(Path(root) / FOLDER_NAME):
             # From here on the set is incomplete, and must not look complete if we are interrupted.
@@ -149,9 +143,6 @@ def write_synthetic_in_detail(
             without = {key: value for key, value in content.items() if key != "annos_joints"}
             write_json(work.annotation_file(WITHOUT_JOINTS), without)
             write_json(last, content)
-    if hostile:
-        for name, variant in hostile_variants(content).items():
-            write_json(work.annotation_file(f"hostile/{name}.json"), variant)
     return last
 
 

@@ -6,10 +6,9 @@ in one file: everything is looked up by id, and names decide what a number means
 
 from __future__ import annotations
 
-import gc
+import contextlib
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,9 +28,7 @@ PHASES = ("train", "val", "test")
 
 UNKNOWN_CATEGORY = "unknown category, its masks are left out"
 OTHER_CATEGORY_ID = "category with another id than in the known releases, taken by its name"
-BAD_PART = "entry of 'parts' that cannot be used, its masks are not learnt from"
-BAD_IMAGE_ENTRY = "entry of 'images' that cannot be used, left out with its labels"
-UNKNOWN_PHASE = "image of an unknown phase, left out"
+BAD_PART = "entry of 'parts' that cannot be used, its masks are ignored"
 NO_KIND = "kind of labels that the file does not hold, no image is labelled with it"
 NOT_AN_OBJECT = "entry that is no object, left out"
 UNKNOWN_IMAGE = "label of an image that is not in 'images', left out"
@@ -53,7 +50,6 @@ class AnnotationFile:
         images: image id -> its entry, for the images of every known phase.
         classes: category id -> contiguous class 0..58.
         part_classes: part id -> class of the human parts 1..6, 0 for parts of other objects.
-        left_out: ids of images that cannot be used: told once, not again for each label.
         problems: what was odd.
     """
 
@@ -62,7 +58,6 @@ class AnnotationFile:
     images: dict[int, dict[str, Any]] = field(default_factory=dict)
     classes: dict[int, int] = field(default_factory=dict)
     part_classes: dict[int, int] = field(default_factory=dict)
-    left_out: set[str] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, kind: str, where: str, details: str) -> None:
@@ -81,9 +76,8 @@ class AnnotationFile:
             )
             where = f"{key} {name} (image {image_id})"
             if type(image_id) is not int or image_id not in self.images:
-                if str(image_id) not in self.left_out:
-                    details = "field 'image_id': expected the id of one of the images"
-                    self.add(UNKNOWN_IMAGE, where, details)
+                details = "field 'image_id': expected the id of one of the images"
+                self.add(UNKNOWN_IMAGE, where, details)
                 continue
             yield where, entry
 
@@ -94,8 +88,7 @@ def read_annotation_file(path: str) -> AnnotationFile:
     Raises:
         ValueError: the file is missing, broken, of another release, or not of this layout.
     """
-    with without_garbage_collection():
-        content = read_json(path, object_hook=_compact)
+    content = read_json(path, object_hook=_compact)
     _check_top_level(path, content)
     file = AnnotationFile(path, content)
     for key in _OPTIONAL:
@@ -108,55 +101,16 @@ def read_annotation_file(path: str) -> AnnotationFile:
 
 
 def _compact(entry: dict[str, Any]) -> dict[str, Any]:
-    """Pixel indices as arrays: as Python numbers those of a real file would take gigabytes."""
-    if "indices" in entry:
-        entry["indices"] = as_chains(entry["indices"])
-    return entry
+    """Pixel indices as arrays: as Python numbers those of a real file would take gigabytes.
 
-
-def as_chains(indices: Any) -> Any:
-    """Fragments as a list of (n,) int64 arrays; also a single one that is not nested in a list.
-
-    What cannot be read that way is returned as it is.
+    What is no list of lists of integers stays as it is.
     """
-    if not isinstance(indices, list):
-        return indices
-    if indices and not any(isinstance(chain, list | np.ndarray) for chain in indices):
-        indices = [indices]
-    try:
-        chains = [np.asarray(chain).reshape(-1) for chain in indices]
-        if any(len(c) and _not_int32(c) for c in chains):
-            return indices
-        # NumPy takes true for 1 where numbers are beside it; that is looked for only where a 1 is.
-        if any(
-            len(c) and c.min() <= 1 and isinstance(chain, list) and bool in map(type, chain)
-            for c, chain in zip(chains, indices, strict=True)
-        ):
-            return indices
-    except (TypeError, ValueError, OverflowError):
-        return indices
-    return [chain.astype(np.int32) for chain in chains]
-
-
-def _not_int32(values: np.ndarray) -> bool:
-    """Whether some of (n,) are no whole numbers of 32 bits."""
-    return (
-        values.dtype.kind not in "iuf"
-        or bool((values != np.floor(values)).any())
-        or not -(2**31) <= values.min() <= values.max() < 2**31
-    )
-
-
-@contextmanager
-def without_garbage_collection() -> Iterator[None]:
-    """For making millions of objects: the collector would walk over all of them, time and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+    chains = entry.get("indices")
+    if isinstance(chains, list) and all(isinstance(chain, list) for chain in chains):
+        if all(set(map(type, chain)) <= {int} for chain in chains):
+            with contextlib.suppress(OverflowError):
+                entry["indices"] = [np.array(chain, dtype=np.int32) for chain in chains]
+    return entry
 
 
 def _check_top_level(path: str, content: dict[str, Any]) -> None:
@@ -177,43 +131,28 @@ def _check_top_level(path: str, content: dict[str, Any]) -> None:
 
 
 def _read_images(file: AnnotationFile) -> None:
-    num_before = len(file.problems)
     for index, image in enumerate(file.content["images"]):
-        where = f"images[{index}]"
         error = _image_error(image)
+        if error is None and image["image_id"] in file.images:
+            error = f"field 'image_id': found {image['image_id']} again"
         if error:
-            file.add(BAD_IMAGE_ENTRY, where, error)
-            if isinstance(image, dict):
-                file.left_out.add(str(image.get("image_id")))
-        elif image.get("phase") not in PHASES:
-            found = f"field 'phase': found {image.get('phase')!r}, expected one of {PHASES}"
-            file.add(UNKNOWN_PHASE, f"{where} ({image['file_name']})", found)
-            file.left_out.add(str(image["image_id"]))
-        elif image["image_id"] in file.images:
-            details = f"field 'image_id': found {image['image_id']} again"
-            file.add(BAD_IMAGE_ENTRY, where, details)
-        else:
-            file.images[image["image_id"]] = image
-    if not file.images:
-        raise ValueError(
-            f"{file.path}: field 'images': none of {len(file.content['images'])} entries can be "
-            f"used. The first problem: {file.problems[num_before]}"
-        )
+            raise ValueError(f"{file.path}: images[{index}]: {error}")
+        file.images[image["image_id"]] = image
 
 
 def _image_error(image: Any) -> str | None:
     if not isinstance(image, dict):
         return f"found {type(image).__name__}, expected an object"
-    for key, kind in (("image_id", int), ("file_name", str), ("width", int), ("height", int)):
-        value = image.get(key)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            return f"field '{key}': found {value!r}, expected {kind.__name__}"
-    if as_file_name(image["file_name"]) is None:
-        return f"field 'file_name': found {shown(image['file_name'])}, expected a file name"
-    if image["width"] < 1 or image["height"] < 1:
-        return f"field 'width', 'height': found {image['width']}, {image['height']}, expected >= 1"
-    if max(image["width"], image["height"]) > _LONGEST_SIDE:
-        return f"field 'width', 'height': found more than {_LONGEST_SIDE} pixels"
+    for key in ("image_id", "width", "height"):
+        if type(image.get(key)) is not int:
+            return f"field '{key}': found {shown(image.get(key))}, expected int"
+    for key in ("width", "height"):
+        if not 1 <= image[key] <= _LONGEST_SIDE:
+            return f"field '{key}': found {shown(image[key])}, expected 1 to {_LONGEST_SIDE} pixels"
+    if as_file_name(image.get("file_name")) is None:
+        return f"field 'file_name': found {shown(image.get('file_name'))}, expected a file name"
+    if image.get("phase") not in PHASES:
+        return f"field 'phase': found {image.get('phase')!r}, expected one of {PHASES}"
     return None
 
 

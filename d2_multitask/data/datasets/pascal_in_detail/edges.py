@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from d2_multitask.data.datasets.pascal_in_detail.annotation_file import AnnotationFile, as_chains
+from d2_multitask.data.datasets.pascal_in_detail.annotation_file import AnnotationFile
 from d2_multitask.data.datasets.pascal_in_detail.segmentation import rle_error
-from d2_multitask.data.labels.masks import MaskError, decode, to_rle
 from d2_multitask.data.labels.occlusion import LEFT, RIGHT
 
 Record = dict[str, Any]
@@ -19,10 +18,6 @@ TWO_BOUNDARIES = "second boundary mask of an image, left out"
 BAD_OCCLUSION = "occlusion labels of an image that cannot be used, left out"
 TWO_OCCLUSIONS = "second occlusion labels of an image, left out"
 BAD_FRAGMENT = "occlusion fragment that cannot be used, left out"
-ONE_BASED = "occlusion indices that count from 1, moved to count from 0"
-
-# So many images decide on the index base where the indices themselves leave it open.
-_NUM_VOTES = 50
 
 
 def add_boundaries(file: AnnotationFile, records: Mapping[int, Record]) -> None:
@@ -36,16 +31,19 @@ def add_boundaries(file: AnnotationFile, records: Mapping[int, Record]) -> None:
         if error:
             file.add(BAD_BOUNDARY, where, f"field 'boundary_mask': {error}")
         elif "boundary_segmentation" in record:
-            file.add(TWO_BOUNDARIES, where, "field 'image_id': expected one entry an image")
+            file.add(TWO_BOUNDARIES, where, "field 'image_id': expected one entry per image")
         else:
             record["boundary_segmentation"] = mask
 
 
 def add_occlusions(file: AnnotationFile, records: Mapping[int, Record]) -> None:
     """Add ``occlusion_fragments``: ``indices`` (column-major, 0-based) and ``labels``, see
-    :mod:`d2_multitask.data.labels.occlusion`. Call it after :func:`add_boundaries`.
+    :mod:`d2_multitask.data.labels.occlusion`.
+
+    Raises:
+        ValueError: the indices count from 1, as in MATLAB: each would be another pixel.
     """
-    chains_of: dict[int, tuple[str, list[np.ndarray], list[int]]] = {}
+    has_zero, one_based = False, ""
     for where, entry in file.entries("annos_occlusion"):
         record = records.get(entry["image_id"])
         if record is None:
@@ -53,17 +51,20 @@ def add_occlusions(file: AnnotationFile, records: Mapping[int, Record]) -> None:
         chains, labels, error = read_edges(entry, record)
         if error:
             file.add(BAD_OCCLUSION, where, error)
-        elif entry["image_id"] in chains_of:
-            file.add(TWO_OCCLUSIONS, where, "field 'image_id': expected one entry an image")
-        else:
-            chains_of[entry["image_id"]] = where, chains, labels
-    base = index_base({i: chains for i, (_, chains, _) in chains_of.items()}, records)
-    if base:
-        details = "field 'edges.indices': no index is 0, and they fit the images only from 1 on"
-        file.add(ONE_BASED, "annos_occlusion", details)
-    for image_id, (where, chains, labels) in chains_of.items():
-        record = records[image_id]
-        record["occlusion_fragments"] = _usable(file, record, where, chains, labels, base)
+            continue
+        if "occlusion_fragments" in record:
+            file.add(TWO_OCCLUSIONS, where, "field 'image_id': expected one entry per image")
+            continue
+        indices = np.concatenate([*chains, np.zeros(0, np.int32)])
+        has_zero |= bool((indices == 0).any())
+        if (indices == record["height"] * record["width"]).any():
+            one_based = one_based or where
+        record["occlusion_fragments"] = _usable(file, record, where, chains, labels)
+    if one_based and not has_zero:
+        raise ValueError(
+            f"{file.path}: {one_based}: field 'edges.indices': found the number of the image's "
+            "pixels, and 0 nowhere in the file: the indices count from 1, expected from 0"
+        )
 
 
 def read_edges(
@@ -75,14 +76,11 @@ def read_edges(
     if imsize is not None and (not isinstance(imsize, list) or imsize[:2] != size):
         return [], [], f"field 'imsize': found {imsize}, expected {size} (height, width)"
     edges = entry.get("edges")
-    if not isinstance(edges, dict) or not edges:
-        if entry.get("ne") == 0:
-            return [], [], None
+    if not edges and entry.get("ne") == 0:
+        return [], [], None
+    if not isinstance(edges, dict):
         return [], [], f"field 'edges': found {edges!r}, expected indices and edgelabel"
-    chains, labels = as_chains(edges.get("indices")), edges.get("edgelabel")
-    labels = [labels] if isinstance(labels, int) else labels  # a single one, not nested
-    if chains is None and entry.get("ne") == 0:
-        chains, labels = [], []
+    chains, labels = edges.get("indices"), edges.get("edgelabel")
     if not isinstance(chains, list) or not all(isinstance(c, np.ndarray) for c in chains):
         return [], [], "field 'edges.indices': found something else than lists of integers"
     if not isinstance(labels, list) or len(labels) != len(chains):
@@ -91,49 +89,12 @@ def read_edges(
     return chains, labels, None
 
 
-def index_base(chains: Mapping[int, list[np.ndarray]], records: Mapping[int, Record]) -> int:
-    """Whether the indices count from 0 or from 1.
-
-    An index 0, or one that is the number of pixels, settles it; else the base whose pixels lie more
-    often on the images' boundary masks, and 0 if that does not tell either.
-    """
-    has_zero = has_last = False
-    for image_id, fragments in chains.items():
-        num_pixels = records[image_id]["height"] * records[image_id]["width"]
-        for chain in fragments:
-            if len(chain):
-                has_zero |= int(chain.min()) == 0
-                has_last |= int(chain.max()) == num_pixels
-    if has_zero or has_last:
-        return 0 if has_zero else 1
-    votes = np.zeros(2, dtype=np.int64)
-    with_boundary = [i for i, c in chains.items() if c and "boundary_segmentation" in records[i]]
-    for image_id in with_boundary[:_NUM_VOTES]:
-        votes += boundary_hits(np.concatenate(chains[image_id]), records[image_id])
-    return int(votes[1] > votes[0])
-
-
-def boundary_hits(indices: np.ndarray, record: Mapping[str, Any]) -> np.ndarray:
-    """How many indices (n,) are pixels of the boundary mask if they count from 0, and from 1."""
-    try:
-        size = record["height"], record["width"]
-        mask = decode(to_rle(record["boundary_segmentation"], *size)).ravel(order="F")
-    except MaskError:
-        return np.zeros(2, dtype=np.int64)
-    hits = []
-    for base in range(2):
-        moved = indices - base
-        hits.append(mask[moved[(moved >= 0) & (moved < len(mask))]].sum())
-    return np.array(hits, dtype=np.int64)
-
-
 def _usable(
     file: AnnotationFile,
     record: Mapping[str, Any],
     where: str,
     chains: list[np.ndarray],
     labels: list[int],
-    base: int,
 ) -> dict[str, list[Any]]:
     num_pixels = record["height"] * record["width"]
     kept: dict[str, list[Any]] = {"indices": [], "labels": []}
@@ -141,14 +102,14 @@ def _usable(
         error = None
         if isinstance(label, bool) or label not in (LEFT, RIGHT):
             error = f"field 'edges.edgelabel': found {label!r}, expected 1 or 2"
-        elif len(chain) and not base <= chain.min() <= chain.max() < num_pixels + base:
+        elif len(chain) and not 0 <= chain.min() <= chain.max() < num_pixels:
             error = (
-                f"field 'edges.indices': found {chain.min()}..{chain.max()}, expected {base}.."
-                f"{num_pixels - 1 + base} in an image of {record['width']}x{record['height']}"
+                f"field 'edges.indices': found {chain.min()}..{chain.max()}, expected 0.."
+                f"{num_pixels - 1} in an image of {record['width']}x{record['height']}"
             )
         if error:
             file.add(BAD_FRAGMENT, f"{where}, fragment {number}", error)
             continue
-        kept["indices"].append(chain - base if base else chain)
+        kept["indices"].append(chain)
         kept["labels"].append(int(label))
     return kept

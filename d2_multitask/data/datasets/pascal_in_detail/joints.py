@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from detectron2.structures import Boxes, pairwise_iou
-from detectron2.structures.boxes import matched_pairwise_iou
 from torch import as_tensor
 
 from d2_multitask.data.datasets.coco_annotations import ObjectReader, flat_joints
@@ -43,21 +42,11 @@ _OFFSETS = np.array(
 
 @dataclass
 class MatchCounts:
-    """How many skeletons found their person, and what their own boxes are like.
-
-    Attributes:
-        skeletons: in the file.
-        matched: of them, those with a person.
-        people: in the file.
-        iou_with_person: sum over the matched of the IoU of the skeleton's and the person's box.
-        iou_with_joints: likewise with the hull of the skeleton's labelled joints.
-    """
+    """How many of the file's ``skeletons`` were ``matched`` to one of its ``people``."""
 
     skeletons: int = 0
     matched: int = 0
     people: int = 0
-    iou_with_person: float = 0.0
-    iou_with_joints: float = 0.0
 
     def __str__(self) -> str:
         rate = self.matched / self.skeletons if self.skeletons else 0.0
@@ -135,31 +124,13 @@ def _match_image(record: Record, skeletons: Sequence[Record], counts: MatchCount
     counts.skeletons += len(skeletons)
     if not skeletons:
         return
-    unmatched = set(range(len(skeletons)))
-    pairs = match_skeletons(skeletons, people)
-    for index, person in pairs:
+    person_of = dict(match_skeletons(skeletons, people))
+    for index, person in person_of.items():
         people[person]["keypoints"] = skeletons[index]["keypoints"]
-        unmatched.discard(index)
-    _compare_boxes([skeletons[s] for s, _ in pairs], [people[p] for _, p in pairs], counts)
+    counts.matched += len(person_of)
+    unmatched = [s for index, s in enumerate(skeletons) if index not in person_of]
     if unmatched:
-        record["unmatched_keypoints"] = [skeletons[index] for index in sorted(unmatched)]
-
-
-def _compare_boxes(
-    skeletons: Sequence[Record], people: Sequence[Record], counts: MatchCounts
-) -> None:
-    """Add matched pairs to the counts."""
-    counts.matched += len(skeletons)
-    if not skeletons:
-        return
-    joints = np.array([s["keypoints"] for s in skeletons]).reshape(-1, NUM_KEYPOINTS, 3)
-    labelled = joints[..., 2:] > 0
-    low = np.where(labelled, joints[..., :2], np.inf).min(axis=1)
-    high = np.where(labelled, joints[..., :2], -np.inf).max(axis=1)
-    own, persons = (_boxes(items) for items in (skeletons, people))
-    hulls = Boxes(as_tensor(np.concatenate([low, high], axis=1)))
-    counts.iou_with_person += float(matched_pairwise_iou(own, persons).sum())
-    counts.iou_with_joints += float(matched_pairwise_iou(own, hulls).sum())
+        record["unmatched_keypoints"] = unmatched
 
 
 def match_skeletons(skeletons: Sequence[Record], people: Sequence[Record]) -> list[tuple[int, int]]:

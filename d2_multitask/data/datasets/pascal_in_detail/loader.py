@@ -17,25 +17,32 @@ instances, as run-length masks):
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from d2_multitask.data.datasets.catalog import register
+from d2_multitask.data.datasets.coco_json import no_collection
 from d2_multitask.data.datasets.pascal_in_detail.annotation_file import (
     AnnotationFile,
     phase_counts,
     read_annotation_file,
-    without_garbage_collection,
 )
 from d2_multitask.data.datasets.pascal_in_detail.edges import add_boundaries, add_occlusions
 from d2_multitask.data.datasets.pascal_in_detail.joints import MatchCounts, add_joints
+from d2_multitask.data.datasets.pascal_in_detail.names import pascal_in_detail_metadata
 from d2_multitask.data.datasets.pascal_in_detail.segmentation import PERSON_CLASS, add_segmentation
 from d2_multitask.data.problems import DATA_REPORT, Problem
 
 logger = logging.getLogger(__name__)
+
+EVALUATOR_TYPE = "pascal_in_detail"
+WITH_JOINTS, WITHOUT_JOINTS = "trainval_withkeypoints.json", "trainval_merged.json"
 
 Record = dict[str, Any]
 
@@ -99,14 +106,18 @@ def load_phase(annotation_file: str, image_root: str, phase: str) -> LoadedPhase
     return read_phase(read_annotation_file(annotation_file), image_root, phase)
 
 
-# Loaded phases as bytes: the loader, the evaluator and pictures all ask for the same one. Bytes
-# take a tenth of the dicts' memory, and whoever gets a copy may change it.
-_REMEMBERED: dict[tuple[str, str, str, int, int], bytes] = {}
-_MOST_REMEMBERED = 2  # both phases of a file
+@functools.lru_cache(maxsize=2)  # both phases of a file
+def _pickled_phase(
+    annotation_file: str, image_root: str, phase: str, modified: int, size: int
+) -> bytes:
+    return pickle.dumps(load_phase(annotation_file, image_root, phase), pickle.HIGHEST_PROTOCOL)
 
 
 def remembered_phase(annotation_file: str, image_root: str, phase: str) -> LoadedPhase:
     """As :func:`load_phase`; a file that has not changed since is not read again.
+
+    The loader, the evaluator and pictures all ask for the same phase. It is kept as bytes, which
+    take a tenth of the dicts' memory, so that each gets a copy that it may change.
 
     Raises:
         ValueError: as :func:`load_phase`.
@@ -116,17 +127,8 @@ def remembered_phase(annotation_file: str, image_root: str, phase: str) -> Loade
     except OSError:
         return load_phase(annotation_file, image_root, phase)  # which says what is wrong
     key = (annotation_file, image_root, phase, status.st_mtime_ns, status.st_size)
-    known = _REMEMBERED.pop(key, None)
-    if known is None:
-        loaded = load_phase(annotation_file, image_root, phase)
-        known = pickle.dumps(loaded, protocol=pickle.HIGHEST_PROTOCOL)
-    else:
-        with without_garbage_collection():
-            loaded = pickle.loads(known)
-    _REMEMBERED[key] = known
-    while len(_REMEMBERED) > _MOST_REMEMBERED:
-        del _REMEMBERED[next(iter(_REMEMBERED))]  # the one that was not asked for the longest
-    return loaded
+    with no_collection():
+        return pickle.loads(_pickled_phase(*key))
 
 
 def read_phase(file: AnnotationFile, image_root: str, phase: str) -> LoadedPhase:
@@ -186,3 +188,64 @@ def _log_size(name: str, annotation_file: str, dataset_dicts: Sequence[Record]) 
         sum(any(a.get("keypoints", ())) for a in objects),
         annotation_file,
     )
+
+
+def register_pascal_in_detail(root: str) -> None:
+    """Register ``pascal_in_detail_{train,val}`` and ``pascal_in_detail_person_{train,val}``.
+
+    Nothing is read but whether files are there, below ``root``:
+
+        VOCdevkit/VOC2010/JPEGImages/*.jpg      (VOC2012's are a superset and are taken as well)
+        pascal_in_detail/trainval_withkeypoints.json
+        pascal_in_detail/trainval_merged.json   (without joints; taken if the other is not there)
+    """
+    register_detail_layout("pascal_in_detail", *find_files(root))
+
+
+def register_synthetic_in_detail(root: str) -> None:
+    """Register ``synthetic_in_detail_{train,val}`` and ``synthetic_in_detail_person_{train,val}``.
+
+    The synthetic images have PASCAL in Detail's layout below ``<root>/synthetic_in_detail``.
+    """
+    register_detail_layout(
+        "synthetic_in_detail", *find_files(os.path.join(root, "synthetic_in_detail"))
+    )
+
+
+def find_files(root: str) -> tuple[str, str]:
+    """Annotation file and image folder below a root; the preferred ones if none is there."""
+    folder = Path(root) / "pascal_in_detail"
+    files = [folder / name for name in (WITH_JOINTS, WITHOUT_JOINTS)]
+    images = [Path(root) / "VOCdevkit" / year / "JPEGImages" for year in ("VOC2010", "VOC2012")]
+    annotation_file = next((path for path in files if path.is_file()), files[0])
+    image_root = next((path for path in images if path.is_dir()), images[0])
+    return str(annotation_file), str(image_root)
+
+
+def register_detail_layout(name: str, annotation_file: str, image_root: str) -> None:
+    """Register both phases of a file, with all objects and with people only.
+
+    Registering the same again does nothing.
+
+    Args:
+        name: of the dataset; the registered names are ``<name>_train``, ``<name>_val``,
+            ``<name>_person_train`` and ``<name>_person_val``.
+        annotation_file: in PASCAL in Detail's layout.
+        image_root: folder of its images.
+
+    Raises:
+        ValueError: a name is taken by another dataset.
+    """
+    for phase in ("train", "val"):
+        for person_only in (False, True):
+            full_name = f"{name}_person_{phase}" if person_only else f"{name}_{phase}"
+            dataset = PascalInDetail(full_name, annotation_file, image_root, phase, person_only)
+            # Not "json_file": whoever reads that expects COCO's format.
+            register(
+                full_name,
+                dataset,
+                annotation_file=annotation_file,
+                image_root=image_root,
+                evaluator_type=EVALUATOR_TYPE,
+                **pascal_in_detail_metadata(person_only),
+            )

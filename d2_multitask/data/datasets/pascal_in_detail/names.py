@@ -2,7 +2,7 @@
 
 Contiguous ids follow the dataset's own order: the 20 VOC classes, which have instances, come
 first, so that a thing's id is also its id in the semantic maps; then the 39 classes that are
-labelled by one mask an image. Raw category ids (up to 459) do not fit into 8 bits and are used
+labelled by one mask per image. Raw category ids (up to 459) do not fit into 8 bits and are used
 nowhere but in the files.
 """
 
@@ -16,75 +16,24 @@ IGNORE_LABEL = 255
 SILHOUETTE_PART_ID = 255
 """``part_id`` of a mask that covers a whole object without part labels."""
 
-THING_CATEGORY_IDS = MappingProxyType(
-    {
-        "aeroplane": 2,
-        "bicycle": 23,
-        "bird": 25,
-        "boat": 31,
-        "bottle": 34,
-        "bus": 45,
-        "car": 59,
-        "cat": 65,
-        "chair": 72,
-        "cow": 98,
-        "diningtable": 397,
-        "dog": 113,
-        "horse": 207,
-        "motorbike": 258,
-        "person": 284,
-        "pottedplant": 308,
-        "sheep": 347,
-        "sofa": 368,
-        "train": 416,
-        "tvmonitor": 427,
-    }
-)
+# fmt: off
+THING_CATEGORY_IDS = MappingProxyType({
+    "aeroplane": 2, "bicycle": 23, "bird": 25, "boat": 31, "bottle": 34, "bus": 45, "car": 59,
+    "cat": 65, "chair": 72, "cow": 98, "diningtable": 397, "dog": 113, "horse": 207,
+    "motorbike": 258, "person": 284, "pottedplant": 308, "sheep": 347, "sofa": 368, "train": 416,
+    "tvmonitor": 427,
+})
 """Name -> category id of the 20 classes with instances, in contiguous order."""
 
-STUFF_CATEGORY_IDS = MappingProxyType(
-    {
-        "bag": 9,
-        "bed": 18,
-        "bench": 22,
-        "book": 33,
-        "building": 44,
-        "cabinet": 46,
-        "ceiling": 68,
-        "cloth": 80,
-        "computer": 85,
-        "cup": 104,
-        "door": 115,
-        "fence": 144,
-        "floor": 158,
-        "flower": 159,
-        "food": 162,
-        "grass": 187,
-        "ground": 189,
-        "keyboard": 220,
-        "light": 232,
-        "mountain": 259,
-        "mouse": 260,
-        "curtain": 105,
-        "platform": 296,
-        "sign": 355,
-        "plate": 295,
-        "road": 324,
-        "rock": 326,
-        "shelves": 349,
-        "sidewalk": 354,
-        "sky": 360,
-        "snow": 366,
-        "bedclothes": 19,
-        "track": 415,
-        "tree": 420,
-        "truck": 424,
-        "wall": 440,
-        "water": 445,
-        "window": 454,
-        "wood": 458,
-    }
-)
+STUFF_CATEGORY_IDS = MappingProxyType({
+    "bag": 9, "bed": 18, "bench": 22, "book": 33, "building": 44, "cabinet": 46, "ceiling": 68,
+    "cloth": 80, "computer": 85, "cup": 104, "door": 115, "fence": 144, "floor": 158, "flower": 159,
+    "food": 162, "grass": 187, "ground": 189, "keyboard": 220, "light": 232, "mountain": 259,
+    "mouse": 260, "curtain": 105, "platform": 296, "sign": 355, "plate": 295, "road": 324,
+    "rock": 326, "shelves": 349, "sidewalk": 354, "sky": 360, "snow": 366, "bedclothes": 19,
+    "track": 415, "tree": 420, "truck": 424, "wall": 440, "water": 445, "window": 454, "wood": 458,
+})
+# fmt: on
 """Name -> category id of the 39 classes without instances, in contiguous order after the 20."""
 
 CATEGORY_IDS = MappingProxyType({**THING_CATEGORY_IDS, **STUFF_CATEGORY_IDS})
@@ -101,15 +50,11 @@ BACKGROUND_CLASSES = frozenset(
 )
 ANIMAL_CLASSES = frozenset(("bird", "cat", "cow", "dog", "horse", "sheep"))
 
+# fmt: off
 PART_CLASSES = (
-    "background",
-    "head",
-    "torso",
-    "upper arm",
-    "lower arm",
-    "upper leg",
-    "lower leg",
+    "background", "head", "torso", "upper arm", "lower arm", "upper leg", "lower leg",
 )
+# fmt: on
 """The seven classes of human part segmentation; index = id in the part maps.
 
 The grouping is that of ASTMT (Maninis et al., CVPR 2019) and of the work that follows it.
@@ -129,22 +74,13 @@ PART_CLASS_OF_NAME = MappingProxyType(
 )
 """The person's 24 part names -> 1..6. Ids differ between releases, names do not."""
 
+# fmt: off
 KEYPOINT_NAMES = (
-    "head",
-    "neck",
-    "left_shoulder",
-    "left_elbow",
-    "left_wrist",
-    "left_hip",
-    "left_knee",
-    "left_ankle",
-    "right_shoulder",
-    "right_elbow",
-    "right_wrist",
-    "right_hip",
-    "right_knee",
+    "head", "neck", "left_shoulder", "left_elbow", "left_wrist", "left_hip", "left_knee",
+    "left_ankle", "right_shoulder", "right_elbow", "right_wrist", "right_hip", "right_knee",
     "right_ankle",
 )
+# fmt: on
 """The 14 joints as the file orders them; left is the person's own left.
 
 The official API's name list has wrist and hip exchanged (4 and 5); its skeleton drawing and the

@@ -36,7 +36,7 @@ def change(content, path, value):
         pytest.param("annos_joints", {}, "'annos_joints': found dict", id="joints as dict"),
         pytest.param("images", [], "'images': found an empty list", id="empty"),
         pytest.param("images.0.phase", "val", r"found \{'val': 1\}.*'train'", id="no such phase"),
-        pytest.param("images.0.phase", "training", "unknown phase", id="unknown phase only"),
+        pytest.param("images.0.phase", "training", r"'phase': found 'training'", id="phase"),
         pytest.param("categories", [{"category_id": 1, "name": "x"}], "'x'", id="other dataset"),
     ],
 )
@@ -48,11 +48,10 @@ def test_a_file_that_cannot_be_used(load, path, value, message):
     assert "trainval_withkeypoints.json" in str(error.value)
 
 
-def test_of_many_unusable_images_the_first_is_told(load):
+def test_of_unusable_images_the_first_is_told(load):
     content = miniature()
-    content["images"][0]["phase"] = "training"
-    content["images"].append({**content["images"][0], "phase": "other", "image_id": 5})
-    with pytest.raises(ValueError, match=r"none of 2 entries.*images\[0\].*found 'training'"):
+    content["images"] += [{**content["images"][0], "phase": "other", "image_id": 5}] * 2
+    with pytest.raises(ValueError, match=r"images\[1\]: field 'phase': found 'other'.*'train'"):
         load(content)
 
 
@@ -234,37 +233,42 @@ def test_a_crowd_of_one_of_the_20_classes_is_ignored(load):
     assert [a["iscrowd"] for a in load(content).dataset_dicts[0]["annotations"]] == [0, 1]
 
 
-def test_one_based_indices_are_found_out(load):
+def test_indices_that_count_from_one_are_an_error(load):
     content = miniature()
     change(content, "annos_occlusion.0.edges.indices", [[32, 33, 34, 35, 60]])
-    loaded = load(content)
-    assert {p.kind for p in loaded.problems} == {edges.ONE_BASED}
-    (chain,) = loaded.dataset_dicts[0]["occlusion_fragments"]["indices"]
-    assert chain.tolist() == [31, 32, 33, 34, 59]
-
-
-def test_the_boundary_decides_where_the_indices_do_not(load):
-    content = miniature()
-    change(content, "annos_occlusion.0.edges.indices", [[32, 33, 34, 35, 36]])
-    (chain,) = load(content).dataset_dicts[0]["occlusion_fragments"]["indices"]
-    assert chain.tolist() == [31, 32, 33, 34, 35]
+    with pytest.raises(ValueError, match=r"'edges\.indices'.*count from 1, expected from 0"):
+        load(content)
 
 
 @pytest.mark.parametrize(
     ("indices", "labels"),
     [
         pytest.param([31, 32, 33, 34, 35], [2], id="not nested"),
-        pytest.param([31, 32, 33, 34, 35], 2, id="label not nested"),
+        pytest.param([[31, 32, 33, 34, 35]], 2, id="label not nested"),
         pytest.param([[31.0, 32.0, 33.0, 34.0, 35.0]], [2], id="floats"),
     ],
 )
-def test_odd_forms_of_a_fragment(load, indices, labels):
+def test_other_forms_of_a_fragment_are_counted(load, indices, labels):
     content = miniature()
     change(content, "annos_occlusion.0.edges", {"indices": indices, "edgelabel": labels})
     loaded = load(content)
+    assert {p.kind for p in loaded.problems} == {edges.BAD_OCCLUSION}
+    assert "occlusion_fragments" not in loaded.dataset_dicts[0]
+
+
+def test_the_order_of_lists_and_unknown_keys_say_nothing(load):
+    content = miniature()
+    content["annos_future"] = [{"image_id": 1}]
+    for key in ("images", "categories", "parts", "annos_boundary", "annos_occlusion"):
+        content[key].reverse()
+        for entry in content[key]:
+            entry["unknown"] = {"nested": [1, 2, 3]}
+    content["categories"][0]["onlysemantic"] = True
+    content["annos_segmentation"][3]["iscrowd"] = False
+    content["images"].insert(0, {**content["images"][0], "image_id": 7, "phase": "test"})
+    loaded, plain = load(content), load()
     assert loaded.problems == []
-    (chain,) = loaded.dataset_dicts[0]["occlusion_fragments"]["indices"]
-    assert chain.tolist() == [31, 32, 33, 34, 35]
+    assert repr(loaded.dataset_dicts) == repr(plain.dataset_dicts)
 
 
 def test_no_fragment_is_a_label_too(load):

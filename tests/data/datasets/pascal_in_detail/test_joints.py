@@ -111,17 +111,3 @@ def test_a_skeleton_of_nobody_is_kept(load):
     assert (loaded.matches.skeletons, loaded.matches.matched, loaded.matches.people) == (2, 1, 1)
     (kept,) = loaded.dataset_dicts[0]["unmatched_keypoints"]
     assert kept["bbox"] == [0, 1, 2, 5] and len(kept["keypoints"]) == 42
-
-
-def test_boxes_of_skeletons_are_compared_by_hand(load):
-    """The left skeleton's box is its person's; the right one's is half of that, IoU 1/2. Hulls of
-    the joints, half a pixel moved: 2.9..5.7 x 1.7..3.9 of 4 x 5, and 5.9..8.1 x 1.7..2.8 of 4 x 2.5
-    from y = 1.
-    """
-    content = miniature()
-    content["annos_joints"][1]["bbox"] = [5, 1, 4, 2.5]
-    matches = load(content).matches
-    assert (matches.matched, matches.people) == (2, 2)
-    assert matches.iou_with_person == pytest.approx(1 + 1 / 2)
-    hulls = 2.8 * 2.2 / 20, 2.2 * 1.1 / 10
-    assert matches.iou_with_joints == pytest.approx(sum(hulls))

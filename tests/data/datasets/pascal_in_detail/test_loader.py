@@ -169,7 +169,7 @@ def test_metadata_fits_the_ids():
 
 def test_a_file_is_read_once_until_it_changes(tmp_path, monkeypatch):
     reads = []
-    monkeypatch.setattr(loader, "_REMEMBERED", {})
+    loader._pickled_phase.cache_clear()
     original = loader.load_phase
     monkeypatch.setattr(loader, "load_phase", lambda *a: reads.append(a[2]) or original(*a))
     path = write(miniature(), tmp_path)
@@ -190,8 +190,7 @@ def test_a_file_is_read_once_until_it_changes(tmp_path, monkeypatch):
         loader.PascalInDetail("a", str(tmp_path / "nothing.json"), "images", "train")()
 
 
-def test_no_more_than_both_phases_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(loader, "_REMEMBERED", {})
+def test_no_more_than_both_phases_are_kept(tmp_path):
     for name in ("a", "b", "c"):
         loader.remembered_phase(write(miniature(), tmp_path, f"{name}.json"), "", "train")
-    assert [os.path.basename(key[0]) for key in loader._REMEMBERED] == ["b.json", "c.json"]
+    assert loader._pickled_phase.cache_info().currsize == 2
