@@ -28,12 +28,9 @@ def add_backbone_config(cfg: CfgNode) -> None:
     # that all weights are used. MobileNetV2 without its last layer, 1280 channels made
     # for the classifier, is lighter: ["features.3", "features.6", "features.13", "features.17"].
     node.OUT_NODES = []
-    # Number of levels, from the finest, whose layers are fixed: 1 = all up to stride 4, 2 = up to
-    # stride 8, ... 0, because fixing layers without pretrained weights fixes noise.
-    node.FREEZE_AT = 0
-    # Fix the statistics and affine parameters of all batch norms: for batches of a few images.
-    node.FREEZE_NORM = False
     cfg.MODEL.FEATURE_EXTRACTOR = node
+    for key in ("FREEZE_AT", "FREEZE_NORM"):
+        cfg.register_deprecated_key(f"MODEL.FEATURE_EXTRACTOR.{key}")
 
     # Read by `build_dla_up_backbone`.
     cfg.MODEL.DLA = CfgNode()

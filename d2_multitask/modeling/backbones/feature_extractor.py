@@ -11,13 +11,12 @@ from __future__ import annotations
 import difflib
 import logging
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torchvision
 from detectron2.config import CfgNode
-from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -51,7 +50,6 @@ class FeatureExtractor(Backbone):
     def __init__(self, name: str, body: nn.Module, in_channels: int = 3) -> None:
         super().__init__()
         self.body = body
-        self._in_channels = in_channels
         features = _as_list(_run(name, body, in_channels))
         strides = [_stride(feature) for feature in features]
         if strides != [4 * 2**level for level in range(len(strides))]:
@@ -82,46 +80,6 @@ class FeatureExtractor(Backbone):
             `{"res2": (N, C2, H / 4, W / 4), "res3": (N, C3, H / 8, W / 8), ...}`.
         """
         return dict(zip(self._out_features, _as_list(self.body(x)), strict=True))
-
-    def freeze(self, num_levels: int) -> None:
-        """Fix all layers on the way to the first `num_levels` outputs, batch norms included.
-
-        Args:
-            num_levels: 0 = none, 1 = all up to stride 4, 2 = up to stride 8, ...
-
-        Raises:
-            ValueError: There are not so many levels.
-        """
-        if not 0 <= num_levels <= len(self._out_features):
-            raise ValueError(
-                f"MODEL.FEATURE_EXTRACTOR.FREEZE_AT is {num_levels}; expected a number from 0 to "
-                f"{len(self._out_features)}, the levels {self._out_features}"
-            )
-        if num_levels == 0:
-            return
-        # A parameter lies on the way to an output if the output has a gradient for it.
-        parameters = dict(self.body.named_parameters())
-        with torch.enable_grad():
-            features = _as_list(self.body.eval()(torch.zeros(1, self._in_channels, *_PROBE_SIZE)))
-            total = sum(feature.sum() for feature in features[:num_levels])
-            gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-        self.body.train(self.training)
-        frozen = {n for n, grad in zip(parameters, gradients, strict=True) if grad is not None}
-        for name in frozen:
-            parameters[name].requires_grad_(False)
-        self.freeze_norms(frozen)
-
-    def freeze_norms(self, parameters: Iterable[str] | None = None) -> None:
-        """Fix statistics and affine parameters of batch norms; the key names stay.
-
-        Args:
-            parameters: Only of those with a weight among these names; None = of all.
-        """
-        for name, module in list(self.body.named_modules()):
-            wanted = parameters is None or f"{name}.weight" in parameters
-            if wanted and isinstance(module, nn.BatchNorm2d):
-                parent, _, child = name.rpartition(".")
-                setattr(self.body.get_submodule(parent), child, _frozen(module))
 
 
 @BACKBONE_REGISTRY.register()
@@ -172,9 +130,6 @@ def build_feature_extractor(cfg: CfgNode, input_shape: ShapeSpec) -> FeatureExtr
             load_weights(body, node.WEIGHTS)
     else:
         _scale_convolutions(body, node.INIT_SCALE)
-    extractor.freeze(node.FREEZE_AT)
-    if node.FREEZE_NORM:
-        extractor.freeze_norms()
     return extractor
 
 
@@ -373,12 +328,3 @@ def _similar(name: str, known: list[str]) -> str:
 
 def _as_list(features: dict[str, Tensor] | list[Tensor]) -> list[Tensor]:
     return list(features.values()) if isinstance(features, dict) else list(features)
-
-
-def _frozen(norm: nn.BatchNorm2d) -> nn.Module:
-    if type(norm) is nn.BatchNorm2d:
-        return FrozenBatchNorm2d.convert_frozen_batchnorm(norm)
-    # timm's batch norms contain the activation, which Detectron2's conversion would lose.
-    from timm.layers import freeze_batch_norm_2d
-
-    return freeze_batch_norm_2d(norm)
