@@ -13,7 +13,7 @@ from d2_multitask.evaluation.boundary.evaluator import (
     OCCLUSION,
     EdgeEvaluator,
 )
-from d2_multitask.evaluation.coco.partial import DetailCOCOEvaluator, has_joints
+from d2_multitask.evaluation.coco.detail import DetailCOCOEvaluator, has_keypoints
 from d2_multitask.evaluation.dense.classification import ClassificationEvaluator
 from d2_multitask.evaluation.dense.sem_seg import PartsEvaluator, SemanticEvaluator
 from d2_multitask.evaluation.request import EvaluationRequest
@@ -54,7 +54,7 @@ def build_keypoint_evaluator(
     if not pose and not ("det" in request.tasks and cfg.MODEL.KEYPOINT_ON):
         return None
     classes = _class_names(request, "thing_classes")
-    if PERSON not in classes or not has_joints(request.records):
+    if PERSON not in classes or not has_keypoints(request.records):
         logger.info(f"Data set {request.dataset_name!r} has no joints: no keypoint AP for it.")
         return None
     names = _class_names(request, "keypoint_names")

@@ -22,7 +22,7 @@ from d2_multitask.data.datasets.pascal_in_detail.names import (
     THING_CLASSES,
 )
 from d2_multitask.evaluation.boundary.evaluator import EdgeEvaluator
-from d2_multitask.evaluation.coco.partial import DetailCOCOEvaluator
+from d2_multitask.evaluation.coco.detail import DetailCOCOEvaluator
 from d2_multitask.evaluation.dense.classification import ClassificationEvaluator
 from d2_multitask.evaluation.dense.sem_seg import PartsEvaluator, SemanticEvaluator
 

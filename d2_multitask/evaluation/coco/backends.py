@@ -1,8 +1,8 @@
-"""Who computes COCO's metric: pycocotools, or hotcoco (Rust), which gives the same numbers sooner.
+"""Backends of COCO's metric: pycocotools, or hotcoco (Rust), faster and with the same numbers.
 
 A backend turns ground truth and predictions in COCO's format into pycocotools' `COCOeval` with
 ``eval`` (precision and recall arrays) and ``stats`` filled in. hotcoco computes only the arrays;
-what is read off them (AP50, area ranges, the printed table) is pycocotools' own code in both cases.
+the summary (AP50, area ranges, the printed table) is pycocotools' own code in both cases.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import importlib.util
 import io
 import logging
 import types
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from detectron2.evaluation.coco_evaluation import (
     COCOeval_opt,
@@ -33,40 +34,12 @@ INSTALL_COMMAND = 'python -m pip install "d2_multitask[fast-eval]"'
 MIN_HOTCOCO = (1, 3)
 
 
-class CocoBackend(Protocol):
-    """Scores predictions against the labels that it was made with."""
+class CocoBackend(ABC):
+    """Scores predictions against the labels that it was made with.
 
-    def evaluate(
-        self,
-        predictions: Sequence[Mapping[str, Any]],
-        metric: str,
-        *,
-        max_dets: int = 100,
-        oks_sigmas: Sequence[float] = (),
-        img_ids: Collection[Hashable] | None = None,
-    ) -> COCOeval:
-        """COCO's metric of one kind.
-
-        Args:
-            predictions: COCO's results: ``image_id``, ``category_id``, ``score`` and, by the
-                metric, ``bbox`` (x, y, w, h), ``keypoints`` or ``segmentation`` (RLE); pixels. They
-                may be none, and they are not changed.
-            metric: ``"bbox"``, ``"keypoints"`` or ``"segm"``.
-            max_dets: boxes or masks counted per image, best first. Keypoint AP always counts 20.
-            oks_sigmas: one sigma a joint, empty for COCO's 17.
-            img_ids: images that count, all by default.
-
-        Returns:
-            pycocotools' object, evaluated, accumulated and summarised.
-        """
-        ...
-
-
-class _NumberedBackend:
-    """Gives images and categories the ids 1 to N: the libraries sort ids, as numbers of one type.
-
-    The new ids are in the order of the old ones, numbers before text: between equal scores, that
-    order decides.
+    Images and categories get the ids 1 to N, because the libraries sort ids as numbers of one type.
+    The new ids are in the order of the old ones, numbers before text: the order decides between
+    equal scores.
 
     Args:
         ground_truth: labels in COCO's format (`d2_multitask.evaluation.coco.labels`).
@@ -84,10 +57,49 @@ class _NumberedBackend:
             "annotations": self._renumbered(ground_truth["annotations"]),
         }
 
+    def evaluate(
+        self,
+        predictions: Sequence[Mapping[str, Any]],
+        metric: str,
+        *,
+        max_dets: int = 100,
+        oks_sigmas: Sequence[float] = (),
+        img_ids: Collection[Hashable] | None = None,
+    ) -> COCOeval:
+        """COCO's metric of one kind.
+
+        Args:
+            predictions: COCO's results: ``image_id``, ``category_id``, ``score`` and, by the
+                metric, ``bbox`` (x, y, w, h), ``keypoints`` or ``segmentation`` (RLE); pixels. They
+                may be empty, and they are not changed.
+            metric: ``"bbox"``, ``"keypoints"`` or ``"segm"``.
+            max_dets: boxes or masks counted per image, best first. Keypoint AP always counts 20.
+            oks_sigmas: one sigma per keypoint, empty for COCO's 17.
+            img_ids: images that count, all by default.
+
+        Returns:
+            pycocotools' object, evaluated, accumulated and summarised.
+        """
+        numbers = None
+        if img_ids is not None:
+            # To hotcoco no ids are all ids; 0 is the number of no image.
+            numbers = sorted({self._images[i] for i in img_ids if i in self._images}) or [0]
+        return self._evaluate(predictions, metric, max_dets, list(oks_sigmas), numbers)
+
+    @abstractmethod
+    def _evaluate(
+        self,
+        predictions: Sequence[Mapping[str, Any]],
+        metric: str,
+        max_dets: int,
+        oks_sigmas: list[float],
+        image_numbers: list[int] | None,
+    ) -> COCOeval: ...
+
     def _renumbered(
         self, entries: Sequence[Mapping[str, Any]], fields: Sequence[str] | None = None
     ) -> list[dict[str, Any]]:
-        """Copies of labels or predictions, or of these fields of theirs, with the new ids."""
+        """Copies of labels or predictions, or of some of their fields, with the new ids."""
         images, categories = self._images, self._categories
         return [
             {
@@ -98,57 +110,40 @@ class _NumberedBackend:
             for entry in entries
         ]
 
-    def _known_numbers(self, img_ids: Collection[Hashable] | None) -> list[int] | None:
-        if img_ids is None:
-            return None
-        numbers = sorted({self._images[i] for i in img_ids if i in self._images})
-        # To hotcoco no ids are all ids; 0 is the number of no image.
-        return numbers or [0]
 
-
-class PycocotoolsBackend(_NumberedBackend):
-    """pycocotools, or Detectron2's compiled version of it where that is built.
-
-    Args:
-        ground_truth: labels in COCO's format (`d2_multitask.evaluation.coco.labels`).
-    """
+class PycocotoolsBackend(CocoBackend):
+    """pycocotools, or Detectron2's compiled version of it where that is built."""
 
     def __init__(self, ground_truth: CocoDict) -> None:
         super().__init__(ground_truth)
         self._labels = as_coco(self._ground_truth)
 
-    def evaluate(
+    def _evaluate(
         self,
         predictions: Sequence[Mapping[str, Any]],
         metric: str,
-        *,
-        max_dets: int = 100,
-        oks_sigmas: Sequence[float] = (),
-        img_ids: Collection[Hashable] | None = None,
+        max_dets: int,
+        oks_sigmas: list[float],
+        image_numbers: list[int] | None,
     ) -> COCOeval:
-        """As `CocoBackend.evaluate` says, through Detectron2's function."""
         labels = self._labels
         if metric == "segm":
             labels = as_coco(mask_ground_truth(self._ground_truth))
-        numbers = self._known_numbers(img_ids)
         if not predictions or not labels.anns:
-            return _evaluate_nothing(labels, metric, numbers)
+            return _evaluate_nothing(labels, metric, image_numbers)
         return _evaluate_predictions_on_coco(
             labels,
             self._renumbered(predictions),
             metric,
-            kpt_oks_sigmas=list(oks_sigmas),
+            kpt_oks_sigmas=oks_sigmas,
             cocoeval_fn=COCOeval_opt,
-            img_ids=numbers,
+            img_ids=image_numbers,
             max_dets_per_image=[1, 10, max_dets],
         )
 
 
-class HotcocoBackend(_NumberedBackend):
+class HotcocoBackend(CocoBackend):
     """hotcoco.
-
-    Args:
-        ground_truth: labels in COCO's format (`d2_multitask.evaluation.coco.labels`).
 
     Raises:
         ImportError: hotcoco is not installed, or too old.
@@ -157,18 +152,17 @@ class HotcocoBackend(_NumberedBackend):
     def __init__(self, ground_truth: CocoDict) -> None:
         self._hotcoco = _import_hotcoco()
         super().__init__(ground_truth)
-        self._labels = self._load_labels(self._ground_truth["annotations"], ("keypoints",))
+        annotations = self._ground_truth["annotations"]
+        self._labels = self._load_labels(annotations, ("keypoints", "num_keypoints"))
 
-    def evaluate(
+    def _evaluate(
         self,
         predictions: Sequence[Mapping[str, Any]],
         metric: str,
-        *,
-        max_dets: int = 100,
-        oks_sigmas: Sequence[float] = (),
-        img_ids: Collection[Hashable] | None = None,
+        max_dets: int,
+        oks_sigmas: list[float],
+        image_numbers: list[int] | None,
     ) -> COCOeval:
-        """As `CocoBackend.evaluate` says."""
         labels = self._labels
         if metric == "segm":
             annotations = mask_ground_truth(self._ground_truth)["annotations"]
@@ -178,14 +172,13 @@ class HotcocoBackend(_NumberedBackend):
         found = labels.load_res(self._renumbered(predictions, ("score", *fields)))
         evaluation = self._hotcoco.COCOeval(labels, found, metric)
         summary = COCOevalMaxDets(iouType=metric)
-        if metric == "keypoints":
-            if oks_sigmas:
-                evaluation.params.kpt_oks_sigmas = [float(sigma) for sigma in oks_sigmas]
-        else:
+        if metric != "keypoints":
             summary.params.maxDets = sorted([1, 10, max_dets])
             evaluation.params.max_dets = summary.params.maxDets
-        if img_ids is not None:
-            evaluation.params.img_ids = self._known_numbers(img_ids)
+        elif oks_sigmas:
+            evaluation.params.kpt_oks_sigmas = [float(sigma) for sigma in oks_sigmas]
+        if image_numbers is not None:
+            evaluation.params.img_ids = image_numbers
         evaluation.evaluate()
         evaluation.accumulate()
         summary.eval = {name: evaluation.eval[name] for name in ("precision", "recall", "scores")}
@@ -193,16 +186,13 @@ class HotcocoBackend(_NumberedBackend):
         return summary
 
     def _load_labels(self, annotations: Sequence[CocoDict], fields: Sequence[str]) -> Any:
-        """hotcoco's object for labels, with box and ``fields`` of every object."""
-        columns = ("id", "bbox", "area", "iscrowd", *fields)
-        if "keypoints" in fields:
-            columns += ("num_keypoints",)
+        """hotcoco's object for labels, with the box and ``fields`` of every object."""
+        columns = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", *fields)
         images = [
             {field: image[field] for field in ("id", "height", "width")}
             for image in self._ground_truth["images"]
         ]
         categories = [{"id": n, "name": str(n)} for n in self._categories.values()]
-        columns += ("image_id", "category_id")
         objects = [{field: entry[field] for field in columns} for entry in annotations]
         return self._hotcoco.COCO(
             {"images": images, "categories": categories, "annotations": objects}
@@ -229,17 +219,18 @@ def choose_backend(name: str = AUTO) -> str:
         ValueError: there is no such backend.
         ImportError: hotcoco was asked for and is not installed, or too old.
     """
-    if name == AUTO:
+    choices = [AUTO, *BACKENDS]
+    if name not in choices:
+        raise ValueError(f"TEST.COCO_BACKEND: found {name!r}, expected one of {choices}")
+    if name != "pycocotools":
         try:
             _import_hotcoco()
         except ImportError as error:
+            if name != AUTO:
+                raise
             logger.info(f"COCO's metric is computed by pycocotools. {error}")
             return "pycocotools"
         name = "hotcoco"
-    elif name not in BACKENDS:
-        raise ValueError(f"TEST.COCO_BACKEND: found {name!r}, expected one of {[AUTO, *BACKENDS]}")
-    elif name == "hotcoco":
-        _import_hotcoco()
     logger.info(f"COCO's metric is computed by {name}.")
     return name
 
@@ -273,16 +264,16 @@ def _numbered(ids: Iterable[Any]) -> dict[Any, int]:
     return {value: number for number, value in enumerate(ordered, start=1)}
 
 
-def _evaluate_nothing(labels: COCO, metric: str, img_ids: Collection[Hashable] | None) -> COCOeval:
-    """COCO's metric without predictions or labels, which Detectron2's function does not take.
+def _evaluate_nothing(labels: COCO, metric: str, image_numbers: list[int] | None) -> COCOeval:
+    """For no predictions or no labels, which Detectron2's function does not accept.
 
-    Without labels it is -1, "not computed", whatever is predicted.
+    Without labels the result is -1, "not computed".
     """
     predictions = as_coco({**labels.dataset, "annotations": []})
     with contextlib.redirect_stdout(io.StringIO()):
         coco_eval = COCOeval(labels, predictions, metric)
-        if img_ids is not None:
-            coco_eval.params.imgIds = list(img_ids)
+        if image_numbers is not None:
+            coco_eval.params.imgIds = image_numbers
         coco_eval.evaluate()
         coco_eval.accumulate()
         coco_eval.summarize()

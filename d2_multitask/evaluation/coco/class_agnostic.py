@@ -1,4 +1,4 @@
-"""COCO's average recall without classes: how many objects are found, whatever they are called."""
+"""COCO's average recall without classes: the share of objects that are found as any class."""
 
 from __future__ import annotations
 
@@ -14,18 +14,14 @@ from detectron2.utils import comm
 from pycocotools.cocoeval import COCOeval
 
 from d2_multitask.evaluation.coco.backends import as_coco
-from d2_multitask.evaluation.coco.labels import (
-    CocoDict,
-    coco_ground_truth,
-    mask_ground_truth,
-)
+from d2_multitask.evaluation.coco.labels import CocoDict, coco_ground_truth, mask_ground_truth
 from d2_multitask.evaluation.coco.predictions import coco_results
 
 MAX_DETECTIONS = (1, 10, 100)
 
 
 class ClassAgnosticEvaluator(DatasetEvaluator):
-    """Average recall of a detector on a data set whose classes need not be the detector's.
+    """Average recall of a detector whose classes may differ from those of the dataset.
 
     Results are ``{"bbox_class_agnostic": {"AR@1": ...}, "segm_class_agnostic": {...}}`` in 0-100.
     """
@@ -42,7 +38,7 @@ class ClassAgnosticEvaluator(DatasetEvaluator):
         Args:
             dataset_name: registered name.
             metrics: some of "bbox" and "segm".
-            records: the data set's dicts, if they are loaded already.
+            records: the dataset's dicts, if they are loaded already.
             distributed: gather predictions from all processes.
 
         Raises:
@@ -77,59 +73,52 @@ class ClassAgnosticEvaluator(DatasetEvaluator):
                 return None
         labels = {"annotations": [], **self._ground_truth}
         return {
-            f"{metric}_class_agnostic": class_agnostic_recall(
-                labels, _only(predictions, metric), metric
-            )
+            f"{metric}_class_agnostic": class_agnostic_recall(labels, predictions, metric)
             for metric in self._metrics
         }
 
 
-def _only(predictions: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, Any]]:
-    """What the metric reads; pycocotools would take a result's box for its mask."""
-    field = {"bbox": "bbox", "segm": "segmentation"}[metric]
-    return [
-        {"image_id": p["image_id"], "score": p["score"], field: p[field]}
-        for p in predictions
-        if field in p
-    ]
-
-
 def class_agnostic_recall(
-    ground_truth: CocoDict,
-    predictions: Sequence[Mapping[str, Any]],
-    metric: str = "segm",
-    max_detections: Sequence[int] = MAX_DETECTIONS,
+    ground_truth: CocoDict, predictions: Sequence[Mapping[str, Any]], metric: str = "segm"
 ) -> dict[str, float]:
     """COCO's AR with ``useCats = 0``.
 
     Args:
         ground_truth: COCO's format, see `d2_multitask.evaluation.coco.labels`.
         predictions: COCO's results: ``image_id``, ``score``, and ``segmentation`` (RLE) or
-            ``bbox``; a ``category_id`` does not count. They are not changed.
+            ``bbox``; those without it and ``category_id`` are ignored. They are not changed.
         metric: "segm" or "bbox".
-        max_detections: most results counted an image, best scores first.
 
     Returns:
-        ``AR@1`` and so on in 0-100: the share of objects that are found, mean over the IoU
-        thresholds .50:.05:.95; NaN without any object.
+        ``AR@1``, ``AR@10`` and ``AR@100`` in 0-100: the share of objects that are found among so
+        many predictions per image, mean over the IoU thresholds .50:.05:.95; NaN without any
+        object.
     """
-    counts = sorted(max_detections)
     if metric == "segm":
         ground_truth = mask_ground_truth(ground_truth)
-    labels = as_coco(ground_truth)
+    # pycocotools leaves out predictions of a class that the labels do not have, even without
+    # classes, and would take a prediction's box for its mask.
+    category = ground_truth["categories"][0]["id"] if ground_truth["categories"] else 0
+    field = {"bbox": "bbox", "segm": "segmentation"}[metric]
+    found = [
+        {**{key: p[key] for key in ("image_id", "score", field)}, "category_id": category}
+        for p in predictions
+        if field in p
+    ]
     has_object = any(not a.get("iscrowd", 0) for a in ground_truth["annotations"])
-    if not predictions or not has_object:
-        nothing = 0.0 if has_object else float("nan")
-        return {f"AR@{count}": nothing for count in counts}
-    # pycocotools leaves out results of a class that the labels do not have, even without classes.
-    category = ground_truth["categories"][0]["id"]
+    if not found or not has_object:
+        return dict.fromkeys(_names(), 0.0 if has_object else float("nan"))
     with contextlib.redirect_stdout(io.StringIO()):
-        results = labels.loadRes([{**p, "category_id": category} for p in predictions])
-        evaluation = COCOeval(labels, results, metric)
+        labels = as_coco(ground_truth)
+        evaluation = COCOeval(labels, labels.loadRes(found), metric)
         evaluation.params.useCats = 0
-        evaluation.params.maxDets = list(counts)
+        evaluation.params.maxDets = list(MAX_DETECTIONS)
         evaluation.evaluate()
         evaluation.accumulate()
     recall = evaluation.eval["recall"][:, :, 0, :]  # (thresholds, 1, counts), objects of any size
-    mean = np.where(recall > -1, recall, np.nan).mean(axis=(0, 1))
-    return {f"AR@{count}": 100 * float(value) for count, value in zip(counts, mean, strict=True)}
+    mean = 100 * np.where(recall > -1, recall, np.nan).mean(axis=(0, 1))
+    return dict(zip(_names(), mean.tolist(), strict=True))
+
+
+def _names() -> list[str]:
+    return [f"AR@{count}" for count in MAX_DETECTIONS]

@@ -1,8 +1,4 @@
-"""Box AP and keypoint AP (OKS) with COCO's own metric, through Detectron2's COCOEvaluator.
-
-Which of the two are computed is said by the caller and by the labels: a data set without joints has
-no keypoint AP.
-"""
+"""Box, mask and keypoint AP with COCO's own metric, through Detectron2's COCOEvaluator."""
 
 from __future__ import annotations
 
@@ -32,18 +28,38 @@ from d2_multitask.evaluation.coco.predictions import (
 
 logger = logging.getLogger(__name__)
 
-# COCO's sigmas belong to its 17 joints; another number of joints needs its own.
+# COCO's sigmas belong to its 17 keypoints; other numbers of keypoints need sigmas of their own.
 NUM_COCO_KEYPOINTS = 17
+# Metrics that need more than boxes: field of an annotation, and what is missing without it.
+_LABEL_FIELDS = {
+    "keypoints": ("num_keypoints", "labelled keypoints: no keypoint"),
+    "segm": ("segmentation", "masks: no mask"),
+}
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """For code that makes very many small objects without cycles.
+
+    Python would search them for cycles again and again, for a large part of the evaluation's time.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class MultitaskCOCOEvaluator(COCOEvaluator):
     """Detectron2's COCOEvaluator for labels and predictions that may be partial.
 
-    It differs in this:
+    Differences:
 
     - the labels are read by the rules of training (`d2_multitask.evaluation.coco.labels`);
-    - ``"keypoints"`` is left out where no object of the data set has a labelled joint;
-    - no prediction at all is scored as what it is, AP 0 where there are objects, with a warning;
+    - ``"keypoints"`` and ``"segm"`` are left out if no object of the dataset has such a label;
+    - without any prediction AP is 0 where there are objects, with a warning;
     - predictions with a NaN or infinite number are left out and counted;
     - the metric is computed by a backend (`d2_multitask.evaluation.coco.backends`).
 
@@ -52,6 +68,7 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
         backend: name of the backend.
     """
 
+    @_without_garbage_collection()
     def __init__(
         self,
         dataset_name: str,
@@ -70,17 +87,17 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
             dataset_name: registered name.
             metrics: some of ``"bbox"``, ``"keypoints"`` and ``"segm"``.
             output_dir: folder for the predictions, ``None`` to write none.
-            records: the data set's dicts, if they are loaded already.
+            records: the dataset's dicts, if they are loaded already.
             distributed: gather predictions from all processes.
             max_dets_per_image: boxes counted per image, best first (COCO: 100). Keypoint AP always
                 counts 20.
-            kpt_oks_sigmas: one sigma a joint, empty for COCO's 17.
-            backend: who computes the metric: ``"pycocotools"``, ``"hotcoco"`` (the same numbers,
-                sooner) or ``"auto"``, hotcoco where it is installed.
-            ground_truth: the labels, if they are not to be read from the data set.
+            kpt_oks_sigmas: one sigma per keypoint, empty for COCO's 17.
+            backend: ``"pycocotools"``, ``"hotcoco"`` (the same numbers, faster) or ``"auto"``,
+                hotcoco where it is installed.
+            ground_truth: the labels, if they are not to be read from the dataset.
 
         Raises:
-            ValueError: the labels cannot be read, there are not as many sigmas as joints, or the
+            ValueError: the labels cannot be read, there are not as many sigmas as keypoints, or the
                 backend is unknown.
             ImportError: the backend is not installed.
         """
@@ -88,11 +105,16 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
         self._dataset_name = dataset_name
         self._num_not_finite = 0
         self._prediction_folder = output_dir
-        with _without_garbage_collection():
-            if ground_truth is None:
-                ground_truth = coco_ground_truth(dataset_name, records)
-            labelled_metrics = self._labelled_metrics(metrics, ground_truth, kpt_oks_sigmas)
-            with _as_coco_dataset(dataset_name, "annotations" in ground_truth) as name:
+        if ground_truth is None:
+            ground_truth = coco_ground_truth(dataset_name, records)
+        labelled_metrics = self._labelled_metrics(metrics, ground_truth, kpt_oks_sigmas)
+        # COCOEvaluator reads labels from a file. They are here already: it gets an empty file.
+        empty = {key: [] for key in ground_truth if key in ("images", "categories", "annotations")}
+        with tempfile.TemporaryDirectory() as folder:
+            json_file = os.path.join(folder, "ground_truth.json")
+            with open(json_file, "w", encoding="utf-8") as file:
+                json.dump(empty, file)
+            with temporary_dataset(dataset_name, [], json_file=json_file) as name:
                 super().__init__(
                     name,
                     labelled_metrics,
@@ -102,8 +124,8 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
                     use_fast_impl=False,  # the backend decides
                     kpt_oks_sigmas=list(kpt_oks_sigmas),
                 )
-            self._coco_api = as_coco(ground_truth)
-            self._backend = BACKENDS[self.backend](ground_truth) if self._do_evaluation else None
+        self._coco_api = as_coco(ground_truth)
+        self._backend = BACKENDS[self.backend](ground_truth) if self._do_evaluation else None
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -111,24 +133,23 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
         return tuple(self._tasks)
 
     def _labelled_metrics(
-        self, metrics: Sequence[str], ground_truth: dict[str, Any], sigmas: Sequence[float]
+        self, metrics: Sequence[str], ground_truth: CocoDict, sigmas: Sequence[float]
     ) -> list[str]:
         """The metrics asked for, without those whose labels no object has."""
         if "annotations" not in ground_truth:
             return list(metrics)
-        labelled = {"bbox": True}
-        for metric, field, what in (
-            ("keypoints", "num_keypoints", "labelled joints: no keypoint AP"),
-            ("segm", "segmentation", "masks: no mask AP"),
-        ):
-            annotations = ground_truth["annotations"]
-            labelled[metric] = next((a for a in annotations if a.get(field)), None)
-            if metric in metrics and not labelled[metric]:
-                logger.info(f"Data set {self._dataset_name!r} has no {what} for it.")
-        found = labelled["keypoints"]
-        if "keypoints" in metrics and found:
-            check_oks_sigmas(sigmas, len(found["keypoints"]) // 3, self._dataset_name)
-        return [metric for metric in metrics if labelled[metric]]
+        labelled = []
+        for metric in metrics:
+            if metric in _LABEL_FIELDS:
+                field, what = _LABEL_FIELDS[metric]
+                first = next((a for a in ground_truth["annotations"] if a.get(field)), None)
+                if first is None:
+                    logger.info(f"Dataset {self._dataset_name!r} has no {what} AP for it.")
+                    continue
+                if metric == "keypoints":
+                    check_oks_sigmas(sigmas, len(first["keypoints"]) // 3, self._dataset_name)
+            labelled.append(metric)
+        return labelled
 
     def reset(self) -> None:
         """Forget the predictions of an earlier round."""
@@ -164,14 +185,14 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
         if input_["image_id"] not in self._coco_api.imgs:
             raise ValueError(
                 f"{input_.get('file_name')}: 'image_id' is {input_['image_id']!r}, expected the id "
-                f"of an image of data set {self._dataset_name!r}"
+                f"of an image of dataset {self._dataset_name!r}"
             )
 
     def evaluate(self, img_ids: list[Any] | None = None) -> dict[str, dict[str, float]]:
         """Score what was processed.
 
         Args:
-            img_ids: ids of the images to score, all of the data set by default.
+            img_ids: ids of the images to score, all of the dataset by default.
 
         Returns:
             ``{"bbox": {"AP": ...}, "keypoints": {...}}`` in 0-100; NaN where there is no object to
@@ -187,16 +208,11 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
             results = {metric: self._score([], metric, img_ids) for metric in sorted(self.metrics)}
         return results
 
+    @_without_garbage_collection()
     def _eval_predictions(
         self, predictions: list[dict[str, Any]], img_ids: list[Any] | None = None
     ) -> None:
         """As in Detectron2: write the files, then score; with our backend and faster writers."""
-        with _without_garbage_collection():
-            self._write_and_score(predictions, img_ids)
-
-    def _write_and_score(
-        self, predictions: list[dict[str, Any]], img_ids: list[Any] | None
-    ) -> None:
         contiguous_ids = self._metadata.get("thing_dataset_id_to_contiguous_id")
         found = itertools.chain.from_iterable(image["instances"] for image in predictions)
         results = with_category_ids(list(found), contiguous_ids)
@@ -205,7 +221,7 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
             path = write_results(self._prediction_folder, results)
             logger.info(f"Predictions are in {path}")
         if not self._do_evaluation:
-            logger.info(f"Data set {self._dataset_name!r} has no object labels: no AP for it.")
+            logger.info(f"Dataset {self._dataset_name!r} has no object labels: no AP for it.")
             return
         for metric in sorted(self.metrics):
             self._results[metric] = self._score(results, metric, img_ids)
@@ -213,14 +229,20 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
     def _score(
         self, results: list[dict[str, Any]], metric: str, img_ids: list[Any] | None
     ) -> dict[str, float]:
-        """One metric; for no predictions, of which Detectron2 makes NaN, it is COCO's 0."""
+        """One metric. Without predictions it is COCO's 0, where Detectron2 gives NaN."""
         if not results:
             logger.warning(
                 f"The model predicts no object in any image of {self._dataset_name!r}: {metric} "
                 "AP is 0."
             )
         elif metric == "keypoints":
-            self._check_num_keypoints(results[0])
+            found = len(results[0].get("keypoints", ())) // 3
+            expected = len(self._kpt_oks_sigmas) or NUM_COCO_KEYPOINTS
+            if found != expected:
+                raise ValueError(
+                    f"pred_keypoints: found {found} keypoints, expected {expected}, the keypoints "
+                    f"of dataset {self._dataset_name!r}"
+                )
         coco_eval = self._backend.evaluate(
             results,
             metric,
@@ -229,47 +251,6 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
             img_ids=img_ids,
         )
         return self._derive_coco_results(coco_eval, metric, self._metadata.get("thing_classes"))
-
-    def _check_num_keypoints(self, result: dict[str, Any]) -> None:
-        found = len(result.get("keypoints", ())) // 3
-        expected = len(self._kpt_oks_sigmas) or NUM_COCO_KEYPOINTS
-        if found != expected:
-            raise ValueError(
-                f"pred_keypoints: found {found} joints, expected {expected}, the joints of data "
-                f"set {self._dataset_name!r}"
-            )
-
-
-@contextlib.contextmanager
-def _as_coco_dataset(dataset_name: str, labelled: bool) -> Iterator[str]:
-    """A name under which COCOEvaluator, which reads files only, finds an empty one to begin with.
-
-    The labels themselves are in memory already.
-    """
-    content: dict[str, Any] = {"images": [], "categories": []}
-    if labelled:
-        content["annotations"] = []
-    with tempfile.TemporaryDirectory() as folder:
-        json_file = os.path.join(folder, "ground_truth.json")
-        with open(json_file, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-        with temporary_dataset(dataset_name, [], json_file=json_file) as name:
-            yield name
-
-
-@contextlib.contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """No search for reference cycles while very many small objects are made, none of them cyclic.
-
-    It is repeated as objects become more, and would take a large part of the evaluation's time.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _finite_rows(instances: Instances) -> Tensor:
@@ -281,11 +262,11 @@ def _finite_rows(instances: Instances) -> Tensor:
 
 
 def check_oks_sigmas(sigmas: Sequence[float], num_keypoints: int, dataset_name: str) -> None:
-    """Every joint needs a sigma; COCO's own 17 stand in for an empty list.
+    """Check that every keypoint has a sigma; an empty list means COCO's own 17.
 
     Args:
         sigmas: ``TEST.KEYPOINT_OKS_SIGMAS``.
-        num_keypoints: joints of an object in the labels.
+        num_keypoints: keypoints of an object in the labels.
         dataset_name: for the message.
 
     Raises:
@@ -296,10 +277,8 @@ def check_oks_sigmas(sigmas: Sequence[float], num_keypoints: int, dataset_name: 
         what = f"{found} values" if sigmas else f"none, that is COCO's {NUM_COCO_KEYPOINTS}"
         raise ValueError(
             f"TEST.KEYPOINT_OKS_SIGMAS: found {what}, expected {num_keypoints} values, one for "
-            f"each joint of data set {dataset_name!r}. For example: TEST.KEYPOINT_OKS_SIGMAS "
+            f"each keypoint of dataset {dataset_name!r}. For example: TEST.KEYPOINT_OKS_SIGMAS "
             f'"[{", ".join(["0.08"] * num_keypoints)}]"'
         )
     if any(not sigma > 0 for sigma in sigmas):
-        raise ValueError(
-            f"TEST.KEYPOINT_OKS_SIGMAS: found {list(sigmas)}, expected values above 0."
-        )
+        raise ValueError(f"TEST.KEYPOINT_OKS_SIGMAS: found {list(sigmas)}, expected values above 0")

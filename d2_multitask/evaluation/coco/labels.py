@@ -1,12 +1,11 @@
-"""The labels of a data set as COCO's metric wants them, whatever the file or registration left out.
+"""The labels of a dataset in COCO's format, by the rules of training.
 
-A data set is scored against its registered dicts. Our own loader's have all that is needed. Other
-loaders of COCO files (metadata ``json_file``) leave out ``area``, so the file is read once more, by
-the same rules as for training (`d2_multitask.data.datasets.coco_annotations`). Either way, what
-training leaves out is left out here and what it ignores is ignored. The problems are in the data
-report already and are not reported again.
+They come from the registered dicts. Those of our own loader are complete. Other loaders of COCO
+files (metadata ``json_file``) leave out ``area``, so the file is read again, by the rules of
+training (`d2_multitask.data.datasets.coco_annotations`): objects that training leaves out are left
+out, and regions that it ignores are ignored. Problems are in the data report already.
 
-Coordinates are COCO's: boxes (x, y, w, h) in continuous pixels, joints as pixel indices.
+Coordinates are COCO's: boxes (x, y, w, h) in continuous pixels, keypoints as pixel indices.
 """
 
 from __future__ import annotations
@@ -35,20 +34,19 @@ CocoDict = dict[str, Any]
 def coco_ground_truth(
     dataset_name: str, records: Sequence[dict[str, Any]] | None = None
 ) -> CocoDict:
-    """The labels of a registered data set.
+    """The labels of a registered dataset.
 
     Args:
         dataset_name: registered name.
         records: its dicts, if they are loaded already.
 
     Returns:
-        COCO's format: ``images``, ``categories`` and, if the data set has object labels,
-        ``annotations``, each with an ``id`` from 1 on (COCO's metric takes a match with object 0
-        for no match), ``area``, ``iscrowd``, ``keypoints`` and ``num_keypoints``; with
-        ``segmentation`` where there is a mask.
+        COCO's format: ``images``, ``categories`` and, if the dataset has object labels,
+        ``annotations``, each with ``id``, ``area``, ``iscrowd``, ``keypoints`` and
+        ``num_keypoints``; with ``segmentation`` where there is a mask.
 
     Raises:
-        ValueError: the data set cannot be read.
+        ValueError: the dataset cannot be read.
     """
     if records is None:
         records = load_dataset(dataset_name)  # checks the file, and publishes the metadata
@@ -57,15 +55,17 @@ def coco_ground_truth(
     if labelled and _has_areas(records):
         ground_truth = _from_records(records, metadata)
     elif metadata.get("json_file"):
-        ground_truth = _from_file(metadata)
+        ground_truth = read_json(metadata.json_file)
+        if "annotations" in ground_truth:
+            ground_truth["annotations"] = _checked_annotations(ground_truth, metadata)
     else:
-        # Detectron2's conversion shifts the joints of the dicts that it is given.
+        # Detectron2's conversion shifts the keypoints in the dicts that it is given.
         with temporary_dataset(dataset_name, _with_usable_masks(copy.deepcopy(records))) as name:
             ground_truth = convert_to_coco_dict(name)
         if labelled:
             ground_truth.setdefault("annotations", [])
     if "annotations" in ground_truth:
-        _complete(ground_truth["annotations"], len(metadata.get("keypoint_names") or ()))
+        complete(ground_truth["annotations"], len(metadata.get("keypoint_names") or ()))
     return ground_truth
 
 
@@ -86,7 +86,7 @@ def _with_usable_masks(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]
 
 
 def _has_areas(records: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the dicts are our loader's (`d2_multitask.data.datasets.coco`), or as good."""
+    """Whether the dicts are complete, as our loader's are (`d2_multitask.data.datasets.coco`)."""
     return all(
         "area" in label and label["bbox_mode"] == BoxMode.XYWH_ABS
         for record in records
@@ -96,26 +96,16 @@ def _has_areas(records: Sequence[Mapping[str, Any]]) -> bool:
 
 def _from_records(records: Sequence[Mapping[str, Any]], metadata: Metadata) -> CocoDict:
     category_ids = _category_ids(metadata)
-    fields = {"image_id": "id", "file_name": "file_name", "height": "height", "width": "width"}
+    names = metadata.thing_classes
     return {
-        "images": [{name: record[field] for field, name in fields.items()} for record in records],
-        "categories": [
-            {"id": category_id, "name": metadata.thing_classes[number]}
-            for number, category_id in category_ids.items()
-        ],
+        "images": coco_images(records),
+        "categories": [{"id": i, "name": names[number]} for number, i in category_ids.items()],
         "annotations": [
-            _annotation(label, record["image_id"], category_ids)
+            coco_annotation(label, record["image_id"], category_ids[label["category_id"]])
             for record in records
             for label in record.get("annotations", ())
         ],
     }
-
-
-def _from_file(metadata: Metadata) -> CocoDict:
-    content = read_json(metadata.json_file)
-    if "annotations" in content:
-        content["annotations"] = _checked_annotations(content, metadata)
-    return content
 
 
 def _checked_annotations(content: Mapping[str, Any], metadata: Metadata) -> list[CocoDict]:
@@ -135,29 +125,34 @@ def _checked_annotations(content: Mapping[str, Any], metadata: Metadata) -> list
             continue
         label = reader.read(raw, int(image["height"]), int(image["width"]), "")
         if label is not None:
-            annotations.append(_annotation(label, image["id"], category_ids))
+            category_id = category_ids[label["category_id"]]
+            annotations.append(coco_annotation(label, image["id"], category_id))
     return annotations
 
 
 def _category_ids(metadata: Metadata) -> dict[int, Any]:
-    """Class number -> category id; the numbers themselves where the data set has no others."""
+    """Class number -> category id; the numbers themselves where the dataset has no others."""
     contiguous_ids = metadata.get("thing_dataset_id_to_contiguous_id")
     if contiguous_ids is None:
         return {number: number for number in range(len(metadata.thing_classes))}
     return {number: category_id for category_id, number in contiguous_ids.items()}
 
 
-def _annotation(
-    label: Mapping[str, Any], image_id: Any, category_ids: Mapping[int, Any]
-) -> CocoDict:
-    """A label in Detectron2's format, box (x, y, w, h), in COCO's."""
+def coco_images(records: Sequence[Mapping[str, Any]]) -> list[CocoDict]:
+    """COCO's ``images`` of dataset dicts."""
+    fields = ("file_name", "height", "width")
+    return [{"id": r["image_id"], **{field: r[field] for field in fields}} for r in records]
+
+
+def coco_annotation(label: Mapping[str, Any], image_id: Any, category_id: Any) -> CocoDict:
+    """A label in Detectron2's format, box (x, y, w, h), as one of COCO's annotations."""
     annotation = {
         "image_id": image_id,
-        "category_id": category_ids[label["category_id"]],
+        "category_id": category_id,
         "bbox": label["bbox"],
-        "area": label["area"],
+        "area": label.get("area"),
         "iscrowd": label.get("iscrowd", 0),
-        "keypoints": _pixel_indices(label.get("keypoints", [])),
+        "keypoints": _pixel_indices(label.get("keypoints") or []),
     }
     if "segmentation" in label:
         annotation["segmentation"] = label["segmentation"]
@@ -165,14 +160,7 @@ def _annotation(
 
 
 def mask_ground_truth(ground_truth: CocoDict) -> CocoDict:
-    """Labels for mask AP: where an object has no mask, its box becomes a region to ignore.
-
-    Args:
-        ground_truth: from `coco_ground_truth`.
-
-    Returns:
-        A copy whose every annotation has a ``segmentation``.
-    """
+    """A copy for mask AP: the box of an object without a mask becomes an ignored region."""
     annotations = []
     for annotation in ground_truth["annotations"]:
         annotation = dict(annotation)
@@ -185,13 +173,17 @@ def mask_ground_truth(ground_truth: CocoDict) -> CocoDict:
 
 
 def _pixel_indices(keypoints: list[float]) -> list[float]:
-    """Continuous coordinates -> COCO's; joints that are not labelled are (0, 0, 0)."""
+    """Continuous coordinates -> COCO's; keypoints that are not labelled are (0, 0, 0)."""
     points = zip(keypoints[0::3], keypoints[1::3], keypoints[2::3], strict=True)
     return [value for x, y, v in points for value in ((x - 0.5, y - 0.5, v) if v else (0, 0, 0))]
 
 
-def _complete(annotations: list[dict[str, Any]], num_keypoints: int) -> None:
-    """Fill in what COCO's metric reads of every object; in place."""
+def complete(annotations: list[CocoDict], num_keypoints: int) -> None:
+    """Fill in what COCO's metric reads of every object, in place.
+
+    ``id`` counts from 1, because COCO's metric takes a match with object 0 for no match; a missing
+    ``area`` becomes that of the box.
+    """
     for number, annotation in enumerate(annotations, start=1):
         annotation["id"] = number
         area = annotation.get("area")
@@ -204,7 +196,7 @@ def _complete(annotations: list[dict[str, Any]], num_keypoints: int) -> None:
 
 @contextmanager
 def temporary_dataset(like: str, records: list[dict[str, Any]], **metadata: Any) -> Iterator[str]:
-    """Registers ``records`` under a name that nobody has, for Detectron2's functions that want one.
+    """Registers ``records`` under a new name, for Detectron2's functions that need one.
 
     Args:
         like: registered name whose metadata it gets.

@@ -19,9 +19,7 @@ Result = dict[str, Any]
 
 
 def coco_results(instances: Instances, image_id: Any) -> list[Result]:
-    """The predictions on one image as Detectron2's ``instances_to_coco_json`` gives them.
-
-    It has no loop over tensors, and leaves the instances as they are.
+    """Detectron2's ``instances_to_coco_json``, faster and without changing the instances.
 
     Args:
         instances: on the CPU: ``pred_boxes`` (n, 4), ``scores`` (n,), ``pred_classes`` (n,), maybe
@@ -34,7 +32,7 @@ def coco_results(instances: Instances, image_id: Any) -> list[Result]:
         indices).
     """
     fields = instances.get_fields()
-    if instances.has("pred_masks"):  # Detectron2 makes the RLEs; it would shift joints in place
+    if instances.has("pred_masks"):  # Detectron2 makes the RLEs; it shifts keypoints in place
         masks = Instances(instances.image_size, **fields)
         if masks.has("pred_keypoints"):
             masks.pred_keypoints = masks.pred_keypoints.clone()
@@ -49,22 +47,22 @@ def coco_results(instances: Instances, image_id: Any) -> list[Result]:
     if instances.has("pred_keypoints"):
         points = instances.pred_keypoints  # (n, K, 3)
         points = points - points.new_tensor([0.5, 0.5, 0.0])  # continuous -> pixel indices
-        for result, joints in zip(results, points.flatten(1).tolist(), strict=True):
-            result["keypoints"] = joints
+        for result, keypoints in zip(results, points.flatten(1).tolist(), strict=True):
+            result["keypoints"] = keypoints
     return results
 
 
 def with_category_ids(
     results: Sequence[Result], contiguous_ids: Mapping[Any, int] | None
 ) -> list[Result]:
-    """Copies of results with the data set's category ids instead of class numbers.
+    """Copies of results with the dataset's category ids instead of class numbers.
 
     Args:
         results: as from `coco_results`.
         contiguous_ids: category id -> class number; without it they are the same.
 
     Raises:
-        ValueError: the data set has no such class.
+        ValueError: the dataset has no such class.
     """
     if contiguous_ids is None:
         return [dict(result) for result in results]
@@ -72,7 +70,7 @@ def with_category_ids(
     unknown = {result["category_id"] for result in results} - category_ids.keys()
     if unknown:
         raise ValueError(
-            f"pred_classes: found {sorted(unknown)}, expected one of the data set's class numbers "
+            f"pred_classes: found {sorted(unknown)}, expected one of the dataset's class numbers "
             f"{sorted(category_ids)}"
         )
     return [{**result, "category_id": category_ids[result["category_id"]]} for result in results]
@@ -82,8 +80,8 @@ def write_instances(folder: str, predictions: Sequence[Mapping[str, Any]]) -> st
     """Write ``instances_predictions.pth`` for ``torch.load``, as Detectron2's COCOEvaluator does.
 
     Args:
-        folder: is made if it is not there.
-        predictions: of each image, ``image_id`` and ``instances``, as from `coco_results`.
+        folder: is created if needed.
+        predictions: ``image_id`` and ``instances`` (from `coco_results`) of each image.
 
     Returns:
         The path.
@@ -99,8 +97,8 @@ def write_results(folder: str, results: Sequence[Result]) -> str:
     """Write ``coco_instances_results.json``, COCO's list of results.
 
     Args:
-        folder: is made if it is not there.
-        results: with the data set's category ids.
+        folder: is created if needed.
+        results: with the dataset's category ids.
 
     Returns:
         The path.
@@ -113,7 +111,7 @@ def write_results(folder: str, results: Sequence[Result]) -> str:
 
 
 def _json_bytes(content: Any) -> bytes:
-    # Most of the text is joints, whose digits orjson finds several times faster.
+    # Most of the text is keypoints, whose digits orjson writes several times faster.
     if importlib.util.find_spec("orjson") is not None:
         import orjson
 
@@ -124,18 +122,14 @@ def _json_bytes(content: Any) -> bytes:
 
 
 class _PlainPickle:
-    """A ``pickle_module`` for what holds no tensors.
+    """A ``pickle_module`` for content without tensors.
 
-    ``torch.save`` asks a Python function about every object that it meets, whether it is a tensor's
-    storage: millions of times for the joints, which takes longer than writing them.
+    The pickler of ``torch.save`` calls a Python function for every object to find the storages of
+    tensors: millions of times for keypoints, which takes longer than writing them.
     """
 
     class Pickler:
-        """Does not ask."""
+        """`torch.save` derives from this class and adds ``persistent_id``, which is not used."""
 
         def __init__(self, file: BinaryIO, protocol: int) -> None:
-            self._pickler = pickle.Pickler(file, protocol)
-
-        def dump(self, obj: Any) -> None:
-            """Write the object."""
-            self._pickler.dump(obj)
+            self.dump = pickle.Pickler(file, protocol).dump

@@ -180,7 +180,7 @@ def test_wrong_number_of_joints_is_an_error(name, register, tmp_path):
     )
     evaluator.reset()
     evaluator.process([{"image_id": i} for i in (1, 2)], outputs)
-    with pytest.raises(ValueError, match="pred_keypoints: found 4 joints, expected 5"):
+    with pytest.raises(ValueError, match="pred_keypoints: found 4 keypoints, expected 5"):
         evaluator.evaluate()
 
 

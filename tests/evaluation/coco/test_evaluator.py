@@ -122,7 +122,7 @@ def test_data_set_without_joints_has_no_keypoint_ap(register, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         results = evaluate(register(content), perfect_outputs(content), tmp_path)
     assert set(results) == {"bbox"}
-    assert "no labelled joints" in caplog.text
+    assert "no labelled keypoints" in caplog.text
 
 
 def drop(field):

@@ -1,7 +1,7 @@
 """Box, mask and keypoint AP: COCO's metric on PASCAL in Detail's labels.
 
-Boxes and masks are scored on all thing classes, joints on people only: a network with several
-classes gives joints for objects of every class, and those of a chair are not false people.
+Boxes and masks are scored on all thing classes, keypoints on people only: a network with several
+classes predicts keypoints for objects of every class, and those of a chair are not false people.
 """
 
 from __future__ import annotations
@@ -10,72 +10,78 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.data.catalog import Metadata
 from detectron2.structures import BoxMode, Instances
-from detectron2.utils import comm
 
 from d2_multitask.data.labels.masks import to_rle
 from d2_multitask.evaluation.coco.backends import AUTO
 from d2_multitask.evaluation.coco.evaluator import MultitaskCOCOEvaluator
-from d2_multitask.evaluation.coco.labels import CocoDict
-from d2_multitask.evaluation.legacy import (
-    legacy_boxes,
-    legacy_keypoints,
-    legacy_masks,
+from d2_multitask.evaluation.coco.labels import (
+    CocoDict,
+    coco_annotation,
+    coco_images,
+    complete,
 )
+from d2_multitask.evaluation.legacy import legacy_boxes, legacy_keypoints, legacy_masks
 
 logger = logging.getLogger(__name__)
 
 Records = Sequence[dict[str, Any]]
 
 
-def instance_ground_truth(records: Records, class_names: Sequence[str]) -> CocoDict:
-    """The objects of the images that have object labels, as COCO's format.
+def detail_ground_truth(
+    records: Records,
+    class_names: Sequence[str],
+    only_class: int | None = None,
+    num_keypoints: int = 0,
+) -> CocoDict:
+    """The objects of the images that have object labels, in COCO's format.
+
+    The area is that of the mask, of objects without a mask that of the box. Objects without a
+    labelled keypoint are ignored in keypoint AP, as in COCO.
 
     Args:
-        records: the data set's dicts.
+        records: the dataset's dicts.
         class_names: of ``category_id`` 0, 1, ...; they become COCO's 1, 2, ...
-    """
-    labelled = [record for record in records if "annotations" in record]
-    annotations = [
-        _annotation(record, label, label["category_id"] + 1)
-        for record in labelled
-        for label in record["annotations"]
-    ]
-    return _coco_dict(labelled, class_names, annotations)
-
-
-def person_ground_truth(records: Records, person_class: int, num_keypoints: int) -> CocoDict:
-    """The people of the images with object labels, and skeletons that belong to no object.
-
-    The area that OKS divides by is that of the mask, for such skeletons that of their box. People
-    without a labelled joint are ignored, as in COCO.
-
-    Args:
-        records: the data set's dicts.
-        person_class: ``category_id`` of people.
+        only_class: keep objects of this class alone, as category 1, and also the skeletons without
+            an object (``unmatched_keypoints``); ``None`` = all classes.
         num_keypoints: K.
     """
-    labelled = [r for r in records if "annotations" in r or "unmatched_keypoints" in r]
+    keys = ["annotations"] if only_class is None else ["annotations", "unmatched_keypoints"]
+    labelled = [record for record in records if any(key in record for key in keys)]
     annotations = []
     for record in labelled:
-        people = [a for a in record.get("annotations", ()) if a["category_id"] == person_class]
-        for person in [*people, *record.get("unmatched_keypoints", ())]:
-            annotation = _annotation(record, person, 1)
-            joints = np.array(person.get("keypoints") or [0] * (3 * num_keypoints), dtype=float)
-            joints = joints.reshape(-1, 3)
-            # Detectron2's coordinates -> COCO's; predictions are moved in the same way.
-            joints[:, :2] = np.where(joints[:, 2:] > 0, joints[:, :2] - 0.5, 0)
-            annotation["keypoints"] = joints.reshape(-1).tolist()
-            annotation["num_keypoints"] = int((joints[:, 2] > 0).sum())
-            annotations.append(annotation)
-    return _coco_dict(labelled, ["person"], annotations)
+        for label in (label for key in keys for label in record.get(key, ())):
+            category = label.get("category_id", only_class)
+            if only_class is None or category == only_class:
+                category_id = category + 1 if only_class is None else 1
+                annotations.append(_annotation(record, label, category_id))
+    complete(annotations, num_keypoints)
+    names = class_names if only_class is None else [class_names[only_class]]
+    categories = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
+    return {
+        "images": coco_images(labelled),
+        "categories": categories,
+        "annotations": annotations,
+    }
 
 
-def has_joints(records: Iterable[dict[str, Any]]) -> bool:
-    """Whether a file has joints: ``trainval_merged.json`` has none."""
+def _annotation(record: dict[str, Any], label: dict[str, Any], category_id: int) -> CocoDict:
+    mode = label.get("bbox_mode", BoxMode.XYWH_ABS)
+    box = BoxMode.convert(list(map(float, label["bbox"])), mode, BoxMode.XYWH_ABS)
+    label = {**label, "bbox": list(box), "area": None}
+    if segmentation := label.pop("segmentation", None):
+        rle = to_rle(segmentation, record["height"], record["width"])
+        counts = rle["counts"]
+        counts = counts if isinstance(counts, str) else counts.decode()
+        label["segmentation"] = {"size": rle["size"], "counts": counts}
+        label["area"] = float(mask_util.area(rle))
+    return coco_annotation(label, record["image_id"], category_id)
+
+
+def has_keypoints(records: Iterable[dict[str, Any]]) -> bool:
+    """Whether any object has a labelled keypoint: ``trainval_merged.json`` has none."""
     return any(
         any(annotation.get("keypoints", ())[2::3])
         for record in records
@@ -84,46 +90,11 @@ def has_joints(records: Iterable[dict[str, Any]]) -> bool:
     )
 
 
-def _annotation(record: dict[str, Any], label: dict[str, Any], category_id: int) -> dict[str, Any]:
-    mode = label.get("bbox_mode", BoxMode.XYWH_ABS)
-    box = BoxMode.convert(list(map(float, label["bbox"])), mode, BoxMode.XYWH_ABS)
-    annotation = {
-        "image_id": record["image_id"],
-        "category_id": category_id,
-        "bbox": list(box),
-        "area": box[2] * box[3],
-        "iscrowd": label.get("iscrowd", 0),
-        "num_keypoints": 0,
-        "keypoints": [],
-    }
-    if label.get("segmentation"):
-        rle = to_rle(label["segmentation"], record["height"], record["width"])
-        counts = rle["counts"]
-        counts = counts if isinstance(counts, str) else counts.decode()
-        annotation["segmentation"] = {"size": rle["size"], "counts": counts}
-        annotation["area"] = float(mask_util.area(rle))
-    return annotation
-
-
-def _coco_dict(
-    records: Records, class_names: Sequence[str], annotations: list[dict[str, Any]]
-) -> CocoDict:
-    # COCO's metric takes a match with object 0 for no match.
-    for number, annotation in enumerate(annotations, start=1):
-        annotation["id"] = number
-    images = [
-        {"id": r["image_id"], **{key: r[key] for key in ("file_name", "height", "width")}}
-        for r in records
-    ]
-    categories = [{"id": i, "name": name} for i, name in enumerate(class_names, start=1)]
-    return {"images": images, "categories": categories, "annotations": annotations}
-
-
 class DetailCOCOEvaluator(MultitaskCOCOEvaluator):
-    """COCO's AP for some of the classes of the model, on the images that have object labels.
+    """COCO's AP for all or one of the model's classes, on the images that have object labels.
 
-    With ``legacy`` the official code's numbers come too, as ``bbox-legacy`` and so on; see
-    `d2_multitask.evaluation.legacy`.
+    With ``legacy`` the results also have the official code's numbers, as ``bbox-legacy`` and so on;
+    see `d2_multitask.evaluation.legacy`.
     """
 
     def __init__(
@@ -144,30 +115,26 @@ class DetailCOCOEvaluator(MultitaskCOCOEvaluator):
         """
         Args:
             dataset_name: registered name, for messages.
-            records: the data set's dicts.
+            records: the dataset's dicts.
             class_names: of ``category_id`` 0, 1, ...
             metrics: some of ``"bbox"``, ``"segm"`` and ``"keypoints"``.
             output_dir: folder for the predictions, ``None`` to write none.
-            only_class: score objects of this class alone, with joints; ``None`` = all classes.
+            only_class: score objects of this class alone, with keypoints; ``None`` = all classes.
             legacy: also give the official code's numbers.
             distributed: gather predictions from all processes.
             max_dets_per_image: see `MultitaskCOCOEvaluator`.
-            kpt_oks_sigmas: one sigma a joint.
+            kpt_oks_sigmas: one sigma per keypoint.
             backend: see `MultitaskCOCOEvaluator`.
 
         Raises:
-            ValueError: there are not as many sigmas as joints, or the backend is unknown.
+            ValueError: there are not as many sigmas as keypoints, or the backend is unknown.
             ImportError: the backend is not installed.
         """
         self._all_records = {record["image_id"]: record for record in records}
         self._only_class = only_class
         self._legacy = legacy
         self._num_unlabelled = 0
-        if only_class is None:
-            ground_truth = instance_ground_truth(records, class_names)
-        else:
-            ground_truth = person_ground_truth(records, only_class, len(kpt_oks_sigmas))
-            class_names = [class_names[only_class]]
+        ground_truth = detail_ground_truth(records, class_names, only_class, len(kpt_oks_sigmas))
         super().__init__(
             dataset_name,
             metrics,
@@ -178,12 +145,12 @@ class DetailCOCOEvaluator(MultitaskCOCOEvaluator):
             backend=backend,
             ground_truth=ground_truth,
         )
-        # The classes scored here, whatever the data set's own metadata say.
-        contiguous_ids = {i + 1: i for i in range(len(class_names))}
+        # The classes scored here instead of those in the dataset's metadata.
+        names = [category["name"] for category in ground_truth["categories"]]
         self._metadata = Metadata(
             name=dataset_name,
-            thing_classes=list(class_names),
-            thing_dataset_id_to_contiguous_id=contiguous_ids,
+            thing_classes=names,
+            thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(names))},
         )
 
     def reset(self) -> None:
@@ -195,8 +162,8 @@ class DetailCOCOEvaluator(MultitaskCOCOEvaluator):
         """Keep the predictions of a few images; see `MultitaskCOCOEvaluator.process`.
 
         Raises:
-            ValueError: an output lacks what a metric needs, or an ``image_id`` is not in the data
-                set.
+            ValueError: an output lacks what a metric needs, or an ``image_id`` is not in the
+                dataset.
         """
         for input_, output in zip(inputs, outputs, strict=True):
             image_id = input_["image_id"]
@@ -217,10 +184,9 @@ class DetailCOCOEvaluator(MultitaskCOCOEvaluator):
                 )
         if self._only_class is None:
             return instances
-        people = Instances(instances.image_size)
-        for name, value in instances.get_fields().items():
-            if name != "pred_masks":  # nobody reads them here, and they are slow to encode
-                people.set(name, value)
+        people = Instances(instances.image_size, **instances.get_fields())
+        if people.has("pred_masks"):  # not used here, and slow to encode
+            people.remove("pred_masks")
         people = people[people.pred_classes == self._only_class]
         people.pred_classes = people.pred_classes.new_zeros(len(people))
         return people
@@ -230,7 +196,7 @@ class DetailCOCOEvaluator(MultitaskCOCOEvaluator):
         if self._num_unlabelled:
             logger.warning(
                 f"{self._num_unlabelled} images of {self._dataset_name!r} have no object labels "
-                f"and do not count in {list(self.metrics)}."
+                f"and are not counted in {list(self.metrics)}."
             )
         return super().evaluate(img_ids)
 
@@ -240,8 +206,7 @@ class DetailCOCOEvaluator(MultitaskCOCOEvaluator):
         """Detectron2's, and the official code's numbers if wanted."""
         legacy = self._legacy_results(predictions) if self._legacy else {}
         super()._eval_predictions(predictions, img_ids)
-        if comm.is_main_process():
-            self._results.update(legacy)
+        self._results.update(legacy)
 
     def _legacy_results(self, predictions: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
         found = {p["image_id"]: p["instances"] for p in predictions}
