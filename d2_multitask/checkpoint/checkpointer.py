@@ -235,10 +235,8 @@ class MultitaskCheckpointer(DetectionCheckpointer):
         for key, item in self.checkpointables.items():
             found = list(_optimizers(checkpoint.get(key)))
             expected = list(_optimizers(item.state_dict()))
-            for theirs, ours in zip(found, expected, strict=False):
-                theirs_are, ours_are = _describe(theirs), _describe(ours)
-                if theirs_are != ours_are:
-                    problems.append(f"found {theirs_are}, expected {ours_are}")
+            pairs = zip(map(_describe, found), map(_describe, expected), strict=False)
+            problems += [f"found {file}, expected {own}" for file, own in pairs if file != own]
             if not problems and len(found) == 1 and hasattr(item, "optimizer"):
                 problems += _other_shapes(found[0], item.optimizer)
         return problems

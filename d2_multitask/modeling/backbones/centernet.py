@@ -32,13 +32,8 @@ class DeformableConv2d(nn.Module):
     A second convolution (`conv_offset_mask`) predicts for each cell and each of its nine
     neighbours an offset (y, x) and a weight in [0, 1]; the neighbour is read at the shifted place
     with bilinear interpolation, as 0 outside the map. Initially all offsets are 0 and all weights
-    1/2. The parameters are those of CenterNet's compiled layer; nothing has to be compiled here.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        norm: Module after the convolution.
-        activation: Module after the norm.
+    1/2. The parameters are those of CenterNet's compiled layer; `norm` and `activation` are as in
+    Detectron2's `Conv2d`.
     """
 
     kernel_size = (3, 3)
@@ -90,17 +85,8 @@ def sampled_convolution(
     """`torchvision.ops.deform_conv2d` for 3x3 kernels with padding 1, faster on CPUs.
 
     All neighbours are sampled at once (`grid_sample`), the rest is a matrix product. On CPUs
-    torchvision's operator takes twice as long, and its gradient six times as long.
-
-    Args:
-        x: (N, in_channels, h, w).
-        offset: (N, 18, h, w), as `DeformableConv2d` predicts it.
-        mask: (N, 9, h, w), the weight of each neighbour.
-        weight: (out_channels, in_channels, 3, 3).
-        bias: (out_channels,).
-
-    Returns:
-        (N, out_channels, h, w).
+    torchvision's operator takes twice as long, and its gradient six times as long. Shapes of
+    arguments and result are those of torchvision's.
     """
     n, channels, h, w = x.shape
     neighbour = torch.arange(9, device=x.device).view(9, 1, 1)
@@ -120,7 +106,7 @@ def sampled_convolution(
 def conv_norm_relu(
     in_channels: int, out_channels: int, *, deformable: bool, norm: str = "BN"
 ) -> Conv2d | DeformableConv2d:
-    """3x3 convolution of stride 1, deformable or plain, its norm (`get_norm`) and ReLU."""
+    """3x3 convolution, deformable or plain, its norm (a name of Detectron2's `get_norm`), ReLU."""
     after = {"norm": get_norm(norm, out_channels), "activation": nn.ReLU(inplace=True)}
     if deformable:
         return DeformableConv2d(in_channels, out_channels, **after)
@@ -196,8 +182,6 @@ class IterativeAggregation(nn.Module):
         in_channels: Of the maps, finest first.
         out_channels: Of the results; the finest map must have as many.
         factors: How many times coarser than the finest each of the coarser maps is.
-        deformable: Whether the 3x3 convolutions are deformable.
-        norm: A name of `detectron2.layers.get_norm`.
     """
 
     def __init__(
@@ -219,14 +203,9 @@ class IterativeAggregation(nn.Module):
         self.ups = nn.ModuleList(_up_sampling(out_channels, factor) for factor in factors)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Aggregate from fine to coarse.
+        """Maps (N, in_channels[i], h / factor i, w / factor i), finest first -> as many maps.
 
-        Args:
-            maps: (N, in_channels[i], h / factor i, w / factor i), finest first.
-
-        Returns:
-            As many maps: the finest unchanged, the others (N, out_channels, h, w); the last one
-            depends on all maps.
+        The finest is unchanged, the others are (N, out_channels, h, w); the last depends on all.
         """
         results = [maps[0]]
         layers = zip(maps[1:], self.projections, self.ups, self.nodes, strict=True)
@@ -248,11 +227,6 @@ class DLAUp(Backbone):
                        c  <-  b  <-  a             output aggregation -> "p2"
 
     In rows 1 and 2 "." is the result of the row above at this place.
-
-    Args:
-        bottom_up: The feature network.
-        deformable: Whether the 3x3 convolutions are deformable.
-        norm: A name of `detectron2.layers.get_norm`.
     """
 
     def __init__(self, bottom_up: Backbone, *, deformable: bool = True, norm: str = "BN") -> None:
@@ -334,14 +308,7 @@ def build_dla_up_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DLAUp:
 
 
 class UpConvolution(nn.Module):
-    """3x3 convolution to fewer channels, then a transposed 4x4 convolution of stride 2.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels between the convolutions and of the output.
-        deformable: Whether the 3x3 convolution is deformable.
-        norm: A name of `detectron2.layers.get_norm`, after both convolutions.
-    """
+    """3x3 convolution to `out_channels`, then a transposed 4x4 convolution of stride 2."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, deformable: bool, norm: str = "BN"
@@ -369,8 +336,6 @@ class ResNetUp(Backbone):
         bottom_up: The feature network.
         in_feature: Its feature to use; stride 4 x 2^number of `channels`.
         channels: After each up-convolution.
-        deformable: Whether the 3x3 convolutions are deformable.
-        norm: A name of `detectron2.layers.get_norm`.
 
     Raises:
         ValueError: The up-convolutions do not end at stride 4.

@@ -18,7 +18,11 @@ from torch import Tensor
 
 from d2_multitask.checkpoint.adapting import AdaptedWeights
 from d2_multitask.data.datasets.catalog import RECONSTRUCTION_TASK
-from d2_multitask.modeling.mae.config import decoder_arguments, encoder_arguments
+from d2_multitask.modeling.mae.config import (
+    decoder_arguments,
+    encoder_arguments,
+    network_arguments,
+)
 from d2_multitask.modeling.mae.masking import patch_grid
 from d2_multitask.modeling.mae.network import MAEDecoder, MAEEncoder, MAENetwork
 from d2_multitask.modeling.mae.weights import adapt_mae_weights
@@ -164,8 +168,5 @@ def _arguments(cfg: CfgNode, input_shape: ShapeSpec, reads_decoder: bool) -> dic
         "reads_decoder": reads_decoder,
         "freeze_encoder": own.FREEZE_ENCODER,
         "fresh_decoder": own.FRESH_DECODER,
-        "norm_pix_loss": node.NORM_PIX_LOSS,
-        "mask_ratio": tuple(node.MASK_RATIO),
-        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-        "pixel_std": cfg.MODEL.PIXEL_STD,
+        **network_arguments(cfg),
     }

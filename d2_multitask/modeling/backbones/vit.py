@@ -110,10 +110,7 @@ class MAEViT(ViT):
     Args:
         image_size: (H, W) that the stored position embedding is for.
         patch_size: side of a patch, pixels.
-        embed_dim: D.
-        depth: number of blocks.
-        num_heads: attention heads.
-        in_channels: channels of the images.
+        embed_dim: D; depth and num_heads are those of the blocks.
         position_resize: position embedding for other image sizes: "bicubic", it is learned further;
             or "sincos", exact, it stays as it is.
         window_size: side of the windows that attention is limited to, in patches; 0 = none.

@@ -98,6 +98,16 @@ def encoder_arguments(node: CfgNode) -> dict[str, Any]:
     }
 
 
+def network_arguments(cfg: CfgNode) -> dict[str, Any]:
+    """Config -> arguments of `MAENetwork` except encoder and decoder."""
+    return {
+        "norm_pix_loss": cfg.MODEL.MAE.NORM_PIX_LOSS,
+        "mask_ratio": tuple(cfg.MODEL.MAE.MASK_RATIO),
+        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+        "pixel_std": cfg.MODEL.PIXEL_STD,
+    }
+
+
 def decoder_arguments(node: CfgNode, encoder: MAEEncoder) -> dict[str, Any]:
     """``MODEL.MAE`` and the encoder -> arguments of `MAEDecoder`."""
     size = find_size(node)

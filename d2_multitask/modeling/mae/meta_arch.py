@@ -6,7 +6,6 @@ The network is in `network.py`; here are its inputs, losses and results. Letters
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +14,11 @@ from detectron2.layers import move_device_like
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from d2_multitask.modeling.mae.config import decoder_arguments, encoder_arguments
+from d2_multitask.modeling.mae.config import (
+    decoder_arguments,
+    encoder_arguments,
+    network_arguments,
+)
 from d2_multitask.modeling.mae.masking import (
     VARIANCE_EPS,
     num_visible,
@@ -37,10 +40,10 @@ class MaskedAutoencoder(MAENetwork):
     On tensors, with given visible sets, use `MAENetwork.reconstruct`.
 
     Args:
-        encoder: this and all that is not explained here: see `MAENetwork`.
         test_mask_ratio: share of removed patches in evaluation.
         test_seed: of the masks in evaluation; an image always gets the same one.
         require_decoder_weights: refuse weight files without a decoder.
+        **kwargs: of `MAENetwork`.
 
     Raises:
         ValueError: a ratio is out of range.
@@ -50,25 +53,14 @@ class MaskedAutoencoder(MAENetwork):
     def __init__(
         self,
         *,
-        encoder: MAEEncoder,
-        decoder: MAEDecoder,
-        norm_pix_loss: bool = False,
-        mask_ratio: float | Sequence[float] = 0.75,
         test_mask_ratio: float = 0.75,
         test_seed: int = 0,
-        pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
-        pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
         require_decoder_weights: bool = True,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            encoder=encoder,
-            decoder=decoder,
-            norm_pix_loss=norm_pix_loss,
-            mask_ratio=mask_ratio,
-            pixel_mean=pixel_mean,
-            pixel_std=pixel_std,
-        )
-        num_visible(encoder.grid_hw[0] * encoder.grid_hw[1], test_mask_ratio)
+        super().__init__(**kwargs)
+        h, w = self.encoder.grid_hw
+        num_visible(h * w, test_mask_ratio)
         self.test_mask_ratio = test_mask_ratio
         self.test_seed = test_seed
         self.require_decoder_weights = require_decoder_weights
@@ -81,12 +73,9 @@ class MaskedAutoencoder(MAENetwork):
         return {
             "encoder": encoder,
             "decoder": MAEDecoder(**decoder_arguments(node, encoder)),
-            "norm_pix_loss": node.NORM_PIX_LOSS,
-            "mask_ratio": tuple(node.MASK_RATIO),
+            **network_arguments(cfg),
             "test_mask_ratio": cfg.TEST.RECONSTRUCTION.MASK_RATIO,
             "test_seed": cfg.TEST.RECONSTRUCTION.SEED,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
             "require_decoder_weights": node.REQUIRE_DECODER_WEIGHTS,
         }
 

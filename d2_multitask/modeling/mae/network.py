@@ -46,11 +46,7 @@ class MAEEncoder(nn.Module):
         image_size: (H, W), or one number for both, that the stored position embedding is for; any
             other size that is a multiple of the patch can be used as well.
         patch_size: p.
-        embed_dim: D.
-        depth: number of blocks.
-        num_heads: attention heads.
-        mlp_ratio: hidden channels of a block's MLP as a multiple of D.
-        drop_path: stochastic depth of the last block, for fine-tuning.
+        embed_dim: D; see `build_blocks` for depth, num_heads, mlp_ratio and drop_path.
         position_resize: positions of other image sizes: "bicubic" or "sincos", see
             `d2_multitask.modeling.mae.position_embedding.resize_position_embedding`.
         in_channels: channels C of the images.
@@ -117,14 +113,9 @@ class MAEEncoder(nn.Module):
         return tokens + positions[0, ids_keep]
 
     def embed_visible(self, images: Tensor, ids_keep: Tensor) -> Tensor:
-        """The tokens of visible patches, each patch embedded at most once.
+        """(N, C, H, W), (B, K) -> tokens (B, K, D), each patch embedded at most once.
 
-        Args:
-            images: (N, C, H, W), normalised.
-            ids_keep: (B, K); the sets of one image follow one another.
-
-        Returns:
-            (B, K, D).
+        The sets of one image follow one another.
         """
         if len(ids_keep) == len(images):
             return self.embed(images, ids_keep)
@@ -179,11 +170,7 @@ class MAEDecoder(nn.Module):
         grid_hw: (h, w) that the stored position embedding is for.
         num_outputs: numbers to predict for each patch: P for its pixels; 0 = none, the decoder is
             only for `decode`.
-        embed_dim: E.
-        depth: number of blocks.
-        num_heads: attention heads.
-        mlp_ratio: hidden channels of a block's MLP as a multiple of E.
-        position_resize: as for the encoder.
+        embed_dim: E; this and the rest as for the encoder.
 
     Raises:
         ValueError: numbers that do not fit each other.
@@ -261,7 +248,7 @@ class MAENetwork(nn.Module):
 
     Args:
         encoder: of the visible patches.
-        decoder: of all patches; ``num_outputs`` is P.
+        decoder: its ``num_outputs`` is P.
         norm_pix_loss: predict pixels normalised by each patch's mean and deviation.
         mask_ratio: share of removed patches in training; a pair = drawn uniformly between the two
             for each batch.
@@ -338,7 +325,7 @@ class MAENetwork(nn.Module):
         visible: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Encode the visible patches, drawn at random or given.
+        """Encode the visible patches, drawn as in `random_masking` or given.
 
         Args:
             images: (N, 3, H, W), normalised.
