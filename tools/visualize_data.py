@@ -36,13 +36,11 @@ from d2_multitask.config import load_config
 from d2_multitask.data.datasets.catalog import load_dataset, loaded_metadata
 from d2_multitask.data.datasets.from_config import register_datasets
 from d2_multitask.data.io import read_image
+from d2_multitask.data.labels.boundary import boundary_map
 from d2_multitask.data.labels.foreground import foreground_map
-from d2_multitask.data.labels.maps import (
-    boundary_map,
-    image_label_vector,
-    occlusion_map,
-    part_seg_map,
-)
+from d2_multitask.data.labels.image_labels import image_label_vector
+from d2_multitask.data.labels.occlusion import occlusion_map
+from d2_multitask.data.labels.parts import part_seg_map
 from d2_multitask.data.labels.sem_seg import load_sem_seg
 from d2_multitask.data.mapper import MultitaskDatasetMapper
 from d2_multitask.data.problems import DATA_REPORT

@@ -11,6 +11,7 @@ from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
+from d2_multitask.data.labels.base import Label
 from d2_multitask.targets.decode import Peaks
 from d2_multitask.targets.encode import BatchLabels
 
@@ -47,12 +48,14 @@ class TaskHead(nn.Module):
 
     Attributes:
         task: the name under which the class is registered; set by the registry.
+        labels: what the head learns from; the mapper loads it for the tasks that are trained.
         requires: heads that must run before this one; they are built even if not asked for.
         uses: heads that run before this one if they are there.
         stride: input pixels per cell of this head's predictions.
     """
 
     task: ClassVar[str]
+    labels: ClassVar[tuple[type[Label], ...]] = ()
     requires: ClassVar[tuple[str, ...]] = ()
     uses: ClassVar[tuple[str, ...]] = ()
     stride: int

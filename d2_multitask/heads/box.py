@@ -10,6 +10,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList
 from torch import Tensor
 
+from d2_multitask.data.labels.instances import BoxLabel
 from d2_multitask.heads.base import Decoded, Predictions, Targets
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
 from d2_multitask.heads.center import ObjectGrid, ObjectHead
@@ -26,6 +27,7 @@ _INITIAL_DISTANCE = 8.0
 class BoxHead(ObjectHead):
     """Width and height of the box around each centre; learned from every labelled object."""
 
+    labels: ClassVar = (BoxLabel,)
     requires: ClassVar[tuple[str, ...]] = ("center",)
 
     @configurable

@@ -11,6 +11,7 @@ from detectron2.structures import ImageList
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
+from d2_multitask.data.labels.base import Label
 from d2_multitask.heads.base import Decoded, TaskHead
 from d2_multitask.targets.encode import BatchLabels
 
@@ -54,6 +55,17 @@ def head_class(name: str, key: str = "MODEL.TASKS") -> type[TaskHead]:
         known = ", ".join(sorted(known_name for known_name, _ in TASK_HEAD_REGISTRY))
         raise ValueError(f"{key}: found the unknown task {name!r}, expected some of: {known}")
     return TASK_HEAD_REGISTRY.get(name)
+
+
+def labels_of(task: str) -> tuple[type[Label], ...]:
+    """What the head of a task learns from; nothing for tasks that are not heads."""
+    return head_class(task).labels if task in TASK_HEAD_REGISTRY else ()
+
+
+def task_labels(cfg: CfgNode) -> list[Label]:
+    """The labels that the heads of ``MODEL.TASKS`` learn from, each once."""
+    kinds = dict.fromkeys(label for task in cfg.MODEL.TASKS for label in labels_of(task))
+    return [label.from_config(cfg) for label in kinds]
 
 
 def with_required(tasks: Iterable[str], key: str = "MODEL.TASKS") -> list[str]:

@@ -7,7 +7,7 @@ activation maps", arXiv 1512.04150).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList
 from torch import Tensor
 
+from d2_multitask.data.labels.image_labels import ImageLabels
 from d2_multitask.heads.base import Branch, Decoded, Predictions, Targets, TaskHead
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
 from d2_multitask.heads.dense import add_branch_config, branch_arguments
@@ -30,6 +31,7 @@ _PRIOR_LOGIT = -2.0
 class ClassificationHead(TaskHead):
     """Multi-label classification, learned by binary cross-entropy over the known labels."""
 
+    labels: ClassVar = (ImageLabels,)
     @configurable
     def __init__(
         self,

@@ -16,6 +16,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from torch import Tensor
 
+from d2_multitask.data.labels.foreground import ForegroundLabel
 from d2_multitask.heads.base import Predictions, Targets
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
 from d2_multitask.heads.dense import DenseHead, add_branch_config
@@ -26,6 +27,7 @@ from d2_multitask.losses import dice_loss, masked_binary_cross_entropy
 class ForegroundHead(DenseHead):
     """Binary segmentation, one logit per pixel, learned by cross-entropy and Dice."""
 
+    labels: ClassVar = (ForegroundLabel,)
     label: ClassVar[str] = "foreground"
     node_name: ClassVar[str] = "FOREGROUND_HEAD"
 

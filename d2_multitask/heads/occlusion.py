@@ -20,6 +20,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList
 from torch import Tensor
 
+from d2_multitask.data.labels.occlusion import OcclusionLabel
 from d2_multitask.heads.base import Decoded, Predictions, Targets
 from d2_multitask.heads.boundary import PRIOR_LOGIT
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
@@ -32,6 +33,7 @@ from d2_multitask.targets.encode import BatchLabels
 class OcclusionHead(DenseHead):
     """Occlusion boundaries (balanced binary cross-entropy) and directions (cosine)."""
 
+    labels: ClassVar = (OcclusionLabel,)
     label: ClassVar[str] = "occlusion"
     has_channels: ClassVar[bool] = True
     node_name: ClassVar[str] = "OCCLUSION_HEAD"

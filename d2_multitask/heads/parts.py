@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 
+from d2_multitask.data.labels.parts import PartSegLabel
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
 from d2_multitask.heads.dense import LabelMapHead, add_branch_config
 
@@ -15,6 +16,7 @@ from d2_multitask.heads.dense import LabelMapHead, add_branch_config
 class PartsHead(LabelMapHead):
     """Part segmentation: semantic segmentation with the labels ``part_seg``."""
 
+    labels: ClassVar = (PartSegLabel,)
     label: ClassVar[str] = "part_seg"
     loss_name: ClassVar[str] = "loss_parts"
     node_name: ClassVar[str] = "PARTS_HEAD"

@@ -12,7 +12,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList
 from torch import Tensor
 
-from d2_multitask.data.labels import joint_flips
+from d2_multitask.data.labels.instances import BoxLabel, KeypointLabel
+from d2_multitask.data.datasets import keypoint_flips
 from d2_multitask.heads.base import Decoded, Predictions, Targets, check_class_ids
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
 from d2_multitask.heads.center import ObjectGrid, ObjectHead, average_flipped_logits
@@ -74,6 +75,7 @@ class PoseLossWeights:
 class PoseHead(ObjectHead):
     """Offsets of keypoints from the centre, a heatmap per keypoint, the offset in its cell."""
 
+    labels: ClassVar = (BoxLabel, KeypointLabel)
     requires: ClassVar[tuple[str, ...]] = ("center",)
     uses: ClassVar[tuple[str, ...]] = ("det",)
 
@@ -338,7 +340,7 @@ def flip_indices(cfg: CfgNode) -> list[int]:
             "TEST.AUG.FLIP: the flip test must know which keypoints swap sides; expected a dataset "
             "with keypoints in DATASETS.TEST or DATASETS.TRAIN, found none"
         )
-    indices = joint_flips.flip_indices(names[:1])
+    indices = keypoint_flips.flip_indices(names[:1])
     if len(indices) != cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS:
         raise ValueError(
             f"MODEL.POSE_HEAD.NUM_KEYPOINTS: found {cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS}, expected "

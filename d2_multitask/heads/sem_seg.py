@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 
+from d2_multitask.data.labels.sem_seg import SemSegLabel
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
 from d2_multitask.heads.dense import LabelMapHead, dense_shapes
 
@@ -19,6 +20,7 @@ from d2_multitask.heads.dense import LabelMapHead, dense_shapes
 class SemSegHead(LabelMapHead):
     """Semantic segmentation. Classes, ignored label and loss weight: ``MODEL.SEM_SEG_HEAD``."""
 
+    labels: ClassVar = (SemSegLabel,)
     label: ClassVar[str] = "sem_seg"
     loss_name: ClassVar[str] = "loss_seg"
     # Where Detectron2's Panoptic FPN keeps the same layers; see `checkpoint.matching`.

@@ -36,8 +36,10 @@ from d2_multitask.data.datasets.pascal_in_detail.names import (
     pascal_in_detail_metadata,
 )
 from d2_multitask.data.folder_lock import FolderLock
-from d2_multitask.data.labels.maps import boundary_map, part_seg_map, sem_seg_map
+from d2_multitask.data.labels.boundary import boundary_map
 from d2_multitask.data.labels.masks import MaskError, to_rle
+from d2_multitask.data.labels.parts import part_seg_map
+from d2_multitask.data.labels.sem_seg import sem_seg_map
 from d2_multitask.data.problems import DATA_REPORT
 
 Record = dict[str, Any]

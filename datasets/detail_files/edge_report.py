@@ -12,8 +12,10 @@ from scipy.ndimage import binary_dilation
 from d2_multitask.data.datasets.pascal_in_detail.annotation_file import AnnotationFile
 from d2_multitask.data.datasets.pascal_in_detail.edges import read_edges
 from d2_multitask.data.datasets.pascal_in_detail.loader import LoadedPhase
-from d2_multitask.data.labels.maps import IGNORE_VALUE, boundary_map, sem_seg_map
-from d2_multitask.data.labels.segments import paint_segments
+from d2_multitask.data.labels.base import IGNORE_VALUE
+from d2_multitask.data.labels.boundary import boundary_map
+from d2_multitask.data.labels.masks import paint_segments
+from d2_multitask.data.labels.sem_seg import sem_seg_map
 
 _NUM_SAMPLED = 200
 _KNOWN_KEYS = frozenset(("image_id", "imsize", "ne", "edges"))

@@ -13,11 +13,10 @@ from detectron2.structures import BoxMode
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
-from d2_multitask.data import mapper as mapper_module
 from d2_multitask.data.datasets.coco import register_coco_format
 from d2_multitask.data.io import ImageReadError
-from d2_multitask.data.labels.instances import WRONG_JOINTS, InstanceBuilder
-from d2_multitask.data.labels.sem_seg import BAD_MAP
+from d2_multitask.data.labels.instances import WRONG_KEYPOINTS, InstanceBuilder
+from d2_multitask.data.labels.sem_seg import BAD_MAP, SemSegLabel
 from d2_multitask.data.mapper import BAD_IMAGE, MultitaskDatasetMapper
 from d2_multitask.data.problems import DATA_REPORT, PROBLEMS_KEY
 from d2_multitask.data.transforms.crops import ScaleCropTransform
@@ -51,8 +50,9 @@ def record(tmp_path):
 
 def _mapper(*augmentations, is_train=True, hflip_indices=(0, 2, 1), **kwargs):
     builder = InstanceBuilder(hflip_indices=hflip_indices, load_masks=True)
+    labels = kwargs.pop("labels", [SemSegLabel(2)])
     return MultitaskDatasetMapper(
-        is_train, augmentations=augmentations, instance_builder=builder, **kwargs
+        is_train, augmentations=augmentations, instance_builder=builder, labels=labels, **kwargs
     )
 
 
@@ -173,15 +173,15 @@ def test_a_crowd_outside_of_the_window_leaves_nothing_to_ignore(record):
 
 
 def test_no_semantic_map_if_it_is_not_asked_for(record, monkeypatch):
-    monkeypatch.setattr(mapper_module, "load_sem_seg", None)  # calling it would fail
-    assert "sem_seg" not in _mapper(load_sem_seg=False)(record)
+    monkeypatch.setattr(SemSegLabel, "read", None)  # calling it would fail
+    assert "sem_seg" not in _mapper(labels=())(record)
 
 
 def test_bad_semantic_map_costs_only_the_map(record, tmp_path):
     Image.fromarray(np.zeros((3, 3), np.uint8)).save(tmp_path / "map.png")
     result = _mapper()(record | {"sem_seg_file_name": str(tmp_path / "map.png")})
     assert "sem_seg" not in result and len(result["instances"]) == 1
-    assert DATA_REPORT.counts == {BAD_MAP: 1}
+    assert DATA_REPORT.counts == {BAD_MAP.format("semantic maps"): 1}
 
 
 def _missing(record):
@@ -246,7 +246,7 @@ def test_a_copy_in_a_worker_process_counts_in_that_process(record):
     mapper = pickle.loads(pickle.dumps(_mapper()))
     record["annotations"][0]["keypoints"] = [1, 2, 2]
     mapper(record)
-    assert DATA_REPORT.counts == {WRONG_JOINTS: 1}
+    assert DATA_REPORT.counts == {WRONG_KEYPOINTS: 1}
 
 
 @pytest.fixture
@@ -266,7 +266,7 @@ def test_from_config(registered):
 
 def test_from_config_decodes_no_mask_that_nobody_needs(registered, monkeypatch):
     registered.MODEL.TASKS = ["det"]
-    monkeypatch.setattr(mapper_module, "load_sem_seg", None)
+    monkeypatch.setattr(SemSegLabel, "read", None)
     first, second = DatasetCatalog.get("own")
     monkeypatch.setattr("d2_multitask.data.labels.instances.decode", None)
     mapper = MultitaskDatasetMapper(registered, True)

@@ -1,6 +1,6 @@
-"""Boundary maps moved with their image: lines stay lines, one pixel thin, whatever the scale.
+"""Boundary maps: lines stay lines, one pixel thin, whatever the scale of the image.
 
-Nearest-neighbour resizing, right for regions, would break lines when an image shrinks and thicken
+Nearest-neighbor resizing, right for regions, would break lines when an image shrinks and thicken
 them when it grows.
 """
 
@@ -8,26 +8,74 @@ from __future__ import annotations
 
 import numpy as np
 from detectron2.data import transforms as T
+from torch import Tensor
 
+from d2_multitask.data.labels.base import (
+    MapLabel,
+    Record,
+    as_tensor,
+    name_of,
+    size_of,
+)
+from d2_multitask.data.labels.masks import decode_or_report
 from d2_multitask.data.labels.occlusion import draw_points, walk_segments
+from d2_multitask.data.problems import DATA_REPORT, ProblemReport
 
 # A pixel and its neighbours to the right, below, and on both lower diagonals (rows, columns): each
 # pair of neighbours once.
 _NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
 
 
+class BoundaryLabel(MapLabel):
+    """``boundary``: 1 = boundary, 0 = none, 255 = not labelled.
+
+    From ``boundary_segmentation`` (a run-length mask) or ``boundary_file_name``.
+    """
+
+    key = "boundary"
+    description = "boundary maps"
+    fields = ("boundary_segmentation", "boundary_file_name")
+
+    def __init__(self) -> None:
+        super().__init__(num_classes=2)
+
+    def read(self, record: Record, report: ProblemReport = DATA_REPORT) -> np.ndarray | None:
+        """See `MapLabel`."""
+        if "boundary_file_name" in record or "boundary_segmentation" not in record:
+            return super().read(record, report)
+        mask = decode_or_report(
+            record["boundary_segmentation"],
+            *size_of(record),
+            report,
+            f"{name_of(record)}: boundary",
+            allow_empty=True,  # an image may show nothing that has a boundary
+        )
+        return None if mask is None else np.ascontiguousarray(mask).astype(np.uint8)
+
+    def load(
+        self, record: Record, transforms: T.TransformList, image_size: tuple[int, int]
+    ) -> Tensor | None:
+        """(H, W) int64, the lines drawn anew."""
+        boundary = self.read(record)
+        return None if boundary is None else as_tensor(transform_boundary(boundary, transforms))
+
+
+def boundary_map(record: Record, report: ProblemReport = DATA_REPORT) -> np.ndarray | None:
+    """(h, w) uint8 at the original size, see `BoundaryLabel`; ``None`` if there is none."""
+    return BoundaryLabel().read(record, report)
+
+
 def transform_boundary(
-    boundary: np.ndarray, transforms: T.Transform | T.TransformList, ignore_value: int = 255
+    boundary: np.ndarray, transforms: T.Transform | T.TransformList
 ) -> np.ndarray:
     """Move a boundary map.
 
     Args:
-        boundary: (h, w) uint8, 1 = boundary, 0 = none, ``ignore_value`` = not labelled.
+        boundary: (h, w) uint8, 1 = boundary, 0 = none, 255 = not labelled.
         transforms: what was done to the image.
-        ignore_value: see above; transforms that pad put it beyond the image's edge.
 
     Returns:
-        (H, W) uint8, the same values. Neighbouring boundary pixels are joined by straight lines in
+        (H, W) uint8, the same values. Neighboring boundary pixels are joined by straight lines in
         the new frame.
     """
     is_line = boundary == 1

@@ -10,15 +10,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from d2_multitask.data.io import ImageReadError, read_label_map
+from d2_multitask.data.labels.base import IGNORE_VALUE, MapLabel, Record, size_of
 from d2_multitask.data.labels.sem_seg import sem_seg_from_annotations
 from d2_multitask.data.problems import DATA_REPORT, ProblemReport
 
-IGNORE_VALUE = 255
 _KINDS = ("BACKGROUND", "FOREGROUND", "IGNORE")
 # What the values of a mask file mean if nothing is said. 1 and 255 never occur in one file.
 _DEFAULT_VALUES = {"BACKGROUND": (0,), "FOREGROUND": (1, 255), "IGNORE": ()}
@@ -97,10 +97,31 @@ def _as_values(kind: str, found: Any) -> tuple[int, ...]:
     return tuple(values)
 
 
-def has_foreground(dataset_dict: Mapping[str, Any]) -> bool:
-    """Whether an image of a data set has a foreground label: a mask file, or objects with masks.
+class ForegroundLabel(MapLabel):
+    """``foreground``: 1 = foreground, 0 = background, 255 = no label; see `foreground_map`.
 
-    An image that is labelled as having no object counts where the data set's objects have masks;
+    Where a mask file cannot be used, `load` raises `ImageReadError`, as for the image itself.
+    """
+
+    key = "foreground"
+    description = "foreground masks"
+    fields = ("foreground_file_name",)
+    # What the values of a mask mean was said, or is checked where it is read.
+    values_are_ids: ClassVar[bool] = False
+
+    def has(self, record: Record) -> bool:
+        """See `has_foreground`."""
+        return has_foreground(record)
+
+    def read(self, record: Record, report: ProblemReport = DATA_REPORT) -> np.ndarray | None:
+        """See `foreground_map`."""
+        return foreground_map(record, report)
+
+
+def has_foreground(dataset_dict: Mapping[str, Any]) -> bool:
+    """Whether an image of a dataset has a foreground label: a mask file, or objects with masks.
+
+    An image that is labelled as having no object counts where the dataset's objects have masks;
     boxes alone tell no foreground.
     """
     if dataset_dict.get("foreground_file_name"):
@@ -133,7 +154,7 @@ def foreground_map(
     """
     if not has_foreground(dataset_dict):
         return None
-    size = int(dataset_dict["height"]), int(dataset_dict["width"])
+    size = size_of(dataset_dict)
     file_name = dataset_dict.get("foreground_file_name")
     if file_name:
         return read_foreground(file_name, size, dataset_dict.get("foreground_values"), report)
@@ -204,6 +225,6 @@ def _check_values(file_name: str, mask: np.ndarray, result: np.ndarray, values: 
     found, counts = np.unique(mask[unknown] if unknown.any() else mask, return_counts=True)
     raise ImageReadError(
         f"{file_name}: found the values {found[:8].tolist()}{', ...' if len(found) > 8 else ''} in "
-        f"{counts.sum()} pixels, expected {values}. Set MASK_VALUES of the data set, or "
+        f"{counts.sum()} pixels, expected {values}. Set MASK_VALUES of the dataset, or "
         "MASK_THRESHOLD (such as 128) for masks with soft borders"
     )

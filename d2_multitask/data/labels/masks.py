@@ -7,17 +7,21 @@ not add up to the image.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
 
 from d2_multitask.data.datasets.json_values import shown
+from d2_multitask.data.problems import DATA_REPORT, ProblemReport
 
 Segmentation = list[list[float]] | dict[str, Any]
 
 # A polygon may leave the image, but pycocotools walks along its whole outline.
 _MAX_POLYGON_REACH = 20
+
+SEGMENT_NOT_DECODED = "mask of a label map that cannot be decoded, left out of the map"
 
 
 class MaskError(ValueError):
@@ -98,6 +102,64 @@ def mask_area(segmentation: Segmentation) -> float:
     if isinstance(segmentation, dict):
         return float(mask_util.area(segmentation))
     return sum(_polygon_area(polygon) for polygon in segmentation)
+
+
+def paint_segments(
+    segments: Iterable[Mapping[str, Any]],
+    height: int,
+    width: int,
+    background: int,
+    *,
+    report: ProblemReport = DATA_REPORT,
+    where: str = "segments",
+) -> np.ndarray:
+    """Paint masks in their order.
+
+    Args:
+        segments: ``{"category_id": id, "segmentation": COCO mask}`` each; ids in 0..255.
+        height: of the image.
+        width: of the image.
+        background: id of the pixels that no mask covers.
+        report: where masks that cannot be decoded are counted.
+        where: names the image in such a message.
+
+    Returns:
+        (H, W) uint8.
+
+    Raises:
+        ValueError: an id does not fit into 8 bits; raw category ids do not, contiguous ones do.
+    """
+    # Column-major like pycocotools' masks, so that painting runs through both in memory order.
+    painted = np.full((height, width), background, dtype=np.uint8, order="F")
+    for index, segment in enumerate(segments):
+        category_id = segment["category_id"]
+        if not 0 <= category_id <= 255:
+            raise ValueError(
+                f"{where}: segment {index}: category_id: found {category_id}, expected 0 to 255"
+            )
+        mask = decode_or_report(
+            segment["segmentation"], height, width, report, f"{where}: segment {index}"
+        )
+        if mask is not None:
+            painted[mask] = category_id
+    return np.ascontiguousarray(painted)
+
+
+def decode_or_report(
+    segmentation: Any,
+    height: int,
+    width: int,
+    report: ProblemReport,
+    where: str,
+    *,
+    allow_empty: bool = False,
+) -> np.ndarray | None:
+    """A mask (H, W) bool; ``None``, and counted, if it cannot be used."""
+    try:
+        return decode(to_rle(segmentation, height, width, allow_empty=allow_empty))
+    except MaskError as error:
+        report.add(SEGMENT_NOT_DECODED, where, str(error))
+        return None
 
 
 def _polygon_area(polygon: list[float]) -> float:

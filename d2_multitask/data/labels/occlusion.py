@@ -14,13 +14,35 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.data import transforms as T
+from torch import Tensor
+
+from d2_multitask.data.labels.base import Label, Record, name_of, size_of
 
 LEFT, RIGHT = 1, 2
 
 # Direction of travel at a point: from 3 points before it to 3 points after it, 7 pixels in all, as
-# the data set's own drawing code estimates it.
+# the dataset's own drawing code estimates it.
 _REACH = 3
+
+
+class OcclusionLabel(Label):
+    """``occlusion``: (2, H, W) float32, from ``occlusion_fragments``; see `rasterize_fragments`."""
+
+    key = "occlusion"
+    description = "occlusion fragments"
+    fields = ("occlusion_fragments",)
+
+    def load(
+        self, record: Record, transforms: T.TransformList, image_size: tuple[int, int]
+    ) -> Tensor | None:
+        """The lines drawn anew, the directions turned and mirrored with the image."""
+        fragments = _fragments_of(record)
+        if fragments is None:
+            return None
+        moved = transform_fragments(fragments, transforms)
+        return torch.from_numpy(rasterize_fragments(moved, *image_size))
 
 
 @dataclass(frozen=True)
@@ -51,7 +73,7 @@ class Fragments:
 def read_fragments(
     fragments: Mapping[str, Any], height: int, width: int, where: str = "occlusion_fragments"
 ) -> Fragments:
-    """Fragments of a data set's dict.
+    """Fragments of a dataset's dict.
 
     Args:
         fragments: ``indices``, f sequences of pixel indices, column-major and 0-based
@@ -80,6 +102,22 @@ def read_fragments(
         )
     points = np.stack([flat // height, flat % height], axis=1) + 0.5
     return Fragments(points, np.repeat(np.arange(len(lengths)), lengths), labels)
+
+
+def _fragments_of(record: Record) -> Fragments | None:
+    if "occlusion_fragments" not in record:
+        return None
+    return read_fragments(record["occlusion_fragments"], *size_of(record), name_of(record))
+
+
+def occlusion_map(record: Record) -> np.ndarray | None:
+    """(2, h, w) float32 at the original size, see `rasterize_fragments`; ``None`` if there is none.
+
+    Raises:
+        ValueError: an index outside of the image, or labels that do not fit the fragments.
+    """
+    fragments = _fragments_of(record)
+    return None if fragments is None else rasterize_fragments(fragments, *size_of(record))
 
 
 def transform_fragments(

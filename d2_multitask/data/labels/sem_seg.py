@@ -1,138 +1,190 @@
 """Semantic maps of whole images: read from a PNG, or derived from the objects' masks.
 
-Both the mapper and the evaluator use these functions, so that training and evaluation see the same
-labels. Maps are (H, W) uint8 at the image's original size; ``ignore_value`` means no label.
+Both the mapper and the evaluator use them, so that training and evaluation see the same labels.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from d2_multitask.data.io import ImageReadError, read_label_map
+from d2_multitask.data.labels.base import (
+    BAD_MAP,
+    IGNORE_VALUE,
+    MAX_ONE_CLASS,
+    MapLabel,
+    Record,
+    ignore_unknown,
+    name_of,
+    size_of,
+    spread,
+)
 from d2_multitask.data.labels.masks import MaskError, decode, to_rle
-from d2_multitask.data.labels.segments import paint_segments
 from d2_multitask.data.problems import DATA_REPORT, ProblemReport
 
-BAD_MAP = "semantic map that cannot be used, the image is not used for segmentation"
-UNKNOWN_IDS = "semantic map with unknown ids, those pixels are ignored"
 IDS_KEY, IGNORE_KEY = "SEM_SEG_IDS", "SEM_SEG_IGNORE"  # in YAML; in dicts in lower case
 _MAX_VALUE = 65535  # of a 16-bit file
 MASK_NOT_DECODED = "mask that cannot be decoded, its box is ignored for segmentation"
 
 
+class SemSegLabel(MapLabel):
+    """``sem_seg``: class ids, ``ignore_value`` = no label.
+
+    From ``sem_seg_file_name`` (a PNG; if it holds other values than class ids, with
+    ``sem_seg_ids``, value -> id, and ``sem_seg_ignore``, value or values without a label),
+    ``sem_seg_segments`` (masks with class ids, painted in their order) or, with
+    ``sem_seg_from_annotations``, the objects' masks.
+    """
+
+    key = "sem_seg"
+    description = "semantic maps"
+    fields = ("sem_seg_file_name", "sem_seg_segments")
+    names_key = "stuff_classes"
+    size_key = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
+
+    def __init__(self, num_classes: int = IGNORE_VALUE, ignore_value: int = IGNORE_VALUE) -> None:
+        """
+        Raises:
+            ValueError: the ids do not fit into 8 bits, in which they would be others.
+        """
+        super().__init__(num_classes)
+        self.ignore_value = self.background = ignore_value
+        if not (_is_in(ignore_value, 255) and num_classes <= 256):
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD: found NUM_CLASSES {num_classes} and IGNORE_VALUE "
+                f"{ignore_value}, expected at most 256 classes, and an ignored id of 0 to 255"
+            )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> SemSegLabel:
+        """See `Label`."""
+        return cls(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
+
+    def has(self, record: Record) -> bool:
+        """Also where the map is derived from objects."""
+        derived = record.get("sem_seg_from_annotations", False) and "annotations" in record
+        return derived or any(map(record.get, self.fields))
+
+    def read(self, record: Record, report: ProblemReport = DATA_REPORT) -> np.ndarray | None:
+        """See `MapLabel`."""
+        if record.get("sem_seg_file_name"):
+            return self._read_file(record, report)
+        if "sem_seg_segments" in record:
+            return super().read(record, report)
+        if not self.has(record):
+            return None
+        ids = sem_seg_from_annotations(
+            record["annotations"],
+            *size_of(record),
+            ignore_value=self.ignore_value,
+            report=report,
+            where=name_of(record),
+        )
+        return ignore_unknown(ids, self, report, name_of(record))
+
+    def _read_file(self, record: Record, report: ProblemReport) -> np.ndarray | None:
+        file_name, size = str(record["sem_seg_file_name"]), size_of(record)
+        try:
+            values = read_label_map(file_name, expected_size=size)
+        except ImageReadError as error:
+            report.add(BAD_MAP.format(self.description), file_name, str(error))
+            return None
+        if values.shape != size:
+            details = f"found {values.shape[1]}x{values.shape[0]}, expected {size[1]}x{size[0]}"
+            details += " as the image (width x height)"
+            report.add(BAD_MAP.format(self.description), file_name, details)
+            return None
+        ids, ignored = record.get("sem_seg_ids"), record.get("sem_seg_ignore")
+        if ids is None and ignored is None:
+            return ignore_unknown(values, self, report, file_name)
+        classes = _classes_of_values(values, ids, ignored, self.ignore_value)
+        return ignore_unknown(classes, self, report, file_name, found_as=values)
+
+    def check(self, name: str, records: Sequence[Record]) -> None:
+        """Also one value means no label to the network and to the metric."""
+        found = MetadataCatalog.get(name).get("ignore_label")
+        if found is not None and found != self.ignore_value:
+            if any(any(map(record.get, self.fields)) for record in records):
+                raise ValueError(
+                    f"Dataset {name!r}: metadata 'ignore_label': found {found}, but "
+                    f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {self.ignore_value}; set IGNORE_VALUE to "
+                    f"{found}. If the maps hold another value where nothing is labelled, set "
+                    f"{IGNORE_KEY} of the dataset (in dicts {IGNORE_KEY.lower()}), such as "
+                    f"[{self.ignore_value}]"
+                )
+        super().check(name, records)
+
+    def check_classes(self, name: str, records: Sequence[Record]) -> None:
+        """Names that are not those of the ids in the map files must not be counted.
+
+        Only where their number is not the network's: is the network wrong, or are the names? The
+        ids of a few maps are compared with the names.
+        """
+        names = MetadataCatalog.get(name).get("stuff_classes")
+        files = [r for r in records if r.get("sem_seg_file_name")]
+        if files and names is not None and len(names) != self.num_classes:
+            self._check_names(name, list(names), files)
+        super().check_classes(name, records)
+
+    def _check_names(self, name: str, names: list[str], records: Sequence[Record]) -> None:
+        ids: set[int] = set()
+        for record in spread(records, MAX_ONE_CLASS):
+            with contextlib.suppress(ImageReadError):
+                ids.update(np.unique(read_label_map(record["sem_seg_file_name"])).tolist())
+        translation = records[0].get("sem_seg_ids")
+        if translation is not None:
+            ids = {translation[value] for value in ids if value in translation}
+        else:
+            ignored = np.atleast_1d(records[0].get("sem_seg_ignore", ())).tolist()
+            ids -= {self.ignore_value, *ignored}
+        is_guessed = getattr(DatasetCatalog.data.get(name), "stuff_classes", names) is None
+        if not is_guessed and max(ids, default=0) < len(names):
+            return
+        source = "the background and the JSON's categories" if is_guessed else "as registered"
+        raise ValueError(
+            f"Dataset {name!r}: stuff_classes: found {len(names)} names, {source}, but expected "
+            f"{self.num_classes} as in the network, and the maps hold the ids "
+            f"{_short(sorted(ids))}. Name i must be that of id i: set STUFF_CLASSES of the dataset "
+            f"to the names of the ids, or {IDS_KEY} to a map from the values to the numbers of "
+            f"these names: {_short(names)}; then set MODEL.SEM_SEG_HEAD.NUM_CLASSES to the number "
+            "of names"
+        )
+
+    def advice(self, values: Sequence[int]) -> str:
+        """See `MapLabel`."""
+        ids = {value: class_id for class_id, value in enumerate(values[:10])}
+        return (
+            f"If they are classes, set {IDS_KEY} of the dataset (in dicts {IDS_KEY.lower()}), such "
+            f"as {ids}; if they mean no label, {IGNORE_KEY}, such as {list(values[1:10])}"
+        )
+
+
 def load_sem_seg(
-    dataset_dict: Mapping[str, Any],
+    record: Record,
     height: int,
     width: int,
     *,
     num_classes: int,
-    ignore_value: int = 255,
+    ignore_value: int = IGNORE_VALUE,
     report: ProblemReport = DATA_REPORT,
 ) -> np.ndarray | None:
-    """The semantic map of one image, wherever the dict says that it comes from.
-
-    Args:
-        dataset_dict: Detectron2's dict, with ``sem_seg_file_name`` (and, if the file holds other
-            values than class ids, ``sem_seg_ids`` and ``sem_seg_ignore``, see `read_sem_seg`),
-            ``sem_seg_segments`` (masks with contiguous class ids, painted in their order over
-            ``ignore_value``) or ``sem_seg_from_annotations``.
-        height: of the image.
-        width: of the image.
-        num_classes: ids from here on are unknown and become ``ignore_value``, counted.
-        ignore_value: the id that means no label, in the file as in the result.
-        report: where bad maps and unknown ids are counted.
-
-    Returns:
-        (H, W) uint8, or ``None`` if the image has no usable semantic label.
-
-    Raises:
-        ValueError: the ids do not fit into 8 bits, in which they would be others.
-    """
-    if not (_is_in(ignore_value, 255) and num_classes <= 256):
-        raise ValueError(
-            f"MODEL.SEM_SEG_HEAD: found NUM_CLASSES {num_classes} and IGNORE_VALUE {ignore_value}, "
-            "expected at most 256 classes, and an ignored id of 0 to 255"
-        )
-    file_name = dataset_dict.get("sem_seg_file_name")
-    if file_name:
-        try:
-            return read_sem_seg(
-                file_name,
-                height,
-                width,
-                num_classes,
-                ids_of_values=dataset_dict.get("sem_seg_ids"),
-                ignored_values=dataset_dict.get("sem_seg_ignore"),
-                ignore_value=ignore_value,
-                report=report,
-            )
-        except ImageReadError as error:
-            report.add(BAD_MAP, file_name, str(error))
-            return None
-    where = str(dataset_dict.get("file_name", "image"))
-    if "sem_seg_segments" in dataset_dict:
-        segments = dataset_dict["sem_seg_segments"]
-        sem_seg = paint_segments(segments, height, width, ignore_value, report=report, where=where)
-        return _ignore_unknown(sem_seg, num_classes, ignore_value, report, where)
-    if not dataset_dict.get("sem_seg_from_annotations") or "annotations" not in dataset_dict:
-        return None
-    sem_seg = sem_seg_from_annotations(
-        dataset_dict["annotations"],
-        height,
-        width,
-        ignore_value=ignore_value,
-        report=report,
-        where=where,
-    )
-    return _ignore_unknown(sem_seg, num_classes, ignore_value, report, where)
+    """The semantic map of one image of (height, width), see `SemSegLabel` and `MapLabel.read`."""
+    sized = {**record, "height": height, "width": width}
+    return SemSegLabel(num_classes, ignore_value).read(sized, report)
 
 
-def read_sem_seg(
-    file_name: str,
-    height: int,
-    width: int,
-    num_classes: int,
-    *,
-    ids_of_values: Mapping[int, int] | None = None,
-    ignored_values: int | Sequence[int] | None = None,
-    ignore_value: int = 255,
-    report: ProblemReport = DATA_REPORT,
-) -> np.ndarray:
-    """Read a PNG of class ids, or of other values that stand for them.
-
-    Args:
-        file_name: the map.
-        height: of the image.
-        width: of the image.
-        num_classes: of the network.
-        ids_of_values: value in the file -> class id; ``None`` = the values are the ids.
-        ignored_values: values in the file that mean no label; ``None`` = ``ignore_value``, if it
-            is not in ``ids_of_values``.
-        ignore_value: the id that means no label, in the result.
-        report: where other values are counted.
-
-    Returns:
-        (H, W) uint8; ids that are neither a class nor ``ignore_value`` became ``ignore_value``.
-
-    Raises:
-        ImageReadError: the file is missing, broken, of another size, or no map of ids.
-    """
-    ids = read_label_map(file_name, expected_size=(height, width))
-    if ids.shape != (height, width):
-        raise ImageReadError(
-            f"{file_name}: found a semantic map of {ids.shape[1]}x{ids.shape[0]}, expected "
-            f"{width}x{height} as the image (width x height)"
-        )
-    if ids_of_values is None and ignored_values is None:
-        return _ignore_unknown(ids, num_classes, ignore_value, report, file_name)
-    classes = _classes_of_values(ids, ids_of_values, ignored_values, ignore_value)
-    return _ignore_unknown(classes, num_classes, ignore_value, report, file_name, found_as=ids)
+def sem_seg_map(record: Record, report: ProblemReport = DATA_REPORT) -> np.ndarray | None:
+    """(h, w) uint8 at the original size, 255 = no label; ``None`` if there is none."""
+    return SemSegLabel().read(record, report)
 
 
 def checked_ids(name: str, ids: Mapping[Any, Any]) -> tuple[tuple[int, int], ...]:
@@ -146,7 +198,7 @@ def checked_ids(name: str, ids: Mapping[Any, Any]) -> tuple[tuple[int, int], ...
     )
     if not good:
         raise ValueError(
-            f"Data set {name!r}: {IDS_KEY}: found {ids!r}, expected value in the maps: class id "
+            f"Dataset {name!r}: {IDS_KEY}: found {ids!r}, expected value in the maps: class id "
             "(0 to 254), such as {0: 0, 255: 1}"
         )
     return tuple(ids.items())
@@ -161,7 +213,7 @@ def checked_ignore(name: str, ignore: Any) -> tuple[int, ...]:
     values = ignore if isinstance(ignore, list | tuple) else (ignore,)
     if not all(_is_in(value, _MAX_VALUE) for value in values):
         raise ValueError(
-            f"Data set {name!r}: {IGNORE_KEY}: found {ignore!r}, expected one or more values of "
+            f"Dataset {name!r}: {IGNORE_KEY}: found {ignore!r}, expected one or more values of "
             f"the maps, 0 to {_MAX_VALUE}"
         )
     return tuple(values)
@@ -270,29 +322,5 @@ def _classes_of_values(
     return table[np.where((values < 0) | (values > _MAX_VALUE), _MAX_VALUE + 1, values)]
 
 
-def _ignore_unknown(
-    ids: np.ndarray,
-    num_classes: int,
-    ignore_value: int,
-    report: ProblemReport,
-    where: str,
-    found_as: np.ndarray | None = None,
-) -> np.ndarray:
-    """(H, W) integers -> (H, W) uint8 with unknown ids set to ``ignore_value``, counted.
-
-    ``found_as`` (H, W) are the values that the ids stand for in the file, if they are others.
-    """
-    unknown = (ids != ignore_value) & ((ids >= num_classes) | (ids < 0))
-    if unknown.any():
-        values = (ids if found_as is None else found_as)[unknown]
-        found, counts = np.unique(values, return_counts=True)
-        pixels = ", ".join(map(str, counts[:10]))
-        report.add(
-            UNKNOWN_IDS,
-            where,
-            f"found ids {found[:10].tolist()} in {counts.sum()} pixels, expected "
-            f"0..{num_classes - 1} or {ignore_value} (pixels of each: {pixels}). If they are "
-            f"classes, set {IDS_KEY} of the data set, such as {{{found[0]}: 1}}",
-        )
-        ids = np.where(unknown, ignore_value, ids)
-    return ids.astype(np.uint8, copy=False)
+def _short(values: Sequence[Any]) -> str:
+    return f"{list(values[:20])}" + (f" and {len(values) - 20} more" if len(values) > 20 else "")

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from detectron2.utils import comm
 
-from d2_multitask.data.labels.maps import boundary_map, occlusion_map
+from d2_multitask.data.labels.boundary import boundary_map
+from d2_multitask.data.labels.occlusion import occlusion_map
 from d2_multitask.evaluation.base import LabelEvaluator
 from d2_multitask.evaluation.boundary.counts import EdgeCounts, EdgeJob, count_edges
 from d2_multitask.evaluation.boundary.precision_recall import (

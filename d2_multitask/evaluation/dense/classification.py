@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from d2_multitask.data.labels.maps import image_label_vector
+from d2_multitask.data.labels.image_labels import image_label_vector
 from d2_multitask.evaluation.base import LabelEvaluator
 from d2_multitask.evaluation.legacy import official_mean_ap
 

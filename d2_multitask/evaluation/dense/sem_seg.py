@@ -14,8 +14,9 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 
 from d2_multitask.data.datasets.catalog import load_dataset
-from d2_multitask.data.labels.maps import IGNORE_VALUE, part_seg_map
-from d2_multitask.data.labels.sem_seg import load_sem_seg
+from d2_multitask.data.labels.base import IGNORE_VALUE
+from d2_multitask.data.labels.parts import part_seg_map
+from d2_multitask.data.labels.sem_seg import SemSegLabel, load_sem_seg
 from d2_multitask.evaluation.base import LabelEvaluator
 from d2_multitask.evaluation.coco.labels import temporary_dataset
 
@@ -204,9 +205,3 @@ class PartsEvaluator(LabelMapEvaluator):
     def labels(self, record: dict[str, Any]) -> np.ndarray | None:
         """(H, W) uint8, 255 = ignored."""
         return part_seg_map(record, num_classes=self._num_classes)
-
-
-def has_sem_seg(record: dict[str, Any]) -> bool:
-    """Whether an image of a dataset (Detectron2's dataset dict) has semantic labels."""
-    derived = record.get("sem_seg_from_annotations", False) and "annotations" in record
-    return any(map(record.get, ("sem_seg_file_name", "sem_seg_segments"))) or derived

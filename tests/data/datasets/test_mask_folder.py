@@ -12,7 +12,7 @@ from PIL import Image
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.data.datasets.folders import NO_MASK, register_mask_folder
 from d2_multitask.data.datasets.from_config import register_datasets
-from d2_multitask.data.labels.dense import DenseLabels
+from d2_multitask.data.labels.foreground import ForegroundLabel
 from d2_multitask.data.loader import (
     NO_LABEL,
     build_test_loader,
@@ -106,7 +106,7 @@ def test_the_mask_moves_with_the_image(root):
     mapper = MultitaskDatasetMapper(
         True,
         augmentations=[T.CropTransform(5, 3, 20, 10), T.HFlipTransform(20)],
-        dense_labels=DenseLabels(["foreground"]),
+        labels=[ForegroundLabel()],
     )
     for record in (DatasetCatalog.get(NAME)[index] for index in (0, 2)):
         result = mapper(record)
@@ -155,7 +155,7 @@ def test_a_folder_of_bad_masks_is_an_error(root):
     for name in ("a.bmp", "more/c.png"):
         Image.fromarray(np.full((20, 30), 100, np.uint8)).save(root / "masks" / name)
     register_datasets([entry(root)])
-    with pytest.raises(ValueError, match="none of its masks can be used.*a.bmp.*MASK_THRESHOLD"):
+    with pytest.raises(ValueError, match="(?s)none of its maps can be used.*.*MASK_THRESHOLD"):
         get_training_dicts(config())
 
 

@@ -7,14 +7,20 @@ import pytest
 from detectron2.data import transforms as T
 from PIL import Image
 
-from d2_multitask.data.labels.dense import DenseLabels
-from d2_multitask.data.labels.maps import UNKNOWN_PARTS, boundary_map, part_seg_map, sem_seg_map
+from d2_multitask.data.labels.base import UNKNOWN_IDS
+from d2_multitask.data.labels.boundary import BoundaryLabel, boundary_map
+from d2_multitask.data.labels.image_labels import ImageLabels
+from d2_multitask.data.labels.occlusion import OcclusionLabel
+from d2_multitask.data.labels.parts import PartSegLabel, part_seg_map
+from d2_multitask.data.labels.sem_seg import SemSegLabel, sem_seg_map
 from d2_multitask.data.mapper import MultitaskDatasetMapper
 from d2_multitask.data.problems import ProblemReport
+from d2_multitask.heads.build import task_labels
 from synthetic.people.annotate import encode_mask
 
 HEIGHT, WIDTH = 8, 12
 ALL = ("part_seg", "boundary", "occlusion", "image_labels")
+LABELS = (SemSegLabel(59), PartSegLabel(), BoundaryLabel(), OcclusionLabel(), ImageLabels(59))
 
 
 def box_mask(top, bottom, left, right):
@@ -49,14 +55,8 @@ def record(tmp_path):
     }
 
 
-def mapped(record, *transforms, labels=ALL):
-    mapper = MultitaskDatasetMapper(
-        is_train=True,
-        augmentations=list(transforms),
-        dense_labels=DenseLabels(labels),
-        num_sem_seg_classes=59,
-    )
-    return mapper(record)
+def mapped(record, *transforms, labels=LABELS):
+    return MultitaskDatasetMapper(True, augmentations=list(transforms), labels=labels)(record)
 
 
 def test_without_augmentation_the_labels_are_the_maps(record):
@@ -122,13 +122,14 @@ def test_a_label_that_is_not_there_is_a_key_that_is_not_there(record):
 
 def test_only_what_is_asked_for_is_loaded(record):
     assert set(mapped(record, labels=())) & set(ALL) == set()
-    assert set(mapped(record, labels=("boundary",))) & set(ALL) == {"boundary"}
-    assert DenseLabels.for_tasks(["seg", "det", "parts", "occlusion"]).labels == (
-        "part_seg",
-        "occlusion",
-    )
-    with pytest.raises(ValueError, match="found \\['depth'\\]"):
-        DenseLabels(["depth"])
+    assert set(mapped(record, labels=[BoundaryLabel()])) & set(ALL) == {"boundary"}
+
+
+def test_the_heads_of_the_tasks_say_what_is_loaded(cfg):
+    cfg.MODEL.TASKS, cfg.MODEL.PARTS_HEAD.NUM_CLASSES = ["det", "parts", "occlusion"], 3
+    labels = task_labels(cfg)
+    assert [label.key for label in labels] == ["instances", "part_seg", "occlusion"]
+    assert [label.num_classes for label in labels[:2]] == [1, 3]
 
 
 def test_maps_from_files(record, tmp_path):
@@ -151,10 +152,9 @@ def test_parts_that_the_network_does_not_know_are_ignored(record, tmp_path, from
         record["part_seg_file_name"] = str(tmp_path / "parts.png")
     found = part_seg_map(record, report, num_classes=2)
     assert np.array_equal(found, np.where(parts == 2, 255, parts)) and (parts == 2).any()
-    assert report.counts == {UNKNOWN_PARTS: 1}
-    labels = DenseLabels.for_tasks(["parts"], num_part_classes=2)
-    moved = labels(record, T.TransformList([]), (HEIGHT, WIDTH))
-    assert np.array_equal(moved["part_seg"].numpy(), found)
+    assert report.counts == {UNKNOWN_IDS.format("human parts"): 1}
+    moved = PartSegLabel(2).load(record, T.TransformList([]), (HEIGHT, WIDTH))
+    assert np.array_equal(moved.numpy(), found)
 
 
 def test_bad_files_are_counted(record, tmp_path):

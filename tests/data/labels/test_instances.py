@@ -5,7 +5,7 @@ import pytest
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
-from d2_multitask.data.labels.instances import WRONG_JOINTS, InstanceBuilder
+from d2_multitask.data.labels.instances import WRONG_KEYPOINTS, InstanceBuilder
 from d2_multitask.data.labels.sem_seg import MASK_NOT_DECODED
 from d2_multitask.data.problems import DATA_REPORT
 from d2_multitask.data.transforms.crops import ScaleCropTransform
@@ -123,7 +123,7 @@ def test_wrong_number_of_joints_costs_only_the_joints():
     instances, _ = _build([_object(keypoints=[1, 2, 2]), _object(keypoints=[6, 5, 2] * 3)])
     assert len(instances) == 2
     assert instances.gt_keypoints.tensor[:, :, 2].tolist() == [[0, 0, 0], [2, 2, 2]]
-    assert DATA_REPORT.counts == {WRONG_JOINTS: 1}
+    assert DATA_REPORT.counts == {WRONG_KEYPOINTS: 1}
 
 
 def test_crowds_are_ignored_not_learnt():

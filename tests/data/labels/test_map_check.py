@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from d2_multitask.data.datasets.coco import register_coco_format
-from d2_multitask.data.labels.map_check import check_map_names, check_maps
+from d2_multitask.heads.build import task_labels
 
 KEYS = {
     "seg": "sem_seg_file_name",
@@ -18,6 +19,23 @@ KEYS = {
     "boundary": "boundary_file_name",
     "foreground": "foreground_file_name",
 }
+
+WORDS = {
+    "seg": "semantic maps",
+    "parts": "human parts",
+    "boundary": "boundary maps",
+    "foreground": "foreground masks",
+}
+
+
+def check_maps(cfg, name, records):
+    for label in task_labels(cfg):
+        label.check(name, records)
+
+
+def check_map_names(cfg, name, records):
+    for label in task_labels(cfg):
+        label.check_classes(name, records)
 
 
 def _records(tmp_path, maps, key="sem_seg_file_name", **fields):
@@ -41,7 +59,7 @@ def _records(tmp_path, maps, key="sem_seg_file_name", **fields):
 def test_no_map_can_be_used(cfg, tmp_path, task, values, message):
     cfg.MODEL.TASKS = [task]
     records = _records(tmp_path, [values, values], KEYS[task])
-    with pytest.raises(ValueError, match=f"(?s)'own': task '{task}': none of its .*{message}"):
+    with pytest.raises(ValueError, match=f"(?s)'own': {WORDS[task]}: none of its .*{message}"):
         check_maps(cfg, "own", records)
     cfg.MODEL.TASKS = ["det"]
     check_maps(cfg, "own", records)
@@ -114,7 +132,7 @@ def test_ids_beyond_8_bits(cfg, tmp_path, num_classes, ignore_value):
 
 def test_boundaries_of_255(cfg, tmp_path):
     cfg.MODEL.TASKS = ["boundary"]
-    with pytest.raises(ValueError, match=r"'boundary'.*save them as class ids"):
+    with pytest.raises(ValueError, match=r"boundary maps.*save them as class ids"):
         check_maps(cfg, "own", _records(tmp_path, [[[0, 0, 255]]], KEYS["boundary"]))
 
 
@@ -160,7 +178,10 @@ def test_number_of_classes_is_advised_only_if_ids_are_names(
     records = DatasetCatalog.get("named")
     assert len(MetadataCatalog.get("named").stuff_classes) == len(names or "abc")
     if not is_error:
-        check_map_names(cfg, "named", records)
+        number = r"stuff_classes: found 3, .* NUM_CLASSES to 3"
+        is_same = len(names) == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        with nullcontext() if is_same else pytest.raises(ValueError, match=number):
+            check_map_names(cfg, "named", records)
         return
     with pytest.raises(ValueError, match="set STUFF_CLASSES .* names of the ids") as error:
         check_map_names(cfg, "named", records)

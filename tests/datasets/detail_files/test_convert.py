@@ -12,7 +12,9 @@ from d2_multitask.data.datasets.coco import CocoFormatDataset
 from d2_multitask.data.datasets.pascal_in_detail import load_phase, register_detail_layout
 from d2_multitask.data.datasets.pascal_in_detail.loader import find_files
 from d2_multitask.data.datasets.pascal_in_detail.names import THING_CATEGORY_IDS
-from d2_multitask.data.labels.maps import boundary_map, part_seg_map, sem_seg_map
+from d2_multitask.data.labels.boundary import boundary_map
+from d2_multitask.data.labels.parts import part_seg_map
+from d2_multitask.data.labels.sem_seg import sem_seg_map
 from detail_files.convert import convert_file
 from detail_files.validate import validate_file
 from detail_miniature import miniature, write

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from d2_multitask.data.datasets.pascal_in_detail import load_phase
-from d2_multitask.data.labels.maps import image_label_vector
+from d2_multitask.data.labels.image_labels import image_label_vector
 from d2_multitask.evaluation.build import build_evaluator
 from detail_support import HEIGHT, MAIN, WIDTH, inputs_of, perfect_output
 from synthetic.in_detail import write_synthetic_in_detail

@@ -11,7 +11,10 @@ from benchmark.pascal_in_detail import (
     time_evaluators,
     total_minutes,
 )
-from d2_multitask.data.labels.maps import boundary_map, occlusion_map, part_seg_map, sem_seg_map
+from d2_multitask.data.labels.boundary import boundary_map
+from d2_multitask.data.labels.occlusion import occlusion_map
+from d2_multitask.data.labels.parts import part_seg_map
+from d2_multitask.data.labels.sem_seg import sem_seg_map
 
 
 def test_all_evaluators_are_timed():

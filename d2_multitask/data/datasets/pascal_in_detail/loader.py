@@ -12,7 +12,7 @@ instances, as run-length masks):
 - ``image_labels``: sorted classes (0..58) that the image shows;
 - ``unmatched_keypoints``: skeletons that belong to none of the instances.
 
-:mod:`d2_multitask.data.labels.maps` makes maps of them.
+the labels in `d2_multitask.data.labels` make maps of them.
 """
 
 from __future__ import annotations

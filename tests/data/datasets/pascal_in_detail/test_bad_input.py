@@ -7,7 +7,8 @@ import pytest
 
 from d2_multitask.data.datasets.pascal_in_detail import annotation_file as files
 from d2_multitask.data.datasets.pascal_in_detail import edges, joints, segmentation
-from d2_multitask.data.labels.maps import part_seg_map, sem_seg_map
+from d2_multitask.data.labels.parts import part_seg_map
+from d2_multitask.data.labels.sem_seg import sem_seg_map
 from d2_multitask.data.problems import ProblemReport
 from detail_files.validate import validate_file
 from detail_miniature import IMAGE_ID, NOWHERE, miniature

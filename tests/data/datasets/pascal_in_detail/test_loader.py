@@ -18,13 +18,11 @@ from d2_multitask.data.datasets.pascal_in_detail.names import (
     STUFF_CLASSES,
     pascal_in_detail_metadata,
 )
-from d2_multitask.data.labels.maps import (
-    boundary_map,
-    image_label_vector,
-    occlusion_map,
-    part_seg_map,
-    sem_seg_map,
-)
+from d2_multitask.data.labels.boundary import boundary_map
+from d2_multitask.data.labels.image_labels import image_label_vector
+from d2_multitask.data.labels.occlusion import occlusion_map
+from d2_multitask.data.labels.parts import part_seg_map
+from d2_multitask.data.labels.sem_seg import sem_seg_map
 from detail_miniature import IMAGE_ID, miniature, write
 
 PERSON, GRASS, SKY = (STUFF_CLASSES.index(name) for name in ("person", "grass", "sky"))

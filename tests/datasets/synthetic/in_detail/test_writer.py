@@ -10,10 +10,8 @@ import pytest
 from PIL import Image
 
 from d2_multitask.data.datasets.pascal_in_detail import load_phase
-from d2_multitask.data.labels.maps import (
-    part_seg_map,
-    sem_seg_map,
-)
+from d2_multitask.data.labels.parts import part_seg_map
+from d2_multitask.data.labels.sem_seg import sem_seg_map
 from synthetic.in_detail import draw_detail_scene, write_synthetic_in_detail
 from synthetic.in_detail.scene import DETAIL_CONFIG
 

@@ -7,7 +7,7 @@ import logging
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from d2_multitask.data.labels.joint_flips import flip_indices
+from d2_multitask.data.datasets.keypoint_flips import flip_indices
 
 NAMES = ["nose", "left_eye", "right_eye", "left_ear", "right_ear"]
 PAIRS = [("left_eye", "right_eye"), ("left_ear", "right_ear")]
