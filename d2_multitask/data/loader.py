@@ -78,12 +78,13 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
     for name, dataset_dicts in sets.items():
         _check_readable(name, dataset_dicts, cfg.INPUT.FORMAT)
         _check_category_ids(name, dataset_dicts)
+    _check_labels(cfg, _chain(sets, times), list(sets))
+    for name, dataset_dicts in sets.items():
         for label in labels:
             label.check(name, dataset_dicts)
     report_shared_files(sets, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     sets = {name: _with_labelled_joints(dicts) for name, dicts in sets.items()}
     dataset_dicts = _chain(sets, times)
-    _check_labels(cfg, dataset_dicts, list(sets))
     if not LABEL_FREE_TASKS.isdisjoint(cfg.MODEL.TASKS):
         return dataset_dicts  # every image teaches something
     dataset_dicts = filter_images(dataset_dicts, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)

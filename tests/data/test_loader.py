@@ -56,7 +56,7 @@ def test_joints_that_nobody_named(cfg, own):
     MetadataCatalog.get("nameless").set(thing_classes=["person"])
     cfg.DATASETS.TRAIN = ("nameless",)
     cfg.MODEL.TASKS = ["pose"]
-    with pytest.raises(ValueError, match=r"have 3 joints.*get\('nameless'\)"):
+    with pytest.raises(ValueError, match=r"have 3 keypoints.*get\('nameless'\)"):
         get_training_dicts(cfg)
 
 
@@ -68,7 +68,7 @@ def test_another_number_of_joints_than_names(cfg, own):
     )
     cfg.DATASETS.TRAIN, cfg.MODEL.TASKS = ("shorter",), ["pose"]
     cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS = 2
-    with pytest.raises(ValueError, match="keypoints: found 9 numbers an object, expected 6"):
+    with pytest.raises(ValueError, match="keypoints: found 9 numbers per object, expected 6"):
         get_training_dicts(cfg)
 
 
@@ -102,6 +102,7 @@ def test_two_images_of_one_id_are_not_scored(cfg, own):
 def test_masks_and_joints_that_nobody_labelled(own, coco, write_coco, key, field):
     """An R-CNN would train without them in silence."""
     own.MODEL[key], own.MODEL.TASKS = True, ["det"]
+    own.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 3
     assert get_training_dicts(own)
     for annotation in coco["annotations"]:
         annotation.pop(field, None)
@@ -244,7 +245,7 @@ def test_data_sets_must_agree(own, image, key, value):
     names = {"thing_classes": ["person"], key: value}
     _register("other", [image | {"annotations": []}], **names)
     own.DATASETS.TRAIN = ("own", "other")
-    with pytest.raises(ValueError, match=rf"{key} of data set 'other': found .* as in 'own'"):
+    with pytest.raises(ValueError, match=rf"{key} of dataset 'other': found .* as in 'own'"):
         get_training_dicts(own)
 
 
@@ -268,7 +269,7 @@ def test_pairs_may_be_lists_or_tuples(own, image):
         pytest.param(
             "pose",
             [PERSON | {"keypoints": [0] * 9}],
-            "'pose' needs objects with labelled joints",
+            "'pose' needs objects with labelled keypoints",
             id="no labelled joint",
         ),
         pytest.param("seg", [PERSON], "'seg' needs semantic maps", id="no map"),

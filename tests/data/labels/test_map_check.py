@@ -178,7 +178,7 @@ def test_number_of_classes_is_advised_only_if_ids_are_names(
     records = DatasetCatalog.get("named")
     assert len(MetadataCatalog.get("named").stuff_classes) == len(names or "abc")
     if not is_error:
-        number = r"stuff_classes: found 3, .* NUM_CLASSES to 3"
+        number = r"stuff_classes: found 3, .*NUM_CLASSES to 3"
         is_same = len(names) == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         with nullcontext() if is_same else pytest.raises(ValueError, match=number):
             check_map_names(cfg, "named", records)

@@ -118,7 +118,7 @@ def test_file_without_joints_has_no_keypoint_metric(cfg, register_records, caplo
     with caplog.at_level(logging.INFO):
         results = evaluate(cfg, register_records(records), records, outputs)
     assert set(results) == set(MAIN) - {"keypoints"}
-    assert "has no joints" in caplog.text
+    assert "has no keypoints" in caplog.text
 
 
 def test_images_without_labels_do_not_count_and_are_counted(cfg, register_records, caplog):
@@ -159,11 +159,15 @@ def test_missing_masks_are_an_error(cfg, register_records):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 54, "SEM_SEG_HEAD.NUM_CLASSES: found 54, expected 59"),
+        (
+            "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+            54,
+            "found 59, .*expected 54 .*SEM_SEG_HEAD",
+        ),
         (
             "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS",
             17,
-            "ROI_KEYPOINT_HEAD.NUM_KEYPOINTS: found 17, expected 14",
+            "found 14, .*expected 17 .*ROI_KEYPOINT_HEAD.NUM_KEYPOINTS to 14",
         ),
         ("TEST.KEYPOINT_OKS_SIGMAS", [0.1] * 4, "KEYPOINT_OKS_SIGMAS: found 4, expected 14"),
         ("TEST.PASCAL_IN_DETAIL.BOUNDARY_THRESHOLDS", 0, "found 0, expected 1 or more"),
