@@ -33,9 +33,8 @@ from d2_multitask.evaluation.coco.class_agnostic import ClassAgnosticEvaluator
 from d2_multitask.evaluation.coco.evaluator import MultitaskCOCOEvaluator
 from d2_multitask.evaluation.dense.classification import ClassificationEvaluator
 from d2_multitask.evaluation.dense.foreground import ForegroundEvaluator
-from d2_multitask.evaluation.dense.sem_seg import PartsEvaluator
 from d2_multitask.evaluation.dense.reconstruction import ReconstructionEvaluator
-from d2_multitask.evaluation.dense.sem_seg import MultitaskSemSegEvaluator
+from d2_multitask.evaluation.dense.sem_seg import MultitaskSemSegEvaluator, PartsEvaluator
 from d2_multitask.evaluation.request import (
     TASK_EVALUATORS,
     EvaluationRequest,

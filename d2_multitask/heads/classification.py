@@ -32,6 +32,7 @@ class ClassificationHead(TaskHead):
     """Multi-label classification, learned by binary cross-entropy over the known labels."""
 
     labels: ClassVar = (ImageLabels,)
+
     @configurable
     def __init__(
         self,

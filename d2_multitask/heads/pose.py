@@ -12,8 +12,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList
 from torch import Tensor
 
-from d2_multitask.data.labels.instances import BoxLabel, KeypointLabel
 from d2_multitask.data.datasets import keypoint_flips
+from d2_multitask.data.labels.instances import BoxLabel, KeypointLabel
 from d2_multitask.heads.base import Decoded, Predictions, Targets, check_class_ids
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
 from d2_multitask.heads.center import ObjectGrid, ObjectHead, average_flipped_logits

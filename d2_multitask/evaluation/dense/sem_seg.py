@@ -16,7 +16,7 @@ from detectron2.evaluation import SemSegEvaluator
 from d2_multitask.data.datasets.catalog import load_dataset
 from d2_multitask.data.labels.base import IGNORE_VALUE
 from d2_multitask.data.labels.parts import part_seg_map
-from d2_multitask.data.labels.sem_seg import SemSegLabel, load_sem_seg
+from d2_multitask.data.labels.sem_seg import load_sem_seg
 from d2_multitask.evaluation.base import LabelEvaluator
 from d2_multitask.evaluation.coco.labels import temporary_dataset
 
