@@ -75,7 +75,7 @@ def convert(args: argparse.Namespace) -> None:
     if report.mismatched:
         raise ValueError(
             f"{path} does not fit {config_file}: {'; '.join(map(str, report.mismatched[:3]))}; "
-            "nothing is written. Expected a config with the file's classes, joints and widths"
+            "nothing is written. Expected a config with the file's classes, keypoints and widths"
         )
     fresh = [name for name in report.fresh if not name.endswith("num_batches_tracked")]
     lost = [name for name in fresh if name.startswith("backbone.")]

@@ -130,11 +130,11 @@ def our_name(name: str) -> str:
         return f"backbone.bottom_up.{rest}"
     match = re.match(r"(?:dla_up\.ida_(\d+)|ida_up)\.(proj|node|up)_(\d+)\.(.*)", name)
     if match:
-        row, kind, place, rest = match.groups()
+        row, kind, index, rest = match.groups()
         module = "output_aggregation" if row is None else f"aggregations.{row}"
         modules = {"proj": "projections", "node": "nodes", "up": "ups"}[kind]
         rest = rest.removeprefix("conv.").replace("actf.0.", "norm.")
-        return f"backbone.{module}.{modules}.{int(place) - 1}.{rest}"
+        return f"backbone.{module}.{modules}.{int(index) - 1}.{rest}"
     match = re.match(r"deconv_layers\.(\d+)\.(.*)", name)
     if match:
         stage, layer = divmod(int(match[1]), 6)

@@ -77,7 +77,7 @@ def check_architecture(report: LoadReport) -> None:
     """Refuse weights of another architecture.
 
     Counted are the backbone's tensors or, for a model without one, all, without batch norms'
-    counters. A file that a module has translated is not judged again: the module has done it.
+    counters. A file that a module has translated is not checked again: the module has done it.
 
     Raises:
         ValueError: Fewer than half of these tensors match the file's.

@@ -38,7 +38,7 @@ def add_backbone_config(cfg: CfgNode) -> None:
     # the third number is the width of the feature that heads read.
     cfg.MODEL.DLA.CHANNELS = [16, 32, 64, 128, 256, 512]
 
-    # How CenterNet's networks come back to stride 4: `build_dla_up_backbone` and
+    # How CenterNet's networks are up-sampled to stride 4: `build_dla_up_backbone` and
     # `build_resnet_up_backbone`.
     cfg.MODEL.UPSAMPLING = CfgNode()
     # Deformable convolution, as in all published weights; False is several times faster on CPUs

@@ -3,7 +3,7 @@
 Unlike `vit.py` it is the whole autoencoder with its class token, so frozen features are the MAE's,
 and it can be trained to reconstruct together with the tasks (`MultitaskMAE`).
 
-Letters: N images, H x W pixels, p pixels a side of a patch, h x w patches, L = h * w, D channels.
+Letters: N images, H x W pixels, p pixels per side of a patch, h x w patches, L = h * w, D channels.
 """
 
 from __future__ import annotations

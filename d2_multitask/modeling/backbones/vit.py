@@ -65,9 +65,9 @@ class ScaledDotProductAttention(Attention):
         self, q: Tensor, k: Tensor, v: Tensor, grid_hw: tuple[int, int]
     ) -> Tensor:
         """(N, heads, h * w, D / heads) each -> the same."""
-        places = _one_hot_places(grid_hw).to(k).expand(*k.shape[:2], -1, -1)
+        cells = _one_hot_cells(grid_hw).to(k).expand(*k.shape[:2], -1, -1)
         q = torch.cat([q * self.scale, self._relative_positions(q, grid_hw)], dim=-1)
-        k = torch.cat([k, places], dim=-1)
+        k = torch.cat([k, cells], dim=-1)
         # The matrix is smaller than what the kernel would store, or it is faster.
         if q.shape[2] <= 3 * q.shape[3] or matrix_is_faster(q):
             return _written_out(q, k, v)
@@ -93,8 +93,8 @@ def _written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (q @ k.transpose(-2, -1)).softmax(dim=-1) @ v
 
 
-def _one_hot_places(grid_hw: tuple[int, int]) -> Tensor:
-    """(h * w, h + w): of each place, 1 at its row and, after the rows, at its column."""
+def _one_hot_cells(grid_hw: tuple[int, int]) -> Tensor:
+    """(h * w, h + w): for each cell, 1 at its row and, after the rows, at its column."""
     h, w = grid_hw
     rows = torch.eye(h).repeat_interleave(w, dim=0)
     return torch.cat([rows, torch.eye(w).repeat(h, 1)], dim=1)

@@ -30,7 +30,7 @@ def sincos_position_embedding(
         embed_dim: D, a multiple of 4.
         grid_hw: (h, w), the patches that get a position.
         native_grid_hw: the grid that the network was trained with; the h x w patches are spread
-            over the same picture, so that patch i is at (i + 0.5) * native / h - 0.5. ``None``:
+            over the same image, so that patch i is at (i + 0.5) * native / h - 0.5. ``None``:
             positions are 0, 1, 2, ...
 
     Returns:
@@ -59,15 +59,15 @@ def fixed_position_embedding(embed_dim: int, grid_hw: Grid) -> nn.Parameter:
 
     A parameter and not a buffer, as in the authors' code, so it is in every checkpoint.
     """
-    places = sincos_position_embedding(embed_dim, grid_hw)
-    table = torch.cat([torch.zeros(1, embed_dim), places])[None]
+    positions = sincos_position_embedding(embed_dim, grid_hw)
+    table = torch.cat([torch.zeros(1, embed_dim), positions])[None]
     return nn.Parameter(table, requires_grad=False)
 
 
 def resize_position_embedding(
     table: Tensor, source_grid_hw: Grid, grid_hw: Grid, mode: str = "bicubic"
 ) -> Tensor:
-    """Move a position embedding to another grid of patches over the same picture.
+    """Move a position embedding to another grid of patches of the same image.
 
     Args:
         table: (1, n + L, D): n tokens without a position (MAE: one, the class token), then the
@@ -95,36 +95,36 @@ def resize_position_embedding(
         )
     if tuple(source_grid_hw) == tuple(grid_hw):
         return table
-    places = table[:, extra:]
+    positions = table[:, extra:]
     if mode == "sincos":
-        if not _is_sincos(places[0], (h, w)):
+        if not _is_sincos(positions[0], (h, w)):
             raise ValueError(
                 "Position embedding: the table is not MAE's sines and cosines (it was learned, or "
                 "is of another network), so it cannot be computed for another grid; use 'bicubic'"
             )
         new = sincos_position_embedding(table.shape[2], grid_hw, source_grid_hw)
-        places = new[None].to(table)
+        positions = new[None].to(table)
     else:
         # Not timm's `resample_abs_pos_embed`, which has the same values, but (in timm 1.0.3)
         # returns the table as it is for a square grid with as many patches as the source.
-        maps = places.float().reshape(1, h, w, -1).permute(0, 3, 1, 2)  # (1, D, h, w)
+        maps = positions.float().reshape(1, h, w, -1).permute(0, 3, 1, 2)  # (1, D, h, w)
         maps = F.interpolate(maps, size=grid_hw, mode="bicubic", align_corners=False)
-        places = maps.flatten(2).transpose(1, 2).to(table.dtype)
-    return torch.cat([table[:, :extra], places], dim=1)
+        positions = maps.flatten(2).transpose(1, 2).to(table.dtype)
+    return torch.cat([table[:, :extra], positions], dim=1)
 
 
-def infer_grid(places: Tensor) -> Grid:
+def infer_grid(positions: Tensor) -> Grid:
     """The grid (h, w) of a table (L, D), from its values or, of a learned one, from its length.
 
     Raises:
         ValueError: the table holds no sines and cosines, and L is no square number.
     """
-    length, embed_dim = places.shape
+    length, embed_dim = positions.shape
     side = math.isqrt(length)
     if embed_dim % 4 == 0:
         heights = [h for h in range(1, length + 1) if length % h == 0]
         for h in sorted(heights, key=lambda h: abs(h - side)):  # squares are the usual case
-            if _is_sincos(places, (h, length // h)):
+            if _is_sincos(positions, (h, length // h)):
                 return h, length // h
     if side**2 != length:
         raise ValueError(
@@ -134,9 +134,9 @@ def infer_grid(places: Tensor) -> Grid:
     return side, side
 
 
-def _is_sincos(places: Tensor, grid_hw: Grid) -> bool:
-    expected = sincos_position_embedding(places.shape[1], grid_hw)
-    return bool((places.detach().float().cpu() - expected).abs().max() < _SAME_TABLE)
+def _is_sincos(positions: Tensor, grid_hw: Grid) -> bool:
+    expected = sincos_position_embedding(positions.shape[1], grid_hw)
+    return bool((positions.detach().float().cpu() - expected).abs().max() < _SAME_TABLE)
 
 
 class PositionTable:

@@ -377,7 +377,9 @@ def _check_encoder(translated: TranslatedWeights, wanted: dict[str, Tensor], fil
     if len(fitting) < MIN_ENCODER_SHARE * len(expected):
         problem = f"{len(fitting)} of {len(expected)} tensors of the encoder match"
     elif len(lost) > (1 - MIN_ENCODER_SHARE) * len(blocks):
-        problem = f"{len(blocks) - len(lost)} of the file's {len(blocks)} blocks have a place"
+        problem = (
+            f"{len(blocks) - len(lost)} of the file's {len(blocks)} blocks exist in the network"
+        )
     else:
         return
     own = TranslatedWeights(dict(wanted), {}, "")
