@@ -66,13 +66,6 @@ class BoundaryHead(DenseHead):
         # The loss is a weighted mean, so it starts at the size of the others.
         node.LOSS_WEIGHT = 1.0
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Config and backbone outputs -> arguments of ``__init__``."""
-        node = cfg.MODEL.BOUNDARY_HEAD
-        weights = {"positive_weight": node.POSITIVE_WEIGHT, "loss_weight": node.LOSS_WEIGHT}
-        return {**super().from_config(cfg, input_shape), **weights}
-
     def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
         """``loss_boundary``."""
         logits, labels = self.logits_and_labels(predictions, targets)

@@ -86,15 +86,8 @@ class BoxHead(ObjectHead):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Config and backbone outputs -> arguments of ``__init__``."""
-        node = cfg.MODEL.DET_HEAD
-        return {
-            "grid": ObjectGrid.from_config(cfg, input_shape),
-            "conv_dim": node.CONV_DIM,
-            "wh_weight": node.WH_WEIGHT,
-            "wh_scale": node.WH_SCALE,
-            "box_loss": node.BOX_LOSS,
-            "giou_weight": node.GIOU_WEIGHT,
-        }
+        arguments = {key.lower(): value for key, value in cfg.MODEL.DET_HEAD.items()}
+        return {"grid": ObjectGrid.from_config(cfg, input_shape), **arguments}
 
     def layers(self, features: dict[str, Tensor]) -> Predictions:
         """-> wh (N, 2, h, w), (width, height), in ``wh_scale`` stride units.

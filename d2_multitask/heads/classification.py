@@ -19,7 +19,7 @@ from torch import Tensor
 from d2_multitask.data.labels.image_labels import ImageLabels
 from d2_multitask.heads.base import Branch, Decoded, Predictions, Targets, TaskHead
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
-from d2_multitask.heads.dense import add_branch_config, branch_arguments
+from d2_multitask.heads.dense import add_branch_config, node_arguments
 from d2_multitask.losses import masked_binary_cross_entropy
 from d2_multitask.targets.encode import BatchLabels, image_cells
 
@@ -96,14 +96,7 @@ class ClassificationHead(TaskHead):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Config and backbone outputs -> arguments of ``__init__``."""
-        node = cfg.MODEL.CLASSIFICATION_HEAD
-        return {
-            **branch_arguments(node, "MODEL.CLASSIFICATION_HEAD", input_shape),
-            "num_classes": node.NUM_CLASSES,
-            "map_stride": node.MAP_STRIDE,
-            "ignore_value": node.IGNORE_VALUE,
-            "loss_weight": node.LOSS_WEIGHT,
-        }
+        return node_arguments(cfg, "CLASSIFICATION_HEAD", input_shape)
 
     def layers(self, features: dict[str, Tensor]) -> Predictions:
         """-> class_map logits (N, num_classes, h, w)."""

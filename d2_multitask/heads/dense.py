@@ -132,13 +132,8 @@ class DenseHead(TaskHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Config and backbone outputs -> arguments of ``DenseHead.__init__``."""
-        node = cfg.MODEL[cls.node_name]
-        return {
-            **branch_arguments(node, f"MODEL.{cls.node_name}", input_shape),
-            "upscale": node.get("UPSCALE", 1),
-            "ignore_value": node.get("IGNORE_VALUE", 255),
-        }
+        """Config and backbone outputs -> arguments of ``__init__``; see :func:`node_arguments`."""
+        return node_arguments(cfg, cls.node_name, input_shape)
 
     def branch(self, out_channels: int, bias: float = 0.0) -> nn.Module:
         """Layers from the head's feature maps to ``out_channels`` maps, for :meth:`run`."""
@@ -302,19 +297,15 @@ def add_branch_config(node: CfgNode, conv_dim: int) -> None:
     node.NORM = ""
 
 
-def branch_arguments(node: CfgNode, name: str, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-    """The keys of :func:`add_branch_config` -> arguments of a head's ``__init__``.
+def node_arguments(cfg: CfgNode, name: str, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+    """The keys of ``cfg.MODEL[name]`` in lower case, as arguments of a head's ``__init__``.
 
-    Args:
-        node: the head's config.
-        name: its name, for messages.
-        input_shape: the backbone's outputs.
+    ``IN_FEATURES`` becomes ``input_shape``: those of the backbone's outputs.
     """
-    return {
-        "input_shape": dense_shapes(input_shape, node.IN_FEATURES, f"{name}.IN_FEATURES"),
-        "conv_dim": node.CONV_DIM,
-        "norm": node.NORM,
-    }
+    arguments = {key.lower(): value for key, value in cfg.MODEL[name].items()}
+    names = arguments.pop("in_features")
+    shapes = dense_shapes(input_shape, names, f"MODEL.{name}.IN_FEATURES")
+    return {"input_shape": shapes, **arguments}
 
 
 def dense_shapes(

@@ -65,13 +65,6 @@ class ForegroundHead(DenseHead):
         node.BCE_WEIGHT = 1.0
         node.DICE_WEIGHT = 1.0
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Config and backbone outputs -> arguments of ``__init__``."""
-        node = cfg.MODEL.FOREGROUND_HEAD
-        weights = {"bce_weight": node.BCE_WEIGHT, "dice_weight": node.DICE_WEIGHT}
-        return {**super().from_config(cfg, input_shape), **weights}
-
     def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
         """``loss_foreground_bce`` and ``loss_foreground_dice``, at the input's resolution."""
         logits, labels = self.logits_and_labels(predictions, targets)

@@ -78,18 +78,6 @@ class OcclusionHead(DenseHead):
         node.BOUNDARY_WEIGHT = 1.0
         node.DIRECTION_WEIGHT = 1.0
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Config and backbone outputs -> arguments of ``__init__``."""
-        node = cfg.MODEL.OCCLUSION_HEAD
-        return {
-            **super().from_config(cfg, input_shape),
-            "positive_weight": node.POSITIVE_WEIGHT,
-            "direction_radius": node.DIRECTION_RADIUS,
-            "boundary_weight": node.BOUNDARY_WEIGHT,
-            "direction_weight": node.DIRECTION_WEIGHT,
-        }
-
     def layers(self, features: dict[str, Tensor]) -> Predictions:
         """-> boundary logits (N, 1, h, w), direction (N, 2, h, w) of any length."""
         return {

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
 
 from d2_multitask.data.labels.parts import PartSegLabel
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
@@ -32,13 +31,3 @@ class PartsHead(LabelMapHead):
         add_branch_config(node, conv_dim=64)
         # That literature's semantic : parts = 1 : 2, since most pixels are background.
         node.LOSS_WEIGHT = 2.0
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Config and backbone outputs -> arguments of ``__init__``."""
-        node = cfg.MODEL.PARTS_HEAD
-        return {
-            **super().from_config(cfg, input_shape),
-            "num_classes": node.NUM_CLASSES,
-            "loss_weight": node.LOSS_WEIGHT,
-        }
