@@ -1,6 +1,6 @@
 """One Mask R-CNN for every task: Detectron2's R-CNN, and our dense heads on its feature pyramid.
 
-``"det"`` in ``MODEL.TASKS`` is Detectron2's proposal network and box head, with masks and joints
+``"det"`` in ``MODEL.TASKS`` is Detectron2's proposal network and box head, with masks and keypoints
 as ``MODEL.MASK_ON`` and ``MODEL.KEYPOINT_ON`` say; every other task is a head of the registry. Each
 can be left out. Parameter names are Detectron2's, so its model zoo initialises what has its shape.
 """
@@ -41,14 +41,10 @@ LOSS_NAMES = {
 
 
 def add_rcnn_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.MULTITASK_RCNN``; all else of the R-CNN has Detectron2's keys.
-
-    Args:
-        cfg: the config to extend, in place.
-    """
+    """Add ``MODEL.MULTITASK_RCNN`` in place; all else of the R-CNN has Detectron2's keys."""
     cfg.MODEL.MULTITASK_RCNN = node = CfgNode()
-    # Ids of the classes that have joints: at inference only their boxes go through the keypoint
-    # head, which is slow; the others' joints are zeros. [] = all classes.
+    # Ids of the classes that have keypoints: at inference only their boxes go through the keypoint
+    # head, which is slow; the others' keypoints are zeros. [] = all classes.
     node.KEYPOINT_CLASSES = []
 
 
@@ -132,7 +128,7 @@ class MultitaskRCNN(GeneralizedRCNN):
         Returns:
             Training: ``{"loss_<task>_<term>": ()}``. Evaluation: one dict per image with
             ``instances`` (``pred_boxes``, ``scores``, ``pred_classes``, ``pred_masks`` (n, height,
-            width) bool, ``pred_keypoints`` (n, K, 3)) and what the heads answer.
+            width) bool, ``pred_keypoints`` (n, K, 3)) and the results of the heads.
         """
         if not self.training:
             return self.inference(batched_inputs, tasks=tasks)
@@ -148,14 +144,15 @@ class MultitaskRCNN(GeneralizedRCNN):
     def _detection_losses(
         self, batched_inputs: list[dict[str, Any]], images: ImageList, features: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Losses of boxes, masks and joints, over the images that have object labels.
+        """Losses of boxes, masks and keypoints, over the images that have object labels.
 
         Detectron2 takes means over this process's images and sampled boxes; they are weighted here
-        so that the mean over processes is that of one large batch. Masks and joints come weighted.
+        so that the mean over processes is that of one large batch. Those of masks and
+        keypoints come weighted.
         """
         labelled = [i for i, entry in enumerate(batched_inputs) if "instances" in entry]
-        # Without any, one image goes through all layers for nothing: each parameter gets a gradient
-        # of zero, which training on several GPUs relies on.
+        # Without any, one image still goes through all layers: each parameter gets a gradient of
+        # zero, which training on several GPUs relies on.
         rows = labelled or [0]
         if len(rows) < len(batched_inputs):
             sizes = [images.image_sizes[i] for i in rows]
@@ -174,7 +171,9 @@ class MultitaskRCNN(GeneralizedRCNN):
     ) -> dict[str, Tensor | float]:
         """See `worker_weight`; all 0 or without effect if no image has object labels."""
         per_image, per_box = (
-            worker_weight(torch.full((), count, device=self.device))  # filled there: no waiting
+            worker_weight(
+                torch.full((), count, device=self.device)
+            )  # filled on the device: no synchronisation
             for count in (num_images, num_boxes)
         )
         head = getattr(self.roi_heads, "keypoint_head", None)
@@ -197,7 +196,7 @@ class MultitaskRCNN(GeneralizedRCNN):
 
         Args:
             batched_inputs: see :meth:`forward`.
-            detected_instances: known boxes; only masks and joints are predicted for them.
+            detected_instances: known boxes; only masks and keypoints are predicted for them.
             do_postprocess: ``False`` gives the ``Instances`` alone, in pixels of the network input.
             tasks: see :meth:`forward`.
         """
@@ -251,19 +250,19 @@ def _check_config(cfg: CfgNode) -> None:
     if cfg.INPUT.RESIZE_TEST != "shortest_edge":
         raise ValueError(
             f"INPUT.RESIZE_TEST: found {cfg.INPUT.RESIZE_TEST!r}, expected 'shortest_edge', "
-            "because CenterNet's frames around test images belong to MultitaskCenterNet"
+            "because frames around test images are for MultitaskCenterNet"
         )
     if not cfg.MODEL.TASKS:
         raise ValueError("MODEL.TASKS: found an empty list, expected at least one task")
     for task in cfg.MODEL.TASKS:
         if task != DETECTION and head_class(task).requires:
             raise ValueError(
-                f"MODEL.TASKS: found {task!r}, which rests on {head_class(task).requires} and "
-                "works in MultitaskCenterNet; for joints in MultitaskRCNN set MODEL.KEYPOINT_ON"
+                f"MODEL.TASKS: found {task!r}, which requires {head_class(task).requires} and "
+                "works in MultitaskCenterNet; for keypoints in MultitaskRCNN set MODEL.KEYPOINT_ON"
             )
     for key in ("MASK_ON", "KEYPOINT_ON"):
         if cfg.MODEL[key] and DETECTION not in cfg.MODEL.TASKS:
             raise ValueError(
                 f"MODEL.{key}: found True, expected False, or {DETECTION!r} in MODEL.TASKS "
-                f"(found {list(cfg.MODEL.TASKS)}), because masks and joints are predicted in boxes"
+                f"(found {list(cfg.MODEL.TASKS)}), because masks and keypoints are predicted in boxes"
             )

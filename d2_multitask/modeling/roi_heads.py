@@ -30,7 +30,7 @@ from torch import Tensor
 from d2_multitask.heads.base import check_class_ids
 from d2_multitask.losses import average_over_workers, worker_weight
 
-# A box that lies on ignored pixels by more than this share of its area teaches nothing.
+# A box that lies on ignored pixels by more than this share of its area is ignored.
 _MAX_IGNORED = 0.5
 
 
@@ -45,13 +45,8 @@ class ImageLabels(Instances):
     def __init__(
         self, image_size: tuple[int, int], ignore_mask: Tensor | None = None, **fields: Any
     ) -> None:
-        """
-        Args:
-            image_size: (H, W).
-            ignore_mask: see the class.
-            **fields: of ``Instances``.
-        """
         super().__init__(image_size, **fields)
+        # With the underscore, ``Instances`` does not take it for a field of the objects.
         self._ignore_mask = ignore_mask
 
     @property
@@ -153,7 +148,7 @@ def covered_share(boxes: Tensor, mask: Tensor) -> Tensor:
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class MultitaskRPN(RPN):
-    """Detectron2's region proposal network; anchors on ignored pixels are no background."""
+    """Detectron2's region proposal network; anchors on ignored pixels are not background."""
 
     def label_and_sample_anchors(
         self, anchors: list[Boxes], gt_instances: list[ImageLabels]
@@ -173,11 +168,11 @@ class MultitaskKeypointHead(KRCNNConvDeconvUpsampleHead):
     """Detectron2's keypoint head, whose loss wants (N, C, H, W) order; in float32."""
 
     def layers(self, x: Tensor) -> Tensor:
-        """Pooled features (R, C, h, w) -> joint heatmaps (R, K, S, S), logits."""
+        """Pooled features (R, C, h, w) -> keypoint heatmaps (R, K, S, S), logits."""
         return super().layers(x).float().contiguous()
 
     def forward(self, x: Tensor, instances: list[Instances]) -> Any:
-        """As in Detectron2's head, with the mean over all processes' visible joints."""
+        """As in Detectron2's head, with the mean over all processes' visible keypoints."""
         if not self.training or self.loss_normalizer != "visible":
             return super().forward(x, instances)
         logits = self.layers(x)
@@ -200,7 +195,7 @@ class MultitaskROIHeads(StandardROIHeads):
     def __init__(self, *, keypoint_classes: list[int] | None = None, **kwargs: Any) -> None:
         """
         Args:
-            keypoint_classes: the classes whose boxes get joints; empty = all.
+            keypoint_classes: the classes whose boxes get keypoints; empty = all.
             **kwargs: of ``StandardROIHeads``.
         """
         super().__init__(**kwargs)
@@ -211,7 +206,7 @@ class MultitaskROIHeads(StandardROIHeads):
         """Config and backbone outputs -> arguments of ``__init__``.
 
         Raises:
-            ValueError: a class with joints that there is not.
+            ValueError: a class with keypoints that does not exist.
         """
         arguments = super().from_config(cfg, input_shape)
         classes, key = cfg.MODEL.MULTITASK_RCNN.KEYPOINT_CLASSES, "MULTITASK_RCNN.KEYPOINT_CLASSES"
@@ -232,7 +227,7 @@ class MultitaskROIHeads(StandardROIHeads):
     def forward_with_given_boxes(
         self, features: dict[str, Tensor], instances: list[Instances]
     ) -> list[Instances]:
-        """As in ``StandardROIHeads``, without the joints' heatmaps in the results."""
+        """As in ``StandardROIHeads``, without the keypoints' heatmaps in the results."""
         instances = super().forward_with_given_boxes(self._poolable(features), instances)
         for image in instances:
             if image.has("pred_keypoint_heatmaps"):
@@ -292,7 +287,7 @@ class MultitaskROIHeads(StandardROIHeads):
     ) -> dict[str, Tensor]:
         instances, _ = select_foreground_proposals(instances, self.num_classes)
         num_keypoints = self.keypoint_head.num_keypoints
-        instances = [_with_joints(image, num_keypoints) for image in instances]
+        instances = [_with_keypoints(image, num_keypoints) for image in instances]
         if any(map(len, instances)):  # Detectron2 logs a mean over the images with objects
             instances = select_proposals_with_visible_keypoints(instances)
         pooled = self.keypoint_pooler(
@@ -303,12 +298,12 @@ class MultitaskROIHeads(StandardROIHeads):
 
 
 def _with_masks(image: Instances) -> Instances:
-    """The sampled boxes whose object has a mask; an empty mask is an unlabelled one."""
+    """The sampled boxes whose object has a mask; an empty mask means unlabelled."""
     return image[image.gt_masks.nonempty()] if image.has("gt_masks") else image[:0]
 
 
-def _with_joints(image: Instances, num_keypoints: int) -> Instances:
-    """The same boxes, with joints that nobody labelled if the image has none."""
+def _with_keypoints(image: Instances, num_keypoints: int) -> Instances:
+    """The same boxes, with unlabelled keypoints if the image has none."""
     if image.has("gt_keypoints"):
         return image
     image = image[:]  # its fields are shared, its dict is not

@@ -31,9 +31,9 @@ class TiledNetwork(nn.Module):
     ) -> None:
         """
         Args:
-            network: ``(batched_inputs, tasks) -> one dict an image``, in evaluation mode.
+            network: ``(batched_inputs, tasks) -> one dict per image``, in evaluation mode.
             tile_hw: (h, w) in pixels of the network input.
-            overlap: share of a tile that it has in common with its neighbour, at least.
+            overlap: share of a tile that its neighbour covers too, at least.
             batch_size: tiles that run at once.
 
         Raises:
@@ -55,10 +55,10 @@ class TiledNetwork(nn.Module):
     def forward(
         self, batched_inputs: list[dict[str, Any]], tasks: Sequence[str] | None = None
     ) -> list[dict[str, Any]]:
-        """Results at the asked ``height`` and ``width``.
+        """Results at the requested ``height`` and ``width``.
 
         Raises:
-            ValueError: an image in a frame, or a result that is no map, is to be tiled.
+            ValueError: an image in a frame, or a result that is not a map, would be tiled.
         """
         return [self._one(x, {} if tasks is None else {"tasks": tasks}) for x in batched_inputs]
 

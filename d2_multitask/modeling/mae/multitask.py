@@ -1,5 +1,7 @@
-"""Task heads on a masked autoencoder that may stay one: with "reconstruction" among the tasks, the
-same network also removes patches and learns to reconstruct them, from images without labels too.
+"""Task heads on a masked autoencoder.
+
+With "reconstruction" among the tasks, the same network also learns to reconstruct removed patches,
+from images without labels too.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class MultitaskMAE(MultitaskCenterNet):
     ) -> None:
         """
         Args:
-            reconstructs: also learn and answer reconstructions.
+            reconstructs: also learn and return reconstructions.
             reconstruction_weight: of their loss.
             test_mask_ratio: share of removed patches in evaluation.
             test_seed: of the masks in evaluation.
