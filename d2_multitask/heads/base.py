@@ -49,7 +49,7 @@ class TaskHead(nn.Module):
     Attributes:
         task: the name under which the class is registered; set by the registry.
         labels: what the head learns from; the mapper loads it for the tasks that are trained.
-        requires: heads that must run before this one; they are built even if not asked for.
+        requires: heads that must run before this one; they are always built with it.
         uses: heads that run before this one if they are there.
         stride: input pixels per cell of this head's predictions.
     """

@@ -338,7 +338,7 @@ def resize_maps(
         maps: (C, h, w) on the padded grid.
         stride: input pixels per cell.
         image_size: (h, w) of the network input before padding.
-        output_size: (h, w) asked for.
+        output_size: (h, w) requested.
 
     Returns:
         (C, height, width) with (height, width) = ``output_size``.

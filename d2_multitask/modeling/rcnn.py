@@ -171,9 +171,8 @@ class MultitaskRCNN(GeneralizedRCNN):
     ) -> dict[str, Tensor | float]:
         """See `worker_weight`; all 0 or without effect if no image has object labels."""
         per_image, per_box = (
-            worker_weight(
-                torch.full((), count, device=self.device)
-            )  # filled on the device: no synchronisation
+            # Filled on the device, which `torch.tensor` would wait for.
+            worker_weight(torch.full((), count, device=self.device))
             for count in (num_images, num_boxes)
         )
         head = getattr(self.roi_heads, "keypoint_head", None)
@@ -264,5 +263,5 @@ def _check_config(cfg: CfgNode) -> None:
         if cfg.MODEL[key] and DETECTION not in cfg.MODEL.TASKS:
             raise ValueError(
                 f"MODEL.{key}: found True, expected False, or {DETECTION!r} in MODEL.TASKS "
-                f"(found {list(cfg.MODEL.TASKS)}), because masks and keypoints are predicted in boxes"
+                f"(found {list(cfg.MODEL.TASKS)}): masks and keypoints are predicted in boxes"
             )

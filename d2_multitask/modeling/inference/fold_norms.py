@@ -118,10 +118,7 @@ def is_foldable(norm: nn.Module | None) -> bool:
     """Whether a module is a batch norm that acts as a fixed affine map of each channel."""
     if isinstance(norm, _BatchNorm):
         return not norm.training and norm.running_mean is not None
-    return isinstance(norm, FrozenBatchNorm2d) or (
-        # timm's frozen norm with activation is of neither class.
-        type(norm).__name__ == "FrozenBatchNormAct2d" and hasattr(norm, "running_var")
-    )
+    return isinstance(norm, FrozenBatchNorm2d)
 
 
 def _takes_norm(conv: nn.Module) -> bool:

@@ -149,7 +149,7 @@ def crop_result(
             whatever has no place, which stays as it is.
         window: (x0, y0, x1, y1), where the image lies in the input.
         input_size: (h, w) of the input.
-        output_size: (h, w) of the image asked for.
+        output_size: (h, w) requested for the image.
 
     Returns:
         The same keys, in pixels of ``output_size``.

@@ -51,10 +51,6 @@ FEATURE_FPN = (
         ),
         pytest.param((*FEATURE_FPN, "torchvision/mobilenet_v2"), id="torchvision"),
         pytest.param((*FEATURE_FPN, "timm/mobilenetv3_small_050"), id="timm"),
-        pytest.param(
-            (*FEATURE_FPN, "timm/mobilenetv3_small_050", "MODEL.FEATURE_EXTRACTOR.FREEZE_AT", "2"),
-            id="timm-frozen",
-        ),
         pytest.param((*DLA_UP, "True"), id="dla-deformable"),
         pytest.param((*DLA_UP, "False"), id="dla"),
         pytest.param((*RESNET_UP, "True"), id="resnet-up-deformable"),
