@@ -1,4 +1,4 @@
-"""The deformable convolution against bilinear sampling by hand, one number at a time."""
+"""CenterNet's networks; the deformable convolution against bilinear sampling by hand."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ from unittest import mock
 
 import pytest
 import torch
-from torch import Tensor
+from detectron2.modeling import build_backbone
+from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
+from d2_multitask.config import load_config
 from d2_multitask.modeling.backbones import DeformableConv2d, centernet
-from d2_multitask.modeling.backbones.centernet import bilinear_kernel, sampled_convolution
+from d2_multitask.modeling.backbones.centernet import (
+    DLA,
+    DLAUp,
+    IterativeAggregation,
+    bilinear_kernel,
+    sampled_convolution,
+)
 
 
 def read_between(channel: Tensor, y: float, x: float) -> float:
@@ -117,3 +125,64 @@ def test_autocast_and_memory_order_change_little_and_gradients_reach_everything(
 def test_linear_interpolation(size: int, profile: list[float]) -> None:
     expected = torch.tensor(profile)[:, None] * torch.tensor(profile)
     torch.testing.assert_close(bilinear_kernel(size), expected)
+
+
+NARROW = (2, 4, 6, 8, 10, 12)
+
+
+def test_parameters_have_the_public_names() -> None:
+    state = DLA().state_dict()
+    assert len(state) == 222
+    assert state["level3.tree2.root.conv.weight"].shape == (128, 128 + 128 + 64 + 128, 1, 1)
+    assert not any(name.startswith(("level3.project", "fc")) for name in state)
+
+
+def test_aggregation_by_hand() -> None:
+    """With layers that pass on: the last map is the sum of all, interpolated."""
+    layer = IterativeAggregation([1, 1, 1], 1, [2, 4], deformable=False).eval()
+    for conv in (*layer.projections, *layer.nodes):
+        nn.init.zeros_(conv.weight)
+        conv.weight.data[:, :, 1, 1] = 1
+    maps = [torch.full((1, 1, 16 // f, 16 // f), v) for f, v in ((1, 1.0), (2, 10.0), (4, 100.0))]
+    first, second, third = layer(maps)
+    assert first is maps[0]
+    # Away from the borders, where the interpolation fades into the padding.
+    assert second[0, 0, 8, 8].item() == pytest.approx(11, rel=1e-3)
+    assert third[0, 0, 8, 8].item() == pytest.approx(111, rel=1e-3)
+
+
+@pytest.mark.parametrize("deformable", [False, True])
+def test_every_parameter_learns(deformable: bool) -> None:
+    torch.manual_seed(0)
+    backbone = DLAUp(DLA(channels=NARROW), deformable=deformable)
+    p2 = backbone(torch.randn(2, 3, 64, 96))["p2"]
+    assert p2.shape == (2, 6, 16, 24)
+    p2.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in backbone.parameters())
+
+
+def test_wrong_number_of_channels() -> None:
+    with pytest.raises(ValueError, match=r"MODEL.DLA.CHANNELS: found \[1, 2\].*6 numbers"):
+        DLA(channels=[1, 2])
+
+
+NARROW_RESNET = ("MODEL.RESNETS.RES2_OUT_CHANNELS", "8", "MODEL.RESNETS.STEM_OUT_CHANNELS", "8")
+
+
+@pytest.mark.parametrize("deformable", ["True", "False"])
+def test_stride_four_and_every_parameter_learns(deformable: str) -> None:
+    overrides = [*NARROW_RESNET, "MODEL.UPSAMPLING.CHANNELS", "[12,10,6]"]
+    overrides += ["MODEL.UPSAMPLING.DEFORMABLE", deformable, "MODEL.DEVICE", "cpu"]
+    backbone = build_backbone(load_config("centernet/ctdet_r18.yaml", overrides))
+    p2 = backbone(torch.randn(2, 3, 64, 96))["p2"]
+    assert p2.shape == (2, 6, 16, 24)
+    p2.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in backbone.parameters())
+
+
+def test_too_few_up_convolutions() -> None:
+    cfg = load_config(
+        "centernet/ctdet_r18.yaml", [*NARROW_RESNET, "MODEL.UPSAMPLING.CHANNELS", "[12,10]"]
+    )
+    with pytest.raises(ValueError, match=r"UPSAMPLING.CHANNELS: found \[12, 10\].*stride 32 to 8"):
+        build_backbone(cfg)
