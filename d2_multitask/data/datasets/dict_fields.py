@@ -13,23 +13,19 @@ import torch
 from detectron2.structures import BoxMode
 
 from d2_multitask.data.datasets.coco_annotations import (
-    AREA_REPLACED,
     BAD_BOX,
-    BAD_FLAG,
-    BAD_JOINTS,
     BAD_MASK,
-    BAD_VISIBILITY,
-    FLAG_AS_TEXT,
-    JOINT_NOT_FINITE,
-    flat_joints,
-    plausible_area,
+    Add,
+    box_error,
+    flat_keypoints,
+    read_area,
+    read_flag,
+    read_keypoints,
 )
 from d2_multitask.data.datasets.json_values import (
     as_file_name,
-    as_flag,
     as_id,
     as_integer,
-    as_number,
     shown,
 )
 from d2_multitask.data.labels.masks import MaskError, clean_segmentation
@@ -111,97 +107,97 @@ def _plain_record(record: dict[str, Any], report: ProblemReport) -> dict[str, An
 
 
 def _is_plain(annotation: Mapping[str, Any]) -> bool:
-    flag = annotation.get("iscrowd", 0)
-    if (
-        type(flag) is not int
-        or flag not in (0, 1)
-        or type(annotation.get("category_id")) is not int
-    ):
-        return False
-    if type(annotation.get("bbox_mode")) is not BoxMode or not _is_plain_box(annotation):
-        return False
-    if not _are_plain_joints(annotation.get("keypoints", [])):
-        return False
-    mask = annotation.get("segmentation", [])
-    if not (type(mask) is list and set(map(type, mask)) <= {list}) and not (
-        type(mask) is dict and type(mask.get("counts")) in (str, bytes)
-    ):
-        return False
-    return "area" not in annotation or _area(annotation) == annotation["area"]
+    """Whether `_plain` would change nothing."""
+    flag, mask = annotation.get("iscrowd", 0), annotation.get("segmentation", [])
+    mode, box = annotation.get("bbox_mode"), annotation.get("bbox")
+    return (
+        (type(flag) is int and flag in (0, 1))
+        and type(annotation.get("category_id")) is int
+        and (type(mode) is BoxMode and _is_plain_box(box, mode))
+        and _are_plain_keypoints(annotation.get("keypoints", []))
+        and (
+            set(map(type, mask)) <= {list}
+            if type(mask) is list
+            else type(mask) is dict and type(mask.get("counts")) in (str, bytes)
+        )
+        and ("area" not in annotation or _area(annotation, _ignore) == annotation["area"])
+    )
 
 
-def _is_plain_box(annotation: Mapping[str, Any]) -> bool:
-    box, mode = annotation.get("bbox"), annotation.get("bbox_mode")
+def _ignore(*_: str) -> None:
+    pass
+
+
+def _is_plain_box(box: Any, mode: BoxMode) -> bool:
     if type(box) is not list or len(box) != 4 or not set(map(type, box)) <= {int, float}:
         return False
-    if mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
+    if mode == BoxMode.XYXY_ABS:
+        with contextlib.suppress(OverflowError):  # an integer of more than 308 digits
+            box = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+    elif mode != BoxMode.XYWH_ABS:
         return False
-    low_x, low_y = (box[0], box[1]) if mode == BoxMode.XYXY_ABS else (0, 0)
-    return box[2] > low_x and box[3] > low_y and _are_finite(box)
+    return box_error(box) is None
 
 
-def _are_finite(numbers: Sequence[float]) -> bool:
+def _are_plain_keypoints(values: Any) -> bool:
+    if type(values) is not list or len(values) % 3 or not set(map(type, values)) <= {int, float}:
+        return False
     try:
-        return math.isfinite(sum(numbers))
+        return set(values[2::3]) <= {0, 1, 2} and math.isfinite(sum(values))
     except OverflowError:  # an integer of more than 308 digits
         return False
 
 
-def _are_plain_joints(joints: Any) -> bool:
-    if type(joints) is not list or len(joints) % 3 or not set(map(type, joints)) <= {int, float}:
-        return False
-    return set(joints[2::3]) <= {0, 1, 2} and _are_finite(joints)
-
-
-def _area(annotation: Mapping[str, Any]) -> Any:
-    """The area, or what is in its place if it cannot be."""
-    area, box = annotation["area"], annotation.get("bbox")
+def _area(annotation: Mapping[str, Any], add: Add) -> Any:
+    """The area, or what is in its place if it cannot be; any beside boxes of other modes."""
+    area, box, mask = annotation["area"], annotation.get("bbox"), annotation.get("segmentation")
     if annotation.get("bbox_mode") != BoxMode.XYWH_ABS or type(box) is not list or len(box) != 4:
         return area
-    found = plausible_area(area, box, None)
-    if found == area or not annotation.get("segmentation"):
-        return found
-    segmentation, longest = annotation["segmentation"], int(max(box)) + 1
-    with contextlib.suppress(MaskError, KeyError, TypeError, ValueError):
-        size = segmentation["size"] if isinstance(segmentation, dict) else (longest, longest)
-        return plausible_area(area, box, clean_segmentation(segmentation, *size))
-    return found
+
+    def find_mask() -> Any:
+        longest = int(max(box)) + 1
+        with contextlib.suppress(MaskError, KeyError, TypeError, ValueError):
+            size = mask["size"] if isinstance(mask, dict) else (longest, longest)
+            return clean_segmentation(mask, *size) if mask else None
+        return None
+
+    return read_area(area, box, find_mask, add)
 
 
 def _plain(
     annotation: Mapping[str, Any], where: str, report: ProblemReport
 ) -> dict[str, Any] | None:
-    masks = ("segmentation",)  # whose arrays have another meaning than their lists
-    result = {k: v if k in masks else _unwrapped(v) for k, v in annotation.items()}
-    if not _read_flag(result, where, report) or not _read_box(result, where, report):
+    """The annotation with plain values; ``None``, and counted, if it is to be left out."""
+
+    def add(kind: str, details: str, place: str = "") -> None:
+        report.add(kind, where + place, details)
+
+    result = {k: v if k == "segmentation" else _unwrapped(v) for k, v in annotation.items()}
+    if "iscrowd" in result:
+        flag = read_flag(result["iscrowd"], "iscrowd", add)
+        if flag is None:
+            return None
+        result["iscrowd"] = int(flag)
+    if not _read_box(result, where, add):
         return None
-    _read_mask(result, where, report)
-    _read_joints(result, where, report)
+    if "segmentation" in result:
+        _read_mask(result, add)
+    if "keypoints" in result:
+        keypoints = flat_keypoints(result.pop("keypoints"))
+        if not _are_plain_keypoints(keypoints) and keypoints is not None:
+            keypoints = read_keypoints(keypoints, add)
+        if keypoints is not None:
+            result["keypoints"] = keypoints
     if "area" in result:
-        given, result["area"] = result["area"], _area(result)
-        if result["area"] != given:
-            found = f"found {shown(given)}, expected about {shown(result['area'])} pixels"
-            report.add(AREA_REPLACED, where, f"field 'area': {found}")
+        result["area"] = _area(result, add)
     number = as_integer(result.get("category_id"))
     if number is not None:
         result["category_id"] = number
     return result
 
 
-def _read_flag(result: dict[str, Any], where: str, report: ProblemReport) -> bool:
-    """Each of these changes ``result`` in place; ``False`` if the object is to be left out."""
-    if "iscrowd" not in result:
-        return True
-    value = result["iscrowd"]
-    flag = as_flag(value)
-    if flag is None or isinstance(value, str):
-        kind = BAD_FLAG if flag is None else FLAG_AS_TEXT
-        report.add(kind, where, f"field 'iscrowd': found {shown(value)}, expected 0 or 1")
-    result["iscrowd"] = int(flag or 0)
-    return flag is not None
-
-
-def _read_box(result: dict[str, Any], where: str, report: ProblemReport) -> bool:
+def _read_box(result: dict[str, Any], where: str, add: Add) -> bool:
+    """Make mode and box plain, in place; ``False`` if the object is to be left out."""
     box, mode = result.get("bbox"), result.get("bbox_mode")
     if mode is not None:
         number = as_integer(int(mode) if isinstance(mode, BoxMode) else mode)
@@ -211,22 +207,16 @@ def _read_box(result: dict[str, Any], where: str, report: ProblemReport) -> bool
                 "BoxMode.XYWH_ABS of detectron2.structures"
             )
         result["bbox_mode"] = BoxMode(number)
-    if box is None or mode is None or (isinstance(box, list | tuple) and len(box) != 4):
+    if box is None or mode is None or (isinstance(box, list) and len(box) != 4):
         return True
-    numbers = [as_number(v) for v in box] if isinstance(box, list | tuple) else [None]
-    if None not in numbers:
-        result["bbox"] = numbers
-    if None in numbers or not _is_plain_box(result):
+    if not _is_plain_box(box, result["bbox_mode"]):
         expected = "four finite numbers, with a width and height above 0"
-        details = f"field 'bbox': found {shown(box)} ({shown(mode)}), expected {expected}"
-        report.add(BAD_BOX, where, details)
+        add(BAD_BOX, f"field 'bbox': found {shown(box)} ({shown(mode)}), expected {expected}")
         return False
     return True
 
 
-def _read_mask(result: dict[str, Any], where: str, report: ProblemReport) -> None:
-    if "segmentation" not in result:
-        return
+def _read_mask(result: dict[str, Any], add: Add) -> None:
     mask = result.pop("segmentation")
     if isinstance(mask, dict):
         result["segmentation"] = {key: _unwrapped(value) for key, value in mask.items()}
@@ -234,46 +224,13 @@ def _read_mask(result: dict[str, Any], where: str, report: ProblemReport) -> Non
         result["segmentation"] = [_plain_polygon(polygon) for polygon in mask]
     elif mask is not None:
         found = f"an array of {tuple(mask.shape)}" if hasattr(mask, "shape") else shown(mask)
-        details = f"field 'segmentation': found {found}, expected a list of polygons or an RLE"
-        report.add(BAD_MASK, where, details)
+        add(BAD_MASK, f"field 'segmentation': found {found}, expected a list of polygons or an RLE")
 
 
 def _plain_polygon(polygon: Any) -> Any:
     """As a list; arrays may also be (n, 2), whose values in turn are x and y either way."""
     is_array = isinstance(polygon, np.ndarray | torch.Tensor)
     return polygon.reshape(-1).tolist() if is_array else _unwrapped(polygon)
-
-
-def _read_joints(result: dict[str, Any], where: str, report: ProblemReport) -> None:
-    joints = flat_joints(result.get("keypoints", []))
-    if _are_plain_joints(joints):
-        if "keypoints" in result:
-            result["keypoints"] = joints
-        return
-    del result["keypoints"]
-    if joints is None:
-        return
-    numbers = [_number(v) for v in joints] if isinstance(joints, list | tuple) else [None]
-    if None in numbers or len(numbers) % 3:
-        details = f"field 'keypoints': found {shown(joints)}, expected x, y and visibility of each"
-        report.add(BAD_JOINTS, where, details)
-        return
-    for start in range(0, len(numbers), 3):
-        joint = numbers[start : start + 3]
-        if _are_plain_joints(joint):
-            continue
-        numbers[start : start + 3] = [0.0, 0.0, 0.0]
-        if joint[2] != 0:
-            kind = JOINT_NOT_FINITE if joint[2] in (1, 2) else BAD_VISIBILITY
-            found = f"field 'keypoints': found {joint}"
-            report.add(kind, f"{where}, joint {start // 3 + 1}", found)
-    result["keypoints"] = numbers
-
-
-def _number(value: Any) -> float | None:
-    """As float, also NaN; ``None`` for what is no number."""
-    value = _unwrapped(value)
-    return float(value) if type(value) is float else as_number(value)
 
 
 def _unwrapped(value: Any) -> Any:

@@ -156,23 +156,26 @@ def _edit(coco, field, **values):
         ),
         pytest.param(
             {"keypoints": [8, 4, 2, 10, 9, 1]},
-            coco_objects.BAD_JOINTS,
+            coco_objects.BAD_KEYPOINTS,
             {"keypoints": ...},
             id="too few joints",
         ),
         pytest.param(
-            {"keypoints": "none"}, coco_objects.BAD_JOINTS, {"keypoints": ...}, id="joints as text"
+            {"keypoints": "none"},
+            coco_objects.BAD_KEYPOINTS,
+            {"keypoints": ...},
+            id="keypoints text",
         ),
-        pytest.param({"keypoints": 0}, coco_objects.BAD_JOINTS, {"keypoints": ...}, id="joints 0"),
+        pytest.param({"keypoints": 0}, coco_objects.BAD_KEYPOINTS, {"keypoints": ...}, id="0"),
         pytest.param(
             {"keypoints": [8, 4, 2, 32, 9, 1, 0, 0, 0]},
-            coco_objects.JOINT_OUTSIDE,
+            coco_objects.KEYPOINT_OUTSIDE,
             {"keypoints": [8.5, 4.5, 2, 0, 0, 0, 0, 0, 0]},
             id="joint outside",
         ),
         pytest.param(
             {"keypoints": [8, 4, 2, NAN, 9, 1, 0, 0, 0]},
-            coco_objects.JOINT_NOT_FINITE,
+            coco_objects.KEYPOINT_NOT_FINITE,
             {"keypoints": [8.5, 4.5, 2, 0, 0, 0, 0, 0, 0]},
             id="NaN in joint",
         ),
@@ -236,7 +239,7 @@ def test_old_ignore_flag_is_a_crowd(load, coco):
 def test_joints_without_names_are_left_out(load, coco):
     first, _ = load(_edit(coco, "categories", keypoints=..., skeleton=...))
     assert "keypoints" not in first["annotations"][0]
-    assert DATA_REPORT.counts == {coco_objects.BAD_JOINTS: 1}
+    assert DATA_REPORT.counts == {coco_objects.BAD_KEYPOINTS: 1}
     assert MetadataCatalog.get("own").get("keypoint_names") is None
 
 

@@ -76,7 +76,7 @@ def test_text_and_truth_are_no_joints(value):
     reader = coco_objects.ObjectReader({7: 0}, 1)
     given = {"bbox": [1, 1, 4, 4], "category_id": 7, "keypoints": [value, 3, 2]}
     assert "keypoints" not in reader.read(given, 24, 32, "")
-    assert [problem.kind for problem in reader.problems] == [coco_objects.BAD_JOINTS]
+    assert [problem.kind for problem in reader.problems] == [coco_objects.BAD_KEYPOINTS]
 
 
 def test_nested_joints_are_read():

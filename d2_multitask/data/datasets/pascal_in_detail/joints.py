@@ -15,7 +15,7 @@ import numpy as np
 from detectron2.structures import Boxes, pairwise_iou
 from torch import as_tensor
 
-from d2_multitask.data.datasets.coco_annotations import ObjectReader, flat_joints
+from d2_multitask.data.datasets.coco_annotations import ObjectReader, flat_keypoints
 from d2_multitask.data.datasets.pascal_in_detail.annotation_file import AnnotationFile
 from d2_multitask.data.datasets.pascal_in_detail.names import CATEGORY_IDS, NUM_KEYPOINTS, PERSON
 from d2_multitask.data.datasets.pascal_in_detail.segmentation import PERSON_CLASS
@@ -89,7 +89,7 @@ def add_joints(file: AnnotationFile, records: Mapping[int, Record]) -> MatchCoun
 
 def to_coco_visibility(keypoints: Any) -> Any:
     """The file's joints as a flat list with COCO's visibility; what is no list as it is."""
-    keypoints = flat_joints(keypoints)
+    keypoints = flat_keypoints(keypoints)
     if not isinstance(keypoints, list):
         return keypoints
     return [

@@ -13,7 +13,7 @@ from d2_multitask.data.problems import ProblemReport
 from detail_files.validate import validate_file
 from detail_miniature import IMAGE_ID, NOWHERE, miniature
 
-BAD_JOINTS = "joints of an object left out (the box is kept)"
+BAD_JOINTS = "keypoints of an object left out (the box is kept)"
 BAD_MASK = "bad mask, left out (the box is kept)"
 
 
