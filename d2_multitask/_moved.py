@@ -23,6 +23,7 @@ MOVED = {
     "evaluation.foreground": "evaluation.dense.foreground",
     "evaluation.saliency": "evaluation.dense.saliency",
     "evaluation.sem_seg": "evaluation.dense.sem_seg",
+    "modeling.mae.answers": "modeling.mae.meta_arch",
     "modeling.mae.masked_autoencoder": "modeling.mae.meta_arch",
     "modeling.multitask_mae": "modeling.mae.multitask",
     "modeling.multitask_rcnn": "modeling.rcnn",
