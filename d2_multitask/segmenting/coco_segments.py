@@ -7,9 +7,9 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pycocotools.mask as mask_util
 
 from d2_multitask.data.labels.masks import encode
-from d2_multitask.evaluation.segments.metrics import mask_box
 
 SEGMENTS = "segments"
 OBJECTS = "objects"
@@ -56,13 +56,13 @@ def object_annotations(
 
 
 def _annotation(mask: np.ndarray, score: float) -> dict[str, Any]:
-    x0, y0, x1, y1 = mask_box(mask)
+    rle = encode(mask)
     return {
         "category_id": 1,
         "iscrowd": 0,
-        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "bbox": mask_util.toBbox(rle).tolist(),
         "area": int(mask.sum()),
-        "segmentation": encode(mask),
+        "segmentation": rle,
         "score": round(score, 6),
     }
 

@@ -1,4 +1,4 @@
-"""Folders of masks: one grey-scale image for each image, bright = object."""
+"""Folders of masks: one grey-scale file per image, bright = object."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def mask_files(mask_root: str | Path, names: Sequence[str]) -> dict[str, Path]:
 
     Args:
         mask_root: the folder.
-        names: of the images below their own folder, such as ``birds/1.jpg``, whose mask is
-            ``birds/1`` with any ending of an image.
+        names: paths of the images in their own folder, such as ``birds/1.jpg``, whose mask is
+            ``birds/1`` with the extension of any image format.
 
     Returns:
         Name -> file, in the order of ``names``.
@@ -35,15 +35,13 @@ def mask_files(mask_root: str | Path, names: Sequence[str]) -> dict[str, Path]:
     if missing:
         raise ValueError(
             f"{root}: found no mask for {len(missing)} of {len(names)} images (such as "
-            f"{', '.join(missing[:3])}), expected files of the same name with any ending"
+            f"{', '.join(missing[:3])}), expected files of the same name with any extension"
         )
     return {name: file for name, file in found.items() if file is not None}
 
 
 def read_object_mask(file: str | Path, size_hw: tuple[int, int] | None = None) -> np.ndarray:
-    """Read a mask; its object is where it is brighter than half of its range.
-
-    Masks of 0 and 1 are read as that; all others by the level 128 of 255.
+    """Read a mask: the object has 1 in masks of 0 and 1, else 128 to 255.
 
     Args:
         file: the image.
