@@ -1,4 +1,4 @@
-"""Functions that run in other processes while the network predicts the next images."""
+"""Worker processes for functions that run beside the network."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+import cv2
 from detectron2.utils import comm
 
 logger = logging.getLogger(__name__)
 
-# More processes than this are of no use beside one network, and each holds the libraries.
-_MOST_WORKERS = 8
-# Jobs that wait for a worker, for each worker; a slow one then holds up the network, not memory.
+# More processes than this are not faster beside one network, and each loads the libraries.
+_MAX_WORKERS = 8
+# Jobs that wait per worker. With more, slow workers would fill the memory.
 _WAITING_PER_WORKER = 4
 
 
 def default_num_workers() -> int:
     """The processors that this process may use, divided among the processes of a training."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(_MOST_WORKERS, (available or 1) // comm.get_world_size()))
+    return max(1, min(_MAX_WORKERS, (available or 1) // comm.get_world_size()))
 
 
 class BackgroundJobs:
     """Calls a function with many jobs in worker processes and keeps the results in order.
 
-    Workers are started afresh ("spawn"), so that they share neither a GPU nor locks with this
-    process, and do not run the main script again. Where they cannot be started, the function is
-    called in this process, with a warning.
+    Workers are spawned, so they share neither a GPU nor locks with this process. Where they cannot
+    be started, the function is called in this process, with a warning.
     """
 
     def __init__(self, function: Callable[[Any], Any], num_workers: int) -> None:
@@ -69,7 +69,7 @@ class BackgroundJobs:
             self._collect(_WAITING_PER_WORKER * self._num_workers)
 
     def results(self) -> list[Any]:
-        """Results of all jobs in the order of `submit`, after which there are none any more."""
+        """Results of all jobs in the order of `submit`; ends the workers and starts anew."""
         self._collect(0)
         self.close()
         results, self._results = self._results, []
@@ -86,13 +86,13 @@ class BackgroundJobs:
         if self._executor is None:
             context = multiprocessing.get_context("spawn")
             self._executor = ProcessPoolExecutor(
-                self._num_workers, mp_context=context, initializer=_initialize_worker
+                self._num_workers, context, initializer=cv2.setNumThreads, initargs=(1,)
             )
         with _without_main_module():
             return self._executor.submit(self._function, job)
 
-    def _collect(self, most_waiting: int) -> None:
-        while len(self._waiting) > most_waiting:
+    def _collect(self, max_waiting: int) -> None:
+        while len(self._waiting) > max_waiting:
             job, future = self._waiting.popleft()
             try:
                 result = future.result()
@@ -104,24 +104,18 @@ class BackgroundJobs:
     def _give_up(self, error: Exception) -> None:
         if self._num_workers:
             logger.warning(
-                f"Worker processes of the evaluation cannot be used ({error}): it goes on in this "
-                "process, more slowly. TEST.PASCAL_IN_DETAIL.NUM_WORKERS 0 asks for none."
+                f"Worker processes of the evaluation cannot be used ({error}): it continues in "
+                "this process, more slowly. TEST.PASCAL_IN_DETAIL.NUM_WORKERS 0 asks for none."
             )
         self._num_workers = 0
 
 
-def _initialize_worker() -> None:
-    import cv2  # in the worker alone
-
-    cv2.setNumThreads(1)
-
-
 @contextlib.contextmanager
 def _without_main_module() -> Iterator[None]:
-    """Hides the main script from processes started meanwhile.
+    """Hides the main script from processes that are spawned meanwhile.
 
-    A spawned process runs the main script again to find what it defines; the functions here come
-    from modules, and a script without ``if __name__ == "__main__"`` would train anew.
+    They would import it again to find what it defines. The functions here come from modules, and a
+    script without ``if __name__ == "__main__"`` would start another training.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")

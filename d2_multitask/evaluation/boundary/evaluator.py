@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -15,16 +14,17 @@ from detectron2.utils import comm
 from d2_multitask.data.labels.boundary import boundary_map
 from d2_multitask.data.labels.occlusion import occlusion_map
 from d2_multitask.evaluation.base import LabelEvaluator
-from d2_multitask.evaluation.boundary.counts import EdgeCounts, EdgeJob, count_edges
 from d2_multitask.evaluation.boundary.precision_recall import (
+    EdgeCounts,
+    EdgeJob,
     PixelCounts,
-    best_f_measure,
+    count_edges,
     even_thresholds,
+    occlusion_metrics,
+    percent,
     summarize,
 )
 from d2_multitask.evaluation.worker_pool import BackgroundJobs
-
-logger = logging.getLogger(__name__)
 
 BOUNDARY, OCCLUSION = "boundary", "occlusion"
 CURVES_FILE = "boundary_curves.json"
@@ -35,9 +35,9 @@ Labels = dict[str, np.ndarray]
 class EdgeEvaluator(LabelEvaluator):
     """Counts boundary and occlusion pixels in worker processes; see `count_edges`.
 
-    The boundary map scores both tasks: where an occlusion boundary is seen, and how surely, is the
-    answer of the boundary head; the occlusion head says which side is in front. Without a boundary
-    map only ``orientation-accuracy-at-labels`` can be given for occlusion.
+    Both tasks use the predicted boundary map: it says where an occlusion boundary is, the occlusion
+    field which side is in front. Without a boundary map, occlusion has
+    ``orientation-accuracy-at-labels`` only.
     """
 
     output_name = BOUNDARY
@@ -58,7 +58,7 @@ class EdgeEvaluator(LabelEvaluator):
         """
         Args:
             dataset_name: registered name, for messages.
-            records: the data set's dicts.
+            records: the dataset's dicts.
             tasks: ``"boundary"``, ``"occlusion"`` or both, as the model predicts them.
             num_thresholds: T; BSDS has 99, and 33 is close to it in a third of the time.
             max_distance: of matched pixels, as a share of the image's diagonal.
@@ -67,7 +67,7 @@ class EdgeEvaluator(LabelEvaluator):
             distributed: gather the counts of all processes.
 
         Raises:
-            ValueError: an unknown task, or a number that cannot be.
+            ValueError: an unknown task, or a number out of range.
         """
         if not tasks or not {BOUNDARY, OCCLUSION}.issuperset(tasks):
             raise ValueError(f"tasks: found {tasks}, expected some of {(BOUNDARY, OCCLUSION)}")
@@ -102,28 +102,10 @@ class EdgeEvaluator(LabelEvaluator):
         if BOUNDARY in self._tasks:
             probability = self._array(self.prediction(record, output, shape))
         if OCCLUSION in self._tasks:
-            field = self._array(self._field(record, output, shape))
-        label_of = labels.get
-        job = EdgeJob(
-            self._thresholds,
-            self._max_distance,
-            probability,
-            field,
-            label_of(BOUNDARY),
-            label_of(OCCLUSION),
-        )
-        self._jobs.submit(job)
-
-    def _field(
-        self, record: dict[str, Any], output: dict[str, Any], shape: tuple[int, ...]
-    ) -> torch.Tensor:
-        found = tuple(output[OCCLUSION].shape) if OCCLUSION in output else "no such entry"
-        if found != (2, *shape):
-            raise ValueError(
-                f"{record.get('file_name')}: the model's 'occlusion' has shape {found}, expected "
-                f"{(2, *shape)}. Is 'occlusion' one of TEST.TASKS?"
-            )
-        return output[OCCLUSION]
+            field = self.prediction(record, output, (2, *shape), OCCLUSION, OCCLUSION)
+            field = self._array(field)
+        maps = (probability, field, labels.get(BOUNDARY), labels.get(OCCLUSION))
+        self._jobs.submit(EdgeJob(self._thresholds, self._max_distance, *maps))
 
     def _array(self, tensor: torch.Tensor) -> np.ndarray:
         """On the CPU in single precision; NaN and infinity are counted and become 0."""
@@ -137,8 +119,7 @@ class EdgeEvaluator(LabelEvaluator):
         """Score what was processed, in 0-100; ``None`` in all processes but the first.
 
         Returns:
-            ``boundary``: see `d2_multitask.evaluation.boundary.precision_recall.summarize`;
-            ``occlusion``: see `occlusion_metrics`.
+            ``boundary``: see `summarize`; ``occlusion``: see `occlusion_metrics`.
         """
         counts: list[EdgeCounts] | None = self.gather(self._jobs.results())
         if counts is None:
@@ -151,64 +132,16 @@ class EdgeEvaluator(LabelEvaluator):
             curves[BOUNDARY] = _curve(total.over_images())
         if OCCLUSION in self._tasks:
             directions = _stack([c.directions for c in counts], 2)
-            results[OCCLUSION] = {"orientation-accuracy-at-labels": _percent(*directions.sum(1))}
+            results[OCCLUSION] = {"orientation-accuracy-at-labels": percent(*directions.sum(1))}
             if BOUNDARY in self._tasks:
                 stacked = _stack([c.occlusion for c in counts], 5, len(self._thresholds))
                 results[OCCLUSION] = {**occlusion_metrics(stacked), **results[OCCLUSION]}
                 curves[OCCLUSION] = _occlusion_curve(stacked)
-        self._write(curves)
-        return results
-
-    def _write(self, curves: dict[str, Any]) -> None:
         if self._output_dir and comm.is_main_process():
             os.makedirs(self._output_dir, exist_ok=True)
             with open(os.path.join(self._output_dir, CURVES_FILE), "w", encoding="utf-8") as file:
                 json.dump(curves, file)
-
-
-def occlusion_metrics(counts: np.ndarray) -> dict[str, float]:
-    """Metrics of occlusion orientation, in 0-100, after Wang and Yuille (DOC, ECCV 2016).
-
-    - ``orientation-accuracy``: of the predicted pixels that match an occlusion boundary, those
-      whose direction is within 90 degrees of the label's, at the threshold that finds the
-      occlusion boundaries best;
-    - ``ODS-F``, ``OIS-F``, ``AP``: as for boundaries, where a matched pixel is correct only if
-      its direction is (orientation precision-recall, "OPR"). Predicted pixels at a labelled
-      boundary without a direction label do not count: no label is not a negative label;
-    - ``ODS-F-strict``: the same where they do count, as in the benchmark's own code;
-    - ``boundary-ODS-F``: of finding the occlusion boundaries, whatever the direction;
-    - ``AOR``: accuracy over recall: the mean of the accuracy at recalls of 1, 2, ... percent, as
-      far as the recall of matched pixels goes.
-
-    Args:
-        counts: (5, N, T) of `EdgeCounts.occlusion`.
-    """
-    right, matched, labelled, predicted, known = counts
-    if not labelled.any():
-        names = ("orientation-accuracy", "ODS-F", "OIS-F", "AP", "ODS-F-strict")
-        return dict.fromkeys((*names, "boundary-ODS-F", "AOR"), float("nan"))
-    detection = PixelCounts(matched, labelled, known).over_images()
-    best = int(detection.f_measure.argmax())
-    strict = PixelCounts(right, labelled, predicted).over_images()
-    return {
-        "orientation-accuracy": _percent(right.sum(axis=0)[best], matched.sum(axis=0)[best]),
-        **summarize(PixelCounts(right, labelled, known)),
-        "ODS-F-strict": 100 * best_f_measure(strict),
-        "boundary-ODS-F": 100 * best_f_measure(detection),
-        "AOR": _accuracy_over_recall(right.sum(axis=0), detection),
-    }
-
-
-def _accuracy_over_recall(right: np.ndarray, detection: PixelCounts) -> float:
-    found = detection.correct > 0
-    if not found.any():
-        return float("nan")
-    recall, accuracy = detection.recall[found], right[found] / detection.correct[found]
-    grid = np.arange(0.01, recall.max(), 0.01)
-    if not len(grid):
-        return 100 * float(accuracy.mean())
-    order = np.argsort(recall, kind="stable")
-    return 100 * float(np.interp(grid, recall[order], accuracy[order]).mean())
+        return results
 
 
 def _stack(counts: list[np.ndarray | None], *shape: int) -> np.ndarray:
@@ -217,10 +150,6 @@ def _stack(counts: list[np.ndarray | None], *shape: int) -> np.ndarray:
     if not known:
         return np.zeros((shape[0], 0, *shape[1:]), dtype=np.int64)
     return np.stack(known, axis=1)
-
-
-def _percent(part: float, whole: float) -> float:
-    return 100 * float(part) / float(whole) if whole else float("nan")
 
 
 def _curve(total: PixelCounts) -> dict[str, list[float]]:

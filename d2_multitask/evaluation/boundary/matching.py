@@ -1,11 +1,10 @@
 """One-to-one matching of boundary pixels within a distance.
 
-The BSDS benchmark (``correspondPixels``) matches by a minimum-cost assignment in which a pixel
-without a partner costs 100 times the largest distance, so no sum of distances ever outweighs one
-more pair: it is a maximum bipartite matching. Here it is computed as such, exactly, on the sparse
-graph of pixels within the distance: pairs by ascending distance, then Dinic's maximum flow for the
-rest. BSDS' own code allows each pixel only six randomly drawn ways to stay alone and may
-therefore miss a pair.
+The BSDS benchmark (``correspondPixels``) solves an assignment problem in which a pixel without a
+partner costs 100 times the largest distance, which is a maximum bipartite matching. Here it is
+computed exactly on the sparse graph of pixels within the distance: pairs by ascending distance,
+then Dinic's maximum flow for the rest. BSDS' code connects each pixel with only six randomly
+drawn outlier nodes, and may miss a pair.
 """
 
 from __future__ import annotations
@@ -42,11 +41,19 @@ def disc_offsets(radius: float) -> np.ndarray:
     return offsets[squared.ravel()[order] <= radius**2]
 
 
-class BoundaryMatcher:
-    """The labelled boundary of one image, ready to be matched with many predicted ones.
+def disc_kernel(radius: float) -> np.ndarray:
+    """`disc_offsets` as a kernel for `cv2.dilate`, (2 r + 1, 2 r + 1) uint8."""
+    reach = int(radius)
+    disc = np.zeros((2 * reach + 1, 2 * reach + 1), dtype=np.uint8)
+    disc[tuple((disc_offsets(radius) + reach).T)] = 1
+    return disc
 
-    Among partners within the distance the nearest free one is tried first. The number of pairs is
-    the largest possible; which pixels are paired is close to the least total distance, not equal.
+
+class BoundaryMatcher:
+    """Matches the labelled boundary of one image with predicted boundaries.
+
+    The number of pairs is the largest possible. The total distance is close to the smallest,
+    because the nearest free partner is tried first.
     """
 
     def __init__(self, label: np.ndarray, max_distance: float) -> None:
@@ -68,9 +75,8 @@ class BoundaryMatcher:
         inner = index[margin : margin + height, margin : margin + width]
         inner[label != 0] = np.arange(len(self._labelled), dtype=np.int32)
         self._index = index.ravel()
-        disc = np.zeros((2 * margin + 1, 2 * margin + 1), dtype=np.uint8)
-        disc[tuple((self._offsets + margin).T)] = 1
-        self._near = cv2.dilate((index >= 0).astype(np.uint8), disc).ravel() > 0
+        near = cv2.dilate((index >= 0).astype(np.uint8), disc_kernel(max_distance))
+        self._near = near.ravel() > 0
         self._steps = self._offsets[:, 0] * index.shape[1] + self._offsets[:, 1]
         self._stride = index.shape[1]
 
@@ -97,7 +103,7 @@ class BoundaryMatcher:
 
 
 def _nearest_first(neighbours: np.ndarray, num_labelled: int) -> np.ndarray:
-    """Pair by ascending distance, as far as that goes.
+    """Pair each predicted pixel with its nearest free label.
 
     Args:
         neighbours: (m, n) label number or -1 at each offset of each predicted pixel.
@@ -121,10 +127,10 @@ def _nearest_first(neighbours: np.ndarray, num_labelled: int) -> np.ndarray:
 
 
 def _augment(partners: np.ndarray, neighbours: np.ndarray, num_labelled: int) -> None:
-    """Make a matching one of maximum size, in place, by Dinic's maximum flow.
+    """Enlarge a matching to maximum size, in place, by Dinic's maximum flow.
 
-    A flow of 1 goes from the source over a free predicted pixel, along unused pairs forward and
-    used pairs backward, to a free label and the sink: an augmenting path.
+    An augmenting path is a flow of 1 from the source over a free predicted pixel, forward along
+    unused pairs and backward along used ones, to a free label and the sink.
 
     Args:
         partners: (n,) label number or -1.

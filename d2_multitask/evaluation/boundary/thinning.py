@@ -1,8 +1,8 @@
-"""Thinning of binary maps to lines of one pixel, as boundary benchmarks do it.
+"""Thinning of binary maps to lines of one pixel, as in boundary benchmarks.
 
-The algorithm is that of Guo and Hall, "Parallel thinning with two-subiteration algorithms"
-(Communications of the ACM 1989), method A1, which MATLAB's ``bwmorph(map, 'thin', inf)`` of the
-BSDS benchmark applies too. Both subiterations are tables over the 3x3 neighbourhood.
+Guo and Hall, "Parallel thinning with two-subiteration algorithms" (Communications of the ACM 1989),
+method A1, as in MATLAB's ``bwmorph(map, 'thin', inf)``, which the BSDS benchmark uses. Both
+subiterations are tables over the 3x3 neighbourhood.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ import numpy as np
 # (dy, dx) of the neighbours x1..x8, counterclockwise from the east (y down).
 _NEIGHBOURS = ((0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1))
 
-# A share of pixels above 1 / _DENSE is faster to look at in the whole map; measured.
+# If more than 1 / _DENSE of the pixels are looked at, the whole map is faster (measured).
 _DENSE = 20
 
 
 def thin(mask: np.ndarray) -> np.ndarray:
-    """Thin a binary map until nothing changes any more.
+    """Thin a binary map until it does not change.
 
-    Connected regions stay connected and holes stay holes; pixels outside of the map count as empty.
-    Thinning twice gives the same as thinning once.
+    Connected regions stay connected and holes stay holes; pixels outside of the map are empty.
 
     Args:
-        mask: (H, W), bool or numbers; what is not 0 is set.
+        mask: (H, W), bool or numbers; not 0 = set.
 
     Returns:
         (H, W) bool.

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from d2_multitask.evaluation.boundary.counts import EdgeJob, count_edges
-from d2_multitask.evaluation.boundary.evaluator import (
-    EdgeEvaluator,
+from d2_multitask.evaluation.boundary.evaluator import EdgeEvaluator
+from d2_multitask.evaluation.boundary.precision_recall import (
+    EdgeJob,
+    count_edges,
     occlusion_metrics,
 )
 from detail_support import inputs_of, perfect_output, three_images
