@@ -6,6 +6,7 @@ Letters: N images, M objects of the whole batch, A assigned cells, K keypoints, 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,19 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
 RADIUS_RULES = ("centernet", "exact")
+
+
+def _once(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep what a method of ``BatchLabels`` makes, for each of its arguments."""
+
+    @functools.wraps(method)
+    def made(labels: BatchLabels, *arguments: int) -> Any:
+        key = (method.__name__, *arguments)
+        if key not in labels._made:
+            labels._made[key] = method(labels, *arguments)
+        return labels._made[key]
+
+    return made
 
 
 @dataclass(eq=False)
@@ -41,48 +55,35 @@ class BatchLabels:
         """The objects of each image; ``None`` where an image has no object labels."""
         return [x.get("instances") for x in self.batched_inputs]
 
+    @_once
     def objects(self, stride: int) -> BatchObjects:
         """The labelled objects in stride units; see :func:`gather_objects`."""
-        return self._once(
-            ("objects", stride), lambda: gather_objects(self.instances, stride, self.device)
-        )
+        return gather_objects(self.instances, stride, self.device)
 
+    @_once
     def keypoints(self, stride: int, num_keypoints: int) -> Tensor:
         """(M, K, 3), those of :meth:`objects`; see :func:`gather_keypoints`."""
-        return self._once(
-            ("keypoints", stride, num_keypoints),
-            lambda: gather_keypoints(self.instances, stride, self.device, num_keypoints),
-        )
+        return gather_keypoints(self.instances, stride, self.device, num_keypoints)
 
+    @_once
     def cells(self, stride: int, radius: int) -> CenterCells:
         """The cells that learn from the objects; see :func:`assign_cells`."""
-        return self._once(
-            ("cells", stride, radius),
-            lambda: assign_cells(
-                self.objects(stride),
-                len(self.batched_inputs),
-                grid_size(self.images, stride),
-                radius,
-            ),
-        )
+        grid_hw = grid_size(self.images, stride)
+        return assign_cells(self.objects(stride), len(self.batched_inputs), grid_hw, radius)
 
+    @_once
     def ignored_cells(self, stride: int) -> Tensor:
-        """(N, 1, h, w) bool, the cells that crowds touch; see :func:`ignored_cells`."""
-        masks = [x.get("ignore_mask") for x in self.batched_inputs]
-        padded_hw = tuple(self.images.tensor.shape[-2:])
-        return self._once(
-            ("ignored", stride), lambda: ignored_cells(masks, padded_hw, stride, self.device)
-        )
+        """(N, 1, h, w) bool, the cells that any pixel of an ``ignore_mask`` (a crowd) touches."""
+        if all(x.get("ignore_mask") is None for x in self.batched_inputs):
+            grid = (len(self.batched_inputs), 1, *grid_size(self.images, stride))
+            return torch.zeros(grid, dtype=torch.bool, device=self.device)
+        pixels = self.label_map("ignore_mask", 0)[:, None].float()
+        return F.max_pool2d(pixels, stride, ceil_mode=True) > 0
 
-    def label_map(self, name: str, ignore_value: int) -> Tensor:
-        """(N, H, W) int64 of the entries ``name``; padding and missing maps are ignored."""
+    def label_map(self, name: str, fill_value: int) -> Tensor:
+        """(N, H, W) int64 of the entries ``name``; see :func:`pad_label_maps`."""
         maps = [x.get(name) for x in self.batched_inputs]
-        return pad_label_maps(maps, tuple(self.images.tensor.shape[-2:]), ignore_value, self.device)
-
-    def _once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
+        return pad_label_maps(maps, tuple(self.images.tensor.shape[-2:]), fill_value, self.device)
 
 
 def grid_size(images: ImageList, stride: int) -> tuple[int, int]:
@@ -437,31 +438,6 @@ def pad_label_maps(
             )
         batch[index, :height, :width] = label_map.to(device)
     return batch
-
-
-def ignored_cells(
-    ignore_masks: Sequence[Tensor | None],
-    padded_hw: tuple[int, int],
-    stride: int,
-    device: torch.device,
-) -> Tensor:
-    """Cells that any ignored pixel (a crowd) touches.
-
-    Args:
-        ignore_masks: per image (H_i, W_i) bool, pixels of the network input, or ``None``.
-        padded_hw: (H, W) of the padded batch.
-        stride: input pixels per cell.
-        device: where the result lives.
-
-    Returns:
-        (N, 1, h, w) bool with h = ceil(H / stride).
-    """
-    height, width = padded_hw
-    grid = (len(ignore_masks), 1, -(-height // stride), -(-width // stride))
-    if all(mask is None for mask in ignore_masks):
-        return torch.zeros(grid, dtype=torch.bool, device=device)
-    pixels = pad_label_maps(ignore_masks, padded_hw, 0, device)[:, None].float()
-    return F.max_pool2d(pixels, stride, ceil_mode=True) > 0
 
 
 def cells_in_boxes(

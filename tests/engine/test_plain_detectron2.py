@@ -6,7 +6,6 @@ import logging
 
 import numpy as np
 import pytest
-from d2_multitask.modeling.label_watch import LabelWatch
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.data.datasets import load_coco_json
 from detectron2.data.datasets.builtin_meta import (
@@ -17,6 +16,7 @@ from detectron2.engine import DefaultPredictor, DefaultTrainer
 from detectron2.evaluation import COCOEvaluator, SemSegEvaluator, inference_on_dataset
 from PIL import Image
 
+from d2_multitask.losses import LabelWatch
 from engine_support import SIZE, tiny_cfg, write_people
 
 
