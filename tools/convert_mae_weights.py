@@ -16,12 +16,15 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tabulate import tabulate
 from torch import Tensor
 
 from d2_multitask.checkpoint import ShapeMismatch, read_checkpoint
+from d2_multitask.data.whole_files import whole_file
 from d2_multitask.modeling.mae.masking import patch_grid
 from d2_multitask.modeling.mae.position_embedding import RESIZE_MODES, infer_grid
 from d2_multitask.modeling.mae.weights import (
@@ -81,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             position_resize=args.position_resize,
             prefer_ema=args.ema,
         )
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     print(f"{report}\nWritten, with the names of {args.to}: {args.output}\n{LICENSE_NOTE}")
@@ -238,19 +241,12 @@ def _resize(
 
 
 def _write(weights: dict[str, Tensor], target: str) -> None:
-    os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
     weights = {name: value.contiguous().clone() for name, value in weights.items()}
-    if target.endswith(".pth"):
-        torch.save({"model": weights}, target)
-        return
-    try:
-        from safetensors.torch import save_file
-    except ImportError as error:
-        raise ImportError(
-            f"{target} needs the package safetensors: "
-            "python -m pip install 'd2_multitask[safetensors]'"
-        ) from error
-    save_file(weights, target)
+    with whole_file(Path(target)) as unfinished:
+        if target.endswith(".pth"):
+            torch.save({"model": weights}, unfinished)
+        else:
+            save_file(weights, unfinished)
 
 
 if __name__ == "__main__":
