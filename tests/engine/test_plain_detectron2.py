@@ -57,7 +57,7 @@ def test_trains_predicts_and_is_scored(people, tmp_path, caplog, keypoints_on):
     trainer._hooks = []  # no logging, no evaluation
     trainer.max_iter = 2
     trainer.train()
-    named = {m.split("'")[1] for m in caplog.messages if "has learnt nothing in 2 batches" in m}
+    named = {m.split("'")[1] for m in caplog.messages if "has learned nothing in 2 batches" in m}
     given = {"seg": has_maps, "pose": keypoints_on}
     assert named == {task for task, is_given in given.items() if not is_given}
 
