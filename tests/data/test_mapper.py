@@ -15,8 +15,9 @@ from PIL import Image
 
 from d2_multitask.data.datasets.coco import register_coco_format
 from d2_multitask.data.io import ImageReadError
+from d2_multitask.data.labels.base import BAD_MAP
 from d2_multitask.data.labels.instances import WRONG_KEYPOINTS, InstanceBuilder
-from d2_multitask.data.labels.sem_seg import BAD_MAP, SemSegLabel
+from d2_multitask.data.labels.sem_seg import SemSegLabel
 from d2_multitask.data.mapper import BAD_IMAGE, MultitaskDatasetMapper
 from d2_multitask.data.problems import DATA_REPORT, PROBLEMS_KEY
 from d2_multitask.data.transforms.crops import ScaleCropTransform

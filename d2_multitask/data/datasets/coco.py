@@ -28,7 +28,7 @@ from d2_multitask.data.datasets.coco_categories import Categories, read_categori
 from d2_multitask.data.datasets.coco_json import no_collection, read_images, read_json
 from d2_multitask.data.datasets.json_values import as_category_id, as_id, other_form, shown
 from d2_multitask.data.datasets.sem_seg_files import open_as_class_ids
-from d2_multitask.data.labels.sem_seg import IDS_KEY, IGNORE_KEY, checked_ids, checked_ignore
+from d2_multitask.data.labels.base import checked_ids, checked_ignore
 from d2_multitask.data.problems import DATA_REPORT, Problem
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,32 @@ _FIXED_METADATA = (
 
 
 @dataclass(frozen=True)
+class LabelFiles:
+    """A folder of label files that have the images' names.
+
+    Attributes:
+        key: of the label: ``part_seg``, ``boundary``, ``foreground`` or that of another head.
+        root: the folder, of PNG files of class ids (255 = no label).
+        ids: (value in the files, class id) pairs, if the values are not the ids.
+        ignore: values that mean no label.
+    """
+
+    key: str
+    root: str
+    ids: tuple[tuple[int, int], ...] | None = None
+    ignore: tuple[int, ...] | None = None
+
+    def fields(self, path: str) -> dict[str, Any]:
+        """What an image's dict says about its file."""
+        values: dict[str, Any] = {f"{self.key}_file_name": path}
+        if self.ids is not None:
+            values[f"{self.key}_ids"] = dict(self.ids)
+        if self.ignore is not None:
+            values[f"{self.key}_ignore"] = self.ignore
+        return values
+
+
+@dataclass(frozen=True)
 class CocoFormatDataset:
     """What ``DatasetCatalog`` holds for a registered COCO-format dataset; calling it loads it.
 
@@ -67,6 +93,7 @@ class CocoFormatDataset:
     keypoint_flip_pairs: tuple[tuple[str, str], ...] | None = None
     sem_seg_ids: tuple[tuple[int, int], ...] | None = None
     sem_seg_ignore: tuple[int, ...] | None = None
+    label_files: tuple[LabelFiles, ...] = ()
 
     @no_collection()
     def __call__(self) -> list[dict[str, Any]]:
@@ -98,6 +125,9 @@ class CocoFormatDataset:
             ids = range(len(metadata["stuff_classes"]))
             metadata["stuff_dataset_id_to_contiguous_id"] = dict(zip(ids, ids, strict=True))
             open_as_class_ids(self.name, dataset_dicts)
+        for files in self.label_files:
+            kind = f"image without a file of {files.key!r}, not used for it"
+            self._add_files(dataset_dicts, files, kind, problems)
         self._publish(metadata)
         DATA_REPORT.extend(problems)
         _log_size(self.name, self.json_file, dataset_dicts)
@@ -175,7 +205,10 @@ class CocoFormatDataset:
     def _add_sem_seg(self, dataset_dicts: list[dict[str, Any]], problems: list[Problem]) -> bool:
         """Say for each image where its semantic map comes from; returns whether any has one."""
         if self.sem_seg_root:
-            return self._add_sem_seg_files(dataset_dicts, problems)
+            values = self.sem_seg_ids, self.sem_seg_ignore
+            files = LabelFiles("sem_seg", self.sem_seg_root, *values)
+            self._add_files(dataset_dicts, files, NO_SEM_SEG_FILE, problems)
+            return True
         if not self.sem_seg_from_masks or not any(
             "segmentation" in annotation
             for record in dataset_dicts
@@ -186,37 +219,35 @@ class CocoFormatDataset:
             record["sem_seg_from_annotations"] = True
         return True
 
-    def _add_sem_seg_files(
-        self, dataset_dicts: list[dict[str, Any]], problems: list[Problem]
-    ) -> bool:
+    def _add_files(
+        self,
+        dataset_dicts: list[dict[str, Any]],
+        files: LabelFiles,
+        kind: str,
+        problems: list[Problem],
+    ) -> None:
+        """Name the files that are there in the images' dicts; count the others."""
         listed: dict[str, set[str]] = {}
         found = False
-        values: dict[str, Any] = {}
-        if self.sem_seg_ids is not None:
-            values["sem_seg_ids"] = dict(self.sem_seg_ids)
-        if self.sem_seg_ignore is not None:
-            values["sem_seg_ignore"] = self.sem_seg_ignore
         for record in dataset_dicts:
             relative = os.path.relpath(record["file_name"], self.image_root)
             if relative.startswith(os.pardir):  # an absolute file name
                 relative = os.path.basename(relative)
-            path = os.path.join(self.sem_seg_root, os.path.splitext(relative)[0] + ".png")
+            path = os.path.join(files.root, os.path.splitext(relative)[0] + ".png")
             folder, file_name = os.path.split(path)
             if folder not in listed:
                 exists = PathManager.isdir(folder)
                 listed[folder] = set(PathManager.ls(folder)) if exists else set()
             if file_name in listed[folder]:
-                record["sem_seg_file_name"] = path
-                record.update(values)
+                record.update(files.fields(path))
                 found = True
             else:
-                problems.append(Problem(NO_SEM_SEG_FILE, path, "the file does not exist"))
+                problems.append(Problem(kind, path, "the file does not exist"))
         if not found:
             raise ValueError(
-                f"Dataset {self.name!r}: field 'sem_seg_root': found no semantic map of its "
-                f"{len(dataset_dicts)} images in {self.sem_seg_root}, expected files such as {path}"
+                f"Dataset {self.name!r}: field '{files.key}_root': found no map of its "
+                f"{len(dataset_dicts)} images in {files.root}, expected files such as {path}"
             )
-        return True
 
     def _stuff_classes(self, metadata: Mapping[str, Any]) -> list[str]:
         where = f"Dataset {self.name!r}: field 'stuff_classes'"
@@ -259,6 +290,7 @@ def register_coco_format(
     keypoint_flip_pairs: Sequence[Sequence[str]] | None = None,
     sem_seg_ids: Mapping[int, int] | None = None,
     sem_seg_ignore: int | Sequence[int] | None = None,
+    label_files: Sequence[LabelFiles] = (),
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Register a COCO-format dataset under a name. Nothing is read until it is used.
@@ -281,12 +313,14 @@ def register_coco_format(
             values are the ids.
         sem_seg_ignore: value or values in the maps that mean no label; ``None`` = 255, if it is
             not in ``sem_seg_ids``.
+        label_files: folders of other labels.
         metadata: further metadata, known before the file is read; may replace
             ``evaluator_type``.
 
     Raises:
         ValueError: the name is taken by another dataset, or the values of maps are no numbers.
     """
+    where = f"Dataset {name!r}:"
     dataset = CocoFormatDataset(
         name=name,
         json_file=str(json_file),
@@ -297,13 +331,18 @@ def register_coco_format(
         keypoint_flip_pairs=(
             None if keypoint_flip_pairs is None else tuple(map(tuple, keypoint_flip_pairs))
         ),
-        sem_seg_ids=None if sem_seg_ids is None else checked_ids(name, sem_seg_ids),
-        sem_seg_ignore=None if sem_seg_ignore is None else checked_ignore(name, sem_seg_ignore),
+        sem_seg_ids=None
+        if sem_seg_ids is None
+        else checked_ids(f"{where} SEM_SEG_IDS", sem_seg_ids),
+        sem_seg_ignore=None
+        if sem_seg_ignore is None
+        else checked_ignore(f"{where} SEM_SEG_IGNORE", sem_seg_ignore),
+        label_files=tuple(label_files),
     )
     if not sem_seg_root and (sem_seg_ids is not None or sem_seg_ignore is not None):
         raise ValueError(
-            f"Dataset {name!r}: found {IDS_KEY} or {IGNORE_KEY} without SEM_SEG_ROOT, expected a "
-            "folder of semantic maps"
+            f"{where} found SEM_SEG_IDS or SEM_SEG_IGNORE without SEM_SEG_ROOT, expected a folder "
+            "of semantic maps"
         )
     values = {"evaluator_type": EVALUATOR_TYPE, **(metadata or {})}
     values |= {"json_file": dataset.json_file, "image_root": dataset.image_root}

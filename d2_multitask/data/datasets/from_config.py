@@ -22,8 +22,9 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from d2_multitask.data.datasets.coco import register_coco_format
+from d2_multitask.data.datasets.coco import LabelFiles, register_coco_format
 from d2_multitask.data.datasets.folders import register_image_folder, register_mask_folder
+from d2_multitask.data.labels.base import Label, all_labels, checked_ids, checked_ignore
 
 _REQUIRED = {"NAME": str, "JSON": str, "IMAGE_ROOT": str}
 # Of a plain folder of images: an entry without the key JSON.
@@ -38,8 +39,46 @@ _OPTIONAL = {
     "SEM_SEG_IDS": Mapping,
     "SEM_SEG_IGNORE": (int, list, tuple),
 }
-_KEYS = {**_REQUIRED, **_OPTIONAL}
 _FOLDER_KEYS = {**_FOLDER_REQUIRED, **_FOLDER_OPTIONAL}
+
+
+def _file_labels() -> list[type[Label]]:
+    """Labels that images may have as files; semantic maps have keys of their own."""
+    labels = all_labels()
+    return [x for x in labels if f"{x.key}_file_name" in x.fields and x.key != "sem_seg"]
+
+
+def _json_keys() -> dict[str, Any]:
+    """Keys of an entry with JSON -> the type of their values."""
+    keys = {**_REQUIRED, **_OPTIONAL}
+    for label in _file_labels():
+        prefix = label.key.upper()
+        keys[f"{prefix}_ROOT"] = str
+        if getattr(label, "values_are_ids", False):
+            keys |= {f"{prefix}_IDS": Mapping, f"{prefix}_IGNORE": (int, list, tuple)}
+        if label.names_key:
+            keys[label.names_key.upper()] = (list, tuple)
+    return keys
+
+
+def _label_files(entry: Mapping[str, Any]) -> tuple[list[LabelFiles], dict[str, list[str]]]:
+    """Folders of labels, and the names of their classes as metadata."""
+    files, metadata = [], {}
+    for label in _file_labels():
+        root, ids, ignore = (f"{label.key.upper()}_{what}" for what in ("ROOT", "IDS", "IGNORE"))
+        names = label.names_key.upper()
+        where = f"Dataset {entry['NAME']!r}:"
+        if not entry.get(root):
+            found = [key for key in (ids, ignore, names) if entry.get(key) is not None]
+            if found:
+                raise ValueError(f"{where} found {found[0]} without {root}, expected a folder")
+            continue
+        values = checked_ids(f"{where} {ids}", entry.get(ids))
+        ignored = checked_ignore(f"{where} {ignore}", entry.get(ignore))
+        files.append(LabelFiles(label.key, _expand(entry[root]), values, ignored))
+        if entry.get(names):
+            metadata[label.names_key] = list(entry[names])
+    return files, metadata
 
 
 def add_data_config(cfg: CfgNode) -> None:
@@ -100,7 +139,10 @@ def register_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             ``SEM_SEG_FROM_MASKS`` (default True, if there is no such folder), ``STUFF_CLASSES``
             (names of the ids in the maps), ``SEM_SEG_IDS`` (value in the maps -> class id, such as
             ``{0: 0, 255: 1}``), ``SEM_SEG_IGNORE`` (value or values without a label) and
-            ``KEYPOINT_FLIP_PAIRS`` ([left, right] joint names).
+            ``KEYPOINT_FLIP_PAIRS`` ([left, right] names of keypoints). ``PART_SEG_ROOT``,
+            ``BOUNDARY_ROOT``, ``FOREGROUND_ROOT`` and those of other labels of the heads are
+            folders of PNG files like ``SEM_SEG_ROOT``, with ``PART_SEG_IDS``, ``PART_SEG_IGNORE``
+            and so on like those of semantic maps; ``PART_CLASSES`` names the parts.
             Without the key ``JSON`` a folder of images: ``NAME``, ``IMAGE_ROOT`` and optionally
             ``IMAGE_RANGE`` ([start, stop] in the order of the names); with ``MASK_ROOT`` (folder of
             foreground masks named as the images) and optionally ``MASK_VALUES`` (``{"BACKGROUND":
@@ -126,6 +168,7 @@ def register_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             root = _expand(entry["IMAGE_ROOT"])
             _register_folder(entry, root, f"DATASETS.REGISTER[{index}]")
             continue
+        label_files, metadata = _label_files(entry)
         register_coco_format(
             entry["NAME"],
             _expand(entry["JSON"]),
@@ -136,6 +179,8 @@ def register_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             keypoint_flip_pairs=entry.get("KEYPOINT_FLIP_PAIRS"),
             sem_seg_ids=entry.get("SEM_SEG_IDS"),
             sem_seg_ignore=entry.get("SEM_SEG_IGNORE"),
+            label_files=label_files,
+            metadata=metadata,
         )
     return names
 
@@ -160,9 +205,9 @@ def _register_folder(entry: Mapping[str, Any], root: str, where: str) -> None:
 
 def _check_entry(entry: Any, where: str) -> None:
     if not isinstance(entry, Mapping):
-        raise ValueError(f"{where}: found {entry!r}, expected the keys {list(_KEYS)}")
+        raise ValueError(f"{where}: found {entry!r}, expected the keys {list(_json_keys())}")
     is_folder = "JSON" not in entry
-    required, keys = (_FOLDER_REQUIRED, _FOLDER_KEYS) if is_folder else (_REQUIRED, _KEYS)
+    required, keys = (_FOLDER_REQUIRED, _FOLDER_KEYS) if is_folder else (_REQUIRED, _json_keys())
     without = ", without the key JSON (which makes it a folder of images)" if is_folder else ""
     for key, value in entry.items():
         if key not in keys:
@@ -176,7 +221,7 @@ def _check_entry(entry: Any, where: str) -> None:
         if not isinstance(value, keys[key]):
             named = "a mapping" if keys[key] is Mapping else getattr(keys[key], "__name__", "")
             expected = "a list" if isinstance(keys[key], tuple) else named
-            if key == "SEM_SEG_IGNORE":
+            if key.endswith("_IGNORE"):
                 expected = "a number or a list of numbers"
             raise ValueError(f"{where}: key {key}: found {value!r}, expected {expected}")
     for key in required:

@@ -28,6 +28,7 @@ from d2_multitask.data.problems import DATA_REPORT, ProblemReport
 logger = logging.getLogger(__name__)
 
 IGNORE_VALUE = 255
+_MAX_VALUE = 65535  # of a 16-bit file
 BAD_MAP = "{}: map that cannot be used, the image is not used for them"
 UNKNOWN_IDS = "{}: map with unknown ids, those pixels are ignored"
 
@@ -148,8 +149,9 @@ class MapLabel(Label):
     def read(self, record: Record, report: ProblemReport = DATA_REPORT) -> np.ndarray | None:
         """The map of one image, before augmentation.
 
-        By default from a PNG of class ids, ``<key>_file_name``, or from masks that are painted in
-        their order, ``<key>_segments``.
+        By default from a PNG, ``<key>_file_name``, or from masks that are painted in their order,
+        ``<key>_segments``. The PNG holds class ids, or with ``<key>_ids`` (value -> id) and
+        ``<key>_ignore`` (value or values without a label) other values.
 
         Args:
             record: with ``height`` and ``width`` of the original image.
@@ -159,37 +161,65 @@ class MapLabel(Label):
             (h, w) uint8; ids that are neither a class nor ``ignore_value`` became ``ignore_value``.
             ``None`` if the image has no map that can be used.
         """
-        where = name_of(record)
         if record.get(f"{self.key}_file_name"):
-            where = str(record[f"{self.key}_file_name"])
-            ids = self.read_file(record, report)
-        elif f"{self.key}_segments" in record:
-            segments, size = record[f"{self.key}_segments"], size_of(record)
-            ids = paint_segments(segments, *size, self.background, report=report, where=where)
-        else:
+            return self._read_file(record, report)
+        if f"{self.key}_segments" not in record:
             return None
-        if ids is None:
-            return None
-        return ignore_unknown(ids, self, report, where)
+        where = name_of(record)
+        segments, size = record[f"{self.key}_segments"], size_of(record)
+        ids = paint_segments(segments, *size, self.background, report=report, where=where)
+        return self.known(ids, report, where)
 
-    def read_file(self, record: Record, report: ProblemReport) -> np.ndarray | None:
-        """(h, w) uint8 from the PNG ``<key>_file_name``; ``None``, and counted, if it cannot be
-        used.
-        """
+    def _read_file(self, record: Record, report: ProblemReport) -> np.ndarray | None:
         file_name, size = str(record[f"{self.key}_file_name"]), size_of(record)
         details = ""
         try:
-            ids = read_label_map(file_name, expected_size=size)
-            if ids.shape == size and ids.min() >= 0 and ids.max() <= 255:
-                return ids.astype(np.uint8, copy=False)
-            details = (
-                f"found {ids.shape[1]}x{ids.shape[0]} with ids {ids.min()}..{ids.max()}, expected "
-                f"{size[1]}x{size[0]} as the image (width x height) with ids in 0..255"
-            )
+            values = read_label_map(file_name, expected_size=size)
+            if values.shape != size:
+                details = f"found {values.shape[1]}x{values.shape[0]}, expected {size[1]}x{size[0]}"
+                details += " as the image (width x height)"
         except ImageReadError as error:
             details = str(error)
-        report.add(BAD_MAP.format(self.description), file_name, details)
-        return None
+        if details:
+            report.add(BAD_MAP.format(self.description), file_name, details)
+            return None
+        ids, ignored = record.get(f"{self.key}_ids"), record.get(f"{self.key}_ignore")
+        if ids is None and ignored is None:
+            return self.known(values, report, file_name)
+        classes = _classes_of_values(values, ids, ignored, self.ignore_value)
+        return self.known(classes, report, file_name, found_as=values)
+
+    def known(
+        self,
+        ids: np.ndarray,
+        report: ProblemReport,
+        where: str,
+        found_as: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Set ids that are neither a class nor ``ignore_value`` to ``ignore_value``, counted.
+
+        Args:
+            ids: (h, w) integers.
+            report: counts the maps with others.
+            where: names the map in messages.
+            found_as: (h, w) the values that the ids stand for in the file, if they are others.
+
+        Returns:
+            (h, w) uint8.
+        """
+        unknown = (ids != self.ignore_value) & ((ids >= self.num_classes) | (ids < 0))
+        if unknown.any():
+            values = (ids if found_as is None else found_as)[unknown]
+            found, counts = np.unique(values, return_counts=True)
+            report.add(
+                UNKNOWN_IDS.format(self.description),
+                where,
+                f"found ids {found[:10].tolist()} in {counts.sum()} pixels, expected "
+                f"0..{self.num_classes - 1} or {self.ignore_value} (pixels of each: "
+                f"{', '.join(map(str, counts[:10]))}). {self._advice(found.tolist())}",
+            )
+            ids = np.where(unknown, self.ignore_value, ids)
+        return ids.astype(np.uint8, copy=False)
 
     def load(
         self, record: Record, transforms: T.TransformList, image_size: tuple[int, int]
@@ -266,16 +296,21 @@ class MapLabel(Label):
         if num_hiding:
             message += f". Found the values (value: pixels) {dict(sorted(pixels.items()))} in the "
             message += f"files, such as {files[0]}; all but those of class {class_id} are ignored. "
-            message += self.advice(sorted(pixels))
+            message += self._advice(sorted(pixels))
         said = (f"{self.key}_ids", f"{self.key}_ignore")
         is_said = any(r.get(field) is not None for r in records for field in said)
         if num_hiding * 2 >= len(records) and self.one_class_is_odd and not is_said:
             raise ValueError(message)
         logger.warning(message)
 
-    def advice(self, values: Sequence[int]) -> str:
+    def _advice(self, values: Sequence[int]) -> str:
         """What to do if ``values`` of files are not class ids."""
-        return "If they are labels, save them as class ids (255 means no label)"
+        ids = {value: class_id for class_id, value in enumerate(values[:10])}
+        prefix = self.key.upper()
+        return (
+            f"If they are classes, set {prefix}_IDS of the dataset (in dicts {self.key}_ids), such "
+            f"as {ids}; if they mean no label, {prefix}_IGNORE, such as {list(values[1:10])}"
+        )
 
 
 def all_labels() -> list[type[Label]]:
@@ -285,6 +320,46 @@ def all_labels() -> list[type[Label]]:
         queue += (subclasses := queue.pop(0).__subclasses__())
         found += subclasses
     return [label for label in found if hasattr(label, "key")]
+
+
+def checked_ids(where: str, ids: Mapping[Any, Any] | None) -> tuple[tuple[int, int], ...] | None:
+    """``<key>_ids`` as (value in the file, class id) pairs; ``None`` if they are not given.
+
+    Raises:
+        ValueError: it is no mapping of whole numbers 0..65535 to class ids 0..254.
+    """
+    if ids is None:
+        return None
+    good = isinstance(ids, Mapping) and all(
+        is_in(value, _MAX_VALUE) and is_in(class_id, 254) for value, class_id in ids.items()
+    )
+    if not good:
+        raise ValueError(
+            f"{where}: found {ids!r}, expected value in the maps: class id (0 to 254), such as "
+            "{0: 0, 255: 1}"
+        )
+    return tuple(ids.items())
+
+
+def checked_ignore(where: str, ignore: Any) -> tuple[int, ...] | None:
+    """``<key>_ignore``, a number or several, as a tuple; ``None`` if it is not given.
+
+    Raises:
+        ValueError: another thing than whole numbers 0..65535.
+    """
+    if ignore is None:
+        return None
+    values = ignore if isinstance(ignore, list | tuple) else (ignore,)
+    if not all(is_in(value, _MAX_VALUE) for value in values):
+        raise ValueError(
+            f"{where}: found {ignore!r}, expected one or more values of the maps, 0 to {_MAX_VALUE}"
+        )
+    return tuple(values)
+
+
+def is_in(value: Any, largest: int) -> bool:
+    """Whether a value is a whole number of 0..largest."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= largest
 
 
 def config_value(cfg: CfgNode, key: str) -> Any:
@@ -313,36 +388,18 @@ def name_of(record: Record) -> str:
     return str(record.get("file_name", "image"))
 
 
-def ignore_unknown(
-    ids: np.ndarray,
-    label: MapLabel,
-    report: ProblemReport,
-    where: str,
-    found_as: np.ndarray | None = None,
+def _classes_of_values(
+    values: np.ndarray,
+    ids_of_values: Mapping[int, int] | None,
+    ignored_values: int | Sequence[int] | None,
+    ignore_value: int,
 ) -> np.ndarray:
-    """Set ids that are neither a class of the label nor ``ignore_value`` to ``ignore_value``.
-
-    Args:
-        ids: (h, w) integers.
-        label: says which ids there are.
-        report: counts the maps with others.
-        where: names the map in messages.
-        found_as: (h, w) the values that the ids stand for in the file, if they are others.
-
-    Returns:
-        (h, w) uint8.
-    """
-    last, ignore_value = label.num_classes - 1, label.ignore_value
-    unknown = (ids != ignore_value) & ((ids > last) | (ids < 0))
-    if unknown.any():
-        values = (ids if found_as is None else found_as)[unknown]
-        found, counts = np.unique(values, return_counts=True)
-        report.add(
-            UNKNOWN_IDS.format(label.description),
-            where,
-            f"found ids {found[:10].tolist()} in {counts.sum()} pixels, expected 0..{last} or "
-            f"{ignore_value} (pixels of each: {', '.join(map(str, counts[:10]))}). "
-            f"{label.advice(found[:10].tolist())}",
-        )
-        ids = np.where(unknown, ignore_value, ids)
-    return ids.astype(np.uint8, copy=False)
+    """(H, W) values of a file -> (H, W) int64 class ids; -1 for values without a meaning."""
+    table = np.arange(_MAX_VALUE + 2) if ids_of_values is None else np.full(_MAX_VALUE + 2, -1)
+    table[[ignore_value, _MAX_VALUE + 1]] = -1  # the last one stands for all that is outside
+    for value, class_id in (ids_of_values or {}).items():
+        table[value] = class_id
+    if ignored_values is None:
+        ignored_values = () if ignore_value in (ids_of_values or {}) else (ignore_value,)
+    table[np.atleast_1d(ignored_values).astype(np.int64)] = ignore_value
+    return table[np.where((values < 0) | (values > _MAX_VALUE), _MAX_VALUE + 1, values)]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 
-from d2_multitask.data.labels.base import IGNORE_VALUE, MapLabel
+from d2_multitask.data.labels.base import IGNORE_VALUE, Label, MapLabel, Record
 from d2_multitask.data.problems import DATA_REPORT, ProblemReport
 
 
@@ -21,7 +23,26 @@ class PartSegLabel(MapLabel):
     size_key = "MODEL.PARTS_HEAD.NUM_CLASSES"
     # Images without people are common.
     one_class_is_odd: ClassVar[bool] = False
-    # A mirrored image needs no exchange of ids: each part holds left and right alike.
+    is_mirrored = False  # training images may be
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Label:
+        """See `Label`."""
+        label = super().from_config(cfg)
+        label.is_mirrored = cfg.INPUT.RANDOM_FLIP != "none"
+        return label
+
+    def check_classes(self, name: str, records: Sequence[Record]) -> None:
+        """Also no part has a side if images are mirrored: ids do not change sides."""
+        super().check_classes(name, records)
+        names = MetadataCatalog.get(name).get(self.names_key) or ()
+        sides = [x for x in names if "left" in x and x.replace("left", "right") in names]
+        if sides and self.is_mirrored:
+            raise ValueError(
+                f"Dataset {name!r}: part_classes: found {sides} beside their right sides, expected "
+                "one class for both sides, because training images are mirrored: give both the "
+                "same id with PART_SEG_IDS, or set INPUT.RANDOM_FLIP to 'none'"
+            )
 
 
 def part_seg_map(

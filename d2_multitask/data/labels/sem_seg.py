@@ -18,12 +18,11 @@ from detectron2.structures import BoxMode
 
 from d2_multitask.data.io import ImageReadError, read_label_map
 from d2_multitask.data.labels.base import (
-    BAD_MAP,
     IGNORE_VALUE,
     MAX_ONE_CLASS,
     MapLabel,
     Record,
-    ignore_unknown,
+    is_in,
     name_of,
     size_of,
     spread,
@@ -31,8 +30,6 @@ from d2_multitask.data.labels.base import (
 from d2_multitask.data.labels.masks import MaskError, decode, to_rle
 from d2_multitask.data.problems import DATA_REPORT, ProblemReport
 
-IDS_KEY, IGNORE_KEY = "SEM_SEG_IDS", "SEM_SEG_IGNORE"  # in YAML; in dicts in lower case
-_MAX_VALUE = 65535  # of a 16-bit file
 MASK_NOT_DECODED = "mask that cannot be decoded, its box is ignored for segmentation"
 
 
@@ -58,7 +55,7 @@ class SemSegLabel(MapLabel):
         """
         super().__init__(num_classes)
         self.ignore_value = self.background = ignore_value
-        if not (_is_in(ignore_value, 255) and num_classes <= 256):
+        if not (is_in(ignore_value, 255) and num_classes <= 256):
             raise ValueError(
                 f"MODEL.SEM_SEG_HEAD: found NUM_CLASSES {num_classes} and IGNORE_VALUE "
                 f"{ignore_value}, expected at most 256 classes, and an ignored id of 0 to 255"
@@ -76,9 +73,7 @@ class SemSegLabel(MapLabel):
 
     def read(self, record: Record, report: ProblemReport = DATA_REPORT) -> np.ndarray | None:
         """See `MapLabel`."""
-        if record.get("sem_seg_file_name"):
-            return self._read_file(record, report)
-        if "sem_seg_segments" in record:
+        if record.get("sem_seg_file_name") or "sem_seg_segments" in record:
             return super().read(record, report)
         if not self.has(record):
             return None
@@ -89,25 +84,7 @@ class SemSegLabel(MapLabel):
             report=report,
             where=name_of(record),
         )
-        return ignore_unknown(ids, self, report, name_of(record))
-
-    def _read_file(self, record: Record, report: ProblemReport) -> np.ndarray | None:
-        file_name, size = str(record["sem_seg_file_name"]), size_of(record)
-        try:
-            values = read_label_map(file_name, expected_size=size)
-        except ImageReadError as error:
-            report.add(BAD_MAP.format(self.description), file_name, str(error))
-            return None
-        if values.shape != size:
-            details = f"found {values.shape[1]}x{values.shape[0]}, expected {size[1]}x{size[0]}"
-            details += " as the image (width x height)"
-            report.add(BAD_MAP.format(self.description), file_name, details)
-            return None
-        ids, ignored = record.get("sem_seg_ids"), record.get("sem_seg_ignore")
-        if ids is None and ignored is None:
-            return ignore_unknown(values, self, report, file_name)
-        classes = _classes_of_values(values, ids, ignored, self.ignore_value)
-        return ignore_unknown(classes, self, report, file_name, found_as=values)
+        return self.known(ids, report, name_of(record))
 
     def check(self, name: str, records: Sequence[Record]) -> None:
         """Also one value means no label to the network and to the metric."""
@@ -118,7 +95,7 @@ class SemSegLabel(MapLabel):
                     f"Dataset {name!r}: metadata 'ignore_label': found {found}, but "
                     f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {self.ignore_value}; set IGNORE_VALUE to "
                     f"{found}. If the maps hold another value where nothing is labelled, set "
-                    f"{IGNORE_KEY} of the dataset (in dicts {IGNORE_KEY.lower()}), such as "
+                    f"SEM_SEG_IGNORE of the dataset (in dicts sem_seg_ignore), such as "
                     f"[{self.ignore_value}]"
                 )
         super().check(name, records)
@@ -154,17 +131,9 @@ class SemSegLabel(MapLabel):
             f"Dataset {name!r}: stuff_classes: found {len(names)} names, {source}, but expected "
             f"{self.num_classes} as in the network, and the maps hold the ids "
             f"{_short(sorted(ids))}. Name i must be that of id i: set STUFF_CLASSES of the dataset "
-            f"to the names of the ids, or {IDS_KEY} to a map from the values to the numbers of "
+            f"to the names of the ids, or SEM_SEG_IDS to a map from the values to the numbers of "
             f"these names: {_short(names)}; then set MODEL.SEM_SEG_HEAD.NUM_CLASSES to the number "
             "of names"
-        )
-
-    def advice(self, values: Sequence[int]) -> str:
-        """See `MapLabel`."""
-        ids = {value: class_id for class_id, value in enumerate(values[:10])}
-        return (
-            f"If they are classes, set {IDS_KEY} of the dataset (in dicts {IDS_KEY.lower()}), such "
-            f"as {ids}; if they mean no label, {IGNORE_KEY}, such as {list(values[1:10])}"
         )
 
 
@@ -185,42 +154,6 @@ def load_sem_seg(
 def sem_seg_map(record: Record, report: ProblemReport = DATA_REPORT) -> np.ndarray | None:
     """(h, w) uint8 at the original size, 255 = no label; ``None`` if there is none."""
     return SemSegLabel().read(record, report)
-
-
-def checked_ids(name: str, ids: Mapping[Any, Any]) -> tuple[tuple[int, int], ...]:
-    """``SEM_SEG_IDS`` as (value in the file, class id) pairs.
-
-    Raises:
-        ValueError: it is no mapping of whole numbers 0..65535 to class ids 0..254.
-    """
-    good = isinstance(ids, Mapping) and all(
-        _is_in(value, _MAX_VALUE) and _is_in(class_id, 254) for value, class_id in ids.items()
-    )
-    if not good:
-        raise ValueError(
-            f"Dataset {name!r}: {IDS_KEY}: found {ids!r}, expected value in the maps: class id "
-            "(0 to 254), such as {0: 0, 255: 1}"
-        )
-    return tuple(ids.items())
-
-
-def checked_ignore(name: str, ignore: Any) -> tuple[int, ...]:
-    """``SEM_SEG_IGNORE``, a number or several, as a tuple.
-
-    Raises:
-        ValueError: another thing than whole numbers 0..65535.
-    """
-    values = ignore if isinstance(ignore, list | tuple) else (ignore,)
-    if not all(_is_in(value, _MAX_VALUE) for value in values):
-        raise ValueError(
-            f"Dataset {name!r}: {IGNORE_KEY}: found {ignore!r}, expected one or more values of "
-            f"the maps, 0 to {_MAX_VALUE}"
-        )
-    return tuple(values)
-
-
-def _is_in(value: Any, largest: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= largest
 
 
 def sem_seg_from_annotations(
@@ -303,23 +236,6 @@ def paint_box(canvas: np.ndarray, annotation: Mapping[str, Any], value: int) -> 
     x1, y1 = np.floor(box[:2]).astype(int)
     x2, y2 = np.ceil(box[2:]).astype(int)
     canvas[max(y1, 0) : min(y2, height), max(x1, 0) : min(x2, width)] = value
-
-
-def _classes_of_values(
-    values: np.ndarray,
-    ids_of_values: Mapping[int, int] | None,
-    ignored_values: int | Sequence[int] | None,
-    ignore_value: int,
-) -> np.ndarray:
-    """(H, W) values of a file -> (H, W) int64 class ids; -1 for values without a meaning."""
-    table = np.arange(_MAX_VALUE + 2) if ids_of_values is None else np.full(_MAX_VALUE + 2, -1)
-    table[[ignore_value, _MAX_VALUE + 1]] = -1  # the last one stands for all that is outside
-    for value, class_id in (ids_of_values or {}).items():
-        table[value] = class_id
-    if ignored_values is None:
-        ignored_values = () if ignore_value in (ids_of_values or {}) else (ignore_value,)
-    table[np.atleast_1d(ignored_values).astype(np.int64)] = ignore_value
-    return table[np.where((values < 0) | (values > _MAX_VALUE), _MAX_VALUE + 1, values)]
 
 
 def _short(values: Sequence[Any]) -> str:

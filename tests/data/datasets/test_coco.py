@@ -345,7 +345,7 @@ def test_semantic_maps_are_found_by_name(load, coco, tmp_path):
 
 
 def test_no_semantic_map_at_all_is_an_error(load, coco, tmp_path):
-    with pytest.raises(ValueError, match=r"'own': field 'sem_seg_root': found no semantic map"):
+    with pytest.raises(ValueError, match=r"'own': field 'sem_seg_root': found no map"):
         load(coco, sem_seg_root=tmp_path / "maps")
 
 

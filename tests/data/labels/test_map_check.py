@@ -132,7 +132,7 @@ def test_ids_beyond_8_bits(cfg, tmp_path, num_classes, ignore_value):
 
 def test_boundaries_of_255(cfg, tmp_path):
     cfg.MODEL.TASKS = ["boundary"]
-    with pytest.raises(ValueError, match=r"boundary maps.*save them as class ids"):
+    with pytest.raises(ValueError, match=r"boundary maps.*BOUNDARY_IDS .*0: 0, 255: 1"):
         check_maps(cfg, "own", _records(tmp_path, [[[0, 0, 255]]], KEYS["boundary"]))
 
 
