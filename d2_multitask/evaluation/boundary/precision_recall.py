@@ -12,7 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from d2_multitask.data.labels.maps import IGNORE_VALUE
+from d2_multitask.data.labels.base import IGNORE_VALUE
 from d2_multitask.evaluation.boundary.matching import BoundaryMatcher, disc_kernel
 from d2_multitask.evaluation.boundary.thinning import thin
 

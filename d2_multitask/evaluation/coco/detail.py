@@ -10,11 +10,9 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import pycocotools.mask as mask_util
 from detectron2.data.catalog import Metadata
-from detectron2.structures import BoxMode, Instances
+from detectron2.structures import Instances
 
-from d2_multitask.data.labels.masks import to_rle
 from d2_multitask.evaluation.coco.backends import AUTO
 from d2_multitask.evaluation.coco.evaluator import MultitaskCOCOEvaluator
 from d2_multitask.evaluation.coco.labels import (
@@ -56,7 +54,7 @@ def detail_ground_truth(
             category = label.get("category_id", only_class)
             if only_class is None or category == only_class:
                 category_id = category + 1 if only_class is None else 1
-                annotations.append(_annotation(record, label, category_id))
+                annotations.append(coco_annotation(label, record, category_id))
     complete(annotations, num_keypoints)
     names = class_names if only_class is None else [class_names[only_class]]
     categories = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
@@ -65,19 +63,6 @@ def detail_ground_truth(
         "categories": categories,
         "annotations": annotations,
     }
-
-
-def _annotation(record: dict[str, Any], label: dict[str, Any], category_id: int) -> CocoDict:
-    mode = label.get("bbox_mode", BoxMode.XYWH_ABS)
-    box = BoxMode.convert(list(map(float, label["bbox"])), mode, BoxMode.XYWH_ABS)
-    label = {**label, "bbox": list(box), "area": None}
-    if segmentation := label.pop("segmentation", None):
-        rle = to_rle(segmentation, record["height"], record["width"])
-        counts = rle["counts"]
-        counts = counts if isinstance(counts, str) else counts.decode()
-        label["segmentation"] = {"size": rle["size"], "counts": counts}
-        label["area"] = float(mask_util.area(rle))
-    return coco_annotation(label, record["image_id"], category_id)
 
 
 def has_keypoints(records: Iterable[dict[str, Any]]) -> bool:

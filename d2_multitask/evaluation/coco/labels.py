@@ -10,7 +10,6 @@ Coordinates are COCO's: boxes (x, y, w, h) in continuous pixels, keypoints as pi
 
 from __future__ import annotations
 
-import copy
 import math
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,14 +17,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.structures import BoxMode
 
 from d2_multitask.data.datasets.catalog import load_dataset
 from d2_multitask.data.datasets.coco_annotations import BAD_MASK, ObjectReader
 from d2_multitask.data.datasets.coco_json import read_json
 from d2_multitask.data.datasets.json_values import as_id
-from d2_multitask.data.labels.masks import MaskError, clean_segmentation
+from d2_multitask.data.labels.masks import MaskError, clean_segmentation, mask_area
 from d2_multitask.data.problems import DATA_REPORT
 
 CocoDict = dict[str, Any]
@@ -52,46 +50,22 @@ def coco_ground_truth(
         records = load_dataset(dataset_name)  # checks the file, and publishes the metadata
     metadata = MetadataCatalog.get(dataset_name)
     labelled = any("annotations" in record for record in records)
-    if labelled and _has_areas(records):
-        ground_truth = _from_records(records, metadata)
-    elif metadata.get("json_file"):
+    if metadata.get("json_file") and not (labelled and _have_areas(records)):
         ground_truth = read_json(metadata.json_file)
         if "annotations" in ground_truth:
             ground_truth["annotations"] = _checked_annotations(ground_truth, metadata)
     else:
-        # Detectron2's conversion shifts the keypoints in the dicts that it is given.
-        with temporary_dataset(dataset_name, _with_usable_masks(copy.deepcopy(records))) as name:
-            ground_truth = convert_to_coco_dict(name)
-        if labelled:
-            ground_truth.setdefault("annotations", [])
+        ground_truth = _from_records(records, metadata)
+        if not labelled:
+            del ground_truth["annotations"]
     if "annotations" in ground_truth:
         complete(ground_truth["annotations"], len(metadata.get("keypoint_names") or ()))
     return ground_truth
 
 
-def _with_usable_masks(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records, in place, without masks that Detectron2's conversion cannot read; counted."""
-    for record in records:
-        for label in record.get("annotations", ()):
-            mask = label.pop("segmentation", None)
-            if not mask:
-                continue
-            try:
-                label["segmentation"] = clean_segmentation(mask, record["height"], record["width"])
-            except MaskError as error:
-                DATA_REPORT.add(
-                    BAD_MASK, str(record["file_name"]), f"field 'segmentation': {error}"
-                )
-    return list(records)
-
-
-def _has_areas(records: Sequence[Mapping[str, Any]]) -> bool:
+def _have_areas(records: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the dicts are complete, as our loader's are (`d2_multitask.data.datasets.coco`)."""
-    return all(
-        "area" in label and label["bbox_mode"] == BoxMode.XYWH_ABS
-        for record in records
-        for label in record.get("annotations", ())
-    )
+    return all("area" in a for record in records for a in record.get("annotations", ()))
 
 
 def _from_records(records: Sequence[Mapping[str, Any]], metadata: Metadata) -> CocoDict:
@@ -101,7 +75,7 @@ def _from_records(records: Sequence[Mapping[str, Any]], metadata: Metadata) -> C
         "images": coco_images(records),
         "categories": [{"id": i, "name": names[number]} for number, i in category_ids.items()],
         "annotations": [
-            coco_annotation(label, record["image_id"], category_ids[label["category_id"]])
+            coco_annotation(label, record, category_ids[label["category_id"]])
             for record in records
             for label in record.get("annotations", ())
         ],
@@ -114,8 +88,8 @@ def _checked_annotations(content: Mapping[str, Any], metadata: Metadata) -> list
     contiguous_ids = metadata.thing_dataset_id_to_contiguous_id
     reader = ObjectReader(contiguous_ids, len(metadata.get("keypoint_names") or ()))
     # One file under several ids is one image, as in the dicts (`data/datasets/same_file.py`).
-    first: dict[str, Any] = {}
-    images = {x["id"]: first.setdefault(x["file_name"], x) for x in content["images"]}
+    by_file: dict[str, Any] = {}
+    images = {x["id"]: by_file.setdefault(x["file_name"], x) for x in content["images"]}
     annotations, known = [], {}
     for raw in content["annotations"]:
         image, own_id = images.get(as_id(raw.get("image_id"))), as_id(raw.get("id"))
@@ -126,7 +100,8 @@ def _checked_annotations(content: Mapping[str, Any], metadata: Metadata) -> list
         label = reader.read(raw, int(image["height"]), int(image["width"]), "")
         if label is not None:
             category_id = category_ids[label["category_id"]]
-            annotations.append(coco_annotation(label, image["id"], category_id))
+            record = {**image, "image_id": image["id"]}
+            annotations.append(coco_annotation(label, record, category_id))
     return annotations
 
 
@@ -144,19 +119,40 @@ def coco_images(records: Sequence[Mapping[str, Any]]) -> list[CocoDict]:
     return [{"id": r["image_id"], **{field: r[field] for field in fields}} for r in records]
 
 
-def coco_annotation(label: Mapping[str, Any], image_id: Any, category_id: Any) -> CocoDict:
-    """A label in Detectron2's format, box (x, y, w, h), as one of COCO's annotations."""
+def coco_annotation(
+    label: Mapping[str, Any], record: Mapping[str, Any], category_id: Any
+) -> CocoDict:
+    """A label in Detectron2's format as one of COCO's annotations.
+
+    Without ``area``, it is that of the mask; a mask that cannot be used is left out and counted.
+
+    Args:
+        label: of ``record["annotations"]``.
+        record: the image's dataset dict.
+        category_id: COCO's.
+    """
+    mode, box = label.get("bbox_mode", BoxMode.XYWH_ABS), label["bbox"]
+    if mode != BoxMode.XYWH_ABS:
+        box = BoxMode.convert(list(map(float, box)), mode, BoxMode.XYWH_ABS)
+    area, mask = label.get("area"), label.get("segmentation")
+    if area is None and mask:
+        try:
+            mask = clean_segmentation(mask, record["height"], record["width"])
+            area = mask_area(mask)
+            if isinstance(mask, dict) and isinstance(mask["counts"], bytes):
+                mask = {**mask, "counts": mask["counts"].decode()}
+        except MaskError as error:
+            mask = None
+            DATA_REPORT.add(BAD_MASK, str(record["file_name"]), f"field 'segmentation': {error}")
     annotation = {
-        "image_id": image_id,
+        "image_id": record["image_id"],
         "category_id": category_id,
-        "bbox": label["bbox"],
-        "area": label.get("area"),
+        "bbox": list(box),
+        "area": area,
         "iscrowd": label.get("iscrowd", 0),
         "keypoints": _pixel_indices(label.get("keypoints") or []),
     }
-    if "segmentation" in label:
-        annotation["segmentation"] = label["segmentation"]
-    return annotation
+    return {**annotation, "segmentation": mask} if mask else annotation
 
 
 def mask_ground_truth(ground_truth: CocoDict) -> CocoDict:

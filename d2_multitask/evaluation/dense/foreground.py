@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from d2_multitask.data.labels.foreground import IGNORE_VALUE, foreground_map
+from d2_multitask.data.labels.base import IGNORE_VALUE
+from d2_multitask.data.labels.foreground import foreground_map
 from d2_multitask.evaluation.base import LabelEvaluator
 from d2_multitask.evaluation.dense import saliency
 
