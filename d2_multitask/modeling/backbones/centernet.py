@@ -160,13 +160,9 @@ class DLA(Backbone):
         return 32
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Compute the features.
+        """(N, C, H, W), normalised; H and W are multiples of 32 -> features.
 
-        Args:
-            x: Normalised images, (N, C, H, W); H and W are multiples of 32.
-
-        Returns:
-            `{"level2": (N, channels[2], H / 4, W / 4), ..., "level5": (..., H / 32, W / 32)}`.
+        `{"level2": (N, channels[2], H / 4, W / 4), ..., "level5": (..., H / 32, W / 32)}`.
         """
         x = self.level1(self.level0(self.base_layer(x)))
         features = {}

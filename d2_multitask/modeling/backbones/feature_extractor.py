@@ -71,13 +71,9 @@ class FeatureExtractor(Backbone):
         return max(self._out_feature_strides.values())
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Compute the features.
+        """(N, C, H, W), normalised; H and W are multiples of `size_divisibility` -> features.
 
-        Args:
-            x: Normalised images, (N, C, H, W); H and W are multiples of `size_divisibility`.
-
-        Returns:
-            `{"res2": (N, C2, H / 4, W / 4), "res3": (N, C3, H / 8, W / 8), ...}`.
+        `{"res2": (N, C2, H / 4, W / 4), "res3": (N, C3, H / 8, W / 8), ...}`.
         """
         return dict(zip(self._out_features, _as_list(self.body(x)), strict=True))
 

@@ -74,14 +74,9 @@ class MAEBackbone(MAENetwork, Backbone):
         return self
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Compute the features.
+        """Normalised images (N, 3, H, W) -> ``{"last_feat": (N, D, h, w)}``.
 
-        Args:
-            images: (N, 3, H, W), normalised; p divides H and W.
-
-        Returns:
-            ``{"last_feat": (N, D, h, w)}``: what the encoder's final norm gives for each patch, or
-            the decoder's.
+        The feature is the output of the encoder's final norm for each patch, or of the decoder's.
 
         Raises:
             ValueError: p does not divide H and W.

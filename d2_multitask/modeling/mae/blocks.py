@@ -25,13 +25,10 @@ def build_blocks(
 
     Args:
         embed_dim: D.
-        depth: number of blocks.
-        num_heads: attention heads; they divide D.
+        depth: number of blocks (B, T, D) -> (B, T, D).
+        num_heads: attention heads.
         mlp_ratio: width of the hidden layer as a multiple of D.
         drop_path: rate of stochastic depth of the last block, growing linearly from 0.
-
-    Returns:
-        Modules (B, T, D) -> (B, T, D).
 
     Raises:
         ValueError: D is no multiple of the number of heads.

@@ -179,14 +179,9 @@ def _from_indices(indices: Tensor, num_patches: int) -> Tensor:
 
 
 def gather_patches(tokens: Tensor, ids_keep: Tensor) -> Tensor:
-    """Select patches; with several sets per image, the image's tokens are not copied for each.
+    """Tokens (N, L, D), ids_keep (B, K) -> (B, K, D), without copying (N, L, D) for each set.
 
-    Args:
-        tokens: (N, L, D).
-        ids_keep: (B, K), B = N * M; the sets of one image follow one another.
-
-    Returns:
-        (B, K, D).
+    The sets of one image follow one another.
     """
     num_images, length, channels = tokens.shape
     if len(ids_keep) == num_images:

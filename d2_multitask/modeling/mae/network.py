@@ -86,15 +86,9 @@ class MAEEncoder(nn.Module):
         init_patch_projection(projection)
 
     def embed(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
-        """Embed patches and add their positions.
+        """Normalised images (N, C, H, W) -> tokens (N, L, D) with positions, for `encode`.
 
-        Args:
-            images: (N, C, H, W), normalised.
-            ids_keep: (N, K), only these patches; ``None`` = all.
-
-        Returns:
-            (N, K, D); or (N, L, D), of which `encode` takes all or some tokens, any number of
-            times.
+        With ``ids_keep`` (N, K), only of these patches: (N, K, D).
 
         Raises:
             ValueError: H and W are not multiples of the patch.
@@ -130,10 +124,10 @@ class MAEEncoder(nn.Module):
         return self.norm(x)
 
     def forward(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Encode images, or the visible patches of them.
+        """Encode normalised images, or the visible patches of them.
 
         Args:
-            images: (N, C, H, W), normalised.
+            images: (N, C, H, W).
             visible: which patches, see `d2_multitask.modeling.mae.masking.visible_sets`, all sets
                 of the same size; ``None`` = all patches.
 
@@ -200,15 +194,9 @@ class MAEDecoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def decode(self, latent: Tensor, ids_restore: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-        """The tokens of all patches, without the class token.
+        """Latent (B, 1 + K, D) -> the tokens of all patches (B, L, E), without the class token.
 
-        Args:
-            latent: (B, 1 + K, D) from the encoder.
-            ids_restore: (B, L), see `d2_multitask.modeling.mae.masking.Masking`.
-            grid_hw: (h, w) with h * w = L.
-
-        Returns:
-            (B, L, E).
+        For ``ids_restore`` (B, L) see `d2_multitask.modeling.mae.masking.Masking`; h * w = L.
         """
         x = self.decoder_embed(latent)  # (B, 1 + K, E)
         num_removed = ids_restore.shape[1] + 1 - x.shape[1]
@@ -303,12 +291,9 @@ class MAENetwork(nn.Module):
     def random_masking(
         self, x: Tensor, mask_ratio: float, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Remove patches at random, other ones in each image.
+        """Remove a share of the embedded patches (N, L, D) at random, other ones in each image.
 
-        Args:
-            x: (N, L, D), embedded patches.
-            mask_ratio: share to remove.
-            noise: (N, L), the patches with the smallest stay; ``None`` = uniform random numbers.
+        Those with the smallest ``noise`` (N, L) are kept; ``None`` = uniform random numbers.
 
         Returns:
             The visible patches (N, K, D), mask (N, L) with 1 = removed, and ids_restore (N, L).
@@ -354,15 +339,10 @@ class MAENetwork(nn.Module):
         return self.decoder(latent, ids_restore, grid_hw or self.encoder.grid_hw)
 
     def forward_loss(self, images: Tensor, pred: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean squared error, averaged over the removed patches; in float32.
+        """The loss (), and the mean squared error of every patch (B, L), in float32.
 
-        Args:
-            images: (N, 3, H, W), normalised.
-            pred: (B, L, P); the sets of one image follow one another.
-            mask: (B, L), 1 = removed.
-
-        Returns:
-            The loss (), and the error of every patch (B, L).
+        The loss is the mean error of the removed patches: those with ``mask`` (B, L) = 1. Of
+        ``pred`` (B, L, P), the sets of one image (N, 3, H, W) follow one another.
         """
         target = self.patchify(images.float())
         if self.norm_pix_loss:
@@ -433,17 +413,10 @@ class MAENetwork(nn.Module):
         return torch.cat(predictions)[torch.cat(rows).argsort()], (~sets).float()
 
     def to_pixels(self, images: Tensor, pred: Tensor) -> Tensor:
-        """Predicted patches as images, for display.
+        """Predicted patches (N, L, P) as images (N, 3, H, W) float32, 0-255, for display.
 
         A network with ``norm_pix_loss`` does not predict a patch's mean and deviation; those of
-        the original are used.
-
-        Args:
-            images: (N, 3, H, W), the normalised originals.
-            pred: (N, L, P).
-
-        Returns:
-            (N, 3, H, W) float32, 0-255, channels as in the images.
+        the normalised originals ``images`` (N, 3, H, W) are used.
         """
         pred = pred.float()
         if self.norm_pix_loss:
