@@ -22,7 +22,7 @@ SMALL = {"image_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_he
 
 
 def small_vit(seed: int = 0, **arguments) -> MAEViT:
-    """Every learnt tensor is random."""
+    """Every learned tensor is random."""
     torch.manual_seed(seed)
     model = MAEViT(**{**SMALL, **arguments})
     with torch.no_grad():
@@ -171,18 +171,18 @@ def test_checkpointing_gives_the_same_gradients():
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_frozen_blocks_are_not_learnt(checkpointing):
+def test_frozen_blocks_are_not_learned(checkpointing):
     model = small_vit(
         depth=3, freeze_blocks=2, drop_path=0.3, activation_checkpointing=checkpointing
     ).train()
     assert [block.training for block in model.blocks] == [False, False, True]
     features(model, images_of(16, 16)).sum().backward()
-    learnt = {name for name, p in model.named_parameters() if p.grad is not None}
-    assert learnt == {name for name in model.state_dict() if name.startswith(("blocks.2", "norm"))}
+    learned = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert learned == {name for name in model.state_dict() if name.startswith(("blocks.2", "norm"))}
     assert not any(p.requires_grad for p in small_vit(freeze_blocks=2).parameters())
 
 
-def test_exact_positions_are_not_learnt():
+def test_exact_positions_are_not_learned():
     assert small_vit().pos_embed.requires_grad
     assert not small_vit(position_resize="sincos").pos_embed.requires_grad
 
