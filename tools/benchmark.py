@@ -78,7 +78,7 @@ from benchmark.training import (
     share_around_network,
 )
 from benchmark.vit import measure_vit, vit_table
-from d2_multitask.engine.setup import parse_with_overrides
+from d2_multitask.engine.setup import exit_code, parse_with_overrides
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -89,11 +89,11 @@ Outcome = tuple[str, dict[str, Any], bool]
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(arguments)
     torch.set_num_threads(args.threads)
-    try:
-        text, content, succeeded = COMMANDS[args.what](args)
-    except ValueError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    return exit_code(lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> int:
+    text, content, succeeded = COMMANDS[args.what](args)
     print(text)
     content["setting"] = describe_setting(args)
     path = args.output / ("results.json" if args.what == "ratios" else f"{args.what}.json")

@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 import d2_multitask  # noqa: F401 (registers data sets and networks)
 from d2_multitask.data.whole_files import write_json, write_text
-from d2_multitask.engine.setup import parse_with_overrides
+from d2_multitask.engine.setup import exit_code, parse_with_overrides
 from d2_multitask.evaluation.segments import mask_files
 from d2_multitask.patch_graph.communities import BACKENDS
 from d2_multitask.segmenting.images import ImageFiles, default_long_side, find_images
@@ -229,15 +229,10 @@ def collect(args: argparse.Namespace) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(arguments)
     setup_logger(name="d2_multitask", abbrev_name="d2_multitask")
-    try:
-        print(collect(args) if args.collect else compare(args))
-    except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Stopped. The same command goes on from here.", file=sys.stderr)
-        return 130
-    return 0
+    work = collect if args.collect else compare
+    return exit_code(
+        lambda: print(work(args)), interrupted="\nStopped. The same command goes on from here.\n"
+    )
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from pathlib import Path
 
 import d2_multitask  # noqa: F401 (registers data sets and networks)
 from d2_multitask.data.whole_files import write_text
+from d2_multitask.engine.setup import exit_code
 from studies.tasks.columns import choose_columns, named_columns
 from studies.tasks.markdown import Study, study_json, study_markdown
 from studies.tasks.picture import save_picture
@@ -146,13 +147,7 @@ def run(args: argparse.Namespace) -> int:
 def main(arguments: Sequence[str]) -> int:
     args = parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception: the child is ended too
-    try:
-        return run(args)
-    except ValueError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return exit_code(lambda: run(args), interrupted="")
 
 
 if __name__ == "__main__":

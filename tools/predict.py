@@ -47,7 +47,7 @@ from d2_multitask.data.whole_files import whole_file
 from d2_multitask.engine.coco_results import CocoResults, image_ids, known_image_ids
 from d2_multitask.engine.media import VIDEO_SUFFIXES, VideoReader, VideoWriter, find_media
 from d2_multitask.engine.predictor import MultitaskPredictor, chosen_tasks
-from d2_multitask.engine.setup import fall_back_to_cpu
+from d2_multitask.engine.setup import exit_code, fall_back_to_cpu
 from d2_multitask.visualization.contact_sheet import contact_sheet, fit, side_by_side
 from d2_multitask.visualization.dense import draw_dense
 from d2_multitask.visualization.metadata import cfg_metadata, dataset_metadata, is_rcnn
@@ -399,14 +399,7 @@ def run(args: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(sys.argv[1:] if arguments is None else arguments)
     setup_logger(name="d2_multitask", abbrev_name="d2_multitask")
-    try:
-        return run(args)
-    except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted.", file=sys.stderr)
-        return 130
+    return exit_code(lambda: run(args))
 
 
 if __name__ == "__main__":

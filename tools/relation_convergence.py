@@ -7,7 +7,7 @@
 Each relation that is sampled (ridge, conditional_means, leave_one_out) is compared with its own
 estimate from --reference-passes other visible sets. OUTPUT gets convergence.md and convergence.png.
 
-Exit code: 0; 2 if something was typed wrong.
+Exit code: 0; 2 if something was typed wrong; 130 if interrupted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import d2_multitask  # noqa: F401 (registers data sets and networks)
 from d2_multitask.data.whole_files import write_text
-from d2_multitask.engine.setup import parse_with_overrides
+from d2_multitask.engine.setup import exit_code, parse_with_overrides
 from d2_multitask.segmenting.images import default_long_side, find_images, read_ready
 from d2_multitask.segmenting.model import load_autoencoder
 from studies.relations.convergence import (
@@ -78,12 +78,8 @@ def measure(args: argparse.Namespace) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    try:
-        print(measure(parse_args(arguments)))
-    except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    args = parse_args(arguments)
+    return exit_code(lambda: print(measure(args)))
 
 
 if __name__ == "__main__":

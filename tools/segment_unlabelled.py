@@ -37,7 +37,7 @@ from tqdm import tqdm
 import d2_multitask  # noqa: F401 (registers data sets and networks)
 from d2_multitask.data.io import ImageReadError, read_image
 from d2_multitask.data.whole_files import write_png
-from d2_multitask.engine.setup import parse_with_overrides
+from d2_multitask.engine.setup import exit_code, parse_with_overrides
 from d2_multitask.modeling.mae import MaskedAutoencoder
 from d2_multitask.patch_graph import Segmentation, SegmenterSettings, segment_image
 from d2_multitask.patch_graph.communities import BACKENDS
@@ -82,7 +82,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-images", type=int, help="the first ones only")
     parser.add_argument("--overwrite", action="store_true", help="replace other settings' results")
     parser.add_argument("--size", type=int, help="longer side in pixels (default: the MAE's)")
-    parser.add_argument("--masks", type=Path, help="folder of true masks: evaluate, learn nothing")
+    parser.add_argument("--masks", type=Path, help="folder of true masks: evaluate only")
     parser.add_argument(
         "--click", type=float, nargs=2, metavar=("X", "Y"), help="draw what helps this patch"
     )
@@ -290,14 +290,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(arguments)
     setup_logger(name="d2_multitask", abbrev_name="d2_multitask")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception: data sets are written
-    try:
-        return run(args)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Stopped. The same command goes on from here.", file=sys.stderr)
-        return 130
+    return exit_code(
+        lambda: run(args), interrupted="\nStopped. The same command goes on from here.\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
 #!/usr/bin/env python
-"""Draws training data, to be looked at before hours of training: labels, augmentation, targets.
+"""Draws training data, to be checked before a training: labels, augmentation, targets.
 
     python tools/visualize_data.py --config-file configs/quick/mcn_seg_det_pose.yaml \
         --source targets --num-images 8 --output output/data
 
---source annotation   what the data set says: boxes, masks, joints of the image as it is
+--source annotation   what the dataset says: boxes, masks, keypoints of the image as it is
          mapper       what the network gets: the augmented image with its labels
          targets      what each head learns from that: heatmaps and label maps over the image
 
-Solid joints are visible, rings are labelled but occluded; grey stripes are pixels that nothing is
-learnt from. Data sets with human parts, boundaries, occlusion, image labels or foreground masks get
-a strip: parts in colours, boundaries in white, arrows towards the object in front, names of
-classes, the background dimmed. One picture an
-image is written to --output, and a contact sheet of all of them.
+Solid keypoints are visible, rings are labelled but occluded; grey stripes are pixels that the
+losses ignore. Datasets with human parts, boundaries, occlusion, image labels or foreground masks
+get a strip: parts in colours, boundaries in white, arrows towards the object in front, names of
+classes, the background dimmed. --output gets one picture per image, and a contact sheet of all.
+
+Exit code: 0; 2 if something was typed wrong; 130 if interrupted.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from d2_multitask.data.labels.parts import part_seg_map
 from d2_multitask.data.labels.sem_seg import load_sem_seg
 from d2_multitask.data.mapper import MultitaskDatasetMapper
 from d2_multitask.data.problems import DATA_REPORT
+from d2_multitask.engine.setup import exit_code
 from d2_multitask.visualization.contact_sheet import contact_sheet, side_by_side
 from d2_multitask.visualization.dense import draw_dense
 from d2_multitask.visualization.metadata import picture_metadata
@@ -193,7 +195,7 @@ def pictures_of(cfg: CfgNode, source: str, dicts: list[dict[str, Any]]) -> Itera
         yield from target_pictures(cfg, dicts)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     cfg = build_cfg(args)
     dicts = chosen_dicts(cfg.DATASETS.TRAIN[0], args.num_images, args.seed)
     seed_all_rng(args.seed)
@@ -216,7 +218,6 @@ def run(args: argparse.Namespace) -> int:
     path = args.output / f"{args.source}_sheet.png"
     write(path, sheet)
     print(f"{len(pictures)} pictures of {cfg.DATASETS.TRAIN[0]}: {args.output}\nAll in one: {path}")
-    return 0
 
 
 def write(path: Path, rgb: np.ndarray) -> None:
@@ -227,11 +228,7 @@ def write(path: Path, rgb: np.ndarray) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(arguments)
     setup_logger(name="d2_multitask", abbrev_name="d2_multitask")
-    try:
-        return run(args)
-    except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    return exit_code(lambda: run(args))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from studies.loss_gradients import gradient_table, measure_loss_gradients
+from loss_gradients import gradient_table, measure_loss_gradients
 
 
 class TwoLosses(nn.Module):
