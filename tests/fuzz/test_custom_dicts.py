@@ -15,7 +15,8 @@ from PIL import Image
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.data.datasets.catalog import load_dataset
-from d2_multitask.data.loader import check_boxes, check_evaluated, get_training_dicts
+from d2_multitask.data.labels.instances import check_boxes
+from d2_multitask.data.loader import check_evaluated, get_training_dicts
 from d2_multitask.data.mapper import MultitaskDatasetMapper
 from d2_multitask.evaluation.coco.evaluator import MultitaskCOCOEvaluator
 from fuzz.mutation import VALUES, number_of_mutants
