@@ -216,15 +216,17 @@ def flat_keypoints(keypoints: Any) -> Any:
     return [value for point in keypoints for value in point]
 
 
-def box_error(box: Any) -> str | None:
-    """What is wrong with a box (x, y, w, h), wherever it lies."""
+def _box_error(box: Any, height: int, width: int) -> str | None:
     if not isinstance(box, list | tuple) or len(box) != 4:
         return f"found {shown(box)}, expected four numbers (x, y, w, h)"
     for number in box:
         if type(number) not in (int, float) or not -_MAX_COORDINATE < number < _MAX_COORDINATE:
             return f"found {shown(box)}, expected four finite numbers (x, y, w, h)"
-    if box[2] <= 0 or box[3] <= 0:
+    x, y, w, h = box
+    if w <= 0 or h <= 0:
         return f"found {list(box)} (x, y, w, h), expected a width and height above 0"
+    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+        return f"found {list(box)} (x, y, w, h), outside of the {width}x{height} image"
     return None
 
 
@@ -246,21 +248,13 @@ def _read_mask(segmentation: Any, height: int, width: int, add: Add) -> Any:
 
 
 def _read_box(box: Any, segmentation: Any, height: int, width: int, add: Add) -> list[float] | None:
-    def error_of(box: Any) -> str | None:
-        error = box_error(box)
-        if error is None:
-            x, y, w, h = box
-            if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-                return f"found {list(box)} (x, y, w, h), outside of the {width}x{height} image"
-        return error
-
-    error = error_of(box)
+    error = _box_error(box, height, width)
     if error is not None:
         if segmentation is not None:
             kind, other = BOX_FROM_MASK, mask_box(segmentation, height, width)
         else:
             kind, other = BOX_TURNED, _turned(box)
-        if error_of(other) is not None:
+        if _box_error(other, height, width) is not None:
             kind, other = BAD_BOX, None
         add(kind, f"field 'bbox': {error}")
         if other is None:

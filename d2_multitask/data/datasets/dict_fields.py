@@ -16,7 +16,6 @@ from d2_multitask.data.datasets.coco_annotations import (
     BAD_BOX,
     BAD_MASK,
     Add,
-    box_error,
     flat_keypoints,
     read_area,
     read_flag,
@@ -131,27 +130,35 @@ def _ignore(*_: str) -> None:
 def _is_plain_box(box: Any, mode: BoxMode) -> bool:
     if type(box) is not list or len(box) != 4 or not set(map(type, box)) <= {int, float}:
         return False
-    if mode == BoxMode.XYXY_ABS:
-        with contextlib.suppress(OverflowError):  # an integer of more than 308 digits
-            box = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
-    elif mode != BoxMode.XYWH_ABS:
+    x, y, right, bottom = box
+    if mode is BoxMode.XYWH_ABS:  # these two are width and height
+        x = y = 0
+    elif mode is not BoxMode.XYXY_ABS:
         return False
-    return box_error(box) is None
+    return right > x and bottom > y and _are_finite(box)
+
+
+def _are_finite(numbers: Sequence[float]) -> bool:
+    try:
+        return math.isfinite(sum(numbers))
+    except OverflowError:  # an integer of more than 308 digits
+        return False
 
 
 def _are_plain_keypoints(values: Any) -> bool:
     if type(values) is not list or len(values) % 3 or not set(map(type, values)) <= {int, float}:
         return False
-    try:
-        return set(values[2::3]) <= {0, 1, 2} and math.isfinite(sum(values))
-    except OverflowError:  # an integer of more than 308 digits
-        return False
+    return set(values[2::3]) <= {0, 1, 2} and _are_finite(values)
 
 
 def _area(annotation: Mapping[str, Any], add: Add) -> Any:
     """The area, or what is in its place if it cannot be; any beside boxes of other modes."""
     area, box, mask = annotation["area"], annotation.get("bbox"), annotation.get("segmentation")
-    if annotation.get("bbox_mode") != BoxMode.XYWH_ABS or type(box) is not list or len(box) != 4:
+    if (
+        annotation.get("bbox_mode") is not BoxMode.XYWH_ABS
+        or type(box) is not list
+        or len(box) != 4
+    ):
         return area
 
     def find_mask() -> Any:
