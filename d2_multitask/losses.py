@@ -2,6 +2,7 @@
 
 Every function takes logits or raw regressions and returns a scalar. None of them is affected by
 autocast: half precision rounds 1 - 1e-4 to 1, which makes CenterNet's clamped focal loss infinite.
+:class:`LabelWatch` reports the tasks whose losses stay 0.
 """
 
 from __future__ import annotations
@@ -245,7 +246,7 @@ def direction_loss(prediction: Tensor, target: Tensor) -> Tensor:
 class LabelWatch:
     """Looks for tasks whose losses are exactly 0 for a whole period: no label reached them.
 
-    Batches may have other losses than the ones before, as where datasets take turns.
+    Batches may differ in which losses they have, for example if datasets alternate.
     """
 
     def __init__(self, period: int = 200) -> None:

@@ -17,6 +17,7 @@ from d2_multitask.targets.encode import BatchLabels
 
 Predictions = dict[str, Tensor]
 Targets = dict[str, Any]
+Size = tuple[int, int]
 
 
 @dataclass
@@ -85,11 +86,7 @@ class TaskHead(nn.Module):
         raise NotImplementedError(f"{type(self).__name__}.inference")
 
     def postprocess(
-        self,
-        decoded: Decoded,
-        index: int,
-        image_size: tuple[int, int],
-        output_size: tuple[int, int],
+        self, decoded: Decoded, index: int, image_size: Size, output_size: Size
     ) -> dict[str, Any]:
         """This head's entries of one image's result dict, at the requested output size.
 

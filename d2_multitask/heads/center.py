@@ -20,6 +20,7 @@ from d2_multitask.heads.base import (
     CellBranch,
     Decoded,
     Predictions,
+    Size,
     Targets,
     TaskHead,
     feature_shape,
@@ -243,11 +244,7 @@ class CenterHead(ObjectHead):
         decoded.objects["pred_classes"] = peaks.channels
 
     def postprocess(
-        self,
-        decoded: Decoded,
-        index: int,
-        image_size: tuple[int, int],
-        output_size: tuple[int, int],
+        self, decoded: Decoded, index: int, image_size: Size, output_size: Size
     ) -> dict[str, Any]:
         """-> ``{"instances": Instances}`` with every field that the heads put on the objects."""
         keep = decoded.objects["scores"][index] > self.score_threshold

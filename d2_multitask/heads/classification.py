@@ -17,7 +17,7 @@ from detectron2.structures import ImageList
 from torch import Tensor
 
 from d2_multitask.data.labels.image_labels import ImageLabels
-from d2_multitask.heads.base import Branch, Decoded, Predictions, Targets, TaskHead
+from d2_multitask.heads.base import Branch, Decoded, Predictions, Size, Targets, TaskHead
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
 from d2_multitask.heads.dense import add_branch_config, node_arguments
 from d2_multitask.losses import masked_binary_cross_entropy
@@ -146,11 +146,7 @@ class ClassificationHead(TaskHead):
         decoded.maps["image_labels"] = logits.sigmoid()
 
     def postprocess(
-        self,
-        decoded: Decoded,
-        index: int,
-        image_size: tuple[int, int],
-        output_size: tuple[int, int],
+        self, decoded: Decoded, index: int, image_size: Size, output_size: Size
     ) -> dict[str, Any]:
         """-> ``{"image_labels": (num_classes,)}`` probabilities."""
         return {"image_labels": decoded.maps["image_labels"][index]}

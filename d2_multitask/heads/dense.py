@@ -24,6 +24,7 @@ from d2_multitask.heads.base import (
     Branch,
     Decoded,
     Predictions,
+    Size,
     Targets,
     TaskHead,
     feature_shape,
@@ -175,11 +176,7 @@ class DenseHead(TaskHead):
         decoded.maps[self.label] = predictions[self.label].float().sigmoid()
 
     def postprocess(
-        self,
-        decoded: Decoded,
-        index: int,
-        image_size: tuple[int, int],
-        output_size: tuple[int, int],
+        self, decoded: Decoded, index: int, image_size: Size, output_size: Size
     ) -> dict[str, Any]:
         """-> ``label``: the map at the output size; see ``has_channels``."""
         maps = resize_maps(decoded.maps[self.label][index], self.stride, image_size, output_size)

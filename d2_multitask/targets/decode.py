@@ -79,12 +79,11 @@ def find_peaks(
         kernel: see :func:`suppress_non_peaks`.
         score_threshold: ranks that score no higher in any image are left out (smaller P).
     """
-    _, num_channels, height, width = heatmap.shape
+    height, width = heatmap.shape[2:]
     flat = suppress_non_peaks(heatmap, kernel).flatten(1)  # (N, C * h * w)
     scores, index = _best(flat, topk, score_threshold)
-    cell = index % (height * width)
-    xy = torch.stack([cell % width, torch.div(cell, width, rounding_mode="floor")], -1)
-    return Peaks(scores, torch.div(index, height * width, rounding_mode="floor"), xy)
+    channel, cell = index // (height * width), index % (height * width)
+    return Peaks(scores, channel, torch.stack([cell % width, cell // width], -1))
 
 
 def find_keypoint_peaks(
@@ -104,8 +103,7 @@ def find_keypoint_peaks(
     width = heatmap.shape[3]
     flat = suppress_non_peaks(heatmap, kernel).flatten(2)  # (N, K, h * w)
     scores, cell = _best(flat, topk, score_threshold)
-    xy = torch.stack([cell % width, torch.div(cell, width, rounding_mode="floor")], -1)
-    return scores, xy
+    return scores, torch.stack([cell % width, cell // width], -1)
 
 
 def _best(scores: Tensor, topk: int, threshold: float | None) -> tuple[Tensor, Tensor]:

@@ -128,25 +128,28 @@ def _maps(result: dict[str, Any], tile_hw: Size) -> dict[str, Tensor]:
 
 
 def _resize(values: Tensor, size: Size) -> Tensor:
-    """(..., H, W) -> (..., *size)."""
-    if tuple(values.shape[-2:]) == size:
+    """(..., H, W) -> (..., *size): floats bilinearly, other types to the nearest value."""
+    if tuple(values.shape[-2:]) == tuple(size):
         return values
-    flat = values.reshape(1, -1, *values.shape[-2:])
-    resized = F.interpolate(flat, size=size, mode="bilinear", align_corners=False)
-    return resized.reshape(*values.shape[:-2], *size)
+    flat = values.reshape(1, -1, *values.shape[-2:]).float()
+    if values.is_floating_point():
+        resized = F.interpolate(flat, size, mode="bilinear", align_corners=False)
+    else:
+        resized = F.interpolate(flat, size, mode="nearest-exact")
+    return resized.reshape(*values.shape[:-2], *size).to(values.dtype)
 
 
 def crop_result(
     result: dict[str, Any],
     window: Sequence[float],
-    input_size: tuple[int, int],
-    output_size: tuple[int, int],
+    input_size: Size,
+    output_size: Size,
 ) -> dict[str, Any]:
     """Cut one image's result out of that of its framed network input.
 
     Args:
-        result: in pixels of the network input; instances, maps (C, h, w) of ``input_size``, and
-            whatever has no place, which stays as it is.
+        result: in pixels of the network input: instances, maps (..., h, w) of ``input_size``, and
+            other values, which stay as they are.
         window: (x0, y0, x1, y1), where the image lies in the input.
         input_size: (h, w) of the input.
         output_size: (h, w) requested for the image.
@@ -159,7 +162,9 @@ def crop_result(
         if isinstance(value, Instances):
             value = _crop_instances(value, window, output_size)
         elif isinstance(value, Tensor) and value.dim() >= 2 and value.shape[-2:] == input_size:
-            value = _crop_map(value, window, output_size)
+            x0, y0, x1, y1 = (round(side) for side in window)
+            value = value[..., max(y0, 0) : max(y1, 1), max(x0, 0) : max(x1, 1)]
+            value = _resize(value, output_size)
         cropped[name] = value
     return cropped
 
@@ -176,18 +181,3 @@ def _crop_instances(
         keypoints = moved.pred_keypoints
         moved.pred_keypoints = keypoints - keypoints.new_tensor([x0, y0, 0])
     return detector_postprocess(moved, *output_size)
-
-
-def _crop_map(values: Tensor, window: Sequence[float], output_size: tuple[int, int]) -> Tensor:
-    """(C, h, w) or (h, w) floats -> the window's part, resized; other types are cut only."""
-    x0, y0, x1, y1 = (round(side) for side in window)
-    values = values[..., max(y0, 0) : max(y1, 1), max(x0, 0) : max(x1, 1)]
-    if values.shape[-2:] == output_size:
-        return values
-    is_map = values.dim() == 2
-    mode = "bilinear" if values.is_floating_point() else "nearest-exact"
-    options = {"align_corners": False} if mode == "bilinear" else {}
-    resized = F.interpolate(
-        (values[None] if is_map else values)[None].float(), output_size, mode=mode, **options
-    )[0].to(values.dtype)
-    return resized[0] if is_map else resized
