@@ -1,4 +1,4 @@
-"""Draw scenes in PASCAL in Detail's layout: eight kinds of labels, learnt in minutes.
+"""Draw scenes in PASCAL in Detail's layout: eight kinds of labels, learned in minutes.
 
 Writes <root>/synthetic_in_detail. It is safe to interrupt and to repeat: what is complete is left
 alone. Needs no download.

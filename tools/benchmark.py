@@ -45,7 +45,7 @@ from typing import Any
 import torch
 from detectron2.modeling import build_model
 
-import d2_multitask  # noqa: F401 (registers data sets and networks)
+import d2_multitask  # noqa: F401 (registers datasets and networks)
 from benchmark.cost import cost_json, cost_table, measure_costs, parts_table
 from benchmark.evaluation import measure_evaluation
 from benchmark.mae import measure_mae

@@ -35,7 +35,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
-import d2_multitask  # noqa: F401 (registers data sets and networks)
+import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.data.whole_files import write_json, write_text
 from d2_multitask.engine.setup import exit_code, parse_with_overrides
 from d2_multitask.evaluation.segments import mask_files

@@ -29,7 +29,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import d2_multitask  # noqa: F401 (registers data sets and networks)
+import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.data.whole_files import write_text
 from d2_multitask.engine.setup import exit_code
 from studies.tasks.columns import choose_columns, named_columns

@@ -29,7 +29,7 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from torch import Tensor, nn
 
-import d2_multitask  # noqa: F401 (registers data sets and networks)
+import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.config import load_config
 from d2_multitask.data.datasets.from_config import register_datasets
 from d2_multitask.data.loader import build_train_loader

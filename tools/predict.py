@@ -39,7 +39,7 @@ import numpy as np
 from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.logger import setup_logger
 
-import d2_multitask  # noqa: F401 (registers data sets and networks)
+import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.config import load_config
 from d2_multitask.data.datasets.from_config import register_datasets
 from d2_multitask.data.io import ImageReadError, read_image
@@ -355,7 +355,7 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
         register_datasets(cfg.DATASETS.REGISTER)
     except (ValueError, OSError) as error:
         # Only names depend on it: a network must run where its training data is not.
-        logger.warning("The data sets are not here, so generic names are used: %s", error)
+        logger.warning("The datasets are not here, so generic names are used: %s", error)
     cfg.freeze()
     return cfg
 

@@ -7,7 +7,7 @@
     python tools/segment_unlabelled.py ... --masks photos_masks/            # how good is it?
 
 OUTPUT gets label maps, foregrounds, overlays, picture strips (patches, graph, communities, larger
-graphs, segments), the graphs, and two data sets in COCO format: segments.json, all segments, and
+graphs, segments), the graphs, and two datasets in COCO format: segments.json, all segments, and
 objects.json, the foregrounds. DATASETS.REGISTER makes training sets of them:
 configs/quick/mask_rcnn_segments.yaml. See d2_multitask/segmenting/output_folder.py.
 
@@ -34,7 +34,7 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from tqdm import tqdm
 
-import d2_multitask  # noqa: F401 (registers data sets and networks)
+import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.data.io import ImageReadError, read_image
 from d2_multitask.data.whole_files import write_png
 from d2_multitask.engine.setup import exit_code, parse_with_overrides
@@ -192,7 +192,7 @@ class Segmenting:
         return read_ready(file, self.model, self.long_side, self.cfg.INPUT.FORMAT)
 
     def segment_all(self) -> OutputFolder:
-        """Segment what is not done yet, and write the data sets of all that is done."""
+        """Segment what is not done yet, and write the datasets of all that is done."""
         described = settings_as_json(self.settings, self.cfg, self.long_side)
         folder = OutputFolder(self.args.output, described, self.args.overwrite)
         outputs = self.files.outputs()
@@ -289,7 +289,7 @@ def run(args: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(arguments)
     setup_logger(name="d2_multitask", abbrev_name="d2_multitask")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception: data sets are written
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception: datasets are written
     return exit_code(
         lambda: run(args), interrupted="\nStopped. The same command goes on from here.\n"
     )

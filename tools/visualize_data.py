@@ -32,7 +32,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
-import d2_multitask  # noqa: F401 (registers data sets and networks)
+import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.config import load_config
 from d2_multitask.data.datasets.catalog import load_dataset, loaded_metadata
 from d2_multitask.data.datasets.from_config import register_datasets
@@ -89,13 +89,13 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
     if args.dataset:
         cfg.DATASETS.TRAIN = (args.dataset,)
     if not cfg.DATASETS.TRAIN:
-        raise ValueError("DATASETS.TRAIN: found nothing, expected a data set (or use --dataset)")
+        raise ValueError("DATASETS.TRAIN: found nothing, expected a dataset (or use --dataset)")
     cfg.freeze()
     return cfg
 
 
 def chosen_dicts(name: str, num_images: int, seed: int) -> list[dict[str, Any]]:
-    """A random choice of the data set's images, in the data set's order."""
+    """A random choice of the dataset's images, in the dataset's order."""
     dataset_dicts = load_dataset(name)
     count = min(num_images, len(dataset_dicts))
     chosen = np.random.default_rng(seed).choice(len(dataset_dicts), count, replace=False)
@@ -127,7 +127,7 @@ def whole_image_labels(
 ) -> dict[str, np.ndarray]:
     """Parts, boundaries, occlusion and classes of one image, as far as it is labelled.
 
-    The foreground too, if it is asked for: other data sets have objects, whose union is one.
+    The foreground too, if it is asked for: other datasets have objects, whose union is one.
     """
     dataset_dict = {"height": size[0], "width": size[1], **dataset_dict}
     makers = {

@@ -23,7 +23,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.logger import setup_logger
 
-import d2_multitask  # noqa: F401 (registers data sets and networks)
+import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.config import load_config
 from d2_multitask.data.datasets.catalog import load_dataset
 from d2_multitask.data.datasets.folders import ImageFolder
@@ -58,7 +58,7 @@ def chosen_dicts(cfg: CfgNode, inputs: Sequence[Path] | None, count: int) -> lis
             dicts += ImageFolder("--input", str(path))() if path.is_dir() else one
         return dicts[:count]
     if not cfg.DATASETS.TEST:
-        raise ValueError("DATASETS.TEST: found nothing, expected a data set (or use --input)")
+        raise ValueError("DATASETS.TEST: found nothing, expected a dataset (or use --input)")
     return load_dataset(cfg.DATASETS.TEST[0])[:count]
 
 

@@ -136,5 +136,5 @@ def read_ready(
 
 
 def default_long_side(model: MaskedAutoencoder) -> int:
-    """The longer side of the images that the autoencoder learnt from, pixels."""
+    """The longer side of the images that the autoencoder learned from, pixels."""
     return max(model.encoder.grid_hw) * model.patch_size

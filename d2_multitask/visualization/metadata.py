@@ -1,4 +1,4 @@
-"""What classes, joints and limbs are called, with generic names where the data set is not known."""
+"""What classes, joints and limbs are called, with generic names where the dataset is not known."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _LIMB_COLOR = (255, 255, 255)
 
 
 def dataset_metadata(cfg: CfgNode) -> Metadata:
-    """The metadata of the first data set of ``DATASETS.TEST``, else of ``DATASETS.TRAIN``.
+    """The metadata of the first dataset of ``DATASETS.TEST``, else of ``DATASETS.TRAIN``.
 
-    A data set's own JSON is read if only it tells the names. Pictures must be possible where the
+    A dataset's own JSON is read if only it tells the names. Pictures must be possible where the
     data is not: a set that is unknown or cannot be read is skipped with a warning, and if none is
     left the metadata is empty.
     """
@@ -42,7 +42,7 @@ def dataset_metadata(cfg: CfgNode) -> Metadata:
         try:
             return loaded_metadata(name)
         except (ValueError, OSError, KeyError) as error:
-            logger.warning("No names from data set %r, which cannot be read: %s", name, error)
+            logger.warning("No names from dataset %r, which cannot be read: %s", name, error)
     return Metadata()
 
 
@@ -56,8 +56,8 @@ def picture_metadata(
     """Metadata with every name that drawing needs; generic names replace what is missing.
 
     Args:
-        metadata: of the data set, as far as it is known.
-        num_classes: object classes of the network; names of another number (of another data set)
+        metadata: of the dataset, as far as it is known.
+        num_classes: object classes of the network; names of another number (of another dataset)
             are replaced. ``None`` takes the names as they are, one class if there are none.
         num_keypoints: joints an object, likewise; 17 (COCO's) if there are no names.
         num_sem_seg_classes: classes of the semantic map, likewise; background and the object
@@ -65,7 +65,7 @@ def picture_metadata(
 
     Returns:
         New metadata: ``thing_classes``, ``stuff_classes``, ``keypoint_names``,
-        ``keypoint_connection_rules`` and, if the data set tells it,
+        ``keypoint_connection_rules`` and, if the dataset tells it,
         ``thing_dataset_id_to_contiguous_id``.
     """
     known = metadata if metadata is not None else Metadata()
@@ -99,10 +99,10 @@ def metadata_for(
     keypoints: Tensor | None = None,
     num_sem_seg_classes: int | None = None,
 ) -> Metadata:
-    """:func:`picture_metadata` that fits what one image shows, whatever data set it comes from.
+    """:func:`picture_metadata` that fits what one image shows, whatever dataset it comes from.
 
     Args:
-        metadata: of the data set, as far as it is known.
+        metadata: of the dataset, as far as it is known.
         class_ids: (n,) contiguous classes of the objects.
         keypoints: (n, K, ...) joints of the objects.
         num_sem_seg_classes: classes of the semantic map.
@@ -123,7 +123,7 @@ def is_rcnn(cfg: CfgNode) -> bool:
 
 
 def cfg_metadata(cfg: CfgNode) -> Metadata:
-    """:func:`picture_metadata` of the data set and the network that ``cfg`` describes."""
+    """:func:`picture_metadata` of the dataset and the network that ``cfg`` describes."""
     model = cfg.MODEL
     objects, joints = (
         (model.ROI_HEADS, model.ROI_KEYPOINT_HEAD)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-# One colour an object, in this order, so that neighbours in the list differ in hue. All are light
+# One colour per object, in this order, so that neighbours in the list differ in hue. All are light
 # enough to be seen on photographs and carry dark text.
 OBJECT_COLORS: tuple[tuple[int, int, int], ...] = (
     (255, 92, 92),
@@ -99,7 +99,7 @@ def blend_color(
 
 
 def blend_hatching(image: np.ndarray, mask: np.ndarray, alpha: float = 0.55) -> np.ndarray:
-    """Draw grey diagonal stripes over the pixels of ``mask`` (H, W) bool: not to be learnt from."""
+    """Draw grey diagonal stripes over the ignored pixels ``mask`` (H, W) bool."""
     height, width = mask.shape
     period = max(round(line_width((height, width)) * 8), 4)
     stripes = (np.add.outer(np.arange(height), np.arange(width)) // (period // 2)) % 2 == 0

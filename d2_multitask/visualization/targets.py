@@ -1,4 +1,4 @@
-"""Labels as pictures: what a data set says, what the mapper made of it, what the heads learn."""
+"""Labels as pictures: what a dataset says, what the mapper made of it, what the heads learn."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def draw_labels(
         batched_input: ``image`` and, each optional, ``instances``, ``sem_seg``, ``ignore_mask``.
         metadata: names of classes and joints; generic ones replace what is missing or does not fit.
         input_format: ``INPUT.FORMAT``.
-        ignore_value: the semantic label that is not learnt.
+        ignore_value: the semantic label that is not learned.
         min_long_side: smaller images are enlarged to it (pixels).
 
     Returns:
@@ -90,7 +90,7 @@ def draw_dataset_dict(
     sem_seg: np.ndarray | None = None,
     min_long_side: int = style.MIN_LONG_SIDE,
 ) -> np.ndarray:
-    """Draw the annotations of one image as the data set gives them, before any mapper.
+    """Draw the annotations of one image as the dataset gives them, before any mapper.
 
     Unlike Detectron2's ``draw_dataset_dict`` it allows objects of which some have masks or joints
     and others do not. Each object's mask has the object's colour, unless there is a semantic map,
@@ -100,7 +100,7 @@ def draw_dataset_dict(
         image: (H, W, 3) uint8 RGB, as large as the annotations say.
         dataset_dict: Detectron2's standard dict.
         metadata: see ``metadata.picture_metadata``.
-        sem_seg: (H, W) class ids of the data set's own semantic map, if it has one.
+        sem_seg: (H, W) class ids of the dataset's own semantic map, if it has one.
         min_long_side: smaller images are enlarged to it (pixels).
 
     Returns:

@@ -40,12 +40,12 @@ def training_pictures(
             training.
         batched_inputs: the mapper's dicts, with whatever labels they carry.
         max_images: how many of them are drawn.
-        metadata: of the data set; generic names where it is missing.
+        metadata: of the dataset; generic names where it is missing.
         input_format: ``INPUT.FORMAT``.
 
     Returns:
         name -> (H, W, 3) uint8 RGB: ``pictures/results`` (labels, results) and ``pictures/<map>``
-        for each map of the heads (target, prediction); the upper row is what is to be learnt. Of a
+        for each map of the heads (target, prediction); the upper row is what is to be learned. Of a
         ``MaskedAutoencoder`` ``pictures/reconstruction``.
     """
     network = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model

@@ -1,20 +1,25 @@
-"""What all writers of drawn datasets share: a set is drawn once, and is whole or not there.
+"""What all writers of synthetic datasets share: a dataset is made once, and is complete or absent.
 
-A set is described by the arguments that decide its content. They are kept in the last file that is
-written, as ``info.arguments``; so this file means that the set is complete, and tells whether it is
-the one that is asked for. What an interrupted run left is drawn again by the next one.
+A dataset is described by the arguments that decide its content. They are kept in the last file that
+is written, as ``info.arguments``; so this file means that the dataset is complete, and tells if
+it is the one that is asked for. What an interrupted run left is made again by the next one.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import re
-from collections.abc import Callable, Iterable
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from d2_multitask.data.whole_files import UNFINISHED
-from synthetic.parallel import map_unordered
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
@@ -30,15 +35,7 @@ def as_json(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_split(name: str, num_images: int) -> None:
-    """Check what is to be drawn.
-
-    Args:
-        name: of the split: letters, digits and "_".
-        num_images: at least 1, at most `MAX_IMAGES`.
-
-    Raises:
-        ValueError: one of them is out of range.
-    """
+    """Raise ValueError for a name with other than letters, digits and "_", or a bad number."""
     if not re.fullmatch(r"\w+", name):
         raise ValueError(f"split: expected letters, digits and '_', got {name!r}")
     if not 1 <= num_images <= MAX_IMAGES:
@@ -46,15 +43,7 @@ def check_split(name: str, num_images: int) -> None:
 
 
 def check_drawing(seed: int, num_workers: int) -> None:
-    """Check how it is drawn.
-
-    Args:
-        seed: in [0, 2**32).
-        num_workers: processes, at least 1.
-
-    Raises:
-        ValueError: one of them is out of range.
-    """
+    """Raise ValueError for a seed outside [0, 2**32), or less than one process."""
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed: expected an integer in [0, 2**32), got {seed}")
     if num_workers < 1:
@@ -64,16 +53,16 @@ def check_drawing(seed: int, num_workers: int) -> None:
 def is_complete(
     last_file: Path, arguments: dict[str, Any], files: Iterable[Path], overwrite: bool
 ) -> bool:
-    """Whether the set is there.
+    """Whether the dataset is there.
 
     Args:
         last_file: the JSON file that is written last.
         arguments: those asked for, see `as_json`.
-        files: all other files of the set.
-        overwrite: another set in its place is no error.
+        files: all other files of the dataset.
+        overwrite: another dataset in its place is no error.
 
     Raises:
-        ValueError: there is a set with other arguments, or a file of another kind.
+        ValueError: there is a dataset with other arguments, or a file of another kind.
     """
     if not last_file.exists():
         return False
@@ -108,7 +97,7 @@ def _difference(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "")
 
 
 def remove_others(folder: Path, names: set[str]) -> None:
-    """Remove numbered pictures, whole or not, that do not belong to a new set.
+    """Remove numbered pictures, whole or not, that do not belong to a new dataset.
 
     Args:
         folder: it need not exist.
@@ -136,7 +125,31 @@ def draw_all(
     """
     drawn: dict[int, T] = {}
     progress(0, count)
-    for number, kept in map_unordered(draw, count, num_workers):
+    for number, kept in _map_unordered(draw, count, num_workers):
         drawn[number] = kept
         progress(len(drawn), count)
     return [drawn[number] for number in range(count)]
+
+
+def _map_unordered(draw: Callable[[int], T], count: int, num_workers: int) -> Iterator[T]:
+    """``draw(0)`` ... ``draw(count - 1)``, in this process or in several, in any order."""
+    if num_workers == 1:
+        yield from map(draw, range(count))
+        return
+    # Forked processes need not import everything again; it is safe on Linux only.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    with context.Pool(num_workers, _start_worker, (os.getpid(),)) as pool:
+        yield from pool.imap_unordered(draw, range(count), chunksize=4)
+
+
+def _start_worker(parent: int) -> None:
+    """Leave interrupts to the parent, and end with it, even if it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def end_with_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()

@@ -1,4 +1,4 @@
-"""What is left on disk: complete or absent, and a data set in the end."""
+"""What is left on disk: complete or absent, and a dataset in the end."""
 
 from __future__ import annotations
 

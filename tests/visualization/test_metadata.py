@@ -1,4 +1,4 @@
-"""Names of classes and joints: the data set's where they fit, generic ones elsewhere."""
+"""Names of classes and joints: the dataset's where they fit, generic ones elsewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from d2_multitask.visualization.metadata import (
 
 @pytest.fixture
 def registered():
-    """Registers data sets under names that are forgotten after the test."""
+    """Registers datasets under names that are forgotten after the test."""
     names = []
 
     def register(name: str, json_file: str) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of labels: the mapper's dicts, a data set's own annotations, the heads' maps."""
+"""Pictures of labels: the mapper's dicts, a dataset's own annotations, the heads' maps."""
 
 from __future__ import annotations
 

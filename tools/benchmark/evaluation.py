@@ -48,7 +48,7 @@ def measure_evaluation(num_images: int = 500, clock: Clock = time.perf_counter) 
     """pycocotools against the backend that ``TEST.COCO_BACKEND: "auto"`` chooses.
 
     Args:
-        num_images: of the data set.
+        num_images: of the dataset.
         clock: see `benchmark.timing.CLOCKS`.
 
     Returns:

@@ -255,7 +255,7 @@ def set_candidate_thresholds(network: nn.Module, batch: Batch, people: int) -> N
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Parameters of a network, learnt or fixed."""
+    """Parameters of a network, learned or fixed."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 

@@ -39,7 +39,7 @@ def register_people(folder: Path, num_images: int, short_side: int) -> str:
         short_side: of the images, pixels.
 
     Returns:
-        The name of the data set.
+        The name of the dataset.
     """
     config = SceneConfig(short_side=(short_side, short_side))
     json_file = write_synthetic_people(

@@ -8,7 +8,7 @@ from typing import Any
 
 from d2_multitask.evaluation.results import MAIN_METRICS
 
-# (data set, group, metric); the data set is empty where only one was evaluated on.
+# (dataset, group, metric); the dataset is empty where only one was evaluated on.
 ResultKey = tuple[str, str, str]
 
 
@@ -22,7 +22,7 @@ class Column:
         metric: its name there, such as ``AP``.
         task: the task that it measures; networks with this task must have a value. Empty = known
             of no task.
-        dataset: the data set, empty where only one was evaluated on.
+        dataset: the dataset, empty where only one was evaluated on.
     """
 
     label: str
@@ -38,7 +38,7 @@ class Column:
 
     @property
     def name(self) -> str:
-        """``bbox/AP``, with the data set before it if there is one."""
+        """``bbox/AP``, with the dataset before it if there is one."""
         return "/".join(part for part in self.key if part)
 
 
@@ -52,7 +52,7 @@ TABLE_1 = (
     Column("keypoint AP", "keypoints", "AP", "pose"),
     Column("keypoint AP50", "keypoints", "AP50", "pose"),
 )
-# What other networks and data sets give; shown where it occurs.
+# What other networks and datasets give; shown where it occurs.
 FURTHER = (
     Column("mIoU", "sem_seg", "mIoU", "seg"),
     Column("mask AP", "segm", "AP", "mask"),
@@ -72,7 +72,7 @@ def flat_results(results: Mapping[str, Any]) -> dict[ResultKey, float | None]:
     """``results.json`` -> a value for each key; ``None`` for what could not be computed.
 
     Args:
-        results: ``{group: {metric: value}}``, or one such dict for each data set.
+        results: ``{group: {metric: value}}``, or one such dict for each dataset.
     """
     flat: dict[ResultKey, float | None] = {}
     for name, inner in results.items():

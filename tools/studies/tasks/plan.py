@@ -197,7 +197,7 @@ def changed_settings(run: Run, opts: Sequence[str]) -> list[str]:
 
 
 def count_parameters(cfg: CfgNode) -> int:
-    """Parameters of the network that a config describes, learnt and frozen."""
+    """Parameters of the network that a config describes, learned and frozen."""
     cfg = cfg.clone()
     cfg.defrost()
     # Weights are not needed to count, and might have to be downloaded.

@@ -58,7 +58,7 @@ class RunResult:
         values: its numbers; ``None`` for what could not be computed.
         training_seconds: of the steps alone, ``None`` if unknown.
         parameters: of the network, ``None`` if unknown.
-        setting: data sets and schedule, as the run's own config says.
+        setting: datasets and schedule, as the run's own config says.
     """
 
     seed: int

@@ -15,7 +15,7 @@ QUIET = TextureConfig(noise=0.0, shading=0.0)
 
 
 def test_pixels_are_those_that_were_drawn_before():
-    # Of the first version: other ones are another data set, see GENERATOR_VERSION.
+    # Of the first version: other ones are another dataset, see GENERATOR_VERSION.
     scene = draw_textures(0, "same_palette", "train", 3)
     digest = hashlib.sha256(scene.image.tobytes() + scene.mask.tobytes()).hexdigest()
     assert digest[:16] == "952d0efc50938cb5"
