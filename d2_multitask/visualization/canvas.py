@@ -1,4 +1,4 @@
-"""Drawing objects on one image: Detectron2's ``Visualizer`` with one colour an object.
+"""Drawing objects on one image: Detectron2's ``Visualizer`` with one colour per object.
 
 Coordinates are continuous pixels of the image that the canvas was made from; the canvas itself may
 be larger, because small images are enlarged first: thin lines and letters on 160 pixels cannot be

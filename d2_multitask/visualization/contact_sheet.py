@@ -26,8 +26,8 @@ def contact_sheet(
 
     Args:
         pictures: (h, w, 3) uint8 RGB each.
-        captions: one text a picture, written above it.
-        columns: pictures a row; by default as many as make the sheet about as wide as high.
+        captions: one text per picture, written above it.
+        columns: pictures per row; by default as many as make the sheet about as wide as high.
         cell_width: width of a cell in pixels; pictures are scaled to fit into a cell that is no
             higher than wide.
         gap: pixels between cells.

@@ -1,4 +1,4 @@
-"""What classes, joints and limbs are called, with generic names where the dataset is not known."""
+"""Names of classes, keypoints and limbs, generic ones where the dataset is not known."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def picture_metadata(
         metadata: of the dataset, as far as it is known.
         num_classes: object classes of the network; names of another number (of another dataset)
             are replaced. ``None`` takes the names as they are, one class if there are none.
-        num_keypoints: joints an object, likewise; 17 (COCO's) if there are no names.
+        num_keypoints: keypoints of an object, likewise; 17 (COCO's) if there are no names.
         num_sem_seg_classes: classes of the semantic map, likewise; background and the object
             classes if there are no names.
 

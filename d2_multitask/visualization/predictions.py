@@ -113,28 +113,15 @@ def class_map(sem_seg: Tensor, size_hw: tuple[int, int]) -> np.ndarray:
 def blend_class_map(
     image: np.ndarray, classes: np.ndarray, metadata: Metadata, ignore_value: int = 255
 ) -> np.ndarray:
-    """Tint each class but the background in its colour, and hatch what is ignored.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        classes: (h, w) class ids, at the size of the image or another.
-        metadata: ``stuff_classes``; a first class named "background" is left uncoloured.
-        ignore_value: label that is hatched in grey.
-
-    Returns:
-        A new (H, W, 3) uint8 RGB.
-    """
+    """`style.blend_labels` of classes (h, w); a first class "background" is left uncoloured."""
     first = 1 if metadata.stuff_classes[0] == BACKGROUND else 0
-    blended = image
-    for class_id in np.unique(classes).tolist():
-        if class_id < first:
-            continue
-        mask = style.resize_mask(classes == class_id, image.shape[:2])
-        if class_id == ignore_value:
-            blended = style.blend_hatching(blended, mask)
-        else:
-            blended = style.blend_color(blended, mask, style.class_color(class_id - first))
-    return blended
+    return style.blend_labels(
+        image,
+        classes,
+        lambda class_id: style.class_color(class_id - first),
+        first=first,
+        ignore_value=ignore_value,
+    )
 
 
 def _keypoints(instances: Instances | None) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Labels as pictures: what a dataset says, what the mapper made of it, what the heads learn."""
+"""Labels as pictures: annotations of a dataset, the mapper's output, targets of the heads."""
 
 from __future__ import annotations
 

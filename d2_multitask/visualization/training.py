@@ -1,4 +1,4 @@
-"""The pictures that a trainer logs: labels above, what the network says below."""
+"""The pictures that a trainer logs: labels above, predictions below."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def training_pictures(
 def target_maps(
     network: nn.Module, batched_inputs: list[dict[str, Any]]
 ) -> tuple[dict[str, Tensor], tuple[int, int]]:
-    """What the heads are to learn from a batch; the network itself does not run.
+    """Targets of the heads for a batch; the network itself does not run.
 
     Returns:
         name -> (N, h, w) in [0, 1], and the (H, W) of the padded input that the maps cover.
@@ -102,7 +102,7 @@ def target_maps(
 
 @torch.no_grad()
 def prediction_maps(network: nn.Module, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """What the heads say of a batch: name -> (N, h, w) in [0, 1]."""
+    """Predictions of the heads for a batch: name -> (N, h, w) in [0, 1]."""
     features = network.backbone(network.preprocess_image(batched_inputs).tensor)
     maps: dict[str, Tensor] = {}
     for head in network.heads.values():
