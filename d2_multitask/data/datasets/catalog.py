@@ -90,5 +90,5 @@ def loaded_metadata(name: str) -> Metadata:
 
 
 def with_keypoints(names: Sequence[str]) -> list[str]:
-    """Those of the datasets that name joints."""
+    """Those of the datasets that name keypoints."""
     return [name for name in names if loaded_metadata(name).get("keypoint_names")]

@@ -6,7 +6,7 @@ In Python, a dataset of one's own takes three lines:
 
     register_coco_format("my_people", "annotations.json", "images")
 
-Classes, joints, skeleton and left/right pairs are read from the JSON's categories. Registering
+Classes, keypoints, skeleton and left/right pairs are read from the JSON's categories. Registering
 reads nothing; the JSON is read when the dataset is first used. What makes the file unusable is a
 ``ValueError`` that names file and field; what concerns one object is counted in the data report.
 """
@@ -299,8 +299,8 @@ def register_coco_format(
 
     Args:
         name: the name for ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
-        json_file: COCO's format: ``images``, ``annotations``, ``categories``; joints and skeleton
-            in the category. Without ``annotations`` the images are unlabelled.
+        json_file: COCO's format: ``images``, ``annotations``, ``categories`` (with keypoints and
+            skeleton). Without ``annotations`` the images are unlabelled.
         image_root: folder that the JSON's ``file_name`` is relative to.
         sem_seg_root: folder with semantic maps, PNG of class ids (255 = ignore) that have the
             images' names.
@@ -308,7 +308,7 @@ def register_coco_format(
             masks, if there are any: class = category + 1, 0 = background, crowds ignored.
         stuff_classes: names of the ids in the semantic maps; ``None`` is "background" followed by
             the JSON's categories.
-        keypoint_flip_pairs: (left, right) joint names; ``None`` finds them by name.
+        keypoint_flip_pairs: (left, right) keypoint names; ``None`` finds them by name.
         sem_seg_ids: value in the maps -> class id, such as ``{0: 0, 255: 1}``; ``None`` = the
             values are the ids.
         sem_seg_ignore: value or values in the maps that mean no label; ``None`` = 255, if it is
@@ -374,13 +374,13 @@ def _image_of(
 def _log_size(name: str, json_file: str, dataset_dicts: Sequence[Mapping[str, Any]]) -> None:
     labels = [a for record in dataset_dicts for a in record.get("annotations", ())]
     crowds = sum(a["iscrowd"] for a in labels)
-    joints = sum(any(a.get("keypoints", ())) for a in labels)
+    keypoints = sum(any(a.get("keypoints", ())) for a in labels)
     logger.info(
-        "Dataset %s: %d images, %d objects (%d with joints), %d ignored regions, from %s",
+        "Dataset %s: %d images, %d objects (%d with keypoints), %d ignored regions, from %s",
         name,
         len(dataset_dicts),
         len(labels) - crowds,
-        joints,
+        keypoints,
         crowds,
         json_file,
     )

@@ -1,4 +1,4 @@
-"""What the categories of a COCO-format JSON say: classes, joints, left/right pairs, skeleton."""
+"""What the categories of a COCO-format JSON say: classes, keypoints, left/right pairs, skeleton."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from d2_multitask.data.problems import Problem
 
 ConnectionRule = tuple[str, str, tuple[int, int, int]]
 
-SKELETON_PROBLEM = "skeleton edge without joints, left out of pictures"
+SKELETON_PROBLEM = "skeleton edge without keypoints, left out of pictures"
 SAME_NAME = "name of another category, the id is added"
-LONELY_SIDE_PROBLEM = "left or right joint without a partner, not swapped when images are flipped"
+LONELY_SIDE_PROBLEM = "left or right keypoint without a partner, not swapped when images flip"
 
 _OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
-# Words of a joint name: "leftKnee", "left_knee", "leftknee", "LKnee", "knee.l" all hold two.
+# Words of a keypoint name: "leftKnee", "left_knee", "leftknee", "LKnee", "knee.l" all hold two.
 _WORD = re.compile(r"(?i:left|right)|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 
@@ -27,9 +27,9 @@ class Categories(NamedTuple):
     Attributes:
         contiguous_ids: the JSON's category id -> 0, 1, 2, ... in the order of the JSON's ids.
         thing_classes: names in that order.
-        keypoint_names: joint names, the same for every category that has any; may be empty.
-        keypoint_flip_map: (left, right) pairs of joint names.
-        keypoint_connection_rules: (joint, joint, RGB colour) of the skeleton.
+        keypoint_names: keypoint names, the same for every category that has any; may be empty.
+        keypoint_flip_map: (left, right) pairs of keypoint names.
+        keypoint_connection_rules: (keypoint, keypoint, RGB colour) of the skeleton.
         problems: what was odd but usable.
     """
 
@@ -41,7 +41,7 @@ class Categories(NamedTuple):
     problems: list[Problem]
 
     def as_metadata(self) -> dict[str, Any]:
-        """The fields that Detectron2's MetadataCatalog knows; joints only if there are any."""
+        """The fields that Detectron2's MetadataCatalog knows; keypoints only if there are any."""
         values: dict[str, Any] = {
             "thing_classes": self.thing_classes,
             "thing_dataset_id_to_contiguous_id": self.contiguous_ids,
@@ -62,13 +62,13 @@ def read_categories(
 
     Args:
         categories: the JSON's list; each needs ``id`` and ``name``, and may have ``keypoints``
-            (joint names) and ``skeleton`` (pairs of joint numbers, counted from 1).
+            (keypoint names) and ``skeleton`` (pairs of keypoint numbers, counted from 1).
         json_file: for messages.
-        keypoint_flip_pairs: (left, right) joint names that replace those found by name.
+        keypoint_flip_pairs: (left, right) keypoint names that replace those found by name.
 
     Raises:
-        ValueError: a field is missing, an id is used twice, two categories have different joints,
-            or a given pair names no joint.
+        ValueError: a field is missing, an id is used twice, categories differ in
+            keypoints, or a given pair names none.
     """
     if not isinstance(categories, list) or not categories:
         raise ValueError(f"{json_file}: field 'categories': found nothing, expected a list of them")
@@ -82,14 +82,14 @@ def read_categories(
     problems: list[Problem] = []
     categories = _with_unique_names(categories, json_file, problems)
     ordered = sorted(categories, key=lambda category: category["id"])
-    joints_of = [category for category in ordered if category.get("keypoints")]
-    names = list(joints_of[0]["keypoints"]) if joints_of else []
-    for category in joints_of:
+    with_keypoints = [category for category in ordered if category.get("keypoints")]
+    names = list(with_keypoints[0]["keypoints"]) if with_keypoints else []
+    for category in with_keypoints:
         if list(category["keypoints"]) != names:
             raise ValueError(
                 f"{json_file}: field 'keypoints' of category {category['name']!r}: found "
                 f"{category['keypoints']}, expected {names} as in category "
-                f"{joints_of[0]['name']!r}; one network has one set of joints"
+                f"{with_keypoints[0]['name']!r}; one network has one set of keypoints"
             )
     return Categories(
         contiguous_ids={category["id"]: i for i, category in enumerate(ordered)},
@@ -100,21 +100,20 @@ def read_categories(
             if keypoint_flip_pairs is None
             else check_flip_pairs(keypoint_flip_pairs, names, json_file)
         ),
-        keypoint_connection_rules=_connection_rules(joints_of, names, json_file, problems),
+        keypoint_connection_rules=_connection_rules(with_keypoints, names, json_file, problems),
         problems=problems,
     )
 
 
 def find_flip_pairs(names: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """Find the left/right pairs among joint names.
+    """Find the left/right pairs among keypoint names.
 
     Names are pairs if one becomes the other by exchanging a word: "left_knee" and "right_knee",
     "lKnee" and "rKnee", "knee-left" and "knee-right". The letters l and r count only as first or
     last word.
 
     Returns:
-        (left, right) pairs in the order of the left joints, and the names that have a side but no
-        partner.
+        (left, right) pairs in the order of the left ones, and names with a side but no partner.
     """
     by_words = {tuple(_words(name)): name for name in names}
     pairs, lonely = [], []
@@ -137,7 +136,7 @@ def check_flip_pairs(
     """Check (left, right) pairs that a person wrote.
 
     Raises:
-        ValueError: not pairs, not joint names, or a joint in two pairs.
+        ValueError: not pairs, not keypoint names, or a keypoint in two pairs.
     """
     used: set[str] = set()
     for pair in pairs:
@@ -146,10 +145,10 @@ def check_flip_pairs(
         for name in pair:
             if name not in names:
                 raise ValueError(
-                    f"{where}: flip pairs: found {name!r}, expected a joint of {list(names)}"
+                    f"{where}: flip pairs: found {name!r}, expected a keypoint of {list(names)}"
                 )
             if name in used:
-                raise ValueError(f"{where}: flip pairs: joint {name!r} is in more than one pair")
+                raise ValueError(f"{where}: flip pairs: keypoint {name!r} is in more than one pair")
             used.add(name)
     return [(pair[0], pair[1]) for pair in pairs]
 
@@ -167,9 +166,9 @@ def _checked_category(category: Any, where: str) -> dict[str, Any]:
     names = category.get("keypoints") or []
     if not isinstance(names, list) or not all(map(is_text, names)):
         found = shown(names)
-        raise ValueError(f"{where}: field 'keypoints': found {found}, expected joint names")
+        raise ValueError(f"{where}: field 'keypoints': found {found}, expected keypoint names")
     if len(set(names)) < len(names):
-        raise ValueError(f"{where}: field 'keypoints': a joint name of {names} is not unique")
+        raise ValueError(f"{where}: field 'keypoints': a keypoint name of {names} is not unique")
     return {**category, "id": category_id}
 
 
@@ -201,7 +200,7 @@ def _flip_map_by_name(
     pairs, lonely = find_flip_pairs(names)
     for name in lonely:
         details = f"found {name!r}, expected its other side among {list(names)}"
-        problems.append(Problem(LONELY_SIDE_PROBLEM, f"{json_file}: joint {name}", details))
+        problems.append(Problem(LONELY_SIDE_PROBLEM, f"{json_file}: keypoint {name}", details))
     return pairs
 
 
@@ -221,17 +220,17 @@ def _connection_rules(
         if _is_edge(edge, len(names)):
             edges.append((names[int(edge[0]) - 1], names[int(edge[1]) - 1]))
         else:
-            details = f"found {shown(edge)}, expected two joint numbers from 1 to {len(names)}"
+            details = f"found {shown(edge)}, expected two keypoint numbers from 1 to {len(names)}"
             where = f"{json_file}: field 'skeleton': edge {shown(edge)}"
             problems.append(Problem(SKELETON_PROBLEM, where, details))
     return [(a, b, _color(i / max(len(edges), 1))) for i, (a, b) in enumerate(edges)]
 
 
-def _is_edge(edge: Any, num_joints: int) -> bool:
+def _is_edge(edge: Any, num_keypoints: int) -> bool:
     return (
         isinstance(edge, list | tuple)
         and len(edge) == 2
-        and all(1 <= (as_integer(joint) or 0) <= num_joints for joint in edge)
+        and all(1 <= (as_integer(keypoint) or 0) <= num_keypoints for keypoint in edge)
     )
 
 

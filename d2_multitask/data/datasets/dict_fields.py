@@ -45,9 +45,9 @@ def with_plain_fields(
     A class that is no whole number stays as it is, for the checks that know the classes. An area
     that cannot be, beside a box (x, y, w, h), is replaced, and counted.
 
-    Boxes, joints and polygons may be arrays or tensors, joints also (K, 3); they become lists.
+    Boxes, keypoints (also (K, 3)) and polygons may be arrays or tensors; they become lists.
     An object whose box is no finite numbers, or has no size, is left out, and counted; a box that
-    is missing or of another length stays, for `d2_multitask.data.loader.check_boxes`.
+    is missing or of another length stays, for `d2_multitask.data.labels.instances.check_boxes`.
 
     Args:
         dataset_dicts: Detectron2's dicts; they are not changed.

@@ -105,7 +105,7 @@ def add_data_config(cfg: CfgNode) -> None:
     cfg.INPUT.SCALE_CROP.SCALE_RANGE = (0.6, 1.4)
     # The window's centre stays so many pixels of the image away from its edges; CenterNet's value.
     cfg.INPUT.SCALE_CROP.BORDER = 128
-    # Less of an object's box than this is too little to say what it is: ignored, not learnt.
+    # Less of an object's box than this is too little to say what it is: ignored, not learned.
     cfg.INPUT.SCALE_CROP.MIN_VISIBLE = 0.05
 
     cfg.INPUT.RANDOM_RESIZED_CROP = CfgNode()

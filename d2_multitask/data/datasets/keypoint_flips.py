@@ -1,4 +1,4 @@
-"""Which joints change places in a mirrored image, from the metadata of data sets."""
+"""Which keypoints change places in a mirrored image, from the metadata of datasets."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ logger = logging.getLogger(__name__)
 
 
 def flip_indices(datasets: Sequence[str]) -> list[int]:
-    """The joint that takes each joint's place when left and right are exchanged.
+    """The keypoint that takes each keypoint's place when left and right are exchanged.
 
     Args:
-        datasets: registered names of data sets with the same ``keypoint_names``. The pairs are the
+        datasets: registered names of datasets with the same ``keypoint_names``. The pairs are the
             first ``keypoint_flip_map`` among them; if there is none, they are found by name
             ("left_eye", "right_eye"), with a warning.
 
     Returns:
-        (K,) indices; a joint without a partner keeps its place. That is a warning where the joint's
-        name has a side.
+        (K,) indices; a keypoint without a partner keeps its place. That is a warning where its name
+        has a side.
 
     Raises:
-        ValueError: the first data set names no joints, or the map holds something else than pairs
-            of joints, or a joint with two partners.
+        ValueError: the first dataset names no keypoints, or the map holds something else than pairs
+            of keypoints, or a keypoint with two partners.
     """
     metadata = [loaded_metadata(name) for name in datasets]
     names = list(metadata[0].get("keypoint_names") or ())
     if not names:
         raise ValueError(
-            f"Data set {datasets[0]!r}: keypoint_names: found none, expected the names of its "
+            f"Dataset {datasets[0]!r}: keypoint_names: found none, expected the names of its "
             f"joints; type MetadataCatalog.get({datasets[0]!r}).set(keypoint_names=[...], "
             "keypoint_flip_map=[('left_eye', 'right_eye'), ...])"
         )
@@ -41,7 +41,7 @@ def flip_indices(datasets: Sequence[str]) -> list[int]:
         partners = _partners(datasets[0], names, find_flip_pairs(names)[0])
         pairs = ", ".join(f"{name} = {partner}" for name, partner in partners.items())
         logger.warning(
-            f"Data set {datasets[0]!r}: keypoint_flip_map: found none. In mirrored images these "
+            f"Dataset {datasets[0]!r}: keypoint_flip_map: found none. In mirrored images these "
             f"joints change places, found by their names: {pairs or 'none'}. To say it yourself "
             f"type MetadataCatalog.get({datasets[0]!r}).set(keypoint_flip_map=[(left, right), ...])"
         )
@@ -52,20 +52,20 @@ def flip_indices(datasets: Sequence[str]) -> list[int]:
 
 
 def _partners(dataset: str, names: Sequence[str], flip_map: Any) -> dict[str, str]:
-    """Joint -> the one of the other side, both ways; a pair may be told twice."""
+    """Keypoint -> the one of the other side, both ways; a pair may be told twice."""
     partners: dict[str, str] = {}
-    where = f"Data set {dataset!r}: keypoint_flip_map:"
+    where = f"Dataset {dataset!r}: keypoint_flip_map:"
     for pair in flip_map.items() if isinstance(flip_map, Mapping) else flip_map:
         is_pair = isinstance(pair, list | tuple) and len(pair) == 2
-        if not is_pair or not all(joint in names for joint in pair):
+        if not is_pair or not all(keypoint in names for keypoint in pair):
             raise ValueError(
-                f"{where} found {pair!r}, expected pairs [left, right] of the joints {list(names)}"
+                f"{where} found {pair!r}, expected pairs [left, right] of keypoints {list(names)}"
             )
-        for joint, partner in (pair, pair[::-1]):
-            if partners.setdefault(joint, partner) != partner:
+        for keypoint, partner in (pair, pair[::-1]):
+            if partners.setdefault(keypoint, partner) != partner:
                 raise ValueError(
-                    f"{where} found {partners[joint]!r} and {partner!r} for the joint {joint!r}, "
-                    "expected each joint in one pair"
+                    f"{where} found {partners[keypoint]!r} and {partner!r} for the keypoint "
+                    f"{keypoint!r}, expected each keypoint in one pair"
                 )
     return partners
 
@@ -75,6 +75,6 @@ def _warn_of_sides(dataset: str, names: Sequence[str], partners: Mapping[str, st
     fixed = [name for name in (*sum(pairs, ()), *lonely) if partners.get(name, name) == name]
     if fixed:
         logger.warning(
-            f"Data set {dataset!r}: keypoint_flip_map: found no partner of the joints {fixed}, "
+            f"Dataset {dataset!r}: keypoint_flip_map: found no partner of the keypoints {fixed}, "
             "expected one, as their names have a side; they are not swapped in mirrored images"
         )

@@ -1,4 +1,4 @@
-"""From a drawn scene to the entries of the annotation file, without the ids.
+"""From a synthetic scene to the entries of the annotation file, without the ids.
 
 Only masks, joints and contours of what is drawn are used; the rules are those of the dataset: one
 mask an image of each stuff class, parts inside of their instance, one decimal for joints.

@@ -1,4 +1,4 @@
-"""One drawn image with who is seen at each pixel, from which every label follows.
+"""One synthetic image with who is seen at each pixel, from which every label follows.
 
 ``draw_detail_scene`` is a pure function of the seed, the phase, the index of the image and the
 settings: the same arguments give the same pixels and labels on every machine.

@@ -1,4 +1,4 @@
-"""Write drawn scenes in PASCAL in Detail's layout.
+"""Write synthetic scenes in PASCAL in Detail's layout.
 
     <root>/synthetic_in_detail/
         VOCdevkit/VOC2010/JPEGImages/2008_000001.jpg ...

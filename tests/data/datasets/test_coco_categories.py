@@ -94,7 +94,7 @@ def test_given_pairs_replace_those_by_name():
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        pytest.param([["a", "z"]], "found 'z', expected a joint of", id="no joint"),
+        pytest.param([["a", "z"]], "found 'z', expected a keypoint of", id="no joint"),
         pytest.param([["a", "b"], ["b", "c"]], "'b' is in more than one", id="twice"),
         pytest.param([["a"]], r"found \['a'\], expected \[left, right\]", id="one"),
         pytest.param(["ab"], "expected", id="text"),
@@ -118,7 +118,9 @@ def test_bad_pairs(pairs, message):
             [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}], "'id'.*not unique", id="same id"
         ),
         pytest.param(
-            [{"id": 1, "name": "a", "keypoints": ["x", "x"]}], "joint name.*not unique", id="joints"
+            [{"id": 1, "name": "a", "keypoints": ["x", "x"]}],
+            "keypoint name.*not unique",
+            id="joints",
         ),
         pytest.param(
             [

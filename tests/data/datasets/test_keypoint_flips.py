@@ -65,7 +65,7 @@ def test_sides_that_are_not_swapped_are_named(register, caplog, flip_map):
     name = register("a", keypoint_names=NAMES, keypoint_flip_map=flip_map)
     with caplog.at_level(logging.WARNING):
         flip_indices([name])
-    assert "no partner of the joints" in caplog.text and "'left_ear', 'right_ear'" in caplog.text
+    assert "no partner of the keypoints" in caplog.text and "'left_ear', 'right_ear'" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_sides_that_are_not_swapped_are_named(register, caplog, flip_map):
         pytest.param(["left_eye"], "found 'left_eye', expected pairs", id="text"),
         pytest.param(
             [("left_eye", "right_eye"), ("right_eye", "nose")],
-            "found 'left_eye' and 'nose' for the joint 'right_eye'",
+            "found 'left_eye' and 'nose' for the keypoint 'right_eye'",
             id="chain",
         ),
     ],

@@ -1,8 +1,7 @@
-"""``annos_joints`` -> joints of instances, found by geometry, because the file has no link.
+"""``annos_joints`` -> keypoints of instances, found by geometry, because the file has no link.
 
-Coordinates: the file's joints are pixel indices with a decimal, as COCO's; as everywhere here, half
-a pixel is added to make them continuous. Its visibility is the reverse of COCO's: 1 is visible, 2
-is occluded.
+The file's keypoints are pixel indices with a decimal, as COCO's; half a pixel is added to make them
+continuous. Its visibility is the reverse of COCO's: 1 is visible, 2 is occluded.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Record = dict[str, Any]
 
 _TO_COCO = {1: 2, 2: 1}
 
-# A skeleton belongs to a person if half of its joints are within this many pixels of the mask, or
+# A skeleton belongs to a person if half of its keypoints are within so many pixels of the mask, or
 # its box overlaps the mask's box by half.
 _REACH = 3
 _LEAST_INSIDE = 0.5
@@ -68,7 +67,7 @@ def add_joints(file: AnnotationFile, records: Mapping[int, Record]) -> MatchCoun
             place.
 
     Returns:
-        How many skeletons were matched; ``None`` if the file has no joints.
+        How many skeletons were matched; ``None`` if the file has no keypoints.
     """
     if "annos_joints" not in file.content:
         return None
@@ -88,7 +87,7 @@ def add_joints(file: AnnotationFile, records: Mapping[int, Record]) -> MatchCoun
 
 
 def to_coco_visibility(keypoints: Any) -> Any:
-    """The file's joints as a flat list with COCO's visibility; what is no list as it is."""
+    """The file's keypoints as a flat list with COCO's visibility; what is no list as it is."""
     keypoints = flat_keypoints(keypoints)
     if not isinstance(keypoints, list):
         return keypoints
@@ -136,10 +135,10 @@ def _match_image(record: Record, skeletons: Sequence[Record], counts: MatchCount
 def match_skeletons(skeletons: Sequence[Record], people: Sequence[Record]) -> list[tuple[int, int]]:
     """Pairs (skeleton, person) that fit best in sum, each used at most once (Hungarian method).
 
-    How well a pair fits is the mean of the share of labelled joints that lie within 3 pixels of the
-    mask and of the boxes' IoU. A pair with less than half of both is none.
+    How well a pair fits is the mean of the share of labelled keypoints within 3 pixels of the mask
+    and of the boxes' IoU. A pair with less than half of both is none.
     """
-    from scipy.optimize import linear_sum_assignment  # only data with joints needs it
+    from scipy.optimize import linear_sum_assignment  # only data with keypoints needs it
 
     if not skeletons or not people:
         return []
@@ -152,11 +151,11 @@ def match_skeletons(skeletons: Sequence[Record], people: Sequence[Record]) -> li
 
 
 def _inside(skeletons: Sequence[Record], person: Mapping[str, Any]) -> np.ndarray:
-    """(number of skeletons,) share of each one's labelled joints that are at the person's mask."""
-    joints = np.array([s["keypoints"] for s in skeletons]).reshape(-1, NUM_KEYPOINTS, 3)
-    labelled = joints[..., 2] > 0
+    """(number of skeletons,) share of each one's labelled keypoints at the person's mask."""
+    keypoints = np.array([s["keypoints"] for s in skeletons]).reshape(-1, NUM_KEYPOINTS, 3)
+    labelled = keypoints[..., 2] > 0
     try:
-        hit = _near_mask(joints[..., :2], person.get("segmentation"))
+        hit = _near_mask(keypoints[..., :2], person.get("segmentation"))
     except MaskError:
         hit = np.zeros(labelled.shape, dtype=bool)
     return (hit & labelled).sum(axis=1) / np.maximum(labelled.sum(axis=1), 1)

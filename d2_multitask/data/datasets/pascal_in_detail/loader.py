@@ -53,7 +53,7 @@ class LoadedPhase:
 
     Attributes:
         dataset_dicts: in the order of the file's images.
-        matches: how many skeletons found their person; ``None`` if the file has no joints.
+        matches: how many skeletons found their person; ``None`` if the file has no keypoints.
         problems: what was wrong in this phase, or in the file as a whole.
     """
 
@@ -180,7 +180,7 @@ def _log_size(name: str, annotation_file: str, dataset_dicts: Sequence[Record]) 
     }
     counts = [f"{sum(key in r for r in dataset_dicts)} with {text}" for text, key in keys.items()]
     logger.info(
-        "Dataset %s: %d images (%s), %d objects (%d with joints), from %s",
+        "Dataset %s: %d images (%s), %d objects (%d with keypoints), from %s",
         name,
         len(dataset_dicts),
         ", ".join(counts),
@@ -197,7 +197,7 @@ def register_pascal_in_detail(root: str) -> None:
 
         VOCdevkit/VOC2010/JPEGImages/*.jpg      (VOC2012's are a superset and are taken as well)
         pascal_in_detail/trainval_withkeypoints.json
-        pascal_in_detail/trainval_merged.json   (without joints; taken if the other is not there)
+        pascal_in_detail/trainval_merged.json   (without keypoints; taken if the other is not there)
     """
     register_detail_layout("pascal_in_detail", *find_files(root))
 

@@ -1,4 +1,4 @@
-"""Names and numbers of PASCAL in Detail: classes, human parts, joints.
+"""Names and numbers of PASCAL in Detail: classes, human parts, keypoints.
 
 Contiguous ids follow the dataset's own order: the 20 VOC classes, which have instances, come
 first, so that a thing's id is also its id in the semantic maps; then the 39 classes that are
@@ -81,7 +81,7 @@ KEYPOINT_NAMES = (
     "right_ankle",
 )
 # fmt: on
-"""The 14 joints as the file orders them; left is the person's own left.
+"""The 14 keypoints as the file orders them; left is the person's own left.
 
 The official API's name list has wrist and hip exchanged (4 and 5); its skeleton drawing and the
 data have not.
@@ -107,9 +107,9 @@ KEYPOINT_CONNECTION_RULES = tuple(
 )
 _ARM_LEG_SIGMAS = (0.079, 0.072, 0.062, 0.107, 0.087, 0.089)
 KEYPOINT_OKS_SIGMAS = (0.079, 0.079, *_ARM_LEG_SIGMAS, *_ARM_LEG_SIGMAS)
-"""COCO's tolerances for the joints that COCO has; head and neck as CrowdPose takes them.
+"""COCO's tolerances for the keypoints that COCO has; head and neck as CrowdPose takes them.
 
-The official evaluation's 0.5 for every joint lets random joints reach an AP of 0.47.
+The official evaluation's 0.5 for every keypoint lets random keypoints reach an AP of 0.47.
 """
 
 

@@ -1,8 +1,8 @@
 """``annos_segmentation`` -> instances, semantic segments, human parts, image labels.
 
-One list holds the masks of four tasks: instances of the 20 VOC classes, each with masks of its
-parts, and one mask an image of each other class. Masks stay run lengths; they are decoded, and then
-checked to the last pixel, when an image is used.
+One list holds the masks of four tasks: instances of the 20 VOC classes with masks of their parts,
+and one mask per image of each other class. Masks stay run lengths; they are decoded, and checked to
+the last pixel, when an image is used.
 """
 
 from __future__ import annotations
