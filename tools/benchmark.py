@@ -14,7 +14,7 @@ ratios      all ratios by name; results.json in --output
 cost        parameters, multiply-adds, latency, throughput, memory and parts: each config, the
             single-task networks that do the same, its bare backbone, Detectron2's composition
 step        where a training step's time goes, on synthetic people
-loader      images a second of the training loader alone, by number of workers
+loader      images per second of the training loader alone, by number of workers
 evaluation  COCO's metrics through our evaluator against pycocotools
 targets     target making against the customary loop
 decoding    decoding and post-processing against the forward pass
@@ -112,14 +112,14 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("output/benchmark"))
     parser.add_argument("--size", type=int, default=512, help="side of the images, pixels")
     parser.add_argument("--batch", type=int, help="images of a batch (each command has its own)")
-    parser.add_argument("--people", type=int, default=10, help="people an image")
+    parser.add_argument("--people", type=int, default=10, help="people per image")
     parser.add_argument("--runs", type=int, default=8, help="counted runs, or training steps")
     parser.add_argument("--warmup", type=int, default=2, help="runs before them")
     parser.add_argument("--batch-runs", type=int, default=3, help="cost: runs of a batch; 0 = none")
     parser.add_argument("--iterations", type=int, default=300, help="memory: training steps")
     parser.add_argument("--images", type=int, default=64, help="images drawn for step and loader")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="of the loader")
-    parser.add_argument("--passes", type=int, default=256, help="relation: visible sets an image")
+    parser.add_argument("--passes", type=int, default=256, help="relation: visible sets per image")
     parser.add_argument("--only", nargs="+", choices=sorted(GROUPS), help="ratios: these alone")
     parser.add_argument("--no-detectron2", action="store_true", help="cost: without its rows")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -77,7 +77,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--relations", nargs="+", choices=RELATIONS, default=list(RELATIONS))
     parser.add_argument("--divisions", nargs="+", choices=DIVISIONS, default=list(DIVISIONS))
     parser.add_argument("--baselines", nargs="+", default=list(BASELINES), help="rows of the table")
-    parser.add_argument("--passes", type=int, default=256, help="forward passes a relation")
+    parser.add_argument("--passes", type=int, default=256, help="forward passes per relation")
     parser.add_argument("--backend", choices=BACKENDS, default="networkx", help="of Louvain")
     parser.add_argument("--size", type=int, help="longer side in pixels (default: the MAE's)")
     parser.add_argument("--seed", type=int, default=0)

@@ -108,10 +108,12 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     yes_or_no = argparse.BooleanOptionalAction
     group = parser.add_argument_group("how")
     group.add_argument("--relation", nargs="+", choices=kinds, default=list(DEFAULTS.kinds))
-    group.add_argument("--passes", type=int, help="forward passes a relation")
-    group.add_argument("--seconds", type=float, help="time a relation")
+    group.add_argument("--passes", type=int, help="forward passes per relation")
+    group.add_argument("--seconds", type=float, help="time per relation")
     group.add_argument("--locality", type=float, help="standard deviation, patches")
-    group.add_argument("--neighbours", type=int, default=DEFAULTS.neighbours, help="edges a patch")
+    group.add_argument(
+        "--neighbours", type=int, default=DEFAULTS.neighbours, help="edges per patch"
+    )
     group.add_argument("--resolution", type=float, default=DEFAULTS.resolution, help="Louvain's")
     group.add_argument("--consensus", type=int, default=DEFAULTS.num_consensus, help="runs")
     group.add_argument("--backend", choices=BACKENDS, default=DEFAULTS.backend)

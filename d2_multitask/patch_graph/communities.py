@@ -35,7 +35,7 @@ def louvain(
         backend: "networkx", or "networkit" (pip install "d2_multitask[graph]"), which is faster.
 
     Returns:
-        One (n,) array of labels a level, finest first.
+        One (n,) array of labels per level, finest first.
 
     Raises:
         ValueError: unknown backend, or the resolution is not positive.

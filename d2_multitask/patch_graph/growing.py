@@ -167,7 +167,7 @@ class _Regions:
     def __init__(
         self, labels: np.ndarray, windows: Sequence[Window], meters: Sequence[ErrorMeter]
     ) -> None:
-        """Measure the regions ``labels`` (h, w), 0..C-1; one meter a window."""
+        """Measure the regions ``labels`` (h, w), 0..C-1; one meter per window."""
         count = int(labels.max()) + 1
         self.num_patches = labels.size
         self.members = [labels.flatten() == region for region in range(count)]  # (L,) bool each

@@ -46,7 +46,7 @@ class Relation:
         grid_hw: (h, w).
         standard_error: (L, L) float32 of the entries, ``inf`` where a pair was never observed;
             ``None`` where nothing is sampled.
-        passes: forward passes that it took, one a visible set.
+        passes: forward passes that it took, one per visible set.
         seconds: wall clock time that it took, all included.
         name: the kind, or the kinds of a mixture.
     """
@@ -76,7 +76,7 @@ class Budget:
     """What a measurement may cost; both ``None`` = the default of the kind.
 
     Attributes:
-        passes: forward passes, one a visible set.
+        passes: forward passes, one per visible set.
         seconds: wall clock time; a batch that would go beyond it is not started.
     """
 
@@ -127,7 +127,7 @@ def measure_relation(
         budget: for the kinds in `ESTIMATORS`; default: L passes for ``single_source``, 2 L for the
             others. ``single_source`` never needs more than L.
         seed: of the visible sets. The sets of a larger budget contain those of a smaller one.
-        batch_size: visible sets a forward pass; ``None`` = as many as are fast.
+        batch_size: visible sets per forward pass; ``None`` = as many as are fast.
         dtype: ``torch.bfloat16`` = mixed precision.
         **settings: of the kind, see the classes and functions in the two tables.
 

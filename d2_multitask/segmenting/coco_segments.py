@@ -24,7 +24,7 @@ def segment_annotations(
 
     Args:
         labels: (H, W); segment s has ``scores[s]``.
-        scores: one a segment.
+        scores: one per segment.
         min_area: smaller ones are left out, share of the image.
 
     Returns:

@@ -75,18 +75,18 @@ def picture_metadata(
     if stuff is None and num_sem_seg_classes in (None, len(things) + 1):
         stuff = [BACKGROUND, *things]
     stuff = stuff or [f"class {i}" for i in range(num_sem_seg_classes or 2)]
-    joints = _names(known.get("keypoint_names"), num_keypoints)
-    rules = known.get("keypoint_connection_rules") if joints else None
-    if not joints:
+    keypoints = _names(known.get("keypoint_names"), num_keypoints)
+    rules = known.get("keypoint_connection_rules") if keypoints else None
+    if not keypoints:
         is_coco = num_keypoints in (None, len(COCO_PERSON_KEYPOINT_NAMES))
-        joints = list(COCO_PERSON_KEYPOINT_NAMES) if is_coco else None
-        joints = joints or [f"joint {i}" for i in range(num_keypoints or 0)]
+        keypoints = list(COCO_PERSON_KEYPOINT_NAMES) if is_coco else None
+        keypoints = keypoints or [f"keypoint {i}" for i in range(num_keypoints or 0)]
         rules = KEYPOINT_CONNECTION_RULES if is_coco else None
     picture = Metadata(
         thing_classes=things,
         stuff_classes=stuff,
-        keypoint_names=joints,
-        keypoint_connection_rules=_with_torso(joints, rules or ()),
+        keypoint_names=keypoints,
+        keypoint_connection_rules=_with_torso(keypoints, rules or ()),
     )
     if known.get("thing_dataset_id_to_contiguous_id"):
         picture.thing_dataset_id_to_contiguous_id = known.thing_dataset_id_to_contiguous_id
@@ -104,7 +104,7 @@ def metadata_for(
     Args:
         metadata: of the dataset, as far as it is known.
         class_ids: (n,) contiguous classes of the objects.
-        keypoints: (n, K, ...) joints of the objects.
+        keypoints: (n, K, ...) keypoints of the objects.
         num_sem_seg_classes: classes of the semantic map.
     """
     names = metadata.get("thing_classes") if metadata is not None else None
@@ -118,14 +118,14 @@ def metadata_for(
 
 
 def is_rcnn(cfg: CfgNode) -> bool:
-    """Whether objects and joints come from Detectron2's heads on regions."""
+    """Whether objects and keypoints come from Detectron2's heads on regions."""
     return cfg.MODEL.META_ARCHITECTURE == MultitaskRCNN.__name__
 
 
 def cfg_metadata(cfg: CfgNode) -> Metadata:
     """:func:`picture_metadata` of the dataset and the network that ``cfg`` describes."""
     model = cfg.MODEL
-    objects, joints = (
+    objects, keypoints = (
         (model.ROI_HEADS, model.ROI_KEYPOINT_HEAD)
         if is_rcnn(cfg)
         else (model.CENTER_HEAD, model.POSE_HEAD)
@@ -133,13 +133,13 @@ def cfg_metadata(cfg: CfgNode) -> Metadata:
     return picture_metadata(
         dataset_metadata(cfg),
         num_classes=objects.NUM_CLASSES,
-        num_keypoints=joints.NUM_KEYPOINTS,
+        num_keypoints=keypoints.NUM_KEYPOINTS,
         num_sem_seg_classes=model.SEM_SEG_HEAD.NUM_CLASSES,
     )
 
 
 def limbs(metadata: Metadata) -> list[tuple[int, int]]:
-    """The pairs of joint indices that are joined by a line."""
+    """The pairs of keypoint indices that are joined by a line."""
     index = {name: i for i, name in enumerate(metadata.get("keypoint_names") or ())}
     rules = metadata.get("keypoint_connection_rules") or ()
     return [(index[a], index[b]) for a, b, _ in rules if a in index and b in index]

@@ -16,7 +16,7 @@ from d2_multitask.visualization.metadata import BACKGROUND, metadata_for
 
 CONFIDENCE_THRESHOLD = 0.3
 KEYPOINT_THRESHOLD = 0.1
-# An R-CNN's joint scores share out 1 over all of the object's box; Detectron2's own threshold.
+# An R-CNN's keypoint scores share out 1 over all of the object's box; Detectron2's own threshold.
 RCNN_KEYPOINT_THRESHOLD = 0.05
 
 
@@ -37,10 +37,10 @@ def draw_result(
         result: one entry of the model's output, at the size of ``image``: ``instances`` with
             ``pred_boxes``, ``scores``, ``pred_classes`` and, if any, ``pred_keypoints`` (n, K, 3);
             ``sem_seg`` (num_classes, H, W) scores. Each is optional.
-        metadata: names of classes and joints; generic ones replace what is missing or does not fit.
+        metadata: names of classes and keypoints; generic ones where they are missing.
         confidence_threshold: objects below it are not drawn.
-        keypoint_threshold: joints below it, and the limbs that end there, are not drawn.
-        draw_boxes: whether boxes are drawn; without a box head they are just the joints' hull.
+        keypoint_threshold: keypoints below it, and the limbs that end there, are not drawn.
+        draw_boxes: whether boxes are drawn; without a box head they are just the keypoints' hull.
         min_long_side: smaller images are enlarged to it (pixels).
 
     Returns:
@@ -75,7 +75,7 @@ def drawn_results(
 ) -> DrawnObjects:
     """Results of one image as :class:`DrawnObjects`; a single class is not named in the labels."""
     keypoints = _keypoints(instances)
-    joints = None if keypoints is None else keypoints.detach().numpy()
+    keypoints = None if keypoints is None else keypoints.detach().numpy()
     names = metadata.thing_classes
     labels = [
         f"{score:.0%}" if len(names) == 1 else f"{names[class_id]} {score:.0%}"
@@ -85,8 +85,8 @@ def drawn_results(
     ]
     return DrawnObjects(
         boxes=instances.pred_boxes.tensor.detach().numpy() if draw_boxes else None,
-        joints_xy=None if joints is None else joints[..., :2],
-        joints_shown=None if joints is None else joints[..., 2] >= keypoint_threshold,
+        keypoints_xy=None if keypoints is None else keypoints[..., :2],
+        keypoints_shown=None if keypoints is None else keypoints[..., 2] >= keypoint_threshold,
         labels=labels,
     )
 
@@ -125,5 +125,5 @@ def blend_class_map(
 
 
 def _keypoints(instances: Instances | None) -> Tensor | None:
-    has_joints = instances is not None and instances.has("pred_keypoints")
-    return instances.pred_keypoints if has_joints else None
+    has_keypoints = instances is not None and instances.has("pred_keypoints")
+    return instances.pred_keypoints if has_keypoints else None

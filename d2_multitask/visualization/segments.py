@@ -82,7 +82,7 @@ def draw_graph(
         image: (H, W, 3) uint8 RGB.
         graph: n nodes.
         labels: (n,) colours of the nodes; one colour without them.
-        edges_per_node: about so many edges a node are drawn.
+        edges_per_node: about so many edges per node are drawn.
 
     Returns:
         A new (H, W, 3) uint8 RGB.

@@ -18,7 +18,7 @@ from d2_multitask.visualization.predictions import draw_result
 from d2_multitask.visualization.reconstruction import draw_reconstructions
 from d2_multitask.visualization.targets import draw_labels, draw_map, rgb_image
 
-_LONG_SIDE = 400  # pixels a picture: large enough to see joints, small enough to log often
+_LONG_SIDE = 400  # pixels a picture: large enough to see keypoints, small enough to log often
 _SIZE = {"min_long_side": _LONG_SIDE}
 
 

@@ -74,7 +74,7 @@ def test_objects_with_and_without_masks_and_joints_share_an_image():
             annotation(),
             annotation(segmentation=[[100, 100, 180, 100, 180, 180, 100, 180]]),
             annotation(keypoints=[30, 30, 2, 50, 40, 2]),
-            annotation(keypoints=[1, 2, 3]),  # a wrong number of joints
+            annotation(keypoints=[1, 2, 3]),  # a wrong number of keypoints
         ],
     }
     image = np.zeros((200, 200, 3), np.uint8)

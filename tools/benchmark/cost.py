@@ -28,7 +28,7 @@ class Cost:
         multiply_adds: of convolutions and matrix products, one image.
         latency: median of one image.
         spread: fastest and slowest.
-        throughput: images a second, in batches.
+        throughput: images per second, in batches.
         peak_memory: bytes that one image takes besides the weights.
         parts: part -> median seconds, one image.
     """
@@ -53,7 +53,7 @@ def measure_costs(
     batch_runs: int = 3,
     clock: Clock = time.perf_counter,
 ) -> dict[str, Cost]:
-    """Build and measure all rows; a row that fails tells why and harms no other.
+    """Build and measure all rows; a row that fails has an error; the others are measured.
 
     Args:
         builders: name of the row -> what builds it.

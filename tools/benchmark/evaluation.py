@@ -84,7 +84,7 @@ def measure_coco_evaluation(
 
     Args:
         num_images: images.
-        num_people: labelled people an image.
+        num_people: labelled people per image.
         num_detections: predictions an image.
         num_keypoints: joints a person.
         backends: what to compare, as in ``TEST.COCO_BACKEND``; ``"detectron2"`` is Detectron2's
@@ -137,7 +137,7 @@ def random_labels(
 
     Args:
         num_images: N.
-        num_people: P, people an image.
+        num_people: P, people per image.
         num_keypoints: K.
         seed: of the random numbers.
     """

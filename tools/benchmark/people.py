@@ -22,7 +22,7 @@ def random_people(
 
     Args:
         num_images: N.
-        num_people: people an image.
+        num_people: people per image.
         image_hw: (H, W) pixels.
         num_keypoints: K.
         seed: of the random numbers.

@@ -111,7 +111,7 @@ def measure_steps(
         loader: batches, instead of those of the config.
 
     Returns:
-        part -> median seconds a step: "data" (waiting for it), "forward" (network and
+        part -> median seconds per step: "data" (waiting for it), "forward" (network and
         preprocessing), "targets", "losses", "backward" (with logging), "optimizer"; and "step".
     """
     model = build_model(cfg).train()
@@ -158,7 +158,7 @@ def measure_loader(
         num_batches: counted batches, after those that the workers have ready in advance.
 
     Returns:
-        workers -> images a second.
+        workers -> images per second.
     """
     speeds = {}
     for number in workers:

@@ -66,7 +66,7 @@ class Measuring:
 
     Attributes:
         model: the autoencoder.
-        passes: forward passes of each relation from errors (``single_source``: one a patch).
+        passes: forward passes of each relation from errors (``single_source``: one per patch).
         seed: of the visible sets.
         folder: where relations from errors are kept, one npz an image.
     """

@@ -101,7 +101,7 @@ def read_record(folder: Path) -> Record | None:
 
 
 def decide(record: Record | None, has_checkpoint: bool, retry: bool = False) -> Action:
-    """What to do with a run that nobody is at.
+    """What to do with a run that no process is training.
 
     A diverged run is a result: repeated with the same settings it would diverge again.
 
@@ -188,7 +188,7 @@ def last_iteration(folder: Path) -> int | None:
 
 
 def _step_times(path: Path) -> dict[int, float]:
-    """Iteration, from 0 -> seconds a step; cut lines are passed over."""
+    """Iteration, from 0 -> seconds per step; cut lines are passed over."""
     times: dict[int, float] = {}
     with contextlib.suppress(FileNotFoundError), path.open(encoding="utf-8") as file:
         for line in file:
