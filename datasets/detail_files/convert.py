@@ -13,7 +13,6 @@ joint coordinates; visibility is COCO's. Occlusion has no common format and is n
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
-from PIL import Image
 
 from d2_multitask.data.datasets.pascal_in_detail.annotation_file import (
     AnnotationFile,
@@ -41,6 +39,7 @@ from d2_multitask.data.labels.masks import MaskError, to_rle
 from d2_multitask.data.labels.parts import part_seg_map
 from d2_multitask.data.labels.sem_seg import sem_seg_map
 from d2_multitask.data.problems import DATA_REPORT
+from d2_multitask.data.whole_files import write_json, write_png
 
 Record = dict[str, Any]
 Progress = Callable[[int, int], None]
@@ -94,17 +93,16 @@ def _write(
 ) -> list[Path]:
     paths = []
     loaded = {phase: read_phase(file, "", phase) for phase in phases}
-    for phase, (records, matches, problems) in (
-        (p, (x.dataset_dicts, x.matches, x.problems)) for p, x in loaded.items()
-    ):
-        DATA_REPORT.extend(problems)
-        path = output / "annotations" / f"instances_{phase}.json"
-        paths.append(_write_json(path, coco_json(records, person_only=False)))
-        if matches is not None:
-            path = output / "annotations" / f"person_keypoints_{phase}.json"
-            paths.append(_write_json(path, coco_json(records, person_only=True)))
+    for phase, part in loaded.items():
+        DATA_REPORT.extend(part.problems)
+        kinds = {"instances": False}
+        if part.matches is not None:
+            kinds["person_keypoints"] = True
+        for kind, person_only in kinds.items():
+            paths.append(output / "annotations" / f"{kind}_{phase}.json")
+            write_json(paths[-1], coco_json(part.dataset_dicts, person_only))
     if maps:
-        everything = [record for x in loaded.values() for record in x.dataset_dicts]
+        everything = [record for part in loaded.values() for record in part.dataset_dicts]
         _write_maps(output, everything, progress)
     return paths
 
@@ -185,18 +183,10 @@ def _number(annotations: list[dict[str, Any]]) -> None:
 
 
 def _write_maps(output: Path, records: Sequence[Record], progress: Progress) -> None:
-    for name in MAPS:
-        (output / name).mkdir(parents=True, exist_ok=True)
     for done, record in enumerate(records, start=1):
         stem = Path(record["file_name"]).stem
         for name, make in MAPS.items():
             values = make(record)
             if values is not None:
-                Image.fromarray(values).save(output / name / f"{stem}.png")
+                write_png(output / name / f"{stem}.png", values, compress_level=6)
         progress(done, len(records))
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, separators=(",", ":")))
-    return path

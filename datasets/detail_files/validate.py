@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pycocotools.mask as mask_util
 
 from d2_multitask.data.datasets.pascal_in_detail.annotation_file import (
@@ -24,6 +25,7 @@ from d2_multitask.data.datasets.pascal_in_detail.loader import LoadedPhase, read
 from d2_multitask.data.datasets.pascal_in_detail.names import (
     CATEGORY_IDS,
     CLASS_ALIASES,
+    NUM_KEYPOINTS,
     PART_CLASS_OF_NAME,
     PERSON,
     STUFF_CLASSES,
@@ -33,7 +35,6 @@ from d2_multitask.data.datasets.pascal_in_detail.segmentation import PERSON_CLAS
 from d2_multitask.data.labels.masks import MaskError, to_rle
 from d2_multitask.data.problems import ProblemReport
 from detail_files.edge_report import boundary_lines, occlusion_lines
-from detail_files.joint_report import joint_lines
 
 KNOWN_SHA1 = {"169325d9f7e9047537fedca7b04de4dddf10b881": "trainval_merged.json"}
 EXPECTED_IMAGES = {"train": 4996, "val": 5104}
@@ -83,7 +84,7 @@ def validate_file(annotation_file: str | Path, image_root: str | Path | None = N
         ("Classes", _class_lines(file, loaded)),
         ("Masks", _mask_lines(file)),
         ("Parts", _part_lines(file)),
-        ("Joints", joint_lines(file, loaded)),
+        ("Joints", _joint_lines(file, loaded)),
         ("Boundaries", boundary_lines(loaded)),
         ("Occlusion", occlusion_lines(file, loaded)),
     ]
@@ -249,6 +250,46 @@ def _part_lines(file: AnnotationFile) -> Iterator[str]:
         used.update(names.get(part_id, f"id {part_id}") for part_id in given)
     yield f"people: {people}, of them without part masks: {without}"
     yield f"parts of people: {_sorted_counts(used)}"
+
+
+def _joint_lines(file: AnnotationFile, loaded: dict[str, LoadedPhase]) -> Iterator[str]:
+    """Lines of the report."""
+    if "annos_joints" not in file.content:
+        yield "none: the file is of the kind of trainval_merged.json"
+        return
+    points, sizes, person_ids = [], [], []
+    for _, entry in file.entries("annos_joints"):
+        joints = entry.get("keypoints")
+        person_ids.append(entry.get("person_id"))
+        if not isinstance(joints, list) or len(joints) != 3 * NUM_KEYPOINTS:
+            continue
+        if not all(isinstance(value, int | float) and abs(value) < 1e9 for value in joints):
+            continue
+        image = file.images[entry["image_id"]]
+        points.append(np.array(joints, dtype=np.float64).reshape(-1, 3))
+        sizes.append((image["width"], image["height"]))
+    yield f"{len(person_ids)} skeletons, {len(points)} of them with 42 numbers"
+    is_count = person_ids == list(range(1, len(person_ids) + 1))
+    yield f"person_id counts from 1 in list order: {is_count}"
+    for phase, part in loaded.items():
+        yield f"{phase}: {part.matches}"
+    if points:
+        yield from _coordinate_lines(np.stack(points), np.array(sizes))
+
+
+def _coordinate_lines(points: np.ndarray, sizes: np.ndarray) -> Iterator[str]:
+    """``points`` (n, 14, 3), ``sizes`` (n, 2) width and height."""
+    codes = Counter(points[..., 2].ravel().tolist())
+    text = ", ".join(f"{int(code)}: {count}" for code, count in sorted(codes.items()))
+    yield f"visibility codes (1 = visible, 2 = occluded): {text}"
+    labelled = points[..., 2] > 0
+    xy = points[..., :2]
+    zero = (xy[~labelled] == 0).all() if (~labelled).any() else True
+    yield f"joints that are not labelled are at (0, 0): {bool(zero)}"
+    low = xy[labelled].min() if labelled.any() else float("nan")
+    beyond = (xy > sizes[:, None] - 1).any(axis=-1) & labelled
+    least = f"smallest coordinate {low:g}, {beyond.sum()} joints beyond the last pixel's index"
+    yield f"{least} (smallest >= 1 and some beyond would mean that they count from 1)"
 
 
 def _problem_lines(problems: Sequence[Any]) -> list[str]:
