@@ -91,7 +91,7 @@ def test_the_pages_commands_train_and_evaluate_it(copy: Path) -> None:
     run(copy, train, *small)
     output = copy / "output" / "depth"
     metrics = [json.loads(x) for x in (output / "metrics.json").read_text().splitlines()]
-    assert metrics[0]["loss_depth"] > 0
+    assert metrics[0]["total_loss"] > 0
     results = json.loads((output / "results.json").read_text())
     assert 0 < results["depth"]["relative-error"] < 100
     assert "| loss_depth " in run(copy, gradients, *small)
