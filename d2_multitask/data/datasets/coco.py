@@ -152,14 +152,20 @@ class CocoFormatDataset:
         reader = ObjectReader(
             categories.contiguous_ids, len(categories.keypoint_names), problems=problems
         )
-        known_ids: dict[Any, Mapping[str, Any]] = {}
+        first_of: dict[Any, Mapping[str, Any]] = {}
         for index, annotation in enumerate(annotations):
             where = f"{self.json_file}: annotations[{index}]"
             if not isinstance(annotation, dict):
                 raise ValueError(f"{where}: found {type(annotation).__name__}, expected an object")
             where += f" (id {shown(annotation.get('id'))})"
-            if self._is_copy(annotation, known_ids, where, problems):
-                continue
+            annotation_id = as_id(annotation.get("id"))  # training needs none
+            known = first_of.setdefault(annotation_id, annotation)
+            if annotation_id is not None and known is not annotation:
+                kind = SAME_ANNOTATION_TWICE if known == annotation else SAME_ANNOTATION_ID
+                details = f"field 'id': found {shown(annotation_id)} again"
+                problems.append(Problem(kind, where, details))
+                if kind == SAME_ANNOTATION_TWICE:
+                    continue
             record = _image_of(annotation, records, where, problems)
             if record is None:
                 continue
@@ -169,38 +175,15 @@ class CocoFormatDataset:
                 record["annotations"].append(label)
                 category_id = as_category_id(annotation.get("category_id"))
                 num_kept += category_id in categories.contiguous_ids
-        self._check_not_lost(annotations, num_kept, problems[num_before:])
+        if annotations and not num_kept:
+            raise ValueError(
+                f"{self.json_file}: none of its {len(annotations)} annotations can be used. The "
+                f"first problem: {problems[num_before]}"
+            )
         num_empty = sum(not record["annotations"] for record in records.values())
         if num_empty:
             details = f"{num_empty} of {len(records)} images"
             problems.append(Problem(NO_OBJECTS, self.json_file, details))
-
-    def _is_copy(
-        self,
-        annotation: Mapping[str, Any],
-        known_ids: dict[Any, Mapping[str, Any]],
-        where: str,
-        problems: list[Problem],
-    ) -> bool:
-        annotation_id = as_id(annotation.get("id"))
-        if annotation_id is None:  # training needs no ids
-            return False
-        known = known_ids.setdefault(annotation_id, annotation)
-        if known is annotation:
-            return False
-        same = known == annotation
-        kind = SAME_ANNOTATION_TWICE if same else SAME_ANNOTATION_ID
-        problems.append(Problem(kind, where, f"field 'id': found {shown(annotation_id)} again"))
-        return same
-
-    def _check_not_lost(
-        self, annotations: Sequence[Any], num_kept: int, problems: Sequence[Problem]
-    ) -> None:
-        if annotations and not num_kept:
-            raise ValueError(
-                f"{self.json_file}: none of its {len(annotations)} annotations can be used. The "
-                f"first problem: {problems[0]}"
-            )
 
     def _add_sem_seg(self, dataset_dicts: list[dict[str, Any]], problems: list[Problem]) -> bool:
         """Say for each image where its semantic map comes from; returns whether any has one."""

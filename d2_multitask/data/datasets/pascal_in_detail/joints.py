@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from detectron2.structures import Boxes, pairwise_iou
-from torch import as_tensor
+from detectron2.structures import Boxes, BoxMode, pairwise_iou
+from torch import float64, tensor
 
 from d2_multitask.data.datasets.coco_annotations import ObjectReader, flat_keypoints
 from d2_multitask.data.datasets.pascal_in_detail.annotation_file import AnnotationFile
@@ -178,5 +178,5 @@ def _near_mask(xy: np.ndarray, segmentation: Any) -> np.ndarray:
 
 def _boxes(items: Sequence[Mapping[str, Any]]) -> Boxes:
     """The ``bbox`` (x, y, w, h) of each."""
-    boxes = np.array([item["bbox"] for item in items], dtype=np.float64).reshape(-1, 4)
-    return Boxes(as_tensor(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)))
+    boxes = tensor([item["bbox"] for item in items], dtype=float64).reshape(-1, 4)
+    return Boxes(BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS))

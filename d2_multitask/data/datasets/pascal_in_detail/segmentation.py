@@ -64,7 +64,8 @@ def add_segmentation(file: AnnotationFile, records: Mapping[int, Record]) -> Non
             details = f"field 'category_id': found {category_id!r}, expected one of 'categories'"
             file.add(BAD_CATEGORY, where, details)
             continue
-        _start(record)
+        if "annotations" not in record:
+            record.update(annotations=[], sem_seg_segments=[], image_labels=set())
         record["image_labels"].add(class_id)
         if class_id < _NUM_THINGS:
             instance = _add_instance(file, record, entry, class_id, where, reader)
@@ -72,19 +73,6 @@ def add_segmentation(file: AnnotationFile, records: Mapping[int, Record]) -> Non
                 people.setdefault(entry["image_id"], []).append((where, entry, instance))
         else:
             _add_stuff(file, record, entry, class_id, where)
-    _finish(file, records, people)
-
-
-def _start(record: Record) -> None:
-    if "annotations" not in record:
-        record.update(annotations=[], sem_seg_segments=[], image_labels=set())
-
-
-def _finish(
-    file: AnnotationFile,
-    records: Mapping[int, Record],
-    people: Mapping[int, Iterable[tuple[str, dict[str, Any], Record]]],
-) -> None:
     for image_id, record in records.items():
         if "annotations" not in record:
             details = "field 'annos_segmentation': found none of this image"
