@@ -33,7 +33,7 @@ def flip_indices(datasets: Sequence[str]) -> list[int]:
     if not names:
         raise ValueError(
             f"Dataset {datasets[0]!r}: keypoint_names: found none, expected the names of its "
-            f"joints; type MetadataCatalog.get({datasets[0]!r}).set(keypoint_names=[...], "
+            f"keypoints; type MetadataCatalog.get({datasets[0]!r}).set(keypoint_names=[...], "
             "keypoint_flip_map=[('left_eye', 'right_eye'), ...])"
         )
     mapped = next((m for m in metadata if m.get("keypoint_flip_map") is not None), None)
@@ -42,7 +42,7 @@ def flip_indices(datasets: Sequence[str]) -> list[int]:
         pairs = ", ".join(f"{name} = {partner}" for name, partner in partners.items())
         logger.warning(
             f"Dataset {datasets[0]!r}: keypoint_flip_map: found none. In mirrored images these "
-            f"joints change places, found by their names: {pairs or 'none'}. To say it yourself "
+            f"keypoints change places, found by their names: {pairs or 'none'}. To say it yourself "
             f"type MetadataCatalog.get({datasets[0]!r}).set(keypoint_flip_map=[(left, right), ...])"
         )
     else:
