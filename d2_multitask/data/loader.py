@@ -48,7 +48,7 @@ _SWITCHES: Mapping[str, type[Label]] = MappingProxyType(
 def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
     """Load, check, filter and concatenate the datasets of ``DATASETS.TRAIN``.
 
-    Data sets may be labelled for different tasks. Where two of them have the same kind of labels,
+    Datasets may be labelled for different tasks. Where two of them have the same kind of labels,
     the names must agree; and each task of ``MODEL.TASKS`` needs labels in at least one of them.
     If no task needs labels, every image is used and no label is read. If one of the tasks is
     "reconstruction", images without any label are used too.
@@ -58,8 +58,8 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
 
     Raises:
         ValueError: a dataset is not registered, empty, or unreadable; datasets disagree; the
-            network has another number of classes or joints; a task has no labels. The message names
-            the dataset, what was found, what was expected, and the config key to set.
+            network has another number of classes or keypoints; a task has no labels. The message
+            names the dataset, what was found, what was expected, and the config key to set.
     """
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN: found nothing, expected at least one dataset")
@@ -71,19 +71,17 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
     labels = [*task_labels(cfg), *(label.from_config(cfg) for label in switched)]
     for key in dict.fromkeys([*_OBJECT_METADATA, *(x.names_key for x in labels if x.names_key)]):
         _check_agreement(key, list(sets))
-    for name, dataset_dicts in sets.items():
-        for label in labels:
-            if any(map(label.has, dataset_dicts)):
-                label.check_classes(name, dataset_dicts)
+    for (name, dataset_dicts), label in itertools.product(sets.items(), labels):
+        if any(map(label.has, dataset_dicts)):
+            label.check_classes(name, dataset_dicts)
     for name, dataset_dicts in sets.items():
         _check_readable(name, dataset_dicts, cfg.INPUT.FORMAT)
         _check_category_ids(name, dataset_dicts)
     _check_labels(cfg, _chain(sets, times), list(sets))
-    for name, dataset_dicts in sets.items():
-        for label in labels:
-            label.check(name, dataset_dicts)
+    for (name, dataset_dicts), label in itertools.product(sets.items(), labels):
+        label.check(name, dataset_dicts)
     report_shared_files(sets, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
-    sets = {name: _with_labelled_joints(dicts) for name, dicts in sets.items()}
+    sets = {name: _with_labelled_keypoints(dicts) for name, dicts in sets.items()}
     dataset_dicts = _chain(sets, times)
     if not LABEL_FREE_TASKS.isdisjoint(cfg.MODEL.TASKS):
         return dataset_dicts  # every image teaches something
@@ -100,7 +98,7 @@ def repeat_factors(entries: Sequence[Sequence[Any]], names: Sequence[str]) -> di
     """``DATASETS.TRAIN_REPEAT_FACTOR`` -> how often each dataset of ``names`` is taken.
 
     Raises:
-        ValueError: an entry is no pair of a name and a whole number from 1, or of another name.
+        ValueError: an entry is not a name of ``names`` and a whole number from 1.
     """
     times = dict.fromkeys(names, 1)
     for entry in entries:
@@ -118,24 +116,24 @@ def _chain(sets: Mapping[str, DatasetDicts], times: Mapping[str, int]) -> Datase
     return list(itertools.chain.from_iterable(sets[name] * times[name] for name in sets))
 
 
-def _with_labelled_joints(dataset_dicts: DatasetDicts) -> DatasetDicts:
-    """Where a dataset labels some joint types only, its dicts get them as ``labelled_joints``."""
+def _with_labelled_keypoints(dataset_dicts: DatasetDicts) -> DatasetDicts:
+    """Where a dataset labels some keypoints only, its dicts say which: ``labelled_keypoints``."""
     missing: set[int] | None = None
-    num_joints = 0
+    number = 0
     for annotation in itertools.chain.from_iterable(
         d.get("annotations", ()) for d in dataset_dicts
     ):
         visibility = np.ravel(annotation.get("keypoints", ()))[2::3]
         if len(visibility):
-            num_joints = len(visibility)
-            missing = set(range(num_joints)) if missing is None else missing
-            missing = {joint for joint in missing if joint >= num_joints or not visibility[joint]}
+            number = len(visibility)
+            missing = set(range(number)) if missing is None else missing
+            missing = {index for index in missing if index >= number or not visibility[index]}
             if not missing:
                 return dataset_dicts
-    if missing is None or len(missing) == num_joints:
-        return dataset_dicts  # no joint is labelled at all, which is told elsewhere
-    labelled = [joint not in missing for joint in range(num_joints)]
-    return [{**record, "labelled_joints": labelled} for record in dataset_dicts]
+    if missing is None or len(missing) == number:
+        return dataset_dicts  # none is labelled at all, see KeypointLabel
+    labelled = [index not in missing for index in range(number)]
+    return [{**record, "labelled_keypoints": labelled} for record in dataset_dicts]
 
 
 def _images_alone(

@@ -40,8 +40,7 @@ class MultitaskDatasetMapper:
     - ``image``: (3, H, W) uint8; ``height``, ``width``: original size; ``file_name``, ``image_id``;
     - ``window`` (test; absent where the image fills the input): its (x0, y0, x1, y1) in the input;
     - ``instances`` (training; absent without ``annotations``): see ``InstanceBuilder``;
-    - ``labelled_joints`` (training; absent where the dataset labels all): (K,) bool, the keypoints
-      that the dataset labels;
+    - ``labelled_keypoints`` (training; absent where the dataset labels all): (K,) bool;
     - ``ignore_mask`` (training; absent if empty): (H, W) bool, crowds and remains of objects that
       were cut off;
     - ``sem_seg``, ``part_seg``, ``boundary``, ... (training; absent if unlabelled or not asked
@@ -171,11 +170,11 @@ class MultitaskDatasetMapper:
         )
         if ignore is not None and ignore.any():
             result["ignore_mask"] = torch.from_numpy(ignore)
-        if "labelled_joints" in dataset_dict and self.instance_builder.hflip_indices is not None:
-            labelled = np.asarray(dataset_dict["labelled_joints"], dtype=bool)
+        if "labelled_keypoints" in dataset_dict and self.instance_builder.hflip_indices is not None:
+            labelled = np.asarray(dataset_dict["labelled_keypoints"], dtype=bool)
             if is_mirrored(transforms):
                 labelled = labelled[self.instance_builder.hflip_indices]
-            result["labelled_joints"] = torch.from_numpy(labelled)
+            result["labelled_keypoints"] = torch.from_numpy(labelled)
 
 
 class _AugInput(T.AugInput):

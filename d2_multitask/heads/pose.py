@@ -189,7 +189,7 @@ class PoseHead(ObjectHead):
         No loss where a label is missing: keypoints of visibility 0, images without keypoint labels,
         and, on the heatmaps, crowds. On the heatmap of one keypoint also none inside the boxes of
         objects whose keypoint is not labelled, and none in an image whose dataset
-        (``labelled_joints``, (K,) bool) does not label this keypoint, or of whose objects some
+        (``labelled_keypoints``, (K,) bool) does not label this keypoint, or of whose objects some
         label others but none this one.
         """
         heatmap_targets = self._heatmap_targets(labels)
@@ -207,7 +207,7 @@ class PoseHead(ObjectHead):
         """Heatmaps (N, K, h, w), valid cells, and the J labelled keypoints' own cells."""
         every = torch.ones(self.num_keypoints, dtype=torch.bool)
         device = labels.images.tensor.device
-        rows = [x.get("labelled_joints", every).to(device) for x in labels.batched_inputs]
+        rows = [x.get("labelled_keypoints", every).to(device) for x in labels.batched_inputs]
         in_dataset = torch.stack(rows)  # (N, K)
         objects, grid_hw = labels.objects(self.stride), grid_size(labels.images, self.stride)
         keypoints = labels.keypoints(self.stride, self.num_keypoints)

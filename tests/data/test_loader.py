@@ -33,7 +33,7 @@ def own(cfg, coco, write_coco, tmp_path):
 
 def test_training_dicts(own):
     # Nobody has the third joint, which is therefore not taken for absent.
-    partial = {"labelled_joints": [True, True, False]}
+    partial = {"labelled_keypoints": [True, True, False]}
     expected = [{**from_source(d), **partial} for d in DatasetCatalog.get("own")]
     assert get_training_dicts(own) == expected
 

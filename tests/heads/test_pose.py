@@ -86,7 +86,7 @@ def joint_validity(labelled: list[int], in_set: list[int] | None = None) -> torc
     visibility = entry["instances"].gt_keypoints.tensor[..., 2]
     visibility.zero_()[:, labelled] = 2
     if in_set is not None:
-        entry["labelled_joints"] = torch.isin(torch.arange(17), torch.tensor(in_set))
+        entry["labelled_keypoints"] = torch.isin(torch.arange(17), torch.tensor(in_set))
     targets = pose_head([]).targets(labels_of(entry))
     return targets["valid"].expand(1, 17, 16, 12)[0]
 

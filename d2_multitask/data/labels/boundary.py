@@ -21,8 +21,8 @@ from d2_multitask.data.labels.masks import decode_or_report
 from d2_multitask.data.labels.occlusion import draw_points, walk_segments
 from d2_multitask.data.problems import DATA_REPORT, ProblemReport
 
-# A pixel and its neighbours to the right, below, and on both lower diagonals (rows, columns): each
-# pair of neighbours once.
+# A pixel and its neighbors to the right, below, and on both lower diagonals (rows, columns): each
+# pair of neighbors once.
 _NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
 
 
@@ -89,10 +89,10 @@ def transform_boundary(
 
 
 def _segments(is_line: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of a map (h, w) joined with their neighbours: (n, 2) starts and ends, xy of centres.
+    """Pixels of a map (h, w) joined with their neighbors: (n, 2) starts and ends, xy of centres.
 
-    Every pixel is also a segment of its own. Diagonal neighbours are joined only where no path over
-    a shared neighbour joins them, or corners would be cut.
+    Every pixel is also a segment of its own. Diagonal neighbors are joined only where no path over
+    a shared neighbor joins them, or corners would be cut.
     """
     rows, columns = np.nonzero(is_line)
     all_rows, all_columns = [(rows, rows)], [(columns, columns)]

@@ -245,7 +245,7 @@ class InstanceBuilder:
             points = points[flipped_rows]
         # Detectron2 counts the far edge as inside, but no pixel lies there.
         points[(points[:, 0] >= image_size[1]) | (points[:, 1] >= image_size[0])] = 0
-        # A joint that was cut off is known: it is nowhere in this image.
+        # A keypoint that was cut off is known: it is nowhere in this image.
         points[labelled.reshape(-1) & (points[:, 2] == 0), 2] = -1
         return Keypoints(torch.from_numpy(points).float().reshape(-1, num_keypoints, 3))
 
