@@ -15,23 +15,35 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from d2_multitask.data.sampler import seed_random_states
 from d2_multitask.engine.hooks import unwrap
 
 logger = logging.getLogger(__name__)
 
 Batch = list[dict[str, Any]]
+_OPTIMIZER_NAME = "optimizer_name"
 
 
 class BatchMemory:
-    """Iterates over a data loader and keeps the last batch, for messages and pictures."""
+    """Iterates over a data loader and keeps the last batch, for messages and pictures.
+
+    Attributes:
+        last: the batch.
+        seed: numbers from 0 for the random states that the network finds; ``()`` = as they are.
+            They are set once the batch is there: loaders draw from them too, and when they begin
+            once more than otherwise.
+    """
 
     def __init__(self, loader: Iterable[Batch]) -> None:
         self.loader = loader
         self.last: Batch = []
+        self.seed: tuple[int, ...] = ()
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self.loader:
             self.last = batch
+            if self.seed:
+                seed_random_states(*self.seed)
             yield batch
 
 
@@ -39,11 +51,27 @@ class _NamedLosses(SimpleTrainer):
     """Detectron2's step, with checked losses and gradients and a total for each task.
 
     The check happens after the backward pass and before the weights change, in every process, on
-    numbers that are fetched from the GPU anyway.
+    numbers that are fetched from the GPU anyway. A training state knows its kind of optimizer.
     """
 
     data_loader: BatchMemory
     checks_gradients = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Detectron2's, with the optimizer's name."""
+        return {**super().state_dict(), _OPTIMIZER_NAME: optimizer_name(self.optimizer)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue a training.
+
+        Raises:
+            ValueError: with another optimizer; Adam's numbers would fit AdamW, for example.
+        """
+        expected = optimizer_name(self.optimizer)
+        found = state_dict.get(_OPTIMIZER_NAME, expected)
+        if found != expected:
+            raise ValueError(f"SOLVER.OPTIMIZER: found {found!r}, expected {expected!r}")
+        super().load_state_dict(state_dict)
 
     def _write_metrics(
         self,
@@ -134,6 +162,11 @@ def build_step(
         return FloatStep(model, memory, optimizer)
     scaler = torch.amp.GradScaler("cuda")
     return CudaAmpStep(model, memory, optimizer, grad_scaler=scaler)
+
+
+def optimizer_name(optimizer: torch.optim.Optimizer) -> str:
+    """As in ``SOLVER.OPTIMIZER``; Detectron2's clipping makes a class of a longer name."""
+    return type(optimizer).__name__.removesuffix("WithGradientClip").upper()
 
 
 def gradient_norm(model: nn.Module) -> Tensor:

@@ -25,7 +25,7 @@ from torch import nn
 from d2_multitask.checkpoint import MultitaskCheckpointer
 from d2_multitask.data.folder_lock import FolderLock
 from d2_multitask.data.loader import build_test_loader, build_train_loader
-from d2_multitask.data.sampler import TrainingImages, seed_random_states
+from d2_multitask.data.sampler import TrainingImages
 from d2_multitask.engine.hooks import (
     EMA_KEY,
     DataReportHook,
@@ -109,7 +109,7 @@ class MultitaskTrainer(DefaultTrainer):
     def run_step(self) -> None:
         """Detectron2's; with ``SEED`` a network's random numbers depend on the iteration alone."""
         if self.cfg.SEED >= 0:
-            seed_random_states(self.cfg.SEED, comm.get_rank(), self.iter)
+            self.data_loader.seed = (self.cfg.SEED, comm.get_rank(), self.iter)
         super().run_step()
 
     def resume_or_load(self, resume: bool = True) -> None:

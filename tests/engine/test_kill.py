@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import signal
 import time
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from d2_multitask.engine.trainer import MultitaskTrainer
 from engine_support import registered_people, tiny_cfg
 
 KILLS = int(os.environ.get("D2_MULTITASK_KILLS", "10"))
-STEPS = 20 * KILLS
+SAVES = 8  # at most, between two kills
+STEPS = 4 * SAVES * KILLS  # twice as many as that, as the killer may be late
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +52,37 @@ def train(people: str, folder: Path, workers: int) -> None:
 
 
 def kill(process: multiprocessing.Process, folder: Path, draw: random.Random, aimed: bool) -> None:
-    """After a moment, or while a file is written."""
-    stop = time.monotonic() + draw.uniform(0.2, 0.9)
-    while process.is_alive() and time.monotonic() < stop + 5 * aimed:
-        if aimed and time.monotonic() > stop - 0.2 and any(folder.glob("*.part")):
-            break
+    """After some checkpoints and a moment, or while a file is written."""
+    tag = folder / "last_checkpoint"
+    saves = draw.randint(int(aimed), SAVES)  # the first removes what an earlier kill left
+    moment = draw.uniform(0, 0.01 if saves else 0.3)
+    last = read(tag)
+    while process.is_alive() and saves:
+        if last != (last := read(tag)):
+            saves -= 1
         time.sleep(0.0005)
-    if process.is_alive():
-        os.killpg(process.pid, 9)
+    if not aimed:
+        time.sleep(moment)
+    while aimed and process.is_alive() and not halted_while_writing(process, folder):
+        time.sleep(0.0005)
+    os.killpg(process.pid, signal.SIGKILL)
     process.join()
+
+
+def read(tag: Path) -> str:
+    return tag.read_text() if tag.is_file() else ""
+
+
+def halted_while_writing(process: multiprocessing.Process, folder: Path) -> bool:
+    """Whether a file is half written and stays so, as the process is halted; else it goes on."""
+    if not any(folder.glob("*.part")):
+        return False
+    os.kill(process.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+    if any(folder.glob("*.part")):
+        return True
+    os.kill(process.pid, signal.SIGCONT)
+    return False
 
 
 @pytest.mark.slow
@@ -72,12 +96,15 @@ def test_killed_training_equals_the_uninterrupted_one(people, tmp_path, workers)
     def start(where: Path) -> multiprocessing.Process:
         process = fork.Process(target=train, args=(people, where, workers))
         process.start()
+        os.setpgid(process.pid, process.pid)  # it may be killed before it does so itself
         return process
 
     for number in range(KILLS):
         process = start(folder)
-        kill(process, folder, draw, aimed=number % 5 == 0)
-        assert process.exitcode in (-9, 0)  # 0: it was done before
+        aimed = number % 5 == 0
+        kill(process, folder, draw, aimed)
+        assert process.exitcode == -signal.SIGKILL
+        assert any(folder.glob("*.part")) or not aimed
         for path in folder.glob("*.pth"):
             read_checkpoint(str(path))  # none is broken under its final name
     for where in (folder, tmp_path / "whole"):

@@ -12,6 +12,9 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 
+from torch import nn
+
+from d2_multitask.checkpoint import MultitaskCheckpointer
 from d2_multitask.data.whole_files import write_text
 from d2_multitask.evaluation.results import RESULTS_FILE
 from studies.tasks.plan import Run
@@ -149,8 +152,8 @@ def _last_words(output: str) -> str:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether there is something to resume from."""
-    return (folder / LAST_CHECKPOINT).is_file()
+    """Whether there is something to resume from, also where the note of the last is broken."""
+    return MultitaskCheckpointer(nn.Module(), str(folder)).has_checkpoint()
 
 
 def forget_training(folder: Path) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from studies.tasks.plan import plan_runs, preset_rows
 from studies.tasks.record import (
@@ -141,7 +142,20 @@ def test_only_the_last_weights_of_a_finished_run_are_kept(tmp_path):
     names = ("model_0000099.pth", "model_final.pth", "last_checkpoint", "results.json")
     for name in names:
         (tmp_path / name).touch()
-    assert has_checkpoint(tmp_path)
     forget_checkpoints(tmp_path, keep=("model_final.pth",))
     assert {p.name for p in tmp_path.iterdir()} == {"model_final.pth", "results.json"}
+
+
+def test_what_to_resume_from_is_found_as_a_training_finds_it(tmp_path):
+    assert not has_checkpoint(tmp_path)
+    model = {"weight": torch.zeros(1)}
+    torch.save({"model": model}, tmp_path / "pretrained.pth")  # not of a training
+    assert not has_checkpoint(tmp_path)
+    torch.save({"model": model, "iteration": 1}, tmp_path / "model_0000001.pth")
+    assert has_checkpoint(tmp_path)  # there is no note
+    for note in ("", "model_0000001.pth", "model_0000003.pth"):
+        (tmp_path / "last_checkpoint").write_text(note)
+        assert has_checkpoint(tmp_path), note
+    (tmp_path / "model_0000001.pth").write_bytes(b"broken")
+    (tmp_path / "last_checkpoint").write_text("")
     assert not has_checkpoint(tmp_path)
