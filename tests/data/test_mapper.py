@@ -284,3 +284,20 @@ def test_from_config_for_evaluation_reads_no_data_set(cfg):
     cfg.DATASETS.TRAIN = ("not_registered",)
     mapper = MultitaskDatasetMapper(cfg, False)
     assert [type(a).__name__ for a in mapper.augmentations.augs] == ["ResizeShortestEdge"]
+
+
+def test_an_augmentation_sees_the_semantic_map_as_the_image_is_by_then(record):
+    """Detectron2's crop in which no class may fill more than a given area."""
+    seen = []
+
+    class Look(T.Augmentation):
+        def get_transform(self, image, sem_seg):
+            seen.append((image.shape[:2], sem_seg))
+            return T.NoOpTransform()
+
+    result = _mapper(T.HFlipTransform(W), Look())(record)
+    ((size, sem_seg),) = seen
+    assert size == sem_seg.shape == (H, W)
+    assert np.array_equal(sem_seg, result["sem_seg"])
+    crop = T.RandomCrop_CategoryAreaConstraint("absolute", (20, 20), 0.6)
+    assert _mapper(crop)(record)["sem_seg"].shape == (20, 20)
