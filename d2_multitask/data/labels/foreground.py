@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from d2_multitask.data.io import ImageReadError, read_label_map
-from d2_multitask.data.labels.base import IGNORE_VALUE, MapLabel, Record, size_of
+from d2_multitask.data.labels.base import IGNORE_VALUE, MapLabel, Record, name_of, size_of
 from d2_multitask.data.labels.sem_seg import sem_seg_from_annotations
 from d2_multitask.data.problems import DATA_REPORT, ProblemReport
 
@@ -110,27 +110,22 @@ class ForegroundLabel(MapLabel):
     values_are_ids: ClassVar[bool] = False
 
     def has(self, record: Record) -> bool:
-        """See `has_foreground`."""
-        return has_foreground(record)
+        """Whether an image has a mask file, or objects with masks.
+
+        An image that is labelled as having no object counts where the dataset's objects have masks;
+        boxes alone tell no foreground.
+        """
+        if record.get("foreground_file_name"):
+            return True
+        if "annotations" not in record:
+            return False
+        if record.get("sem_seg_from_annotations"):
+            return True
+        return any(annotation.get("segmentation") for annotation in record["annotations"])
 
     def read(self, record: Record, report: ProblemReport = DATA_REPORT) -> np.ndarray | None:
         """See `foreground_map`."""
         return foreground_map(record, report)
-
-
-def has_foreground(dataset_dict: Mapping[str, Any]) -> bool:
-    """Whether an image of a dataset has a foreground label: a mask file, or objects with masks.
-
-    An image that is labelled as having no object counts where the dataset's objects have masks;
-    boxes alone tell no foreground.
-    """
-    if dataset_dict.get("foreground_file_name"):
-        return True
-    if "annotations" not in dataset_dict:
-        return False
-    if dataset_dict.get("sem_seg_from_annotations"):
-        return True
-    return any(annotation.get("segmentation") for annotation in dataset_dict["annotations"])
 
 
 def foreground_map(
@@ -141,10 +136,6 @@ def foreground_map(
     From ``foreground_file_name`` (with ``foreground_values``, a `MaskValues`), or the union of the
     masks in ``annotations``: crowds, and boxes of objects without a usable mask, have no label.
 
-    Args:
-        dataset_dict: Detectron2's dict with ``height`` and ``width``.
-        report: where masks of objects that cannot be decoded are counted.
-
     Returns:
         (H, W) uint8, see the top of the file; ``None`` if the image has no such label.
 
@@ -152,7 +143,7 @@ def foreground_map(
         ImageReadError: the mask file is missing or broken, has another size than the image, or
             holds other values; a `ValueError`.
     """
-    if not has_foreground(dataset_dict):
+    if not ForegroundLabel().has(dataset_dict):
         return None
     size = size_of(dataset_dict)
     file_name = dataset_dict.get("foreground_file_name")
@@ -163,7 +154,7 @@ def foreground_map(
         *size,
         ignore_value=IGNORE_VALUE,
         report=report,
-        where=str(dataset_dict.get("file_name", "image")),
+        where=name_of(dataset_dict),
     )
     return np.where(classes == IGNORE_VALUE, classes, (classes > 0).astype(np.uint8))
 

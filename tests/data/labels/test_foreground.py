@@ -9,9 +9,9 @@ from PIL import Image
 
 from d2_multitask.data.io import MASK_IN_ALPHA, ImageReadError
 from d2_multitask.data.labels.foreground import (
+    ForegroundLabel,
     MaskValues,
     foreground_map,
-    has_foreground,
     read_foreground,
 )
 from d2_multitask.data.labels.sem_seg import MASK_NOT_DECODED
@@ -148,12 +148,12 @@ def test_an_object_without_a_usable_mask_is_ignored_in_its_box():
 
 def test_which_images_have_a_foreground():
     bare = {k: v for k, v in annotation(6, 8).items() if k != "segmentation"}
-    assert has_foreground(record(annotation(0, 1)))
-    assert not has_foreground(record(bare))  # boxes are no masks
-    assert not has_foreground(record())  # maybe of a data set of boxes
+    assert ForegroundLabel().has(record(annotation(0, 1)))
+    assert not ForegroundLabel().has(record(bare))  # boxes are no masks
+    assert not ForegroundLabel().has(record())  # maybe of a data set of boxes
     empty = record(sem_seg_from_annotations=True)
-    assert has_foreground(empty) and not foreground_map(empty).any()
-    assert not has_foreground({"file_name": "a"})
+    assert ForegroundLabel().has(empty) and not foreground_map(empty).any()
+    assert not ForegroundLabel().has({"file_name": "a"})
     assert foreground_map({"file_name": "a", "height": 1, "width": 1}) is None
 
 
