@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import (
     DatasetCatalog,
@@ -113,6 +114,16 @@ def test_keypoints_without_names_are_a_sentence_that_says_what_to_type(
         MultitaskTrainer(habits_cfg(name, tmp_path))
 
 
+def test_default_trainer_says_which_optimizer_it_has(
+    people: tuple[str, str], name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    register_coco_format(name, *people)
+    trainer = DefaultTrainer(habits_cfg(name, tmp_path, "SOLVER.MAX_ITER", 1))
+    trainer.train()
+    assert isinstance(trainer.optimizer, torch.optim.SGD)
+    assert "SOLVER.OPTIMIZER: found ADAMW" in caplog.text
+
+
 def test_mixed_precision_without_a_gpu_is_a_clear_word(
     people: tuple[str, str], name: str, tmp_path: Path
 ) -> None:
@@ -126,7 +137,8 @@ def test_predictor_evaluators_and_visualizer(
     people: tuple[str, str], name: str, tmp_path: Path
 ) -> None:
     register_coco_format(name, *people)
-    cfg = habits_cfg(name, tmp_path)
+    cfg = habits_cfg(name, tmp_path, "MODEL.CENTER_HEAD.SCORE_THRESH_TEST", 0.0)
+    torch.manual_seed(0)
     predictor = DefaultPredictor(cfg)
     image = np.asarray(Image.open(Path(people[1]) / "1.png"))[:, :, ::-1]
     result = predictor(image)

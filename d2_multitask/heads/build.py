@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList
+from detectron2.utils.events import has_event_storage
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
 from d2_multitask.data.labels.base import Label
 from d2_multitask.heads.base import Decoded, TaskHead
 from d2_multitask.targets.encode import BatchLabels
+
+logger = logging.getLogger(__name__)
 
 
 class TaskHeadRegistry(Registry):
@@ -115,7 +119,13 @@ def check_tasks(tasks: Iterable[str], known: Collection[str]) -> None:
 
 
 class TaskHeads(nn.ModuleDict):
-    """The heads of a network by name, in running order: name -> :class:`TaskHead`."""
+    """The heads of a network by name, in running order: name -> :class:`TaskHead`.
+
+    Attributes:
+        unused_optimizer: ``SOLVER.OPTIMIZER``, until an optimizer is built from it.
+    """
+
+    unused_optimizer = ""
 
     def __init__(self, heads: Mapping[str, TaskHead] | Sequence[TaskHead] = ()) -> None:
         """
@@ -155,12 +165,24 @@ class TaskHeads(nn.ModuleDict):
             batched_inputs: one dict per image, with whatever labels it has.
             images: the preprocessed batch.
         """
+        self._warn_of_optimizer()
         labels = BatchLabels(batched_inputs, images)
         losses: dict[str, Tensor] = {}
         for head in self.values():
             predictions = head.layers(features)
             losses.update(head.losses(predictions, head.targets(labels)))
         return losses
+
+    def _warn_of_optimizer(self) -> None:
+        """Detectron2's DefaultTrainer trains with SGD, whatever ``SOLVER.OPTIMIZER`` says."""
+        if self.unused_optimizer not in ("", "SGD") and has_event_storage():
+            logger.warning(
+                "SOLVER.OPTIMIZER: found %s, but this trainer's optimizer was not built from it; "
+                "DefaultTrainer has SGD. Use MultitaskTrainer, or override build_optimizer with "
+                "d2_multitask.engine.solver.build_optimizer.",
+                self.unused_optimizer,
+            )
+            self.unused_optimizer = ""
 
     def inference(
         self,
@@ -215,4 +237,6 @@ def build_heads(
             "MODEL.TASKS: found an empty list, expected at least one task, e.g. ['det']"
         )
     wanted = cfg.MODEL.TASKS if tasks is None else tasks
-    return TaskHeads({name: head_class(name)(cfg, input_shape) for name in with_required(wanted)})
+    heads = TaskHeads({name: head_class(name)(cfg, input_shape) for name in with_required(wanted)})
+    heads.unused_optimizer = cfg.SOLVER.get("OPTIMIZER", "")
+    return heads
