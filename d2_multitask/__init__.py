@@ -1,6 +1,6 @@
 """Multitask networks and anchor-free detection on Detectron2.
 
-Importing the package registers everything under its name: data sets, networks, backbones, heads.
+Importing the package registers everything under its name: datasets, networks, backbones, heads.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from d2_multitask.dependencies import check_dependencies
 check_dependencies()
 
 import d2_multitask._moved  # noqa: E402, F401 (old names of modules)
-import d2_multitask.data.datasets.builtin  # noqa: E402, F401 (registers the data sets)
+import d2_multitask.data.datasets.builtin  # noqa: E402, F401 (registers the datasets)
 from d2_multitask.config import (  # noqa: E402
     add_multitask_config,
     get_multitask_cfg,

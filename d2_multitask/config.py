@@ -38,7 +38,7 @@ def add_multitask_config(cfg: CfgNode) -> None:
     """
     # Which heads the network has: names of TASK_HEAD_REGISTRY. Heads that these rest on come along.
     cfg.MODEL.TASKS = ["seg", "det", "pose"]
-    # Which of them run at inference; empty = all. Heads that nobody asked for cost nothing.
+    # Which of them run at inference; empty = all. Other heads are not run.
     cfg.TEST.TASKS = []
     # Who computes COCO's AP: "pycocotools", "hotcoco" (the same numbers, many times faster) or
     # "auto", hotcoco where it is installed.

@@ -1,4 +1,4 @@
-"""What a command line does first: read the config, register data sets, set up logging and seed."""
+"""What a command line does first: read the config, register datasets, set up logging and seed."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def ends_in_a_sentence() -> Iterator[None]:
     except (ImageReadError, SizeMismatchError) as error:
         # A data loader's worker process puts its traceback before the message.
         sentence = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
-        sys.exit(f"Error: {sentence}. Repair the file, or take it out of the data set")
+        sys.exit(f"Error: {sentence}. Repair the file, or take it out of the dataset")
     except ValueError as error:
         # PyTorch's words for a batch norm that has one number to take a variance of.
         if "Expected more than 1 value per channel" not in str(error):
@@ -107,7 +107,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
             ``opts`` (``KEY VALUE`` pairs), and what `detectron2.engine.default_setup` reads.
 
     Returns:
-        The config, frozen. Data sets of ``DATASETS.REGISTER`` are registered; the logger, the
+        The config, frozen. Datasets of ``DATASETS.REGISTER`` are registered; the logger, the
         random seed and ``OUTPUT_DIR/config.yaml`` are there.
 
     Raises:

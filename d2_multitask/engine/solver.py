@@ -23,7 +23,7 @@ ADAPTIVE_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer that ``SOLVER.OPTIMIZER`` names, for the parameters that are learnt.
+    """The optimizer that ``SOLVER.OPTIMIZER`` names, for the parameters that are learned.
 
     Learning rate and weight decay of normalisation layers and biases follow Detectron2's keys
     (``SOLVER.WEIGHT_DECAY_NORM``, ``BIAS_LR_FACTOR``, ``WEIGHT_DECAY_BIAS``), gradient clipping

@@ -1,4 +1,4 @@
-"""One training step: Detectron2's, with a stop that names the culprit when a loss is not finite."""
+"""One training step: Detectron2's, which stops if a loss or gradient is not finite, and names it."""
 
 from __future__ import annotations
 
