@@ -1,4 +1,4 @@
-"""One training step: Detectron2's, which stops if a loss or gradient is not finite, and names it."""
+"""One training step: Detectron2's; a loss or gradient that is not finite stops it, with its name."""
 
 from __future__ import annotations
 
