@@ -1,4 +1,4 @@
-"""One training step: Detectron2's; a loss or gradient that is not finite stops it, with its name."""
+"""One training step: Detectron2's; a loss or gradient that is not finite stops it and is named."""
 
 from __future__ import annotations
 
