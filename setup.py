@@ -53,7 +53,7 @@ class BuildWithConfigs(build_py):
 
     @staticmethod
     def _config_files():
-        return sorted((ROOT / "configs").rglob("*.yaml"))
+        return sorted(p for p in (ROOT / "configs").rglob("*") if p.suffix in (".yaml", ".py"))
 
 
 def read_version() -> str:
@@ -84,6 +84,7 @@ setup(
         "PyYAML",
         "scipy",
         "tabulate",
+        "safetensors>=0.4",
         "timm>=1.0",
         "tqdm",
     ],

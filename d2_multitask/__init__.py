@@ -1,6 +1,6 @@
 """Multitask networks and anchor-free detection on Detectron2.
 
-Importing the package registers everything under its name: data sets, networks, backbones, heads.
+Importing the package registers everything under its name: datasets, networks, backbones, heads.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from d2_multitask.dependencies import check_dependencies
 
 check_dependencies()
 
-import d2_multitask.data.builtin  # noqa: E402, F401 (registers the data sets)
+import d2_multitask._moved  # noqa: E402, F401 (old names of modules)
+import d2_multitask.data.datasets.builtin  # noqa: E402, F401 (registers the datasets)
 from d2_multitask.config import (  # noqa: E402
     add_multitask_config,
     get_multitask_cfg,
     load_config,
 )
-from d2_multitask.data.coco_format import register_coco_format  # noqa: E402
-from d2_multitask.data.mask_folder import register_mask_folder  # noqa: E402
+from d2_multitask.data.datasets.coco import register_coco_format  # noqa: E402
+from d2_multitask.data.datasets.folders import register_mask_folder  # noqa: E402
+from d2_multitask.data.datasets.from_config import register_datasets  # noqa: E402
 from d2_multitask.heads import TASK_HEAD_REGISTRY  # noqa: E402 (registers the heads)
 from d2_multitask.model_configs import get_config_file  # noqa: E402
 from d2_multitask.modeling import (  # noqa: E402 (registers the networks)
@@ -39,5 +41,6 @@ __all__ = [
     "get_multitask_cfg",
     "load_config",
     "register_coco_format",
+    "register_datasets",
     "register_mask_folder",
 ]

@@ -12,8 +12,8 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 # Importing the packages registers what their keys configure.
-from d2_multitask.data.from_config import add_data_config
-from d2_multitask.evaluation.pascal_in_detail.config import add_pascal_in_detail_config
+from d2_multitask.data.datasets.from_config import add_data_config
+from d2_multitask.evaluation.config import add_pascal_in_detail_config
 from d2_multitask.heads import TASK_HEAD_REGISTRY
 from d2_multitask.model_configs import get_config_file
 from d2_multitask.modeling import add_backbone_config, add_mae_config, add_rcnn_config
@@ -38,7 +38,7 @@ def add_multitask_config(cfg: CfgNode) -> None:
     """
     # Which heads the network has: names of TASK_HEAD_REGISTRY. Heads that these rest on come along.
     cfg.MODEL.TASKS = ["seg", "det", "pose"]
-    # Which of them run at inference; empty = all. Heads that nobody asked for cost nothing.
+    # Which of them run at inference; empty = all. Other heads are not run.
     cfg.TEST.TASKS = []
     # Who computes COCO's AP: "pycocotools", "hotcoco" (the same numbers, many times faster) or
     # "auto", hotcoco where it is installed.

@@ -2,9 +2,14 @@
 
 Every function takes logits or raw regressions and returns a scalar. None of them is affected by
 autocast: half precision rounds 1 - 1e-4 to 1, which makes CenterNet's clamped focal loss infinite.
+:class:`LabelWatch` reports the tasks whose losses stay 0.
 """
 
 from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
@@ -12,6 +17,8 @@ import torch.nn.functional as F
 from detectron2.utils import comm
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
+
+logger = logging.getLogger(__name__)
 
 
 def sum_over_workers(count: Tensor) -> Tensor:
@@ -74,7 +81,7 @@ def heatmap_focal_loss(
     Args:
         logits: (N, C, h, w).
         target: (N, C, h, w) in [0, 1].
-        valid: (N, 1, h, w) or (N, C, h, w) bool; False cells cost nothing. ``None`` = all valid.
+        valid: (N, 1, h, w) or (N, C, h, w) bool; False cells are ignored. ``None`` = all valid.
         alpha: focusing exponent.
         beta: exponent that reduces the penalty near a peak.
 
@@ -136,7 +143,7 @@ def masked_cross_entropy(logits: Tensor, target: Tensor, ignore_value: int) -> T
     Args:
         logits: (N, C, H, W).
         target: (N, H, W) int64 in [0, C) or ``ignore_value``.
-        ignore_value: label that costs nothing.
+        ignore_value: label that is ignored.
 
     Returns:
         () float32.
@@ -159,7 +166,7 @@ def balanced_binary_cross_entropy(
         target: (N, H, W) int64, 1, 0 or ``ignore_value``.
         positive_weight: weight of positives, in (0, 1); negatives get one minus it. 0 = HED's, the
             share of negatives among the batch's labelled pixels.
-        ignore_value: label that costs nothing.
+        ignore_value: label that is ignored.
 
     Returns:
         () float32; 0, with a graph, if no pixel is labelled.
@@ -183,7 +190,7 @@ def masked_binary_cross_entropy(logits: Tensor, target: Tensor, ignore_value: in
     Args:
         logits: any shape.
         target: same shape, int64, 1, 0 or ``ignore_value``.
-        ignore_value: label that costs nothing.
+        ignore_value: label that is ignored.
 
     Returns:
         () float32; 0, with a graph, if nothing is labelled.
@@ -204,7 +211,7 @@ def dice_loss(logits: Tensor, target: Tensor, ignore_value: int) -> Tensor:
     Args:
         logits: (N, H, W).
         target: (N, H, W) int64, 1, 0 or ``ignore_value``.
-        ignore_value: label that costs nothing.
+        ignore_value: label that is ignored.
 
     Returns:
         () float32 in [0, 1]; 0, with a graph, if no pixel is labelled.
@@ -234,3 +241,51 @@ def direction_loss(prediction: Tensor, target: Tensor) -> Tensor:
     predicted, wanted = prediction.float()[image, :, y, x], target[image, :, y, x]  # (A, 2)
     cosine = F.cosine_similarity(predicted, wanted, dim=1)
     return (1 - cosine).sum() / average_over_workers(labelled.sum())
+
+
+class LabelWatch:
+    """Looks for tasks whose losses are exactly 0 for a whole period: no label reached them.
+
+    Batches may differ in which losses they have, for example if datasets alternate.
+    """
+
+    def __init__(self, period: int = 200) -> None:
+        """
+        Args:
+            period: batches between two looks; only these wait for the device.
+        """
+        self.period = period
+        self._reset()
+
+    def _reset(self) -> None:
+        self._batches = 0
+        # Names of the losses of a batch -> (number of them,) bool, one tensor for all: one loss
+        # after another would be many small operations in every step.
+        self._learned: dict[tuple[str, ...], Tensor] = {}
+
+    def update(self, losses: Mapping[str, Tensor]) -> None:
+        """Look at the losses of one batch, ``{"loss_<task>_<term>": ()}``."""
+        self._batches += 1
+        if losses:
+            names = tuple(losses)
+            found = torch.stack([loss.detach() for loss in losses.values()]) != 0
+            self._learned[names] = self._learned[names] | found if names in self._learned else found
+        if self._batches >= self.period:
+            self._warn()
+            self._reset()
+
+    def _warn(self) -> None:
+        tasks: dict[str, bool] = {}
+        flags = torch.cat(list(self._learned.values())).tolist() if self._learned else []
+        for name, learned in zip(itertools.chain.from_iterable(self._learned), flags, strict=True):
+            task = name.removeprefix("loss_").split("_")[0]
+            tasks[task] = tasks.get(task, False) or learned
+        for task in (task for task, learned in tasks.items() if not learned):
+            logger.warning(
+                "Task %r has learned nothing in %d batches: its losses were 0, because no label of "
+                "it was in the batches. Look at the dataset and at what the data loader's mapper "
+                "gives (MultitaskDatasetMapper gives every label that an image has), or leave the "
+                "task out of MODEL.TASKS.",
+                task,
+                self.period,
+            )

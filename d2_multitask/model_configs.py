@@ -16,7 +16,8 @@ def get_config_file(name: str) -> str:
     """Path of a config file that comes with d2_multitask.
 
     Args:
-        name: Path below `configs/`, for example `"quick/mcn_seg_det_pose.yaml"`.
+        name: Path below `configs/`, for example `"quick/mcn_seg_det_pose.yaml"`, or
+            `"lazy/mcn_r18_seg_det_pose.py"` for `LazyConfig.load`.
 
     Returns:
         The absolute path of the file.
@@ -26,7 +27,8 @@ def get_config_file(name: str) -> str:
         FileNotFoundError: The installation carries no config files at all.
     """
     folder = _config_folder()
-    known = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.yaml")}
+    files = (path for path in folder.rglob("*") if path.suffix in (".yaml", ".py"))
+    known = {path.relative_to(folder).as_posix(): path for path in files}
     if name in known:
         return str(known[name])
     close = difflib.get_close_matches(name, known, n=5, cutoff=0.4) or sorted(known)

@@ -4,7 +4,7 @@
     python datasets/prepare_pascal_in_detail.py validate FILE --images VOCdevkit/VOC2010/JPEGImages
     python datasets/prepare_pascal_in_detail.py convert FILE --output FOLDER
 
-validate prints what the file holds and where it differs from what is known of the data set.
+validate prints what the file holds and where it differs from what is known of the dataset.
 convert writes COCO JSON (instances; people with joints) and PNG maps (semantic classes, human
 parts, boundaries). Training needs neither: the file is read as it is.
 """
@@ -26,9 +26,9 @@ except ModuleNotFoundError as error:
 from detectron2.utils.logger import setup_logger
 
 from d2_multitask.data.folder_lock import LockHeldError
-from d2_multitask.data.pascal_in_detail.convert import convert_file
-from d2_multitask.data.pascal_in_detail.validate import validate_file
-from d2_multitask.data.report import DATA_REPORT
+from d2_multitask.data.problems import DATA_REPORT
+from detail_files.convert import convert_file
+from detail_files.validate import validate_file
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""Draw scenes in PASCAL in Detail's layout: eight kinds of labels, learnt in minutes.
+"""Draw scenes in PASCAL in Detail's layout: eight kinds of labels, learned in minutes.
 
 Writes <root>/synthetic_in_detail. It is safe to interrupt and to repeat: what is complete is left
 alone. Needs no download.
@@ -15,9 +15,8 @@ from dataclasses import replace
 
 # The script beside this one; it also finds the package where that is not installed.
 from prepare_synthetic_people import ProgressLine, drawing_parser, run
-
-from d2_multitask.data.synthetic_in_detail import write_synthetic_in_detail
-from d2_multitask.data.synthetic_in_detail.scene import DETAIL_CONFIG
+from synthetic.in_detail import write_synthetic_in_detail
+from synthetic.in_detail.scene import DETAIL_CONFIG
 
 
 def prepare(arguments: argparse.Namespace) -> None:
@@ -31,7 +30,6 @@ def prepare(arguments: argparse.Namespace) -> None:
         config=replace(DETAIL_CONFIG, short_side=tuple(arguments.image_size)),
         num_workers=arguments.workers,
         overwrite=arguments.overwrite,
-        hostile=arguments.hostile,
         progress=ProgressLine("scenes"),
     )
     print(f"{path} is complete ({time.monotonic() - start:.0f} s)", flush=True)
@@ -40,11 +38,6 @@ def prepare(arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Read the command line and draw."""
     parser = drawing_parser(__doc__, 900, 150, DETAIL_CONFIG.short_side)
-    parser.add_argument(
-        "--hostile",
-        action="store_true",
-        help="also write the annotations in odd forms, to try loaders on",
-    )
     run(lambda: prepare(parser.parse_args()))
 
 

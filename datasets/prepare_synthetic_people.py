@@ -1,4 +1,4 @@
-"""Draw the synthetic people data set: images, boxes, masks, joints, semantic and part maps.
+"""Draw the synthetic people dataset: images, boxes, masks, joints, semantic and part maps.
 
 Writes <root>/synthetic_people. It is safe to interrupt and to repeat: what is complete is left
 alone, what is not is drawn again. Needs no download.
@@ -26,7 +26,7 @@ except ModuleNotFoundError as error:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # not installed: use this clone
 
 from d2_multitask.data.folder_lock import LockHeldError
-from d2_multitask.data.synthetic_people import SceneConfig, write_synthetic_people
+from synthetic.people import SceneConfig, write_synthetic_people
 
 
 class ProgressLine:
@@ -56,7 +56,7 @@ class ProgressLine:
 def drawing_parser(
     description: str | None, num_train: int, num_val: int, short_side: tuple[int, int]
 ) -> argparse.ArgumentParser:
-    """The arguments of every script that draws a data set.
+    """The arguments of every script that draws a dataset.
 
     Args:
         description: the script's own.
@@ -72,7 +72,7 @@ def drawing_parser(
         "--root",
         type=Path,
         default=Path(os.environ.get("DETECTRON2_DATASETS", "datasets")),
-        help="folder of all data sets (default: $DETECTRON2_DATASETS or 'datasets')",
+        help="folder of all datasets (default: $DETECTRON2_DATASETS or 'datasets')",
     )
     parser.add_argument(
         "--num-train", type=int, default=num_train, help=f"images (default: {num_train})"
@@ -96,7 +96,7 @@ def drawing_parser(
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace a data set that was made with other arguments",
+        help="replace a dataset that was made with other arguments",
     )
     return parser
 

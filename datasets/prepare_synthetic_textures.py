@@ -16,8 +16,7 @@ from pathlib import Path
 
 # The script beside this one; it also finds the package where that is not installed.
 from prepare_synthetic_people import ProgressLine, run
-
-from d2_multitask.data.synthetic_textures import (
+from synthetic.textures import (
     KINDS,
     SPLITS,
     TextureConfig,
@@ -31,7 +30,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
-    parser.add_argument("--root", type=Path, default=root, help="folder of all data sets")
+    parser.add_argument("--root", type=Path, default=root, help="folder of all datasets")
     for split, number in zip(SPLITS, (6000, 100, 100), strict=True):
         parser.add_argument(
             f"--num-{split}", type=int, default=number, help=f"images a kind (default: {number})"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from d2_multitask.engine.comparison.columns import TABLE_1, Column
-from d2_multitask.engine.comparison.plan import TABLE_1_ROWS, row_label
-from d2_multitask.engine.comparison.record import State
-from d2_multitask.engine.comparison.summary import RowResult, RunResult
+from studies.tasks.columns import TABLE_1, Column
+from studies.tasks.plan import TABLE_1_ROWS, row_label
+from studies.tasks.record import State
+from studies.tasks.summary import RowResult, RunResult
 
 
 def finished(

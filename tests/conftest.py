@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+
 from support import TinyBackbone
 
 # The cores are shared with whatever else runs; small tensors gain nothing from threads.

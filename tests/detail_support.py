@@ -10,13 +10,11 @@ import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 from scipy.ndimage import distance_transform_edt
 
-from d2_multitask.data.label_maps import (
-    boundary_map,
-    image_label_vector,
-    occlusion_map,
-    part_seg_map,
-    sem_seg_map,
-)
+from d2_multitask.data.labels.boundary import boundary_map
+from d2_multitask.data.labels.image_labels import image_label_vector
+from d2_multitask.data.labels.occlusion import occlusion_map
+from d2_multitask.data.labels.parts import part_seg_map
+from d2_multitask.data.labels.sem_seg import sem_seg_map
 
 HEIGHT, WIDTH = 60, 80
 PERSON, CHAIR, GRASS, SKY = 14, 8, 35, 49

@@ -16,11 +16,11 @@ from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from PIL import Image
-from support import TinyBackbone
 
 from d2_multitask.config import get_multitask_cfg
-from d2_multitask.data.coco_format import register_coco_format
-from d2_multitask.data.report import DATA_REPORT
+from d2_multitask.data.datasets.coco import register_coco_format
+from d2_multitask.data.problems import DATA_REPORT
+from support import TinyBackbone
 
 SIZE = 64
 _NUMBERS = itertools.count()

@@ -1,16 +1,16 @@
-"""Networks whose batch norms do something, for the tests of `modeling/fusion`."""
+"""Networks whose batch norms do something, for the tests of `modeling/inference`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from support import TinyBackbone
 from torch import nn
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.heads import build_heads
 from d2_multitask.modeling import MultitaskCenterNet
+from support import TinyBackbone
 
 
 def randomise_norms(model: nn.Module) -> nn.Module:

@@ -10,11 +10,11 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from support import REPOSITORY, labelled_image
 
 from d2_multitask.checkpoint import load_weights
 from d2_multitask.config import load_config
-from d2_multitask.modeling.mae.sizes import encoder_arguments
+from d2_multitask.modeling.mae.config import encoder_arguments
+from support import REPOSITORY, labelled_image
 
 CONFIGS = REPOSITORY / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))

@@ -16,7 +16,7 @@ import pytest
 import d2_multitask
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = {p.relative_to(ROOT).as_posix(): p for p in (ROOT / "configs").rglob("*.yaml")}
+CONFIGS = {p.relative_to(ROOT).as_posix(): p for p in (ROOT / "configs").rglob("*.*")}
 BUILD_FILES = ["LICENSE", "MANIFEST.in", "Makefile", "README.md", "pyproject.toml", "setup.py"]
 
 
@@ -61,7 +61,7 @@ def test_wheel_holds_the_config_files_and_no_stale_ones(wheel):
 
 def test_wheel_holds_every_module_and_nothing_else(wheel):
     modules = {p.relative_to(ROOT).as_posix() for p in (ROOT / "d2_multitask").rglob("*.py")}
-    packed = {n for n in wheel.namelist() if ".dist-info/" not in n and not n.endswith(".yaml")}
+    packed = {n for n in wheel.namelist() if ".dist-info/" not in n and "/configs/" not in n}
     assert packed == modules
 
 

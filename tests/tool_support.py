@@ -12,9 +12,9 @@ from types import ModuleType
 
 import torch
 from detectron2.modeling import build_model
-from support import REPOSITORY
 
 from d2_multitask.config import load_config
+from support import REPOSITORY
 
 SMALL_MAE = (
     *("MODEL.MAE.EMBED_DIM", "24", "MODEL.MAE.DEPTH", "1", "MODEL.MAE.NUM_HEADS", "2"),

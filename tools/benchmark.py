@@ -14,7 +14,7 @@ ratios      all ratios by name; results.json in --output
 cost        parameters, multiply-adds, latency, throughput, memory and parts: each config, the
             single-task networks that do the same, its bare backbone, Detectron2's composition
 step        where a training step's time goes, on synthetic people
-loader      images a second of the training loader alone, by number of workers
+loader      images per second of the training loader alone, by number of workers
 evaluation  COCO's metrics through our evaluator against pycocotools
 targets     target making against the customary loop
 decoding    decoding and post-processing against the forward pass
@@ -45,17 +45,17 @@ from typing import Any
 import torch
 from detectron2.modeling import build_model
 
-import d2_multitask  # noqa: F401 (registers data sets and networks)
-from d2_multitask.engine.benchmark.cost import cost_json, cost_table, measure_costs, parts_table
-from d2_multitask.engine.benchmark.evaluation import measure_evaluation
-from d2_multitask.engine.benchmark.mae import measure_mae
-from d2_multitask.engine.benchmark.networks import (
+import d2_multitask  # noqa: F401 (registers datasets and networks)
+from benchmark.cost import cost_json, cost_table, measure_costs, parts_table
+from benchmark.evaluation import measure_evaluation
+from benchmark.mae import measure_mae
+from benchmark.networks import (
     Setting,
     detectron2_rows,
     network_cfg,
     rows_of_config,
 )
-from d2_multitask.engine.benchmark.ratios import (
+from benchmark.ratios import (
     GROUPS,
     Effort,
     in_own_process,
@@ -64,21 +64,21 @@ from d2_multitask.engine.benchmark.ratios import (
     ratios_json,
     training_cfg,
 )
-from d2_multitask.engine.benchmark.relation import measure_relation_cost
-from d2_multitask.engine.benchmark.single import (
+from benchmark.relation import measure_relation_cost
+from benchmark.single import (
     measure_decoding,
     measure_deformable,
     measure_growth,
     measure_targets,
 )
-from d2_multitask.engine.benchmark.timing import CLOCKS
-from d2_multitask.engine.benchmark.training import (
+from benchmark.timing import CLOCKS
+from benchmark.training import (
     measure_loader,
     measure_steps,
     share_around_network,
 )
-from d2_multitask.engine.benchmark.vit import measure_vit, vit_table
-from d2_multitask.engine.setup import parse_with_overrides
+from benchmark.vit import measure_vit, vit_table
+from d2_multitask.engine.setup import exit_code, parse_with_overrides
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -89,11 +89,11 @@ Outcome = tuple[str, dict[str, Any], bool]
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(arguments)
     torch.set_num_threads(args.threads)
-    try:
-        text, content, succeeded = COMMANDS[args.what](args)
-    except ValueError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    return exit_code(lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> int:
+    text, content, succeeded = COMMANDS[args.what](args)
     print(text)
     content["setting"] = describe_setting(args)
     path = args.output / ("results.json" if args.what == "ratios" else f"{args.what}.json")
@@ -112,14 +112,14 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("output/benchmark"))
     parser.add_argument("--size", type=int, default=512, help="side of the images, pixels")
     parser.add_argument("--batch", type=int, help="images of a batch (each command has its own)")
-    parser.add_argument("--people", type=int, default=10, help="people an image")
+    parser.add_argument("--people", type=int, default=10, help="people per image")
     parser.add_argument("--runs", type=int, default=8, help="counted runs, or training steps")
     parser.add_argument("--warmup", type=int, default=2, help="runs before them")
     parser.add_argument("--batch-runs", type=int, default=3, help="cost: runs of a batch; 0 = none")
     parser.add_argument("--iterations", type=int, default=300, help="memory: training steps")
     parser.add_argument("--images", type=int, default=64, help="images drawn for step and loader")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="of the loader")
-    parser.add_argument("--passes", type=int, default=256, help="relation: visible sets an image")
+    parser.add_argument("--passes", type=int, default=256, help="relation: visible sets per image")
     parser.add_argument("--only", nargs="+", choices=sorted(GROUPS), help="ratios: these alone")
     parser.add_argument("--no-detectron2", action="store_true", help="cost: without its rows")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -35,25 +35,24 @@ from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
-import d2_multitask  # noqa: F401 (registers data sets and networks)
-from d2_multitask.data.folder_lock import write_whole
-from d2_multitask.data.whole_files import write_json
-from d2_multitask.engine.relation_study.divisions import DIVISIONS
-from d2_multitask.engine.relation_study.methods import (
+import d2_multitask  # noqa: F401 (registers datasets and networks)
+from d2_multitask.data.whole_files import write_json, write_text
+from d2_multitask.engine.setup import exit_code, parse_with_overrides
+from d2_multitask.evaluation.segments import mask_files
+from d2_multitask.patch_graph.communities import BACKENDS
+from d2_multitask.segmenting.images import ImageFiles, default_long_side, find_images
+from d2_multitask.segmenting.model import checksum, load_autoencoder
+from d2_multitask.segmenting.output_folder import claim_folder
+from studies.relations.divisions import DIVISIONS
+from studies.relations.methods import (
     Method,
     method_as_json,
     method_from_json,
 )
-from d2_multitask.engine.relation_study.picture import draw_quality, draw_study
-from d2_multitask.engine.relation_study.relations import RELATIONS, Measuring
-from d2_multitask.engine.relation_study.study import RESULTS, LabelledImage, RelationStudy
-from d2_multitask.engine.relation_study.table import as_json, collect_result, markdown
-from d2_multitask.engine.setup import parse_with_overrides
-from d2_multitask.engine.unlabelled.images import ImageFiles, default_long_side, find_images
-from d2_multitask.engine.unlabelled.model import checksum, load_autoencoder
-from d2_multitask.engine.unlabelled.output_folder import claim_folder
-from d2_multitask.evaluation.segments import mask_files
-from d2_multitask.patch_graph.communities import BACKENDS
+from studies.relations.picture import draw_quality, draw_study
+from studies.relations.relations import RELATIONS, Measuring
+from studies.relations.study import RESULTS, LabelledImage, RelationStudy
+from studies.relations.table import as_json, collect_result, markdown
 
 BASELINES = ("distance / louvain", "color / louvain", "centre disc")
 METHODS_FILE = "methods.json"
@@ -78,7 +77,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--relations", nargs="+", choices=RELATIONS, default=list(RELATIONS))
     parser.add_argument("--divisions", nargs="+", choices=DIVISIONS, default=list(DIVISIONS))
     parser.add_argument("--baselines", nargs="+", default=list(BASELINES), help="rows of the table")
-    parser.add_argument("--passes", type=int, default=256, help="forward passes a relation")
+    parser.add_argument("--passes", type=int, default=256, help="forward passes per relation")
     parser.add_argument("--backend", choices=BACKENDS, default="networkx", help="of Louvain")
     parser.add_argument("--size", type=int, help="longer side in pixels (default: the MAE's)")
     parser.add_argument("--seed", type=int, default=0)
@@ -203,7 +202,7 @@ def compare(args: argparse.Namespace) -> str:
     records = study.report(report, methods)
     result = collect_result(records, methods, len(choose))
     text = markdown(result, args.baselines, args.command)
-    write_whole(args.output / "table.md", text)
+    write_text(args.output / "table.md", text)
     write_json(args.output / TABLE_FILE, as_json(result, args.baselines, args.command))
     draw_study(result, args.output / "table.png")
     return text
@@ -230,15 +229,10 @@ def collect(args: argparse.Namespace) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(arguments)
     setup_logger(name="d2_multitask", abbrev_name="d2_multitask")
-    try:
-        print(collect(args) if args.collect else compare(args))
-    except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Stopped. The same command goes on from here.", file=sys.stderr)
-        return 130
-    return 0
+    work = collect if args.collect else compare
+    return exit_code(
+        lambda: print(work(args)), interrupted="\nStopped. The same command goes on from here.\n"
+    )
 
 
 if __name__ == "__main__":

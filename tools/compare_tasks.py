@@ -29,12 +29,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import d2_multitask  # noqa: F401 (registers data sets and networks)
-from d2_multitask.data.folder_lock import write_whole
-from d2_multitask.engine.comparison.columns import choose_columns, named_columns
-from d2_multitask.engine.comparison.markdown import Study, study_json, study_markdown
-from d2_multitask.engine.comparison.picture import save_picture
-from d2_multitask.engine.comparison.plan import (
+import d2_multitask  # noqa: F401 (registers datasets and networks)
+from d2_multitask.data.whole_files import write_text
+from d2_multitask.engine.setup import exit_code
+from studies.tasks.columns import choose_columns, named_columns
+from studies.tasks.markdown import Study, study_json, study_markdown
+from studies.tasks.picture import save_picture
+from studies.tasks.plan import (
     PRESETS,
     Run,
     check_opts,
@@ -42,8 +43,8 @@ from d2_multitask.engine.comparison.plan import (
     plan_runs,
     preset_rows,
 )
-from d2_multitask.engine.comparison.runner import StudyRunner, train_net_command
-from d2_multitask.engine.comparison.summary import collect, problems, with_planned
+from studies.tasks.runner import StudyRunner, train_net_command
+from studies.tasks.summary import collect, problems, with_planned
 
 TRAIN_NET = Path(__file__).resolve().parent / "train_net.py"
 # Where the options end and KEY VALUE begins; --rows and --seeds would swallow the rest.
@@ -112,8 +113,8 @@ def write_study(args: argparse.Namespace, runs: Sequence[Run]) -> tuple[str, lis
     study = Study(rows, columns, args.command, args.baseline, args.reference)
     text = study_markdown(study)
     args.output.mkdir(parents=True, exist_ok=True)
-    write_whole(args.output / "table.md", text)
-    write_whole(args.output / "table.json", study_json(study))
+    write_text(args.output / "table.md", text)
+    write_text(args.output / "table.json", study_json(study))
     save_picture(study, args.output / "table.png")
     asked = {(run.row.name, run.seed) for run in runs}
     return text, problems(rows, columns, asked if runs else None)
@@ -146,13 +147,7 @@ def run(args: argparse.Namespace) -> int:
 def main(arguments: Sequence[str]) -> int:
     args = parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception: the child is ended too
-    try:
-        return run(args)
-    except ValueError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return exit_code(lambda: run(args), interrupted="")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from detectron2.modeling import build_model
 from d2_multitask.checkpoint import load_weights, read_checkpoint
 from d2_multitask.checkpoint.centernet import CenterNetFile, identify
 from d2_multitask.config import load_config
+from d2_multitask.data.whole_files import whole_file
 from d2_multitask.engine.setup import parse_with_overrides
 
 # (network, task) -> config of the published network.
@@ -75,7 +76,7 @@ def convert(args: argparse.Namespace) -> None:
     if report.mismatched:
         raise ValueError(
             f"{path} does not fit {config_file}: {'; '.join(map(str, report.mismatched[:3]))}; "
-            "nothing is written. Expected a config with the file's classes, joints and widths"
+            "nothing is written. Expected a config with the file's classes, keypoints and widths"
         )
     fresh = [name for name in report.fresh if not name.endswith("num_batches_tracked")]
     lost = [name for name in fresh if name.startswith("backbone.")]
@@ -85,8 +86,8 @@ def convert(args: argparse.Namespace) -> None:
             f"{lost[:3]} here; nothing is written. Expected a file of CenterNet's model zoo, whole"
         )
     output = args.output or args.file.with_name(f"{args.file.stem}_d2_multitask.pth")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": model.state_dict(), "__author__": "CenterNet"}, output)
+    with whole_file(output) as unfinished:
+        torch.save({"model": model.state_dict(), "__author__": "CenterNet"}, unfinished)
     print(f"\nWritten: {output}")
     command = f"python tools/train_net.py --config-file {find_config(config_file)}"
     if fresh:

@@ -1,24 +1,46 @@
 #!/usr/bin/env python
-"""Converts MAE weights between the authors' names, timm's, Hugging Face's (old and new) and ours.
+"""Converts MAE weights to the authors' names, Hugging Face's or ours, and to other sizes.
 
     python tools/convert_mae_weights.py facebook_vit-mae-base.safetensors mae_base.pth
     python tools/convert_mae_weights.py mae_pretrain_vit_huge.pth huge_p14to16.pth --patch-size 16
     python tools/convert_mae_weights.py model_final.pth mae.safetensors --to huggingface_v4
 
-The dialect of the input is found out. Training (MODEL.WEIGHTS) reads all of them as they are; this
+The names of the input are recognised. Training (MODEL.WEIGHTS) reads all of them as they are; this
 is for other programs, and to see what a file holds. Files are read without running code from them.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from d2_multitask.checkpoint.mae_names import DIALECTS
-from d2_multitask.modeling.mae.convert import convert_mae_file
-from d2_multitask.modeling.mae.position_embedding import RESIZE_MODES
-from d2_multitask.modeling.mae.weights import LICENSE_NOTE
+import torch
+from safetensors.torch import save_file
+from tabulate import tabulate
+from torch import Tensor
+
+from d2_multitask.checkpoint import ShapeMismatch, read_checkpoint
+from d2_multitask.data.whole_files import whole_file
+from d2_multitask.modeling.mae.masking import patch_grid
+from d2_multitask.modeling.mae.position_embedding import RESIZE_MODES, infer_grid
+from d2_multitask.modeling.mae.weights import (
+    LICENSE_NOTE,
+    MIN_ENCODER_SHARE,
+    WRITTEN_DIALECTS,
+    TranslatedWeights,
+    describe,
+    fit_to_shapes,
+    from_authors_names,
+    is_decoder_name,
+    is_encoder_name,
+    to_authors_names,
+)
+
+_KERNEL = "patch_embed.proj.weight"
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -27,7 +49,9 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("input", help=".pth, .pkl or .safetensors")
     parser.add_argument("output", help=".pth or .safetensors")
-    parser.add_argument("--to", choices=DIALECTS, default="authors", help="default: authors")
+    parser.add_argument(
+        "--to", choices=WRITTEN_DIALECTS, default="authors", help="default: authors"
+    )
     parser.add_argument(
         "--image-size",
         type=int,
@@ -60,11 +84,169 @@ def main(arguments: Sequence[str] | None = None) -> int:
             position_resize=args.position_resize,
             prefer_ema=args.ema,
         )
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     print(f"{report}\nWritten, with the names of {args.to}: {args.output}\n{LICENSE_NOTE}")
     return 0
+
+
+@dataclass
+class ConversionReport:
+    """What became of a file's tensors; names are the authors'.
+
+    Attributes:
+        dialect: of the file.
+        description: of the network in it.
+        matched: names that were taken over.
+        resized: those of them that got another shape.
+        dropped: names in the file that belong to no MAE.
+        fresh: names of a network of this size that the file lacks.
+    """
+
+    dialect: str
+    description: str
+    matched: list[str]
+    dropped: list[str]
+    fresh: list[str]
+    resized: list[ShapeMismatch] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        columns = (self.matched, self.resized_names, self.fresh)
+        rows = [
+            (part, *(sum(map(is_known, names)) for names in columns))
+            for part, is_known in (("encoder", is_encoder_name), ("decoder", is_decoder_name))
+        ]
+        table = tabulate(rows, ("tensors", "matched", "resized", "fresh"), tablefmt="github")
+        lines = [f"Names of {self.dialect}: {self.description}", table]
+        lines += [f"Resized: {tensor}" for tensor in self.resized]
+        if self.dropped:
+            shown = ", ".join(self.dropped[:10]) + (", ..." if len(self.dropped) > 10 else "")
+            lines.append(f"Dropped {len(self.dropped)}: {shown}")
+        return "\n".join(lines)
+
+    @property
+    def resized_names(self) -> list[str]:
+        """Names of `resized`."""
+        return [tensor.name for tensor in self.resized]
+
+
+def convert_mae_file(
+    source: str,
+    target: str,
+    dialect: str,
+    *,
+    image_size: tuple[int, int] | None = None,
+    patch_size: int | None = None,
+    position_resize: str = "bicubic",
+    prefer_ema: bool = False,
+) -> ConversionReport:
+    """Convert a weight file.
+
+    Args:
+        source: `.pth`, `.pkl` or `.safetensors`, of any dialect.
+        target: `.pth` (the tensors under "model", as the authors' files) or `.safetensors`.
+        dialect: of the result, one of `WRITTEN_DIALECTS`.
+        image_size: (H, W) that the position embedding is made for; ``None`` = the file's.
+        patch_size: side of a patch, pixels; ``None`` = the file's.
+        position_resize: "bicubic" or "sincos", see `resize_position_embedding`.
+        prefer_ema: take the file's moving average if it has one.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds no MAE, too little of one, or cannot be read; the target's
+            suffix is unknown, or it is the source itself.
+    """
+    if not target.endswith((".pth", ".safetensors")):
+        raise ValueError(f"{target}: found another ending, expected .pth or .safetensors")
+    weights = read_checkpoint(source, prefer_ema=prefer_ema)["model"]
+    if os.path.exists(target) and os.path.samefile(source, target):
+        raise ValueError(f"{target}: is the source, expected another file")
+    translated = to_authors_names(weights, source)
+    if translated is None:
+        raise ValueError(
+            f"{source} holds no MAE: found, for example, {sorted(weights)[:5]}; expected a name "
+            "that ends with patch_embed.proj.weight or patch_embeddings.projection.weight"
+        )
+    report = _report(translated, weights, source)
+    resized = _resize(translated, image_size, patch_size, position_resize)
+    report.resized = [
+        ShapeMismatch(name, shape, tuple(translated.weights[name].shape))
+        for name, shape in resized.items()
+    ]
+    _write(from_authors_names(translated.weights, dialect), target)
+    return report
+
+
+def complete_names(names: Iterable[str]) -> list[str]:
+    """All names of an MAE with the blocks of the given ones; a decoder only if they have one."""
+    names = list(names)
+    parts = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+    layers = ["patch_embed.proj", "norm"]
+    complete = ["cls_token", "pos_embed"]
+    stems = ["blocks"]
+    if any(map(is_decoder_name, names)):
+        layers += ["decoder_embed", "decoder_norm", "decoder_pred"]
+        complete += ["mask_token", "decoder_pos_embed"]
+        stems.append("decoder_blocks")
+    for stem in stems:
+        depth = max(
+            (int(n.split(".")[1]) + 1 for n in names if n.startswith(f"{stem}.")), default=0
+        )
+        layers += [f"{stem}.{index}.{part}" for index in range(depth) for part in parts]
+    return complete + [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
+
+
+def _report(
+    translated: TranslatedWeights, weights: dict[str, Tensor], source: str
+) -> ConversionReport:
+    used = {name for names in translated.sources.values() for name in names}
+    complete = complete_names(translated.weights)
+    fresh = [name for name in complete if name not in translated.weights]
+    missing = [name for name in fresh if is_encoder_name(name)]
+    num_encoder = sum(map(is_encoder_name, complete))
+    if len(missing) > (1 - MIN_ENCODER_SHARE) * num_encoder:
+        raise ValueError(
+            f"{source}: {len(missing)} of the {num_encoder} tensors of the encoder are missing, "
+            f"for example {missing[:3]}; expected at least nine tenths"
+        )
+    return ConversionReport(
+        dialect=translated.dialect,
+        description=describe(translated),
+        matched=list(translated.weights),
+        dropped=[name for name in weights if name not in used],
+        fresh=fresh,
+    )
+
+
+def _resize(
+    translated: TranslatedWeights,
+    image_size: tuple[int, int] | None,
+    patch_size: int | None,
+    position_resize: str,
+) -> dict[str, tuple[int, ...]]:
+    weights = translated.weights
+    channels, in_channels, old_patch, _ = weights[_KERNEL].shape
+    extra = int("cls_token" in weights)
+    patch = patch_size or old_patch
+    if "pos_embed" not in weights:
+        raise ValueError("The file has no position embedding, expected pos_embed")
+    h, w = infer_grid(weights["pos_embed"][0, extra:])
+    grid_hw = patch_grid(image_size or (h * old_patch, w * old_patch), patch)
+    names = [name for name in ("pos_embed", "decoder_pos_embed") if name in weights]
+    shapes = {_KERNEL: (channels, in_channels, patch, patch)}
+    for name in names:
+        shapes[name] = (1, extra + grid_hw[0] * grid_hw[1], weights[name].shape[2])
+    return fit_to_shapes(translated, shapes, dict.fromkeys(names, grid_hw), position_resize)
+
+
+def _write(weights: dict[str, Tensor], target: str) -> None:
+    weights = {name: value.contiguous().clone() for name, value in weights.items()}
+    with whole_file(Path(target)) as unfinished:
+        if target.endswith(".pth"):
+            torch.save({"model": weights}, unfinished)
+        else:
+            save_file(weights, unfinished)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """From nothing to pictures: what `make demo` runs.
 
-Draws the synthetic people data set, trains and evaluates a small multitask network on it, writes
+Draws the synthetic people dataset, trains and evaluates a small multitask network on it, writes
 pictures of its predictions, and prints the results and where everything is. The three steps are
 the ordinary tools, run one after the other with their commands shown; each is skipped when an
 earlier run has finished it, and an interrupted training goes on from its last checkpoint.
@@ -130,7 +130,7 @@ def pictures(args: argparse.Namespace) -> list[Path]:
 
 
 def data_folder() -> Path:
-    """Detectron2's folder of data sets; a relative one starts where the tools run."""
+    """Detectron2's folder of datasets; a relative one starts where the tools run."""
     return ROOT / os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 

@@ -39,17 +39,17 @@ import numpy as np
 from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.logger import setup_logger
 
-import d2_multitask  # noqa: F401 (registers data sets and networks)
+import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.config import load_config
-from d2_multitask.data.from_config import register_datasets
-from d2_multitask.data.image_reading import ImageReadError, read_image
+from d2_multitask.data.datasets.from_config import register_datasets
+from d2_multitask.data.io import ImageReadError, read_image
 from d2_multitask.data.whole_files import whole_file
 from d2_multitask.engine.coco_results import CocoResults, image_ids, known_image_ids
 from d2_multitask.engine.media import VIDEO_SUFFIXES, VideoReader, VideoWriter, find_media
 from d2_multitask.engine.predictor import MultitaskPredictor, chosen_tasks
-from d2_multitask.engine.setup import fall_back_to_cpu
+from d2_multitask.engine.setup import exit_code, fall_back_to_cpu
+from d2_multitask.visualization.contact_sheet import contact_sheet, fit, side_by_side
 from d2_multitask.visualization.dense import draw_dense
-from d2_multitask.visualization.grid import contact_sheet, fit, side_by_side
 from d2_multitask.visualization.metadata import cfg_metadata, dataset_metadata, is_rcnn
 from d2_multitask.visualization.predictions import (
     CONFIDENCE_THRESHOLD,
@@ -355,7 +355,7 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
         register_datasets(cfg.DATASETS.REGISTER)
     except (ValueError, OSError) as error:
         # Only names depend on it: a network must run where its training data is not.
-        logger.warning("The data sets are not here, so generic names are used: %s", error)
+        logger.warning("The datasets are not here, so generic names are used: %s", error)
     cfg.freeze()
     return cfg
 
@@ -399,14 +399,7 @@ def run(args: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(sys.argv[1:] if arguments is None else arguments)
     setup_logger(name="d2_multitask", abbrev_name="d2_multitask")
-    try:
-        return run(args)
-    except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted.", file=sys.stderr)
-        return 130
+    return exit_code(lambda: run(args))
 
 
 if __name__ == "__main__":

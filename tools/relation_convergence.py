@@ -7,7 +7,7 @@
 Each relation that is sampled (ridge, conditional_means, leave_one_out) is compared with its own
 estimate from --reference-passes other visible sets. OUTPUT gets convergence.md and convergence.png.
 
-Exit code: 0; 2 if something was typed wrong.
+Exit code: 0; 2 if something was typed wrong; 130 if interrupted.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-import d2_multitask  # noqa: F401 (registers data sets and networks)
-from d2_multitask.data.folder_lock import write_whole
-from d2_multitask.engine.relation_study.convergence import (
+import d2_multitask  # noqa: F401 (registers datasets and networks)
+from d2_multitask.data.whole_files import write_text
+from d2_multitask.engine.setup import exit_code, parse_with_overrides
+from d2_multitask.segmenting.images import default_long_side, find_images, read_ready
+from d2_multitask.segmenting.model import load_autoencoder
+from studies.relations.convergence import (
     SAMPLED_KINDS,
     convergence_table,
     draw_convergence,
     measure_convergence,
 )
-from d2_multitask.engine.setup import parse_with_overrides
-from d2_multitask.engine.unlabelled.images import default_long_side, find_images, read_ready
-from d2_multitask.engine.unlabelled.model import load_autoencoder
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -72,18 +72,14 @@ def measure(args: argparse.Namespace) -> str:
     )
     table = convergence_table(curves, args.passes)
     args.output.mkdir(parents=True, exist_ok=True)
-    write_whole(args.output / "convergence.md", table)
+    write_text(args.output / "convergence.md", table)
     draw_convergence(curves, args.passes, args.output / "convergence.png")
     return table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    try:
-        print(measure(parse_args(arguments)))
-    except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    args = parse_args(arguments)
+    return exit_code(lambda: print(measure(args)))
 
 
 if __name__ == "__main__":

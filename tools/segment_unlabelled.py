@@ -7,9 +7,9 @@
     python tools/segment_unlabelled.py ... --masks photos_masks/            # how good is it?
 
 OUTPUT gets label maps, foregrounds, overlays, picture strips (patches, graph, communities, larger
-graphs, segments), the graphs, and two data sets in COCO format: segments.json, all segments, and
+graphs, segments), the graphs, and two datasets in COCO format: segments.json, all segments, and
 objects.json, the foregrounds. DATASETS.REGISTER makes training sets of them:
-configs/quick/mask_rcnn_segments.yaml. See d2_multitask/engine/unlabelled/output_folder.py.
+configs/quick/mask_rcnn_segments.yaml. See d2_multitask/segmenting/output_folder.py.
 
 The same command goes on where an earlier one was stopped. Exit code: 0; 1 if no image could be
 segmented; 2 if something was typed wrong; 130 if interrupted.
@@ -34,28 +34,28 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from tqdm import tqdm
 
-import d2_multitask  # noqa: F401 (registers data sets and networks)
-from d2_multitask.data.image_reading import ImageReadError, read_image
+import d2_multitask  # noqa: F401 (registers datasets and networks)
+from d2_multitask.data.io import ImageReadError, read_image
 from d2_multitask.data.whole_files import write_png
-from d2_multitask.engine.setup import parse_with_overrides
-from d2_multitask.engine.unlabelled.evaluation import evaluate_folder
-from d2_multitask.engine.unlabelled.images import (
+from d2_multitask.engine.setup import exit_code, parse_with_overrides
+from d2_multitask.modeling.mae import MaskedAutoencoder
+from d2_multitask.patch_graph import Segmentation, SegmenterSettings, segment_image
+from d2_multitask.patch_graph.communities import BACKENDS
+from d2_multitask.patch_graph.foreground import RULES
+from d2_multitask.patch_graph.relation import ESTIMATORS, SIMILARITIES
+from d2_multitask.segmenting.evaluation import evaluate_folder
+from d2_multitask.segmenting.images import (
     ImageFiles,
     ReadyImage,
     default_long_side,
     find_images,
     read_ready,
 )
-from d2_multitask.engine.unlabelled.model import checksum, load_autoencoder
-from d2_multitask.engine.unlabelled.output_folder import PICTURES, OutputFolder
-from d2_multitask.engine.unlabelled.patch_relation import relation_of_patch
-from d2_multitask.modeling.mae import MaskedAutoencoder
-from d2_multitask.patch_graph import Segmentation, SegmenterSettings, segment_image
-from d2_multitask.patch_graph.communities import BACKENDS
-from d2_multitask.patch_graph.foreground import RULES
-from d2_multitask.patch_graph.relation import ESTIMATORS, SIMILARITIES
+from d2_multitask.segmenting.model import checksum, load_autoencoder
+from d2_multitask.segmenting.output_folder import PICTURES, OutputFolder
+from d2_multitask.segmenting.patch_relation import relation_of_patch
 from d2_multitask.visualization import style
-from d2_multitask.visualization.grid import contact_sheet, side_by_side
+from d2_multitask.visualization.contact_sheet import contact_sheet, side_by_side
 from d2_multitask.visualization.segments import (
     draw_relation_of_patch,
     draw_segments,
@@ -82,7 +82,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-images", type=int, help="the first ones only")
     parser.add_argument("--overwrite", action="store_true", help="replace other settings' results")
     parser.add_argument("--size", type=int, help="longer side in pixels (default: the MAE's)")
-    parser.add_argument("--masks", type=Path, help="folder of true masks: evaluate, learn nothing")
+    parser.add_argument("--masks", type=Path, help="folder of true masks: evaluate only")
     parser.add_argument(
         "--click", type=float, nargs=2, metavar=("X", "Y"), help="draw what helps this patch"
     )
@@ -108,10 +108,12 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     yes_or_no = argparse.BooleanOptionalAction
     group = parser.add_argument_group("how")
     group.add_argument("--relation", nargs="+", choices=kinds, default=list(DEFAULTS.kinds))
-    group.add_argument("--passes", type=int, help="forward passes a relation")
-    group.add_argument("--seconds", type=float, help="time a relation")
+    group.add_argument("--passes", type=int, help="forward passes per relation")
+    group.add_argument("--seconds", type=float, help="time per relation")
     group.add_argument("--locality", type=float, help="standard deviation, patches")
-    group.add_argument("--neighbours", type=int, default=DEFAULTS.neighbours, help="edges a patch")
+    group.add_argument(
+        "--neighbours", type=int, default=DEFAULTS.neighbours, help="edges per patch"
+    )
     group.add_argument("--resolution", type=float, default=DEFAULTS.resolution, help="Louvain's")
     group.add_argument("--consensus", type=int, default=DEFAULTS.num_consensus, help="runs")
     group.add_argument("--backend", choices=BACKENDS, default=DEFAULTS.backend)
@@ -192,7 +194,7 @@ class Segmenting:
         return read_ready(file, self.model, self.long_side, self.cfg.INPUT.FORMAT)
 
     def segment_all(self) -> OutputFolder:
-        """Segment what is not done yet, and write the data sets of all that is done."""
+        """Segment what is not done yet, and write the datasets of all that is done."""
         described = settings_as_json(self.settings, self.cfg, self.long_side)
         folder = OutputFolder(self.args.output, described, self.args.overwrite)
         outputs = self.files.outputs()
@@ -289,15 +291,10 @@ def run(args: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(arguments)
     setup_logger(name="d2_multitask", abbrev_name="d2_multitask")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception: data sets are written
-    try:
-        return run(args)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Stopped. The same command goes on from here.", file=sys.stderr)
-        return 130
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception: datasets are written
+    return exit_code(
+        lambda: run(args), interrupted="\nStopped. The same command goes on from here.\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
 #!/usr/bin/env python
-"""Draws training data, to be looked at before hours of training: labels, augmentation, targets.
+"""Draws training data, to be checked before a training: labels, augmentation, targets.
 
     python tools/visualize_data.py --config-file configs/quick/mcn_seg_det_pose.yaml \
         --source targets --num-images 8 --output output/data
 
---source annotation   what the data set says: boxes, masks, joints of the image as it is
+--source annotation   what the dataset says: boxes, masks, keypoints of the image as it is
          mapper       what the network gets: the augmented image with its labels
          targets      what each head learns from that: heatmaps and label maps over the image
 
-Solid joints are visible, rings are labelled but occluded; grey stripes are pixels that nothing is
-learnt from. Data sets with human parts, boundaries, occlusion, image labels or foreground masks get
-a strip: parts in colours, boundaries in white, arrows towards the object in front, names of
-classes, the background dimmed. One picture an
-image is written to --output, and a contact sheet of all of them.
+Solid keypoints are visible, rings are labelled but occluded; grey stripes are pixels that the
+losses ignore. Datasets with human parts, boundaries, occlusion, image labels or foreground masks
+get a strip: parts in colours, boundaries in white, arrows towards the object in front, names of
+classes, the background dimmed. --output gets one picture per image, and a contact sheet of all.
+
+Exit code: 0; 2 if something was typed wrong; 130 if interrupted.
 """
 
 from __future__ import annotations
@@ -31,23 +32,22 @@ from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
-import d2_multitask  # noqa: F401 (registers data sets and networks)
+import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.config import load_config
-from d2_multitask.data.catalog import load_dataset, loaded_metadata
-from d2_multitask.data.foreground import foreground_map
-from d2_multitask.data.from_config import register_datasets
-from d2_multitask.data.image_reading import read_image
-from d2_multitask.data.label_maps import (
-    boundary_map,
-    image_label_vector,
-    occlusion_map,
-    part_seg_map,
-)
+from d2_multitask.data.datasets.catalog import load_dataset, loaded_metadata
+from d2_multitask.data.datasets.from_config import register_datasets
+from d2_multitask.data.io import read_image
+from d2_multitask.data.labels.boundary import boundary_map
+from d2_multitask.data.labels.foreground import foreground_map
+from d2_multitask.data.labels.image_labels import image_label_vector
+from d2_multitask.data.labels.occlusion import occlusion_map
+from d2_multitask.data.labels.parts import part_seg_map
+from d2_multitask.data.labels.sem_seg import load_sem_seg
 from d2_multitask.data.mapper import MultitaskDatasetMapper
-from d2_multitask.data.report import DATA_REPORT
-from d2_multitask.data.sem_seg import load_sem_seg
+from d2_multitask.data.problems import DATA_REPORT
+from d2_multitask.engine.setup import exit_code
+from d2_multitask.visualization.contact_sheet import contact_sheet, side_by_side
 from d2_multitask.visualization.dense import draw_dense
-from d2_multitask.visualization.grid import contact_sheet, side_by_side
 from d2_multitask.visualization.metadata import picture_metadata
 from d2_multitask.visualization.targets import (
     draw_dataset_dict,
@@ -89,13 +89,13 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
     if args.dataset:
         cfg.DATASETS.TRAIN = (args.dataset,)
     if not cfg.DATASETS.TRAIN:
-        raise ValueError("DATASETS.TRAIN: found nothing, expected a data set (or use --dataset)")
+        raise ValueError("DATASETS.TRAIN: found nothing, expected a dataset (or use --dataset)")
     cfg.freeze()
     return cfg
 
 
 def chosen_dicts(name: str, num_images: int, seed: int) -> list[dict[str, Any]]:
-    """A random choice of the data set's images, in the data set's order."""
+    """A random choice of the dataset's images, in the dataset's order."""
     dataset_dicts = load_dataset(name)
     count = min(num_images, len(dataset_dicts))
     chosen = np.random.default_rng(seed).choice(len(dataset_dicts), count, replace=False)
@@ -127,7 +127,7 @@ def whole_image_labels(
 ) -> dict[str, np.ndarray]:
     """Parts, boundaries, occlusion and classes of one image, as far as it is labelled.
 
-    The foreground too, if it is asked for: other data sets have objects, whose union is one.
+    The foreground too, if it is asked for: other datasets have objects, whose union is one.
     """
     dataset_dict = {"height": size[0], "width": size[1], **dataset_dict}
     makers = {
@@ -195,7 +195,7 @@ def pictures_of(cfg: CfgNode, source: str, dicts: list[dict[str, Any]]) -> Itera
         yield from target_pictures(cfg, dicts)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     cfg = build_cfg(args)
     dicts = chosen_dicts(cfg.DATASETS.TRAIN[0], args.num_images, args.seed)
     seed_all_rng(args.seed)
@@ -218,7 +218,6 @@ def run(args: argparse.Namespace) -> int:
     path = args.output / f"{args.source}_sheet.png"
     write(path, sheet)
     print(f"{len(pictures)} pictures of {cfg.DATASETS.TRAIN[0]}: {args.output}\nAll in one: {path}")
-    return 0
 
 
 def write(path: Path, rgb: np.ndarray) -> None:
@@ -229,11 +228,7 @@ def write(path: Path, rgb: np.ndarray) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(arguments)
     setup_logger(name="d2_multitask", abbrev_name="d2_multitask")
-    try:
-        return run(args)
-    except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    return exit_code(lambda: run(args))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 #!/usr/bin/env python
-"""Draws what a masked autoencoder makes of images: what it sees, reconstructs, and gets wrong.
+"""Draws images, their visible patches, a masked autoencoder's reconstruction and its error.
 
     python tools/visualize_reconstruction.py --config-file quick/mae_pretrain.yaml \
         --output output/mae.png MODEL.WEIGHTS output/quick/mae_pretrain/model_final.pth
 
 Images are the first of DATASETS.TEST, or --input: files and folders. The masks are those of the
 evaluation (TEST.RECONSTRUCTION).
+
+Exit code: 0; 2 if something was typed wrong; 130 if interrupted.
 """
 
 from __future__ import annotations
@@ -21,13 +23,13 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.logger import setup_logger
 
-import d2_multitask  # noqa: F401 (registers data sets and networks)
+import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.config import load_config
-from d2_multitask.data.catalog import load_dataset
-from d2_multitask.data.from_config import register_datasets
-from d2_multitask.data.image_folder import ImageFolder
+from d2_multitask.data.datasets.catalog import load_dataset
+from d2_multitask.data.datasets.folders import ImageFolder
+from d2_multitask.data.datasets.from_config import register_datasets
 from d2_multitask.data.mapper import MultitaskDatasetMapper
-from d2_multitask.engine.setup import fall_back_to_cpu
+from d2_multitask.engine.setup import exit_code, fall_back_to_cpu
 from d2_multitask.engine.trainer import load_for_evaluation
 from d2_multitask.modeling.mae import MaskedAutoencoder
 from d2_multitask.visualization.reconstruction import draw_reconstructions
@@ -56,11 +58,11 @@ def chosen_dicts(cfg: CfgNode, inputs: Sequence[Path] | None, count: int) -> lis
             dicts += ImageFolder("--input", str(path))() if path.is_dir() else one
         return dicts[:count]
     if not cfg.DATASETS.TEST:
-        raise ValueError("DATASETS.TEST: found nothing, expected a data set (or use --input)")
+        raise ValueError("DATASETS.TEST: found nothing, expected a dataset (or use --input)")
     return load_dataset(cfg.DATASETS.TEST[0])[:count]
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     cfg = load_config(args.config_file, args.opts)
     fall_back_to_cpu(cfg)
     register_datasets(cfg.DATASETS.REGISTER)
@@ -80,17 +82,12 @@ def run(args: argparse.Namespace) -> int:
     if not cv2.imwrite(str(args.output), sheet[..., ::-1]):
         raise ValueError(f"{args.output}: cannot be written; expected a .png or .jpg file")
     print(f"{len(batch)} images: {args.output}")
-    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(arguments)
     setup_logger(name="d2_multitask", abbrev_name="d2_multitask")
-    try:
-        return run(args)
-    except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    return exit_code(lambda: run(args))
 
 
 if __name__ == "__main__":

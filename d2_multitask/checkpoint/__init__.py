@@ -1,9 +1,10 @@
 """Weight files: read without running code from them, matched to the model, reported in full.
 
-- `reading.py`: file -> names and tensors; files that want to run code are refused;
+- `reading.py`: file -> names and tensors; files that would have to run code are refused;
 - `matching.py`: the file's names -> the model's names;
-- `report.py`: what matched, what stayed fresh, what was unused;
-- `checkpointer.py`: the three behind Detectron2's `DetectionCheckpointer`.
+- `adapting.py`, `centernet.py`: names of other projects;
+- `report.py`: what matched, what kept its initial values, what was unused;
+- `checkpointer.py`: all this in Detectron2's `DetectionCheckpointer`.
 """
 
 from __future__ import annotations

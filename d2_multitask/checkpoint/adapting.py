@@ -1,43 +1,48 @@
-"""Modules that read the files of other projects: they translate the tensors before the matching."""
+"""Weights under names that a file does not have; modules that translate other projects' files."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
-METHOD = "adapt_weights"
-"""A module's method ``(weights, file) -> AdaptedWeights or None`` that makes it one of these."""
-
 
 @dataclass
 class AdaptedWeights:
-    """A file's tensors, translated for one module.
+    """A file's tensors under the names of a model or, from ``adapt_weights``, of a module.
 
     Attributes:
-        weights: names below the module -> tensors.
-        sources: the same names -> the names in the file.
-        resized: names below the module of tensors that were resized -> their shapes in the file.
+        weights: new names -> tensors.
+        sources: new names -> the names in the file.
+        resized: new names of tensors that were resized -> their shapes in the file.
         rest: the file's other tensors, under their names there.
+        dropped: names in the file -> why they are left out.
+        prefix: what was put before the names.
         dialect: what the file's names are called.
-        left_out: what of the file the module has no place for by intention, in words.
+        left_out: what of the file the module does not have by design, in words.
+        notes: what else was changed, one sentence each.
     """
 
     weights: dict[str, Tensor] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     resized: dict[str, tuple[int, ...]] = field(default_factory=dict)
     rest: dict[str, Tensor] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    prefix: str = ""
     dialect: str = ""
     left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def adapt_checkpoint(
     model: nn.Module, checkpoint: dict[str, Any], file: str
 ) -> tuple[dict[str, Any], AdaptedWeights | None]:
-    """Let the first module that has ``adapt_weights`` translate a file, if it can.
+    """Let the first module with a method ``adapt_weights`` translate a file, if it can.
 
-    Nothing is done to a file that fits the module as it is.
+    The method is ``(weights, file) -> AdaptedWeights | None``. It is not called for a file that
+    fits the module as it is.
 
     Args:
         model: the whole model, or a part with a file of its own.
@@ -45,13 +50,14 @@ def adapt_checkpoint(
         file: for messages.
 
     Returns:
-        The checkpoint with the names of the whole model, and what was done (its names those of the
-        whole model too); the checkpoint as it was, and ``None``, if nothing was.
+        The checkpoint with the names of the whole model, and the translation, with these names too;
+        or the checkpoint as it was, and ``None``.
 
     Raises:
         ValueError: the module refuses the file.
     """
-    found = next(((n, m) for n, m in model.named_modules() if hasattr(m, METHOD)), None)
+    modules = model.named_modules()
+    found = next(((n, m) for n, m in modules if hasattr(m, "adapt_weights")), None)
     if found is None:
         return checkpoint, None
     name, module = found
@@ -61,15 +67,13 @@ def adapt_checkpoint(
     below = {key for key in weights if key.startswith(prefix)}
     if own.keys() == below and all(weights[key].shape == own[key].shape for key in own):
         return checkpoint, None
-    adapted = getattr(module, METHOD)(weights, file)
+    adapted = module.adapt_weights(weights, file)
     if adapted is None:
         return checkpoint, None
-    adapted = AdaptedWeights(
+    adapted = dataclasses.replace(
+        adapted,
         weights={prefix + key: value for key, value in adapted.weights.items()},
         sources={prefix + key: value for key, value in adapted.sources.items()},
         resized={prefix + key: value for key, value in adapted.resized.items()},
-        rest=adapted.rest,
-        dialect=adapted.dialect,
-        left_out=adapted.left_out,
     )
     return {**checkpoint, "model": {**adapted.rest, **adapted.weights}}, adapted

@@ -1,16 +1,18 @@
-"""Weight files of CenterNet's public code: what they are, and their names in our networks.
+"""Weight files of CenterNet's public code: their contents, and their names in our networks.
 
 Published are ResNet-18, ResNet-101 and DLA-34, for boxes of COCO's 80 classes (`ctdet`) and for
-people with joints (`multi_pose`). Their layers are ours, one to one (docs/centernet.md).
+people with keypoints (`multi_pose`). Their layers are ours, one to one (docs/centernet.md).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor, nn
+
+from d2_multitask.checkpoint.adapting import AdaptedWeights
 
 # CenterNet's heads and ours: 3x3 convolution ".0", 1x1 convolution ".2", which is our ".1".
 HEADS = {
@@ -22,15 +24,15 @@ HEADS = {
     "hp_offset": "heads.pose.keypoint_heatmap_offset",
 }
 TASKS = {"ctdet": ("hm", "wh", "reg"), "multi_pose": tuple(HEADS)}
-# Heads of CenterNet's other tasks, to say what a file is.
+# Heads of CenterNet's other tasks, for messages.
 _OTHER_TASKS = {"dep": "ddd (boxes in 3D)", "hm_t": "exdet (extreme points)"}
 
 _DLA_KEY, _RESNET_KEY = "dla_up.ida_0.proj_1.conv.weight", "deconv_layers.0.conv_offset_mask.weight"
 # Blocks of the third stage -> depth, without and with bottlenecks.
 _RESNET_DEPTHS = {False: {2: 18, 6: 34}, True: {6: 50, 23: 101, 36: 152}}
 
-CLASSIFIER = "the ImageNet classifier of the feature network, which detection never runs"
-UNREAD = "a projection that CenterNet computes and nothing reads; our network leaves it out"
+CLASSIFIER = "the ImageNet classifier of the feature network, which detection does not use"
+UNREAD = "a projection that CenterNet computes and does not use; our network does not have it"
 NO_PLACE = "the network has no such layer (another backbone, or heads that MODEL.TASKS leaves out)"
 PERSON = (
     "{name}: the file has {found} classes, the model 1: the file's class 0 is taken (in COCO's "
@@ -40,34 +42,11 @@ PERSON = (
 
 @dataclass(frozen=True)
 class CenterNetFile:
-    """What a file holds.
+    """Contents of a file."""
 
-    Attributes:
-        network: "dla34", "r18", "r34", "r50", "r101" or "r152".
-        task: "ctdet" or "multi_pose".
-        num_classes: Classes of the centre heatmap.
-    """
-
-    network: str
-    task: str
-    num_classes: int
-
-
-@dataclass
-class Converted:
-    """A file's tensors under our names.
-
-    Attributes:
-        weights: Our name -> tensor.
-        file_names: Our name -> name in the file.
-        dropped: Name in the file -> why it is left out.
-        notes: What else a reader should know.
-    """
-
-    weights: dict[str, Tensor] = field(default_factory=dict)
-    file_names: dict[str, str] = field(default_factory=dict)
-    dropped: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    network: str  # "dla34", "r18", "r34", "r50", "r101" or "r152"
+    task: str  # "ctdet" or "multi_pose"
+    num_classes: int  # of the centre heatmap
 
 
 def is_centernet(names: Iterable[str]) -> bool:
@@ -106,8 +85,8 @@ def identify(weights: Mapping[str, Tensor], file: str) -> CenterNetFile:
 
 def convert_centernet(
     weights: Mapping[str, Tensor], model: nn.Module, file: str = "the file"
-) -> Converted:
-    """Give a file's tensors our names, and what else they need to mean the same here.
+) -> AdaptedWeights:
+    """Rename and scale a file's tensors, so that our network has the same outputs.
 
     Args:
         weights: Name -> tensor, without `module.` prefixes; not changed.
@@ -116,11 +95,11 @@ def convert_centernet(
 
     Raises:
         ValueError: The model has plain convolutions where the file has deformable ones: the
-            tensors would fit and the answers be wrong.
+            tensors would fit, but the outputs would be wrong.
     """
     state = model.state_dict()
     _check_deformable(state, file)
-    result = Converted()
+    result = AdaptedWeights()
     for name, value in weights.items():
         ours = our_name(name)
         reason = drop_reason(name) or ("" if ours in state else NO_PLACE)
@@ -130,20 +109,20 @@ def convert_centernet(
         value = _person_only(ours, value, state, result)
         scale = _output_scale(ours, model)
         result.weights[ours] = value if scale == 1 else value / scale
-        result.file_names[ours] = name
+        result.sources[ours] = name
     return result
 
 
 def drop_reason(name: str) -> str:
-    """Why a tensor of CenterNet has no place in our network; "" = it has one."""
+    """Why a tensor of CenterNet is not in our network; "" = it is."""
     if name.startswith("base.fc."):
         return CLASSIFIER
-    # The outer tree of two: its projection is handed to an inner tree, which makes its own.
+    # The outer tree of two: its projection is passed to an inner tree, which has its own.
     return UNREAD if re.match(r"base\.level[34]\.project\.", name) else ""
 
 
 def our_name(name: str) -> str:
-    """CenterNet's name of a tensor -> ours; an unknown name stays as it is."""
+    """CenterNet's name of a tensor -> ours; an unknown name is returned as it is."""
     first, _, rest = name.partition(".")
     if first in HEADS and rest[:2] in ("0.", "2."):
         return f"{HEADS[first]}.{int(rest[0]) // 2}.{rest[2:]}"
@@ -151,11 +130,11 @@ def our_name(name: str) -> str:
         return f"backbone.bottom_up.{rest}"
     match = re.match(r"(?:dla_up\.ida_(\d+)|ida_up)\.(proj|node|up)_(\d+)\.(.*)", name)
     if match:
-        row, kind, place, rest = match.groups()
+        row, kind, index, rest = match.groups()
         module = "output_aggregation" if row is None else f"aggregations.{row}"
         modules = {"proj": "projections", "node": "nodes", "up": "ups"}[kind]
         rest = rest.removeprefix("conv.").replace("actf.0.", "norm.")
-        return f"backbone.{module}.{modules}.{int(place) - 1}.{rest}"
+        return f"backbone.{module}.{modules}.{int(index) - 1}.{rest}"
     match = re.match(r"deconv_layers\.(\d+)\.(.*)", name)
     if match:
         stage, layer = divmod(int(match[1]), 6)
@@ -205,12 +184,12 @@ def _check_deformable(state: Mapping[str, Tensor], file: str) -> None:
     if up_sampled and not any("conv_offset_mask" in name for name in state):
         raise ValueError(
             f"{file} holds deformable convolutions, the network has plain ones, with which its "
-            "answers would be wrong; expected MODEL.UPSAMPLING.DEFORMABLE True"
+            "outputs would be wrong; expected MODEL.UPSAMPLING.DEFORMABLE True"
         )
 
 
 def _person_only(
-    ours: str, value: Tensor, state: Mapping[str, Tensor], result: Converted
+    ours: str, value: Tensor, state: Mapping[str, Tensor], result: AdaptedWeights
 ) -> Tensor:
     if not ours.startswith(f"{HEADS['hm']}.1.") or ours not in state:
         return value
@@ -221,7 +200,7 @@ def _person_only(
 
 
 def _output_scale(ours: str, model: nn.Module) -> float:
-    """By what our head multiplies the last layer's output; CenterNet by nothing."""
+    """The factor by which our head, but not CenterNet's, multiplies the last layer's output."""
     scales = {"wh": ("det", "wh_scale"), "hps": ("pose", "offset_scale")}
     for theirs, (task, attribute) in scales.items():
         if ours.startswith(f"{HEADS[theirs]}.1.") and task in getattr(model, "heads", {}):

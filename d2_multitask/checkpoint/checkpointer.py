@@ -1,4 +1,4 @@
-"""Detectron2's checkpointer with safe reading, one readable report, and no silent loss."""
+"""Detectron2's checkpointer with safe reading, a report of what was loaded, and strict resuming."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 _TAG = "last_checkpoint"
 _AVERAGES = ("ema",)
-# Options that tell one kind of optimizer from another; others differ between releases of PyTorch.
+# Options in which optimizers differ; other options differ between releases of PyTorch.
 _OPTIMIZER_KINDS = {"momentum", "dampening", "betas", "eps", "alpha", "rho", "lambd"}
 _MOMENTS = {"exp_avg", "exp_avg_sq", "momentum_buffer"}  # of the shape of their parameter
 _START_ANEW = (
@@ -35,23 +35,21 @@ _START_ANEW = (
 class MultitaskCheckpointer(DetectionCheckpointer):
     """Saves and loads models; see `read_checkpoint` for the kinds of files.
 
-    Two ways of loading:
-
-    - `load(path)` initialises: what fits is taken, and `report` says what did and what did not.
-      Weights of another architecture are an error.
+    - `load(path)` initialises: tensors that match are loaded, and `report` lists all. Weights of
+      another architecture are an error.
     - `resume_or_load(path, resume=True)` with a checkpoint in `save_dir` continues a training:
-      every tensor must be there and fit, or it is an error. If the checkpoint that was saved last
-      is broken, it is the newest good one.
+      every tensor must match, or it is an error. If the checkpoint that was saved last is broken,
+      the newest good one is loaded.
 
-    Whenever the process is stopped, each checkpoint is whole or not there.
+    Files are written atomically: a stopped process leaves no incomplete checkpoint.
 
     Args:
         model: The model.
         save_dir: Folder of the checkpoints.
         save_to_disk: Whether this process saves; None = only the main process does.
-        use_ema: Take the moving average of the weights, if the file has one, when initialising
-            (for evaluation and fine-tuning, these are the better weights). Never when resuming.
-        **checkpointables: What else to save and load, such as `trainer`.
+        use_ema: When initialising, load the moving average of the weights, if the file has one
+            (better for evaluation and fine-tuning). Never when resuming.
+        **checkpointables: Other objects to save and load, such as `trainer`.
 
     Attributes:
         report: The `LoadReport` of the last load, or None.
@@ -76,17 +74,17 @@ class MultitaskCheckpointer(DetectionCheckpointer):
         """Load a weight file into the model.
 
         Args:
-            path: A local file or a URL that Detectron2 knows (`detectron2://...`, `https://...`).
-                "" = none; the model stays as it is.
+            path: A local file or a URL that Detectron2 knows (`detectron2://...`, `https://...`);
+                "" = none.
             checkpointables: Names of the other objects to load; None = all that the file has.
 
         Returns:
-            What else the file holds.
+            The file's other content.
 
         Raises:
             FileNotFoundError: The file does not exist or cannot be downloaded.
-            ValueError: The file is damaged, of another architecture, or wants to run code; when
-                resuming, also if any tensor is missing, left over, or of another shape.
+            ValueError: The file is damaged, of another architecture, or would have to run code;
+                when resuming, also if any tensor is missing, left over, or of another shape.
         """
         self.report = None
         self._source = path
@@ -95,35 +93,24 @@ class MultitaskCheckpointer(DetectionCheckpointer):
         try:
             content = super().load(path, checkpointables=[])
         finally:
-            self._parsed_url_during_load = None  # the parent forgets to after an error
+            self._parsed_url_during_load = None  # which the parent does not after an error
         for key in self.checkpointables if checkpointables is None else checkpointables:
-            if key in content:
-                self._load_state(key, content.pop(key))
+            if key not in content:
+                continue
+            self.logger.info("Loading %s from %s ...", key, path)
+            try:
+                self.checkpointables[key].load_state_dict(content.pop(key))
+            except Exception as error:  # which one depends on the object
+                raise ValueError(
+                    f"{path}: its training state {key!r} does not fit this training "
+                    f"({type(error).__name__}: {' '.join(str(error).split())}). {_START_ANEW}"
+                ) from error
         return content
 
-    def _load_state(self, key: str, state: Any) -> None:
-        self.logger.info("Loading %s from %s ...", key, self._source)
-        try:
-            self.checkpointables[key].load_state_dict(state)
-        except Exception as error:  # by kind of the object
-            raise ValueError(
-                f"{self._source}: its training state {key!r} does not fit this training "
-                f"({type(error).__name__}: {' '.join(str(error).split())}). {_START_ANEW}"
-            ) from error
-
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Continue from the last checkpoint in `save_dir`, if wanted and there; else `load`.
+        """With `resume`, continue from the last checkpoint in `save_dir`, if any; else `load`.
 
-        Args:
-            path: The weights to start from if there is nothing to continue.
-            resume: Whether to continue.
-
-        Returns:
-            As `load`.
-
-        Raises:
-            FileNotFoundError: As `load`.
-            ValueError: As `load`.
+        Returns and raises as `load`; other objects than the model are loaded only to continue.
         """
         last = self.get_checkpoint_file() if resume else ""
         self._resuming = bool(last)
@@ -133,11 +120,7 @@ class MultitaskCheckpointer(DetectionCheckpointer):
             self._resuming = False
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Save the model, its average and the training state as `save_dir`/`name`.pth.
-
-        Args:
-            name: Of the file, without the suffix.
-            **kwargs: What else to save.
+        """Save the model, the other objects and `kwargs` as `save_dir`/`name`.pth.
 
         Raises:
             FloatingPointError: A weight is NaN or infinite; nothing is saved.
@@ -160,11 +143,7 @@ class MultitaskCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Write the name of the checkpoint to resume from.
-
-        Args:
-            last_filename_basename: Name of the file in `save_dir`.
-        """
+        """Write the name of the checkpoint to resume from, a file in `save_dir`."""
         with whole_file(Path(self.save_dir, _TAG), durable=True) as unfinished:
             unfinished.write_text(last_filename_basename)
 
@@ -173,12 +152,10 @@ class MultitaskCheckpointer(DetectionCheckpointer):
         return bool(self.get_checkpoint_file())
 
     def get_checkpoint_file(self) -> str:
-        """The checkpoint to resume from.
+        """The checkpoint to resume from; "" = no training has saved anything here.
 
-        Returns:
-            The file that `last_checkpoint` names; if it is broken or not there, the newest good
-            one in `save_dir`, with a warning; if there is none either, the file as named. "" = no
-            training has saved anything here.
+        It is the file that `last_checkpoint` names; if this is broken or missing, the newest good
+        one in `save_dir`, with a warning; if there is none either, the file as named.
         """
         tag = Path(self.save_dir, _TAG)
         name = tag.read_text(errors="replace").strip() if tag.is_file() else ""
@@ -188,11 +165,11 @@ class MultitaskCheckpointer(DetectionCheckpointer):
             return named
         found = self._newest_good(named) if self.save_dir else ""
         if found:
-            logger.warning("%s. Taken instead is the newest good checkpoint, %s", problem, found)
+            logger.warning("%s. The newest good checkpoint is loaded instead, %s", problem, found)
         return found or named
 
     def _newest_good(self, known_bad: str) -> str:
-        """The last written file in `save_dir` that has the training state; "" = none."""
+        """The newest file in `save_dir` that has the training state; "" = none."""
         files = sorted(Path(self.save_dir).glob("*.pth"), key=os.path.getmtime, reverse=True)
         for file in map(str, files):
             if file == known_bad:
@@ -202,7 +179,7 @@ class MultitaskCheckpointer(DetectionCheckpointer):
             except (ValueError, OSError) as error:
                 logger.warning("%s", error)
                 continue
-            # Pre-trained weights may lie there too.
+            # Pre-trained weights may be in this folder too.
             if "iteration" in content and all(key in content for key in self.checkpointables):
                 return file
         return ""
@@ -232,7 +209,7 @@ class MultitaskCheckpointer(DetectionCheckpointer):
         return super()._load_model(checkpoint)
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
-        """The report says it, once."""
+        """Log the report instead."""
         _log(self.report)
 
     def _check_complete(self, checkpoint: dict[str, Any]) -> None:
@@ -253,33 +230,22 @@ class MultitaskCheckpointer(DetectionCheckpointer):
             )
 
     def _other_optimizers(self, checkpoint: Mapping[str, Any]) -> list[str]:
-        """What of the file's optimizers is not as here; PyTorch finds some of it, steps later."""
+        """Differences of the file's optimizers to ours; PyTorch finds some of them, steps later."""
         problems = []
         for key, item in self.checkpointables.items():
             found = list(_optimizers(checkpoint.get(key)))
             expected = list(_optimizers(item.state_dict()))
-            for theirs, ours in zip(found, expected, strict=False):
-                theirs_are, ours_are = _describe(theirs), _describe(ours)
-                if theirs_are != ours_are:
-                    problems.append(f"found {theirs_are}, expected {ours_are}")
+            pairs = zip(map(_describe, found), map(_describe, expected), strict=False)
+            problems += [f"found {file}, expected {own}" for file, own in pairs if file != own]
             if not problems and len(found) == 1 and hasattr(item, "optimizer"):
                 problems += _other_shapes(found[0], item.optimizer)
         return problems
 
 
 def load_weights(module: nn.Module, path: str) -> LoadReport:
-    """Initialise a part of a model from a weight file of its own.
+    """Initialise a part of a model, such as a feature network, from a weight file of its own.
 
-    Args:
-        module: The part, for example a feature network.
-        path: A local file or a URL that Detectron2 knows.
-
-    Returns:
-        What matched; it is logged too.
-
-    Raises:
-        FileNotFoundError: The file does not exist or cannot be downloaded.
-        ValueError: The file is damaged, of another architecture, or wants to run code.
+    Path and errors as of `MultitaskCheckpointer.load`; the report is logged too.
     """
     checkpoint = read_checkpoint(_find_file(path), prefer_ema=True)
     matched, report = match_weights(module, checkpoint, path)
@@ -291,7 +257,7 @@ def load_weights(module: nn.Module, path: str) -> LoadReport:
 
 def _write(content: Mapping[str, Any], path: Path) -> None:
     try:
-        with path.open("wb") as file:  # PyTorch's own writing hides what went wrong
+        with path.open("wb") as file:  # PyTorch's own file hides the OSError
             torch.save(content, file)
     except RuntimeError as error:
         if isinstance(error.__context__, OSError):
@@ -302,7 +268,7 @@ def _write(content: Mapping[str, Any], path: Path) -> None:
 def _check_finite(content: Mapping[str, Any], name: str, buffers: tuple[str, ...]) -> None:
     for key, value in _tensors(content):
         broken = ~torch.isfinite(value)
-        if key.endswith(buffers):  # masks of attention are -inf where nothing is looked at
+        if key.endswith(buffers):  # masks of attention are -inf
             broken &= ~torch.isneginf(value)
         if bad := int(broken.sum()):
             raise FloatingPointError(
@@ -342,7 +308,7 @@ def _optimizers(state: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _describe(optimizer: Mapping[str, Any]) -> str:
-    """Numbers of parameters by group, and the options that tell the kind."""
+    """Numbers of parameters per group, and the options that tell the kind."""
     groups = optimizer["param_groups"]
     sizes = [len(group["params"]) for group in groups]
     kind = sorted(_OPTIMIZER_KINDS.intersection(*groups)) if groups else []

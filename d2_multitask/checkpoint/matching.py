@@ -6,14 +6,13 @@ import collections
 import contextlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from detectron2.checkpoint import c2_model_loading
 from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
-from d2_multitask.checkpoint.adapting import adapt_checkpoint
+from d2_multitask.checkpoint.adapting import AdaptedWeights, adapt_checkpoint
 from d2_multitask.checkpoint.centernet import (
     convert_centernet,
     detectron2_resnet_name,
@@ -21,19 +20,8 @@ from d2_multitask.checkpoint.centernet import (
 )
 from d2_multitask.checkpoint.report import LoadReport, ShapeMismatch
 
-# Below this share a file belongs to another architecture: what fits, fits by accident.
+# Below this share a file is of another architecture: matches are accidental.
 _MIN_BACKBONE_SHARE = 0.5
-
-
-@dataclass
-class _Renamed:
-    """The file's tensors under the model's names, where a name was found."""
-
-    weights: dict[str, Tensor]
-    file_names: dict[str, str]  # new name -> name in the file
-    prefix: str = ""
-    dropped: dict[str, str] = field(default_factory=dict)  # name in the file -> reason
-    notes: list[str] = field(default_factory=list)
 
 
 def match_weights(
@@ -45,7 +33,7 @@ def match_weights(
         model: The model; it is not changed.
         checkpoint: From `read_checkpoint`.
         file: The file's name, for the report.
-        adapt: Let modules translate the files of other projects (`adapting.py`).
+        adapt: Let modules translate the files of other projects, see `adapt_checkpoint`.
 
     Returns:
         The tensors that fit, under the model's names, and the report.
@@ -57,6 +45,7 @@ def match_weights(
     adapted = None
     if adapt:
         checkpoint, adapted = adapt_checkpoint(model, checkpoint, file)
+    adapted = adapted or AdaptedWeights()
     renamed = _rename(model, state, checkpoint, file)
     report = LoadReport(file=file, prefix=renamed.prefix, ema=checkpoint.get("ema_used", False))
     implied = _implied_statistics(model, renamed.weights)
@@ -71,31 +60,27 @@ def match_weights(
         else:
             report.matched.append(name)
             matched[name] = weight
-    unused = [renamed.file_names[name] for name in renamed.weights if name not in state]
-    if adapted is not None:
-        unused = [adapted.sources.get(name, name) for name in unused]
-        report.dialect = adapted.dialect
-        report.left_out = adapted.left_out
-        report.resized = [
-            ShapeMismatch(name, shape, tuple(state[name].shape))
-            for name, shape in adapted.resized.items()
-            if name in matched
-        ]
+    unused = [renamed.sources[name] for name in renamed.weights if name not in state]
+    unused = [adapted.sources.get(name, name) for name in unused]
     report.unused = [*unused, *renamed.dropped, *checkpoint.get("skipped", [])]
+    report.dialect, report.left_out = adapted.dialect, adapted.left_out
     report.reasons, report.notes = renamed.dropped, renamed.notes
+    report.resized = [
+        ShapeMismatch(name, shape, tuple(state[name].shape))
+        for name, shape in adapted.resized.items()
+        if name in matched
+    ]
     return matched, report
 
 
 def check_architecture(report: LoadReport) -> None:
     """Refuse weights of another architecture.
 
-    Args:
-        report: From `match_weights`. What counts is the backbone, or, for a model without one, the
-            whole; batch norms' counters do not count. A file that a module has translated is not
-            judged again: the module has.
+    Counted are the backbone's tensors or, for a model without one, all, without batch norms'
+    counters. A file that a module has translated is not checked again: the module has done it.
 
     Raises:
-        ValueError: Fewer than half of its tensors found their values in the file.
+        ValueError: Fewer than half of these tensors match the file's.
     """
     if report.dialect:
         return
@@ -109,7 +94,7 @@ def check_architecture(report: LoadReport) -> None:
         return
     what = "the backbone's tensors" if backbone else "the network's tensors"
     missing = [name for name in names if name in expected and name not in matched]
-    missing.sort(key=lambda name: "bottom_up" not in name)  # the telling names first
+    missing.sort(key=lambda name: "bottom_up" not in name)  # these names tell the architecture
     wrong_shapes = [str(mismatched[name]) for name in missing if name in mismatched]
     raise ValueError(
         f"{report.file} holds the weights of another architecture: {len(matched)} of "
@@ -119,20 +104,13 @@ def check_architecture(report: LoadReport) -> None:
     )
 
 
-def _rename_centernet(model: nn.Module, weights: dict[str, Tensor], file: str) -> _Renamed:
-    converted = convert_centernet(weights, model, file)
-    return _Renamed(
-        converted.weights, converted.file_names, dropped=converted.dropped, notes=converted.notes
-    )
-
-
 def _rename(
     model: nn.Module, state: dict[str, Tensor], checkpoint: dict[str, Any], file: str
-) -> _Renamed:
+) -> AdaptedWeights:
+    """The file's tensors under the model's names, where a name was found."""
     weights = checkpoint["model"]
     if is_centernet(weights):
-        return _rename_centernet(model, weights, file)
-    file_names = {name: name for name in weights}
+        return convert_centernet(weights, model, file)
     if checkpoint.get("matching_heuristics", False):
         caffe2 = checkpoint.get("__author__") == "Caffe2"
         try:
@@ -141,49 +119,46 @@ def _rename(
             raise ValueError(
                 f"The names in {file} fit the model in more than one way: {error}"
             ) from error
-    if _is_classic_resnet(state, weights):
-        file_names = {detectron2_resnet_name(name): name for name in weights}
-        weights = {detectron2_resnet_name(name): value for name, value in weights.items()}
-    prefix = _best_prefix(state, weights)
-    weights, file_names = _place_aliases(model, state, weights, file_names)
-    targets = {
-        name: prefix + name if prefix + name in state and prefix + name not in weights else name
-        for name in weights
-    }
-    return _Renamed(
-        weights={targets[name]: value for name, value in weights.items()},
-        file_names={targets[name]: file_names[name] for name in weights},
+    names = {name: name for name in weights}  # in the file -> in the model
+    # A ResNet under torchvision's and timm's names for Detectron2's ResNet.
+    if "layer1.0.conv1.weight" in weights and any(
+        name.endswith("res2.0.conv1.weight") for name in state
+    ):
+        names = {name: detectron2_resnet_name(name) for name in weights}
+    prefix = _best_prefix(state, {names[name]: value for name, value in weights.items()})
+    aliases = _aliases(model, state, names.values())
+    names = {name: aliases.get(new, new) for name, new in names.items()}
+    taken = set(names.values())
+    for name, new in names.items():
+        if prefix + new in state and prefix + new not in taken:
+            names[name] = prefix + new
+    return AdaptedWeights(
+        weights={names[name]: value for name, value in weights.items()},
+        sources={new: name for name, new in names.items()},
         prefix=prefix,
     )
 
 
-def _place_aliases(
-    model: nn.Module,
-    state: dict[str, Tensor],
-    weights: dict[str, Tensor],
-    file_names: dict[str, str],
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Give tensors the names that modules know them by under another name.
+def _aliases(model: nn.Module, state: dict[str, Tensor], names: Any) -> dict[str, str]:
+    """Other names of tensors -> their names in the model.
 
-    A module's ``weight_aliases`` says which beginning of a file's names stands for which beginning
-    of its own, as the segmentation head does for Detectron2's Panoptic FPN.
+    A module's ``weight_aliases`` maps the beginning of a file's names to the beginning of its own,
+    as the segmentation head does for Detectron2's Panoptic FPN.
     """
+    names = set(names)
     places = {}
     for module_name, module in model.named_modules():
         prefix = f"{module_name}." if module_name else ""
         for theirs, ours in getattr(module, "weight_aliases", {}).items():
-            for name in weights:
+            for name in names:
                 place = prefix + ours + name.removeprefix(theirs)
-                if name.startswith(theirs) and place in state and place not in weights:
+                if name.startswith(theirs) and place in state and place not in names:
                     places[name] = place
-    return (
-        {places.get(name, name): value for name, value in weights.items()},
-        {places.get(name, name): file_names[name] for name in weights},
-    )
+    return places
 
 
 def _best_prefix(state: dict[str, Tensor], weights: dict[str, Tensor]) -> str:
-    """The one prefix that puts most of the file's tensors in place; "" where that is as good."""
+    """The prefix with which most of the file's tensors match; the shortest of equally good ones."""
     places: collections.Counter[str] = collections.Counter()
     for name, value in state.items():
         parts = name.split(".")
@@ -196,23 +171,23 @@ def _best_prefix(state: dict[str, Tensor], weights: dict[str, Tensor]) -> str:
 
 def _rename_with_heuristics(
     state: dict[str, Tensor], weights: dict[str, Tensor], caffe2: bool
-) -> _Renamed:
-    """Detectron2's own renaming: Caffe2's names, then the longest common end of the names."""
-    file_names = {name: name for name in weights}
-    with _silenced(c2_model_loading.__name__):  # our report says the same in one table
+) -> AdaptedWeights:
+    """Detectron2's own renaming: Caffe2's names, then the longest common suffix of the names."""
+    sources = {name: name for name in weights}
+    with _silenced(c2_model_loading.__name__):  # the report has the same in one table
         if caffe2:
-            weights, file_names = c2_model_loading.convert_c2_detectron_names(weights)
+            weights, sources = c2_model_loading.convert_c2_detectron_names(weights)
         aligned = c2_model_loading.align_and_update_state_dicts(state, weights, c2_conversion=False)
-    # It moves the tensor objects without telling from where.
+    # It moves the tensor objects without saying from where.
     names_by_tensor = {id(value): name for name, value in weights.items()}
-    renamed = _Renamed({}, {})
+    renamed = AdaptedWeights()
     for name, value in aligned.items():
         original = names_by_tensor[id(value)]
-        if name not in state:  # it leaves out what has another shape; the report must name it
+        if name not in state:  # it leaves out tensors of another shape; the report must name them
             ends = [key for key in state if key not in aligned and key.endswith(f".{name}")]
             name = ends[0] if len(ends) == 1 else name
         renamed.weights[name] = value
-        renamed.file_names[name] = file_names[original]
+        renamed.sources[name] = sources[original]
     return renamed
 
 
@@ -227,15 +202,8 @@ def _silenced(logger_name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _is_classic_resnet(state: dict[str, Tensor], weights: dict[str, Tensor]) -> bool:
-    """Whether a ResNet under torchvision's and timm's names meets Detectron2's ResNet."""
-    return "layer1.0.conv1.weight" in weights and any(
-        name.endswith("res2.0.conv1.weight") for name in state
-    )
-
-
 def _implied_statistics(model: nn.Module, weights: dict[str, Tensor]) -> set[str]:
-    """Statistics that a file leaves out because they are folded into scale and shift.
+    """Statistics that a file lacks because they are folded into scale and shift.
 
     Detectron2's frozen batch norm fills them in on loading (mean 0, variance 1).
     """

@@ -2,12 +2,11 @@
 
 A pickle is a program. Detectron2 runs it as it is (`pickle.load`), so a `.pkl` file from a stranger
 may do anything. Here a `.pkl` may build arrays and plain containers only, a PyTorch file is read
-with `weights_only=True`, and what wants more is refused by name. What a file may cost is bound by
-its size (memory) and by `MAX_PICKLE` and `MAX_OPCODES` (time).
+with `weights_only=True`, and files that need more are refused with the name of what they need.
+Memory is limited by the file's size, time by `MAX_PICKLE` and `MAX_OPCODES`.
 
 Damage is found where the format allows it: a zip (PyTorch since 1.6) has checksums, safetensors
-has sizes. Older PyTorch files and `.pkl` have neither for their numbers; they must end where they
-say.
+has sizes. Older PyTorch files and `.pkl` have neither for their numbers; their end is checked.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 _ZIP = b"PK\x03\x04"
@@ -34,11 +34,11 @@ MAX_PICKLE = 16 * 2**20
 MAX_OPCODES = 2_000_000
 """Reads of a `.pkl`; the model zoo's need some thousands."""
 MAX_GROWTH = 8
-"""Bytes of memory for one byte of the file."""
+"""Bytes of memory per byte of the file."""
 
-# Where frameworks put the weights inside a training checkpoint, in the order of preference.
+# Where frameworks store the weights in a training checkpoint, in the order of preference.
 _MODEL_KEYS = ("model", "state_dict", "model_state", "model_state_dict")
-# Where they put an exponential moving average of the weights.
+# Where they store an exponential moving average of the weights.
 _EMA_KEYS = ("ema", "ema_state", "model_ema", "ema_model", "state_dict_ema")
 
 _DAMAGED = (
@@ -65,19 +65,21 @@ def read_checkpoint(path: str, prefer_ema: bool = False) -> dict[str, Any]:
     Returns:
         A dict as `DetectionCheckpointer` has it: "model" (name -> Tensor); possibly "__author__"
         and "matching_heuristics"; whatever else a training checkpoint holds, unchanged. Two
-        entries are ours: "skipped", names below "model" that are no tensors, and "ema_used".
+        entries are added: "skipped", names below "model" that are no tensors, and "ema_used".
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is damaged, holds no tensors, or would have to run code.
-        ImportError: `.safetensors` without the package safetensors.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no weight file {path}")
     if path.endswith(".pkl"):
         content = _with_pickle_conventions(_read_pickle(path))
     elif path.endswith(".safetensors"):
-        content = _read_safetensors(path)
+        try:
+            content = load_file(path)
+        except Exception as error:
+            raise ValueError(_damaged(path, error)) from error
     else:
         content = _read_torch(path)
     if not isinstance(content, Mapping):
@@ -88,15 +90,148 @@ def read_checkpoint(path: str, prefer_ema: bool = False) -> dict[str, Any]:
     return checkpoint
 
 
-# What a pickle of arrays and plain containers refers to. Helpers of NumPy are taken from arrays
-# themselves, since their module moved from numpy.core to numpy._core.
-def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
-    """Bytes in a Python 2 style pickle; the real `_codecs.encode` would take any codec."""
-    if encoding != "latin1":
-        raise ValueError(f"bytes encoded as {encoding!r}; expected latin1")
-    return text.encode("latin1")
+# PyTorch's files
 
 
+def check_zip(path: str) -> bool:
+    """Verify the checksums of a file of `torch.save`.
+
+    Returns:
+        Whether it is such a file; others are not checked.
+
+    Raises:
+        ValueError: The file is damaged, or its pickle is too long to be that of a network.
+    """
+    with open(path, "rb") as file:
+        if file.read(len(_ZIP)) != _ZIP:
+            return False
+        try:
+            with zipfile.ZipFile(file) as archive:
+                members = archive.infolist()
+                if sum(member.file_size for member in members) > MAX_GROWTH * _size(file):
+                    raise ValueError(f"it takes more than {MAX_GROWTH} times its size in memory")
+                if any(m.file_size > MAX_PICKLE for m in members if m.filename.endswith(".pkl")):
+                    raise ValueError(
+                        f"its pickle is longer than that of any network ({MAX_PICKLE} bytes)"
+                    )
+                damaged = archive.testzip()
+                if damaged is not None:
+                    raise ValueError(f"the checksum of {damaged} in it is another one")
+                return True
+        except Exception as error:  # BadZipFile, NotImplementedError, RuntimeError, ...
+            raise ValueError(_damaged(path, error)) from error
+
+
+def _read_torch(path: str) -> Any:
+    is_zip = check_zip(path)
+    try:
+        _refuse_bytearray(path, is_zip)
+        with _numpy_scalars_allowed(), open(path, "rb") as file:
+            if is_zip:
+                return torch.load(path, map_location="cpu", weights_only=True)
+            bounded = _BoundedFile(file, max_bytes=MAX_PICKLE)
+            content = torch.load(bounded, map_location="cpu", weights_only=True)
+            _check_end(file)
+            return content
+    except Exception as error:  # RuntimeError, EOFError, UnpicklingError, ... by kind of damage
+        wanted = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
+        if wanted is None:
+            raise ValueError(_damaged(path, error)) from error
+        raise ValueError(
+            f"{path} is refused: it wants {wanted.group(1)}, and a weight file may hold tensors "
+            f"and plain containers only. {_REFUSED}"
+        ) from error
+
+
+def _refuse_bytearray(path: str, is_zip: bool) -> None:
+    """PyTorch lets a pickle make one of any length; no file of weights has any."""
+    if is_zip:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".pkl")]
+            data = b"".join(map(archive.read, names))
+    else:
+        with open(path, "rb") as file:
+            data = file.read(MAX_PICKLE)
+    if re.search(rb"c(builtins|__builtin__)\nbytearray\n", data):
+        raise ValueError("GLOBAL builtins.bytearray")
+
+
+def _numpy_scalars_allowed() -> contextlib.AbstractContextManager:
+    """Training checkpoints often hold a NumPy number (a metric, a learning rate).
+
+    MAE's and similar ones hold their command line, an argparse.Namespace, which runs no code.
+    """
+    if not hasattr(torch.serialization, "safe_globals"):  # before PyTorch 2.5
+        return contextlib.nullcontext()
+    dtypes = sorted({type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}, key=str)
+    return torch.serialization.safe_globals(
+        [_RECONSTRUCT, _SCALAR, np.ndarray, np.dtype, argparse.Namespace, *dtypes]
+    )
+
+
+# Pickles
+
+
+def _read_pickle(path: str) -> Any:
+    with open(path, "rb") as file:
+        try:
+            content = _ArrayUnpickler(file).load()
+            _check_end(file)
+            return content
+        except _RefusedError as error:
+            raise ValueError(
+                f"{path} is refused: it wants {error}, and a .pkl file may hold NumPy arrays and "
+                f"plain containers only. {_REFUSED}"
+            ) from error
+        except Exception as error:  # damaged pickles raise nearly anything
+            raise ValueError(_damaged(path, error)) from error
+
+
+def _with_pickle_conventions(content: Any) -> Any:
+    """Recognise Caffe2's files: flat names without any dot, such as res2_0_branch2a_bn_s."""
+    if not isinstance(content, Mapping):
+        return content
+    blobs = content.get("blobs", content)  # Caffe2's detectors have "blobs", its classifiers not
+    nested = any(isinstance(content.get(key), Mapping) for key in _MODEL_KEYS + _EMA_KEYS)
+    if nested or not isinstance(blobs, Mapping) or any("." in str(name) for name in blobs):
+        return content
+    weights = {name: blob for name, blob in blobs.items() if not str(name).endswith("_momentum")}
+    return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+class _RefusedError(Exception):
+    """A pickle needs something other than arrays and plain containers."""
+
+
+class _BoundedFile:
+    """A file for an unpickler: its reads of opcodes are counted, and end at the end of the file."""
+
+    def __init__(
+        self, file: BinaryIO, *, max_bytes: float = math.inf, max_reads: float = math.inf
+    ) -> None:
+        self._file, self._file_size = file, _size(file)
+        self._bytes_left, self._reads_left = max_bytes, max_reads
+        # PyTorch reads numbers with readinto, which is bound by the file.
+        self.readinto, self.seek, self.tell = file.readinto, file.seek, file.tell
+
+    def read(self, count: int = -1) -> bytes:
+        if count > self._file_size:  # else memory is allocated before the end is found
+            raise EOFError(f"{count} bytes are to be read")
+        return self._counted(self._file.read(count))
+
+    def readline(self) -> bytes:
+        return self._counted(self._file.readline())
+
+    def _counted(self, data: bytes) -> bytes:
+        self._bytes_left -= len(data)
+        self._reads_left -= 1
+        if self._bytes_left < 0 or self._reads_left < 0:
+            raise ValueError("its pickle is longer than that of any network")
+        return data
+
+
+# What a pickle of arrays and plain containers refers to, as functions that take no more memory
+# than the content of the file.
 class _Array(np.ndarray):
     """An array that gets its memory with its content, so that a shape alone costs nothing."""
 
@@ -126,6 +261,13 @@ def _bytearray(*content: Any) -> bytearray:
     return bytearray(*content)
 
 
+def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
+    if encoding != "latin1":  # Python 2's bytes; the real function would take any codec
+        raise ValueError(f"bytes encoded as {encoding!r}; expected latin1")
+    return text.encode("latin1")
+
+
+# NumPy's helpers are taken from arrays, since their module moved from numpy.core to numpy._core.
 _RECONSTRUCT = np.empty(0).__reduce__()[0]
 _SCALAR = np.float32(0).__reduce__()[0]
 _FROM_BUFFER = np.empty(1).__reduce_ex__(5)[0]
@@ -145,44 +287,8 @@ for _builtins in ("builtins", "__builtin__"):  # Python 3, Python 2
         _ALLOWED[(_builtins, _type.__name__)] = _type
 
 
-class _RefusedError(Exception):
-    """A pickle wants something other than arrays and plain containers."""
-
-
-class _BoundedFile:
-    """A file for an unpickler: what it reads as opcodes is counted, and never past the end.
-
-    Args:
-        file: Open for reading.
-        max_bytes: Of all reads together.
-        max_reads: Number of reads.
-    """
-
-    def __init__(self, file: BinaryIO, *, max_bytes: float, max_reads: float = math.inf) -> None:
-        self._file = file
-        self._left, self._reads_left = max_bytes, max_reads
-        self._size = os.fstat(file.fileno()).st_size
-        # PyTorch reads numbers with readinto, which is bound by the file.
-        self.readinto, self.seek, self.tell = file.readinto, file.seek, file.tell
-
-    def read(self, count: int = -1) -> bytes:
-        if count > self._size:  # else memory for them is taken before the end is found
-            raise EOFError(f"{count} bytes are to be read")
-        return self._counted(self._file.read(count))
-
-    def readline(self) -> bytes:
-        return self._counted(self._file.readline())
-
-    def _counted(self, data: bytes) -> bytes:
-        self._left -= len(data)
-        self._reads_left -= 1
-        if self._left < 0 or self._reads_left < 0:
-            raise ValueError("its pickle is longer than that of any network")
-        return data
-
-
 def _count_memory(step: Callable[[Any], None]) -> Callable[[Any], None]:
-    """An opcode that makes something, with a bound of the memory for all of them."""
+    """An opcode that creates an object, with a limit of the memory of all of them."""
 
     def counting(unpickler: _ArrayUnpickler) -> None:
         step(unpickler)
@@ -197,7 +303,7 @@ def _count_memory(step: Callable[[Any], None]) -> Callable[[Any], None]:
 class _ArrayUnpickler(pickle._Unpickler):
     """Unpickler that can build arrays and plain containers, nothing else.
 
-    Python's, not C's: C's takes memory for as many memos as the largest number of one.
+    Python's, not C's: C's allocates as many memos as the largest index of one.
     """
 
     dispatch = {
@@ -207,9 +313,10 @@ class _ArrayUnpickler(pickle._Unpickler):
         pickle.BUILD[0]: _count_memory(pickle._Unpickler.dispatch[pickle.BUILD[0]]),
     }
 
-    def __init__(self, file: Any, size: int) -> None:
-        super().__init__(file, encoding="latin1")  # Caffe2's files were written by Python 2
-        self.memory_left = MAX_GROWTH * size + 2**20
+    def __init__(self, file: BinaryIO) -> None:
+        # latin1: Caffe2's files were written by Python 2.
+        super().__init__(_BoundedFile(file, max_reads=MAX_OPCODES), encoding="latin1")
+        self.memory_left = MAX_GROWTH * _size(file) + 2**20
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
@@ -220,149 +327,28 @@ class _ArrayUnpickler(pickle._Unpickler):
         raise _RefusedError(f"a persistent object ({pid!r})")
 
 
-def _read_pickle(path: str) -> Any:
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
-        bounded = _BoundedFile(file, max_bytes=math.inf, max_reads=MAX_OPCODES)
-        try:
-            content = _ArrayUnpickler(bounded, size).load()
-            _check_end(file, size)
-        except _RefusedError as error:
-            raise ValueError(
-                f"{path} is refused: it wants {error}, and a .pkl file may hold NumPy arrays and "
-                f"plain containers only. {_REFUSED}"
-            ) from error
-        except Exception as error:  # damaged pickles raise nearly anything
-            raise ValueError(_damaged(path, error)) from error
-    return content
+def _size(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_size
 
 
-def _check_end(file: BinaryIO, size: int) -> None:
-    if file.tell() != size:
-        raise ValueError(f"its content ends after {file.tell()} of {size} bytes")
-
-
-def check_zip(path: str) -> bool:
-    """Compare a file of `torch.save` with the checksums in it.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Whether it is such a file; others are not checked.
-
-    Raises:
-        ValueError: The file is damaged, or its pickle is too long to be that of a network.
-    """
-    with open(path, "rb") as file:
-        if file.read(len(_ZIP)) != _ZIP:
-            return False
-        try:
-            with zipfile.ZipFile(file) as archive:
-                _check_members(archive, os.path.getsize(path))
-                return True
-        except Exception as error:  # BadZipFile, NotImplementedError, RuntimeError, ...
-            raise ValueError(_damaged(path, error)) from error
-
-
-def _check_members(archive: zipfile.ZipFile, size: int) -> None:
-    members = archive.infolist()
-    if sum(member.file_size for member in members) > MAX_GROWTH * size:
-        raise ValueError(f"it takes more than {MAX_GROWTH} times its size in memory")
-    pickles = [member for member in members if member.filename.endswith(".pkl")]
-    if any(member.file_size > MAX_PICKLE for member in pickles):
-        raise ValueError(f"its pickle is longer than that of any network ({MAX_PICKLE} bytes)")
-    damaged = archive.testzip()
-    if damaged is not None:
-        raise ValueError(f"the checksum of {damaged} in it is another one")
-
-
-def _with_pickle_conventions(content: Any) -> Any:
-    """Recognise Caffe2's files: flat names without any dot, such as res2_0_branch2a_bn_s."""
-    if not isinstance(content, Mapping):
-        return content
-    blobs = content.get("blobs", content)  # Caffe2's detectors have "blobs", its classifiers not
-    nested = any(isinstance(content.get(key), Mapping) for key in _MODEL_KEYS + _EMA_KEYS)
-    if nested or not isinstance(blobs, Mapping) or any("." in str(name) for name in blobs):
-        return content
-    weights = {name: blob for name, blob in blobs.items() if not str(name).endswith("_momentum")}
-    return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
-
-
-def _read_torch(path: str) -> Any:
-    check_zip(path)
-    try:
-        _refuse_bytearray(path)
-        with _numpy_scalars_allowed(), open(path, "rb") as file:
-            if file.read(len(_ZIP)) == _ZIP:
-                return torch.load(path, map_location="cpu", weights_only=True)
-            file.seek(0)
-            bounded = _BoundedFile(file, max_bytes=MAX_PICKLE)
-            content = torch.load(bounded, map_location="cpu", weights_only=True)
-            _check_end(file, os.path.getsize(path))
-            return content
-    except Exception as error:  # RuntimeError, EOFError, UnpicklingError, ... by kind of damage
-        wanted = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
-        if wanted is None:
-            raise ValueError(_damaged(path, error)) from error
-        raise ValueError(
-            f"{path} is refused: it wants {wanted.group(1)}, and a weight file may hold tensors "
-            f"and plain containers only. {_REFUSED}"
-        ) from error
-
-
-def _refuse_bytearray(path: str) -> None:
-    """PyTorch lets a pickle make one of any length; no file of weights has any."""
-    with open(path, "rb") as file:
-        data = file.read(MAX_PICKLE)
-        if data.startswith(_ZIP):
-            with zipfile.ZipFile(file) as archive:
-                names = [name for name in archive.namelist() if name.endswith(".pkl")]
-                data = b"".join(map(archive.read, names))
-    if re.search(rb"c(builtins|__builtin__)\nbytearray\n", data):
-        raise ValueError("GLOBAL builtins.bytearray")
-
-
-def _numpy_scalars_allowed() -> contextlib.AbstractContextManager:
-    """Training checkpoints often hold a NumPy number (a metric, a learning rate).
-
-    MAE's and its relatives' hold their command line, an argparse.Namespace, which runs no code.
-    """
-    if not hasattr(torch.serialization, "safe_globals"):  # before PyTorch 2.5
-        return contextlib.nullcontext()
-    dtypes = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
-    return torch.serialization.safe_globals(
-        [
-            *(_RECONSTRUCT, _SCALAR, np.ndarray, np.dtype, argparse.Namespace),
-            *sorted(dtypes, key=str),
-        ]
-    )
-
-
-def _read_safetensors(path: str) -> dict[str, Tensor]:
-    try:
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise ImportError(
-            f"{path} needs the package safetensors: "
-            "python -m pip install 'd2_multitask[safetensors]'"
-        ) from error
-    try:
-        return load_file(path)
-    except Exception as error:
-        raise ValueError(_damaged(path, error)) from error
+def _check_end(file: BinaryIO) -> None:
+    if file.tell() != _size(file):
+        raise ValueError(f"its content ends after {file.tell()} of {_size(file)} bytes")
 
 
 def _damaged(path: str, error: Exception) -> str:
     reason = (str(error).strip().splitlines() or [""])[0][:200]
-    if "weights_only" in reason:  # advice to load it without checks, which would not mend it
+    if "weights_only" in reason:  # advice to load it without checks, which would not help
         reason = "not what PyTorch writes"
     damaged = _DAMAGED.format(size=os.path.getsize(path))
     return f"{path} cannot be read ({type(error).__name__}: {reason}). {damaged}"
 
 
+# Contents
+
+
 def _split(content: Mapping[str, Any], path: str, prefer_ema: bool) -> dict[str, Any]:
-    """Find the weights in a file's content and turn them into tensors."""
+    """Find the weights in a file's content and convert them to tensors."""
     model_key = next((key for key in _MODEL_KEYS if isinstance(content.get(key), Mapping)), None)
     ema_key = next((key for key in _EMA_KEYS if isinstance(content.get(key), Mapping)), None)
     if model_key is None and ema_key is None:

@@ -1,4 +1,4 @@
-"""What a weight file gave to a model: lists for programs, one table for people."""
+"""The report of loading a weight file: lists for programs, one table for people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_EXAMPLES = 10
 
 
 class ShapeMismatch(NamedTuple):
-    """A tensor that both have, with different shapes; the model keeps its own."""
+    """A tensor with another shape in the file than in the model, which keeps its own."""
 
     name: str
     file_shape: tuple[int, ...]
@@ -25,24 +25,24 @@ class ShapeMismatch(NamedTuple):
 
 @dataclass
 class LoadReport:
-    """Which tensors of a model came from a weight file.
+    """Which tensors of a model were loaded from a weight file.
 
     `matched`, `fresh` and the names of `mismatched` together are the whole state of the model.
 
     Attributes:
-        matched: Names in the model that took the file's values. A frozen batch norm whose file has
-            only scale and shift (Caffe2) counts whole: the file means mean 0 and variance 1.
+        matched: Names in the model that were loaded. The statistics of a frozen batch norm whose
+            file has only scale and shift (Caffe2) are among them: mean 0 and variance 1.
         fresh: Names in the model that the file does not have; they keep their initial values.
-        unused: Names in the file, as they stand there, that the model has no place for.
+        unused: Names in the file that the model does not have.
         mismatched: Tensors that both have, with different shapes.
         file: The weight file.
         prefix: What was put before the file's names to get the model's.
-        reasons: Name in `unused` -> why the model has no place for it, where that is known.
-        notes: What was changed on the way, a sentence each.
+        reasons: Names in `unused` -> the reason, where it is known.
+        notes: What else was changed, one sentence each.
         ema: The values are the file's exponential moving average.
-        resized: Tensors among `matched` whose values were resized to the model's shape.
+        resized: Tensors in `matched` whose values were resized to the model's shape.
         dialect: What the file's names are called, if they were translated.
-        left_out: Why some of `unused` are unused by intention, in words.
+        left_out: What of `unused` is unused by design, in words.
     """
 
     matched: list[str] = field(default_factory=list)
@@ -93,7 +93,7 @@ def _examples(title: str, tensors: list[ShapeMismatch]) -> list[str]:
 
 
 def _by_reason(reasons: dict[str, str]) -> list[str]:
-    """One line a reason, with the names that it holds for."""
+    """One line per reason, with its names."""
     names: dict[str, list[str]] = collections.defaultdict(list)
     for name, reason in reasons.items():
         names[reason].append(name)

@@ -1,21 +1,31 @@
 """A lock file for a folder that one process at a time may write into.
 
-The file names the processes that hold it. It is stale, and taken over, when none of them lives any
-more: after a crash nobody has to tidy up. A training that has outlived the process that started it
-still holds its lock.
+The file names the processes that hold it, and is touched every minute. It is stale, and taken over,
+when none of them lives any more, or, on another computer, when it was not touched for ten minutes:
+after a crash or a preemption nothing has to be deleted. A training that has outlived the process
+that started it still holds its lock.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from d2_multitask.data.whole_files import write_text
+
+logger = logging.getLogger(__name__)
+
 LOCK_FILE = "lock.json"
+# Seconds: a file server's or a computer's clock may be some minutes off.
+_TOUCHED_EVERY, _STALE_AFTER = 60.0, 600.0
 
 
 class LockHeldError(RuntimeError):
@@ -26,7 +36,7 @@ class FolderLock:
     """The lock of one folder; a context manager.
 
     Raises:
-        LockHeldError: on entering, if a living process holds it.
+        LockHeldError: on entering, if a process holds it that lives, or may live elsewhere.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,22 +45,30 @@ class FolderLock:
             folder: made if it is not there.
         """
         self.path = folder / LOCK_FILE
-        self._is_lent = False  # it stays with the process that has let this one hold it too
+        self._released = threading.Event()
 
     def __enter__(self) -> FolderLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(self.path.with_suffix(".guard")):
-            self._is_lent = self._is_lent_to_us()
-            if self._is_lent:
-                return self
+            if self._is_lent_to_us():
+                return self  # it stays with the process that has let this one hold it too
             holder = self.holder()
             if holder:
                 raise LockHeldError(holder)
+            host, _ = self._read()
+            if host not in ("", socket.gethostname()):
+                logger.warning(
+                    "%s: taken over from the computer %s, which has not touched it for %d minutes",
+                    *(self.path, host, self._age() // 60),
+                )
             self._write([os.getpid()])
+        self._released.clear()
+        threading.Thread(target=self._touch, daemon=True).start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if not self._is_lent:
+        self._released.set()
+        if self._is_ours():
             self.path.unlink(missing_ok=True)
 
     def add_process(self, pid: int) -> None:
@@ -71,9 +89,11 @@ class FolderLock:
         if not processes:
             return ""
         if host != socket.gethostname():
+            if self._age() > _STALE_AFTER:
+                return ""
             return (
                 f"process {processes[0]['pid']} on the computer {host} (if it is no longer "
-                f"running, delete {self.path})"
+                f"running, wait {_STALE_AFTER / 60:.0f} minutes, or delete {self.path})"
             )
         alive = [process["pid"] for process in processes if is_alive(**process)]
         return f"process {alive[0]}" if alive else ""
@@ -86,17 +106,29 @@ class FolderLock:
         except (FileNotFoundError, ValueError, TypeError, KeyError):
             return "", []  # no lock; or not one of ours, which is written in one step
 
+    def _age(self) -> float:
+        """Seconds since the file was touched; 0 if it is no longer there."""
+        try:
+            return time.time() - self.path.stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def _is_ours(self) -> bool:
+        """Whether it is not lent, and no other computer took it over while this one slept."""
+        host, processes = self._read()
+        first = [process["pid"] for process in processes[:1]]
+        return host == socket.gethostname() and first == [os.getpid()]
+
+    def _touch(self) -> None:
+        while not self._released.wait(_TOUCHED_EVERY):
+            with contextlib.suppress(OSError):  # a file server that does not answer for a while
+                if self._is_ours():
+                    os.utime(self.path)
+
     def _write(self, pids: list[int]) -> None:
         processes = [{"pid": pid, "started": start_time(pid)} for pid in pids]
         content = {"host": socket.gethostname(), "processes": processes}
-        write_whole(self.path, json.dumps(content) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file in one step: readers see the old one or all of the new."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+        write_text(self.path, json.dumps(content) + "\n")
 
 
 def is_alive(pid: int, started: str | None = None) -> bool:

@@ -1,7 +1,8 @@
-"""From one dict of a data set to one dict of ``batched_inputs``.
+"""From one dict of a dataset to one dict of ``batched_inputs``.
 
-The mapper knows no task: it gives every label that the image has, moved as the image was, and
-leaves out the keys of labels that it has not.
+The mapper knows no task: the heads say which labels they learn from
+(`heads.build.task_labels`), the labels load themselves, moved as the image was, and what an image
+does not have is a key that is left out.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError
 
-from d2_multitask.data.augmentations import build_augmentations
-from d2_multitask.data.catalog import needs_labels, with_keypoints
-from d2_multitask.data.dense_labels import DenseLabels
-from d2_multitask.data.image_reading import ImageReadError, read_image
-from d2_multitask.data.instances import InstanceBuilder, is_mirrored
-from d2_multitask.data.joint_flips import flip_indices
-from d2_multitask.data.report import DATA_REPORT, PROBLEMS_KEY
-from d2_multitask.data.sem_seg import load_sem_seg
-from d2_multitask.data.test_size import image_window
+from d2_multitask.data.datasets.catalog import needs_labels, with_keypoints
+from d2_multitask.data.datasets.keypoint_flips import flip_indices
+from d2_multitask.data.io import ImageReadError, read_image
+from d2_multitask.data.labels.base import Label
+from d2_multitask.data.labels.instances import InstanceBuilder, is_mirrored
+from d2_multitask.data.problems import DATA_REPORT, PROBLEMS_KEY
+from d2_multitask.data.transforms.build import build_augmentations
+from d2_multitask.data.transforms.test_resize import image_window
+from d2_multitask.heads.build import task_labels
 
 BAD_IMAGE = "image that cannot be used, another one is taken"
 
@@ -39,18 +40,17 @@ class MultitaskDatasetMapper:
     - ``image``: (3, H, W) uint8; ``height``, ``width``: original size; ``file_name``, ``image_id``;
     - ``window`` (test; absent where the image fills the input): its (x0, y0, x1, y1) in the input;
     - ``instances`` (training; absent without ``annotations``): see ``InstanceBuilder``;
-    - ``labelled_joints`` (training; absent where the data set labels all): (K,) bool;
+    - ``labelled_keypoints`` (training; absent where the dataset labels all): (K,) bool;
     - ``ignore_mask`` (training; absent if empty): (H, W) bool, crowds and remains of objects that
       were cut off;
-    - ``sem_seg`` (training; absent if unlabelled): (H, W) int64, ``ignore_value`` = no label;
-    - ``part_seg``, ``boundary``, ``occlusion``, ``image_labels``, ``foreground`` (training; absent
-      if unlabelled or not asked for): see ``DenseLabels``;
+    - ``sem_seg``, ``part_seg``, ``boundary``, ... (training; absent if unlabelled or not asked
+      for): see the `Label` of that key in `d2_multitask.data.labels`;
     - ``data_problems``: only in worker processes, taken out again by ``ReportingLoader``.
 
     In training, an image that cannot be read, has another size than its labels say or whose
     foreground mask cannot be used is counted and ``None`` is returned, whereupon Detectron2's
     loader takes another one. In evaluation that is an error, because the metrics would be those of
-    another data set.
+    another dataset.
     """
 
     @configurable
@@ -61,46 +61,34 @@ class MultitaskDatasetMapper:
         augmentations: Sequence[T.Augmentation | T.Transform],
         image_format: str = "BGR",
         instance_builder: InstanceBuilder | None = None,
-        load_sem_seg: bool = True,
-        dense_labels: DenseLabels | None = None,
-        num_sem_seg_classes: int = 2,
-        ignore_value: int = 255,
+        labels: Sequence[Label] = (),
     ) -> None:
         """
         Args:
             is_train: give labels.
             augmentations: applied to the image and all labels alike.
             image_format: channel order, Detectron2's ``INPUT.FORMAT``.
-            instance_builder: converts the objects; by default boxes without joints and masks.
-            load_sem_seg: give semantic maps; without them no mask needs to be decoded.
-            dense_labels: gives further labels of the whole image; by default none.
-            num_sem_seg_classes: ids from here on are unknown.
-            ignore_value: id of unlabelled pixels.
+            instance_builder: converts the objects; by default boxes without keypoints and masks.
+            labels: what else is given of an image, as far as it has it.
         """
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
         self.instance_builder = instance_builder or InstanceBuilder()
-        self.load_sem_seg = load_sem_seg
-        self.dense_labels = dense_labels or DenseLabels(())
-        self.num_sem_seg_classes = num_sem_seg_classes
-        self.ignore_value = ignore_value
+        self.labels = list(labels)
+        self._sem_seg = next((label for label in labels if label.key == "sem_seg"), None)
         self._failures_in_row = 0
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """``cfg`` -> arguments; joints are loaded if a training set names any."""
-        parts = cfg.MODEL.PARTS_HEAD.NUM_CLASSES if "parts" in cfg.MODEL.TASKS else 255
+        """``cfg`` -> arguments; keypoints are loaded if a training set names any."""
         result: dict[str, Any] = {
             "is_train": is_train,
             "augmentations": build_augmentations(cfg, is_train),
             "image_format": cfg.INPUT.FORMAT,
-            "load_sem_seg": "seg" in cfg.MODEL.TASKS,
-            "dense_labels": DenseLabels.for_tasks(cfg.MODEL.TASKS, num_part_classes=parts),
-            "num_sem_seg_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-            "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         }
         if is_train and needs_labels(cfg.MODEL.TASKS):
+            result["labels"] = task_labels(cfg)
             named = with_keypoints(cfg.DATASETS.TRAIN)
             result["instance_builder"] = InstanceBuilder(
                 hflip_indices=flip_indices(named) if named else None,
@@ -129,8 +117,8 @@ class MultitaskDatasetMapper:
         }
         if "image_id" in dataset_dict:
             result["image_id"] = dataset_dict["image_id"]
-        sem_seg = self._load_sem_seg(dataset_dict, original_size) if self.is_train else None
-        aug_input = T.AugInput(image, sem_seg=sem_seg)
+        sized = {**dataset_dict, "height": original_size[0], "width": original_size[1]}
+        aug_input = _AugInput(image, self._sem_seg if self.is_train else None, sized)
         transforms = self.augmentations(aug_input)
         image = aug_input.image
         result["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
@@ -138,11 +126,11 @@ class MultitaskDatasetMapper:
         if window is not None:
             result["window"] = window
         if self.is_train:
-            if sem_seg is not None:
-                result["sem_seg"] = torch.from_numpy(aug_input.sem_seg.astype(np.int64))
             self._add_instances(result, dataset_dict, transforms, original_size, image.shape[:2])
-            sized = {**dataset_dict, "height": original_size[0], "width": original_size[1]}
-            result.update(self.dense_labels(sized, transforms, image.shape[:2]))
+            for label in self.labels:
+                values = label.load(sized, transforms, image.shape[:2])
+                if values is not None:
+                    result[label.key] = values
         pending = DATA_REPORT.take_pending()
         if pending:
             result[PROBLEMS_KEY] = pending
@@ -163,18 +151,6 @@ class MultitaskDatasetMapper:
                 f"{self._failures_in_row} images in a row cannot be used, the last because: {error}"
             ) from error
 
-    def _load_sem_seg(
-        self, dataset_dict: dict[str, Any], original_size: tuple[int, int]
-    ) -> np.ndarray | None:
-        if not self.load_sem_seg:
-            return None
-        return load_sem_seg(
-            dataset_dict,
-            *original_size,
-            num_classes=self.num_sem_seg_classes,
-            ignore_value=self.ignore_value,
-        )
-
     def _add_instances(
         self,
         result: dict[str, Any],
@@ -194,8 +170,32 @@ class MultitaskDatasetMapper:
         )
         if ignore is not None and ignore.any():
             result["ignore_mask"] = torch.from_numpy(ignore)
-        if "labelled_joints" in dataset_dict and self.instance_builder.hflip_indices is not None:
-            labelled = np.asarray(dataset_dict["labelled_joints"], dtype=bool)
+        if "labelled_keypoints" in dataset_dict and self.instance_builder.hflip_indices is not None:
+            labelled = np.asarray(dataset_dict["labelled_keypoints"], dtype=bool)
             if is_mirrored(transforms):
                 labelled = labelled[self.instance_builder.hflip_indices]
-            result["labelled_joints"] = torch.from_numpy(labelled)
+            result["labelled_keypoints"] = torch.from_numpy(labelled)
+
+
+class _AugInput(T.AugInput):
+    """Detectron2's, whose semantic map is read only if an augmentation looks at it (a crop by the
+    area of its classes does); the label moves its map itself.
+    """
+
+    def __init__(self, image: np.ndarray, label: Label | None, record: dict[str, Any]) -> None:
+        self.image, self.boxes = image, None
+        self._label, self._record, self._done = label, record, []
+
+    def transform(self, tfm: T.Transform) -> None:
+        """Apply it to the image."""
+        self.image = tfm.apply_image(self.image)
+        self._done.append(tfm)
+
+    @property
+    def sem_seg(self) -> np.ndarray | None:
+        """(H, W) int64 as the image is now."""
+        if self._label is None:
+            return None
+        size = self.image.shape[:2]
+        values = self._label.load(self._record, T.TransformList(self._done), size)
+        return None if values is None else values.numpy()

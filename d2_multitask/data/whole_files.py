@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, whenever the program that writes them is stopped."""
+"""Atomic writing: a stopped program leaves no file with a part of its content."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import numpy as np
 from PIL import Image
 
 UNFINISHED = ".part"
-"""What the name of a file ends with until it is whole."""
+"""Suffix of a file that is being written."""
 
 
 @contextlib.contextmanager
 def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """Give a path to write to; at the end it takes the place of ``path`` in one step.
+    """Yield a path to write to, which is renamed to ``path`` at the end.
 
-    Folders are made. If the block raises, the unfinished file is removed and ``path`` stays as it
-    was; if the process is killed, an unfinished file may stay beside it.
+    Folders are created. If the block raises, the unfinished file is removed and ``path`` is not
+    changed; if the process is killed, an unfinished file may remain beside it.
 
     Args:
-        path: the file that is to exist.
-        durable: also after a power cut; takes some milliseconds.
+        path: the file to write.
+        durable: flush it to the disk before, against power failures; takes some milliseconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + UNFINISHED)
@@ -38,8 +38,14 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
     except BaseException as error:
         unfinished.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno and error.filename is None:
-            error.filename = str(path)  # a write says "no space left", not where
+            error.filename = str(path)  # "no space left" comes without the path
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def write_png(path: Path, pixels: np.ndarray, compress_level: int = 1) -> None:
@@ -48,7 +54,8 @@ def write_png(path: Path, pixels: np.ndarray, compress_level: int = 1) -> None:
     Args:
         path: the file.
         pixels: (H, W) or (H, W, 3) uint8, or (H, W) uint16.
-        compress_level: noise hardly shrinks: level 1 is nearly as small as 9 and much faster.
+        compress_level: noise is hardly compressed: with 1, files are nearly as small as with 9, and
+            writing is much faster.
     """
     with whole_file(path) as unfinished:
         Image.fromarray(pixels).save(unfinished, format="PNG", compress_level=compress_level)
@@ -57,5 +64,4 @@ def write_png(path: Path, pixels: np.ndarray, compress_level: int = 1) -> None:
 def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
     """Write a JSON file; without ``indent`` on one line."""
     separators = (",", ":") if indent is None else None
-    with whole_file(path) as unfinished:
-        unfinished.write_text(json.dumps(content, separators=separators, indent=indent))
+    write_text(path, json.dumps(content, separators=separators, indent=indent))

@@ -1,4 +1,4 @@
-"""Results in COCO's JSON formats: objects with boxes and joints, and semantic classes as RLE."""
+"""Results in COCO's JSON formats: objects with boxes and keypoints, and semantic classes as RLE."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pycocotools.mask as mask_util
 from detectron2.data import Metadata
 from detectron2.structures import Instances
 
-from d2_multitask.data.coco_json import read_json
-from d2_multitask.data.json_values import as_id
+from d2_multitask.data.datasets.coco_json import read_json
+from d2_multitask.data.datasets.json_values import as_id
 from d2_multitask.data.whole_files import write_json
-from d2_multitask.evaluation.coco_predictions import coco_results
+from d2_multitask.evaluation.coco.predictions import coco_results
 
 
 class CocoResults:
@@ -29,7 +29,7 @@ class CocoResults:
     ``FILE_images.json`` is a list of ``id``, ``file_name``, ``width``, ``height``.
 
     Args:
-        metadata: turns class numbers into the data set's category ids
+        metadata: turns class numbers into the dataset's category ids
             (``thing_dataset_id_to_contiguous_id``); without it a class number + 1 is written.
     """
 
@@ -99,7 +99,7 @@ class CocoResults:
 
 
 def known_image_ids(metadata: Metadata) -> dict[str, int | str]:
-    """File name -> image id of the data set's own JSON; empty if there is no such file.
+    """File name -> image id of the dataset's own JSON; empty if there is no such file.
 
     Raises:
         ValueError: the file is broken.
@@ -127,7 +127,7 @@ def image_ids(
             included.
 
     Returns:
-        The data set's ids if it knows every image, each as another one; else the numbers that the
+        The dataset's ids if it knows every image, each as another one; else the numbers that the
         names are, as in ``000000000785.jpg``, if all are different numbers; else 1, 2, 3, ...
     """
     ids = [_known_id(os.path.abspath(name), known or {}) for name in file_names]

@@ -15,12 +15,12 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from d2_multitask.checkpoint import MultitaskCheckpointer
-from d2_multitask.data.catalog import LABEL_FREE_TASKS
-from d2_multitask.data.test_size import build_test_resize, image_window
-from d2_multitask.engine.ema import unwrap
+from d2_multitask.data.datasets.catalog import LABEL_FREE_TASKS
+from d2_multitask.data.transforms.test_resize import build_test_resize, image_window
+from d2_multitask.engine.hooks import unwrap
 from d2_multitask.heads.build import head_class, with_required
-from d2_multitask.modeling.fusion import fuse_for_inference
-from d2_multitask.modeling.tiles import TiledNetwork
+from d2_multitask.modeling.inference import fuse_for_inference
+from d2_multitask.modeling.inference.tiles import TiledNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
 
     Returns:
         A copy that answers the same, or ``model`` itself with neither key set (see
-        `d2_multitask.modeling.fusion`); in tiles, if the config asks for them.
+        `d2_multitask.modeling.inference`); in tiles, if the config asks for them.
     """
     if cfg.TEST.FUSED or cfg.TEST.COMPILED:
         model = fuse_for_inference(unwrap(model), fused=cfg.TEST.FUSED, compiled=cfg.TEST.COMPILED)

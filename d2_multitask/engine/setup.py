@@ -1,4 +1,4 @@
-"""What a command line does first: read the config, register data sets, set up logging and seed."""
+"""What a command line does first: read the config, register datasets, set up logging and seed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from detectron2.config import CfgNode
@@ -19,8 +19,8 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from d2_multitask.config import load_config
-from d2_multitask.data.from_config import register_datasets
-from d2_multitask.data.image_reading import ImageReadError
+from d2_multitask.data.datasets.from_config import register_datasets
+from d2_multitask.data.io import ImageReadError
 from d2_multitask.model_configs import get_config_file
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def ends_in_a_sentence() -> Iterator[None]:
     except (ImageReadError, SizeMismatchError) as error:
         # A data loader's worker process puts its traceback before the message.
         sentence = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
-        sys.exit(f"Error: {sentence}. Repair the file, or take it out of the data set")
+        sys.exit(f"Error: {sentence}. Repair the file, or take it out of the dataset")
     except ValueError as error:
         # PyTorch's words for a batch norm that has one number to take a variance of.
         if "Expected more than 1 value per channel" not in str(error):
@@ -78,6 +78,27 @@ def ends_in_a_sentence() -> Iterator[None]:
         )
 
 
+def exit_code(work: Callable[[], int | None], interrupted: str = "\nInterrupted.\n") -> int:
+    """Run the work of a small tool; no traceback for what its user can repair.
+
+    Args:
+        work: returns the exit code, or nothing for 0.
+        interrupted: what is said after Ctrl-C.
+
+    Returns:
+        2, with the message on stderr, for a ValueError, OSError or ImportError; 130 for an
+        interrupt.
+    """
+    try:
+        return work() or 0
+    except (ValueError, OSError, ImportError) as error:
+        sys.stderr.write(f"Error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write(interrupted)
+        return 130
+
+
 def setup(args: argparse.Namespace) -> CfgNode:
     """The config of a run, ready to use, from the arguments of Detectron2's argument parser.
 
@@ -86,7 +107,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
             ``opts`` (``KEY VALUE`` pairs), and what `detectron2.engine.default_setup` reads.
 
     Returns:
-        The config, frozen. Data sets of ``DATASETS.REGISTER`` are registered; the logger, the
+        The config, frozen. Datasets of ``DATASETS.REGISTER`` are registered; the logger, the
         random seed and ``OUTPUT_DIR/config.yaml`` are there.
 
     Raises:
@@ -119,10 +140,16 @@ def check_output_dir(folder: str) -> None:
     """Make the folder ``OUTPUT_DIR``, before anything is computed for it.
 
     Raises:
-        ValueError: it is a file, or cannot be made or written.
+        ValueError: it is an address or a file, or cannot be made or written.
     """
-    if "://" in folder or not folder:
-        return  # not of this machine, or none wanted
+    if not folder:
+        return  # none wanted
+    if "://" in folder:  # a local folder of this name would be made, without a word
+        raise ValueError(
+            f"OUTPUT_DIR: found {folder!r}, expected a folder of this machine, such as "
+            f"output/{folder.rstrip('/').rpartition('/')[2]}: checkpoints and the lock file are "
+            "local files. Copy them to the address when the run has ended"
+        )
     try:
         os.makedirs(folder, exist_ok=True)
         # access() says yes to root on read-only disks and to some network folders.

@@ -16,7 +16,7 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from d2_multitask.data.parallel import STOP_SIGNALS
+from d2_multitask.data.worker_signals import STOP_SIGNALS
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class StopOnSignal(HookBase):
             yield
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler)
+                signal.signal(number, handler or signal.SIG_DFL)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if not self._received:
@@ -88,7 +88,7 @@ def passed_to_children() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _largest_of_all(number: int) -> int:

@@ -13,6 +13,8 @@ from detectron2.solver import build_optimizer as build_sgd
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from torch import nn
 
+from d2_multitask.heads.build import TaskHeads
+
 # torch.optim class behind each adaptive optimizer; "SGD" is Detectron2's own builder.
 ADAPTIVE_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "ADAM": torch.optim.Adam,
@@ -21,7 +23,7 @@ ADAPTIVE_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer that ``SOLVER.OPTIMIZER`` names, for the parameters that are learnt.
+    """The optimizer that ``SOLVER.OPTIMIZER`` names, for the parameters that are learned.
 
     Learning rate and weight decay of normalisation layers and biases follow Detectron2's keys
     (``SOLVER.WEIGHT_DECAY_NORM``, ``BIAS_LR_FACTOR``, ``WEIGHT_DECAY_BIAS``), gradient clipping
@@ -33,6 +35,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
             learn at rates of their own with SGD, or are not there.
     """
     name = cfg.SOLVER.OPTIMIZER
+    for module in model.modules():
+        if isinstance(module, TaskHeads):
+            module.unused_optimizer = ""
     if name == "SGD":
         for key in ("LAYER_DECAY", "OFFSET_LR_FACTOR"):
             if cfg.SOLVER[key] != 1:

@@ -1,4 +1,4 @@
-"""One training step: Detectron2's, with a stop that names the culprit when a loss is not finite."""
+"""One training step: Detectron2's; a loss or gradient that is not finite stops it and is named."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from d2_multitask.data.sampler import seed_random_states
-from d2_multitask.engine.ema import unwrap
+from d2_multitask.engine.hooks import unwrap
 
 logger = logging.getLogger(__name__)
 

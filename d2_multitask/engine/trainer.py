@@ -23,12 +23,20 @@ from detectron2.utils.events import CommonMetricPrinter
 from torch import nn
 
 from d2_multitask.checkpoint import MultitaskCheckpointer
-from d2_multitask.data.build import build_test_loader, build_train_loader
 from d2_multitask.data.folder_lock import FolderLock
+from d2_multitask.data.loader import build_test_loader, build_train_loader
 from d2_multitask.data.sampler import TrainingImages
-from d2_multitask.engine.batch_norm import SharedStatistics, running_statistics
-from d2_multitask.engine.ema import EMA_KEY, EmaHook, build_weight_average
-from d2_multitask.engine.hooks import DataReportHook, DrawPictures, PicturesHook, TimedProgress
+from d2_multitask.engine.hooks import (
+    EMA_KEY,
+    DataReportHook,
+    DrawPictures,
+    EmaHook,
+    PicturesHook,
+    SharedStatistics,
+    TimedProgress,
+    build_weight_average,
+    running_statistics,
+)
 from d2_multitask.engine.predictor import inference_model
 from d2_multitask.engine.signals import StopOnSignal
 from d2_multitask.engine.solver import build_optimizer
@@ -42,7 +50,7 @@ logger = logging.getLogger(__name__)
 class MultitaskTrainer(DefaultTrainer):
     """DefaultTrainer for this package.
 
-    What differs: data sets whose labels are partial; a choice of optimizers; losses that are
+    What differs: datasets whose labels are partial; a choice of optimizers; losses that are
     checked (`d2_multitask.engine.step`); averaged weights (``SOLVER.EMA``); evaluators from one
     table, built before training too, so that a mistake in them shows at once; ``results.json``;
     pictures each ``VIS_PERIOD`` iterations; a report of what was wrong with the data.
@@ -54,7 +62,7 @@ class MultitaskTrainer(DefaultTrainer):
             cfg: a complete config; see `d2_multitask.engine.setup`.
 
         Raises:
-            ValueError: config and data sets do not fit each other.
+            ValueError: config and datasets do not fit each other.
         """
         with warnings.catch_warnings():
             # Of Detectron2's own mixed-precision step, which build_hooks replaces.
@@ -152,12 +160,12 @@ class MultitaskTrainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
-        """Each image of a data set once."""
+        """Each image of a dataset once."""
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """The evaluators of a data set; they write below ``OUTPUT_DIR/inference``."""
+        """The evaluators of a dataset; they write below ``OUTPUT_DIR/inference``."""
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         return build_evaluator(cfg, dataset_name, folder)
 
@@ -168,17 +176,17 @@ class MultitaskTrainer(DefaultTrainer):
         model: nn.Module,
         evaluators: list[DatasetEvaluator] | None = None,
     ) -> dict[str, Any]:
-        """Evaluate a model on every data set of ``DATASETS.TEST``.
+        """Evaluate a model on every dataset of ``DATASETS.TEST``.
 
         The results are also logged as a table and written to ``OUTPUT_DIR/results.json``.
 
         Args:
             cfg: the config.
             model: with its weights.
-            evaluators: one a data set, instead of those of `build_evaluator`.
+            evaluators: one a dataset, instead of those of `build_evaluator`.
 
         Returns:
-            ``{task: {metric: value}}``; with several data sets one such dict for each name.
+            ``{task: {metric: value}}``; with several datasets one such dict for each name.
         """
         if not cfg.DATASETS.TEST:
             logger.warning("DATASETS.TEST is empty: nothing is evaluated.")

@@ -1,4 +1,4 @@
-"""Results of an evaluation as a file (``results.json``) and as a table for people."""
+"""Results of an evaluation as a file (``results.json``) and as a Markdown table."""
 
 from __future__ import annotations
 
@@ -14,19 +14,15 @@ from d2_multitask.data.whole_files import whole_file
 
 RESULTS_FILE = "results.json"
 
-# The columns of the table: the numbers that papers give.
+# The rows of the table: the main metrics of papers.
 MAIN_METRICS = ("AP", "AP50", "AP75", "mAP", "mIoU", "mIoU-60", "ODS-F", "OIS-F")
 MAIN_METRICS += ("orientation-accuracy",)
-# The IoU of each class is worth a line as long as there are not many.
-_MOST_CLASSES = 10
+# With more classes, the table leaves out the IoU of each.
+_MAX_CLASSES = 10
 
 
 def to_plain(results: Any) -> Any:
-    """Results with Python's own floats; NaN and infinity, which JSON does not know, become None.
-
-    Args:
-        results: nested dict of numbers.
-    """
+    """Nested dict of numbers -> of Python floats; NaN and infinity (not in JSON) become None."""
     if isinstance(results, Mapping):
         return {str(key): to_plain(value) for key, value in results.items()}
     value = float(results)
@@ -50,7 +46,7 @@ def write_results(results: Mapping[str, Any], output_dir: str) -> str:
 
 
 def format_results(results: Mapping[str, Any]) -> str:
-    """The main numbers as a Markdown table, one line a metric.
+    """The main metrics as a Markdown table, one row per metric.
 
     Args:
         results: as for `write_results`.
@@ -66,7 +62,7 @@ def format_results(results: Mapping[str, Any]) -> str:
 
 
 def _tasks(results: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Mapping[str, float]]]:
-    """(name, {metric: value}) of every task, with the data set in the name if there is one."""
+    """(name, {metric: value}) of every task; the name has the dataset's in front if given."""
     tasks: list[tuple[str, Mapping[str, float]]] = []
     for key, value in results.items():
         if any(isinstance(inner, Mapping) for inner in value.values()):
@@ -77,8 +73,8 @@ def _tasks(results: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Mapp
 
 
 def _main_metrics(scores: Mapping[str, float]) -> dict[str, float]:
-    """The numbers worth a line: all of them if none has a known name."""
+    """The rows of one task: all metrics if none is in `MAIN_METRICS`."""
     per_class = [key for key in scores if key.startswith("IoU-")]
-    names = {*MAIN_METRICS, *(per_class if len(per_class) <= _MOST_CLASSES else ())}
+    names = {*MAIN_METRICS, *(per_class if len(per_class) <= _MAX_CLASSES else ())}
     main = {key: value for key, value in scores.items() if key in names}
     return main or dict(scores)

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from d2_multitask.targets.centers import BatchObjects, CenterCells, assign_cells, gather_objects
+from d2_multitask.data.labels.base import Label
 from d2_multitask.targets.decode import Peaks
-from d2_multitask.targets.dense import ignored_cells
+from d2_multitask.targets.encode import BatchLabels
 
 Predictions = dict[str, Tensor]
 Targets = dict[str, Any]
+Size = tuple[int, int]
 
 
 @dataclass
 class Decoded:
     """What the heads decode from one batch, as batched tensors until the very end.
 
-    Letters: N images, P peaks an image.
+    Letters: N images, P peaks per image.
 
     Attributes:
         peaks: the centres, found once by the centre head; ``None`` in networks without one.
@@ -44,19 +44,21 @@ class TaskHead(nn.Module):
     """Base class and contract of all task heads.
 
     A head reads backbone features, never ``cfg`` outside ``add_config`` and ``from_config``, and
-    never another head: what it shares with others goes through ``Decoded`` at inference.
+    never another head: what it shares with others goes through ``BatchLabels`` in training and
+    through ``Decoded`` at inference.
 
     Attributes:
-        requires: heads that must run before this one; they are built even if not asked for.
+        task: the name under which the class is registered; set by the registry.
+        labels: what the head learns from; the mapper loads it for the tasks that are trained.
+        requires: heads that must run before this one; they are always built with it.
         uses: heads that run before this one if they are there.
-        read_at_cells: branches, by attribute, whose predictions ``inference`` reads through
-            ``gather_cells`` and in no other way; a fast network computes them at these cells only.
         stride: input pixels per cell of this head's predictions.
     """
 
+    task: ClassVar[str]
+    labels: ClassVar[tuple[type[Label], ...]] = ()
     requires: ClassVar[tuple[str, ...]] = ()
     uses: ClassVar[tuple[str, ...]] = ()
-    read_at_cells: ClassVar[tuple[str, ...]] = ()
     stride: int
 
     @staticmethod
@@ -67,8 +69,8 @@ class TaskHead(nn.Module):
         """Features -> raw predictions ``(N, C, H / stride, W / stride)``; logits for scores."""
         raise NotImplementedError(f"{type(self).__name__}.layers")
 
-    def targets(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> Targets:
-        """Labels on the prediction grid, on the device of ``images``.
+    def targets(self, labels: BatchLabels) -> Targets:
+        """Labels on the prediction grid, on the device of the images.
 
         A missing label is no loss, never background: an image without this task's labels must add
         nothing to the losses.
@@ -84,22 +86,18 @@ class TaskHead(nn.Module):
         raise NotImplementedError(f"{type(self).__name__}.inference")
 
     def postprocess(
-        self,
-        decoded: Decoded,
-        index: int,
-        image_size: tuple[int, int],
-        output_size: tuple[int, int],
+        self, decoded: Decoded, index: int, image_size: Size, output_size: Size
     ) -> dict[str, Any]:
-        """This head's part of one image's result, at the asked output size.
+        """This head's entries of one image's result dict, at the requested output size.
 
         Args:
             decoded: what the heads decoded, for the whole batch.
             index: the image's place in the batch.
             image_size: (h, w) of the network input before padding.
-            output_size: (h, w) asked for.
+            output_size: (h, w) requested.
 
         Returns:
-            Entries of the result dict; empty for heads whose answers travel on the objects.
+            The entries; none for heads whose answers are fields of the objects.
         """
         return {}
 
@@ -116,7 +114,7 @@ class TaskHead(nn.Module):
         return predictions
 
     def target_maps(self, targets: Targets) -> dict[str, Tensor]:
-        """Name -> (N, h, w) float in [0, 1], for pictures of what is to be learnt."""
+        """Name -> (N, h, w) float in [0, 1], for pictures of what is to be learned."""
         return {}
 
     def prediction_maps(self, predictions: Predictions) -> dict[str, Tensor]:
@@ -143,7 +141,7 @@ def feature_shape(input_shape: dict[str, ShapeSpec], name: str, key: str) -> Sha
 
 
 def check_class_ids(ids: Sequence[int], num_classes: int, key: str) -> None:
-    """Refuse ids of classes that there are not.
+    """Refuse ids of classes that do not exist.
 
     Raises:
         ValueError: names ``key``, the config key of the ids.
@@ -206,91 +204,8 @@ class Branch(nn.Sequential):
         super().__init__(*layers)
 
 
-def batch_instances(batched_inputs: list[dict[str, Any]]) -> list[Any]:
-    """``instances`` of each image, ``None`` where the image has no object labels."""
-    return [x.get("instances") for x in batched_inputs]
+class CellBranch(Branch):
+    """A branch whose prediction ``inference`` reads through ``values_at`` and in no other way.
 
-
-def batch_objects(
-    batched_inputs: list[dict[str, Any]], images: ImageList, stride: int
-) -> BatchObjects:
-    """The labelled objects of a batch without joints, gathered once for all heads that ask.
-
-    Args:
-        batched_inputs: the batch.
-        images: its images; what is gathered is kept with them and goes when they go.
-        stride: input pixels per cell.
+    A network for inference computes it at these cells only (``modeling.inference.at_peaks``).
     """
-    instances = batch_instances(batched_inputs)
-    device = images.tensor.device
-    return _once(
-        images, instances, ("objects", stride), lambda: gather_objects(instances, stride, device)
-    )
-
-
-def batch_cells(
-    batched_inputs: list[dict[str, Any]], images: ImageList, stride: int, radius: int
-) -> CenterCells:
-    """The cells of :func:`batch_objects`, assigned once for all heads that ask.
-
-    Args:
-        batched_inputs: the batch.
-        images: its images.
-        stride: input pixels per cell.
-        radius: see :func:`d2_multitask.targets.centers.assign_cells`.
-    """
-    return _once(
-        images,
-        batch_instances(batched_inputs),
-        ("cells", stride, radius),
-        lambda: assign_cells(
-            batch_objects(batched_inputs, images, stride),
-            len(batched_inputs),
-            grid_size(images, stride),
-            radius,
-        ),
-    )
-
-
-def batch_ignored_cells(
-    batched_inputs: list[dict[str, Any]], images: ImageList, stride: int
-) -> Tensor:
-    """The cells that crowds touch, (N, 1, h, w) bool, found once for all heads that ask.
-
-    Args:
-        batched_inputs: the batch.
-        images: its images.
-        stride: input pixels per cell.
-    """
-    masks = [x.get("ignore_mask") for x in batched_inputs]
-    padded_hw, device = tuple(images.tensor.shape[-2:]), images.tensor.device
-    return _once(
-        images, masks, ("ignored", stride), lambda: ignored_cells(masks, padded_hw, stride, device)
-    )
-
-
-def _once(
-    images: ImageList, labels: list[Any], key: tuple[Any, ...], compute: Callable[[], Any]
-) -> Any:
-    """``compute()``, or what it gave before for the same images and the same labels."""
-    kept = images.__dict__.setdefault("_shared_targets", {})
-    known = kept.get(key)
-    if known is None or any(a is not b for a, b in zip(known[0], labels, strict=True)):
-        known = kept[key] = (labels, compute())
-    return known[1]
-
-
-def grid_size(images: ImageList, stride: int) -> tuple[int, int]:
-    """(h, w) of the prediction grid of a padded batch."""
-    height, width = images.tensor.shape[-2:]
-    return -(-height // stride), -(-width // stride)
-
-
-def image_cells(images: ImageList, stride: int) -> Tensor:
-    """(N, 1, h, w) bool, True for the cells that begin inside the unpadded image."""
-    height, width = grid_size(images, stride)
-    device = images.tensor.device
-    sizes = torch.tensor(images.image_sizes, device=device)  # (N, 2) h, w
-    rows = torch.arange(height, device=device) * stride < sizes[:, 0:1]  # (N, h)
-    columns = torch.arange(width, device=device) * stride < sizes[:, 1:2]  # (N, w)
-    return (rows[:, :, None] & columns[:, None, :])[:, None]

@@ -3,7 +3,7 @@
 Boundaries are one pixel wide and are scored within a few pixels, so a stride-4 cell is too coarse
 for them: each cell predicts its sub-cells, and learning happens at the input's resolution, where
 the labels are. That costs one channel; bringing the labels down to the cells instead (a maximum
-over each cell, lest lines vanish) would thicken them.
+over each cell, so that no line vanishes) would thicken them.
 """
 
 from __future__ import annotations
@@ -14,20 +14,23 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from torch import Tensor
 
+from d2_multitask.data.labels.boundary import BoundaryLabel
 from d2_multitask.heads.base import Predictions, Targets
-from d2_multitask.heads.binary_map import BinaryMapHead
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
-from d2_multitask.heads.dense import add_branch_config, branch_arguments
+from d2_multitask.heads.dense import DenseHead, add_branch_config
 from d2_multitask.losses import balanced_binary_cross_entropy
+
+# A fresh map starts at this logit, about the share of boundary pixels after balancing.
+PRIOR_LOGIT = -1.0
 
 
 @TASK_HEAD_REGISTRY.register("boundary")
-class BoundaryHead(BinaryMapHead):
-    """Boundary detection, learnt by class-balanced binary cross-entropy."""
+class BoundaryHead(DenseHead):
+    """Boundary detection, learned by class-balanced binary cross-entropy."""
 
+    labels: ClassVar = (BoundaryLabel,)
     label: ClassVar[str] = "boundary"
-    # About the share of boundary pixels after balancing.
-    prior_logit: ClassVar[float] = -1.0
+    node_name: ClassVar[str] = "BOUNDARY_HEAD"
 
     @configurable
     def __init__(
@@ -43,10 +46,11 @@ class BoundaryHead(BinaryMapHead):
             input_shape: channels and stride of the feature maps to read.
             positive_weight: see :func:`d2_multitask.losses.balanced_binary_cross_entropy`.
             loss_weight: weight of the loss.
-            **kwargs: see :class:`BinaryMapHead`.
+            **kwargs: see :class:`DenseHead`.
         """
         super().__init__(input_shape, **kwargs)
         self.positive_weight, self.loss_weight = positive_weight, loss_weight
+        self.boundary = self.branch(1, bias=PRIOR_LOGIT)
 
     @staticmethod
     def add_config(cfg: CfgNode) -> None:
@@ -61,18 +65,6 @@ class BoundaryHead(BinaryMapHead):
         node.IGNORE_VALUE = 255
         # The loss is a weighted mean, so it starts at the size of the others.
         node.LOSS_WEIGHT = 1.0
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Config and backbone outputs -> arguments of ``__init__``."""
-        node = cfg.MODEL.BOUNDARY_HEAD
-        return {
-            **branch_arguments(node, "MODEL.BOUNDARY_HEAD", input_shape),
-            "upscale": node.UPSCALE,
-            "positive_weight": node.POSITIVE_WEIGHT,
-            "ignore_value": node.IGNORE_VALUE,
-            "loss_weight": node.LOSS_WEIGHT,
-        }
 
     def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
         """``loss_boundary``."""

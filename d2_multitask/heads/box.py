@@ -10,19 +10,13 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList
 from torch import Tensor
 
-from d2_multitask.heads.base import (
-    Branch,
-    Decoded,
-    Predictions,
-    Targets,
-    TaskHead,
-    batch_cells,
-    batch_objects,
-    feature_shape,
-)
+from d2_multitask.data.labels.instances import BoxLabel
+from d2_multitask.heads.base import Decoded, Predictions, Targets
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
+from d2_multitask.heads.center import ObjectGrid, ObjectHead
 from d2_multitask.losses import gathered_giou_loss, gathered_l1_loss
-from d2_multitask.targets.decode import boxes_from_ltrb, decode_boxes, gather_cells
+from d2_multitask.targets.decode import boxes_from_ltrb, decode_boxes, values_at
+from d2_multitask.targets.encode import BatchLabels
 
 BOX_LOSSES = ("l1", "giou")
 # Distance to each side, in cells, that a fresh network with GIoU predicts: about 60 pixels.
@@ -30,21 +24,18 @@ _INITIAL_DISTANCE = 8.0
 
 
 @TASK_HEAD_REGISTRY.register("det")
-class BoxHead(TaskHead):
-    """Width and height of the box around each centre; learnt from every labelled object."""
+class BoxHead(ObjectHead):
+    """Width and height of the box around each centre; learned from every labelled object."""
 
+    labels: ClassVar = (BoxLabel,)
     requires: ClassVar[tuple[str, ...]] = ("center",)
-    read_at_cells: ClassVar[tuple[str, ...]] = ("wh",)
 
     @configurable
     def __init__(
         self,
-        input_shape: ShapeSpec,
+        grid: ObjectGrid,
         *,
-        in_feature: str,
-        conv_dim: int,
-        norm: str = "",
-        assign_radius: int = 0,
+        conv_dim: int = 64,
         wh_weight: float = 0.1,
         wh_scale: float = 1.0,
         box_loss: str = "l1",
@@ -52,13 +43,10 @@ class BoxHead(TaskHead):
     ) -> None:
         """
         Args:
-            input_shape: channels and stride of the feature map.
-            in_feature: name of the backbone output to read.
+            grid: the feature map.
             conv_dim: channels of the branch's 3x3 convolution.
-            norm: normalisation after it.
-            assign_radius: see :func:`d2_multitask.targets.centers.assign_cells`.
             wh_weight: weight of the size's L1 loss.
-            wh_scale: the last layer's output times this is the size in stride units.
+            wh_scale: stride units per unit of the prediction.
             box_loss: ``"l1"`` on sizes, or ``"giou"`` on the distances from the cell's centre to
                 the box's sides.
             giou_weight: weight of the GIoU loss.
@@ -66,20 +54,17 @@ class BoxHead(TaskHead):
         Raises:
             ValueError: unknown ``box_loss``.
         """
-        super().__init__()
+        super().__init__(grid, conv_dim)
         if box_loss not in BOX_LOSSES:
             raise ValueError(
                 f"MODEL.DET_HEAD.BOX_LOSS: found {box_loss!r}, expected one of {BOX_LOSSES}"
             )
-        self.in_feature, self.stride = in_feature, input_shape.stride
-        self.assign_radius, self.wh_weight, self.wh_scale = assign_radius, wh_weight, wh_scale
-        self.giou_weight, self.uses_giou = giou_weight, box_loss == "giou"
+        self.wh_weight, self.wh_scale, self.giou_weight = wh_weight, wh_scale, giou_weight
+        self.uses_giou = box_loss == "giou"
         if self.uses_giou:
-            bias = _INITIAL_DISTANCE / wh_scale
-            self.ltrb = Branch(input_shape.channels, conv_dim, 4, norm=norm, bias=bias)
-            self.read_at_cells = ("ltrb",)
+            self.ltrb = self.cell_branch(4, bias=_INITIAL_DISTANCE / wh_scale)
         else:
-            self.wh = Branch(input_shape.channels, conv_dim, 2, norm=norm)
+            self.wh = self.cell_branch(2)
 
     @staticmethod
     def add_config(cfg: CfgNode) -> None:
@@ -101,57 +86,50 @@ class BoxHead(TaskHead):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Config and backbone outputs -> arguments of ``__init__``."""
-        center = cfg.MODEL.CENTER_HEAD
-        return {
-            "input_shape": feature_shape(
-                input_shape, center.IN_FEATURE, "MODEL.CENTER_HEAD.IN_FEATURE"
-            ),
-            "in_feature": center.IN_FEATURE,
-            "norm": center.NORM,
-            "assign_radius": center.ASSIGN_RADIUS,
-            "conv_dim": cfg.MODEL.DET_HEAD.CONV_DIM,
-            "wh_weight": cfg.MODEL.DET_HEAD.WH_WEIGHT,
-            "wh_scale": cfg.MODEL.DET_HEAD.WH_SCALE,
-            "box_loss": cfg.MODEL.DET_HEAD.BOX_LOSS,
-            "giou_weight": cfg.MODEL.DET_HEAD.GIOU_WEIGHT,
-        }
+        arguments = {key.lower(): value for key, value in cfg.MODEL.DET_HEAD.items()}
+        return {"grid": ObjectGrid.from_config(cfg, input_shape), **arguments}
 
     def layers(self, features: dict[str, Tensor]) -> Predictions:
-        """-> wh (N, 2, h, w), (width, height), stride units.
+        """-> wh (N, 2, h, w), (width, height), in ``wh_scale`` stride units.
 
         With GIoU: ltrb (N, 4, h, w), distances from the cell's centre to the left, top, right and
-        bottom side, stride units, still to be made positive by softplus.
+        bottom side, in the same unit, before softplus makes them positive.
         """
-        if self.uses_giou:
-            return {"ltrb": self.ltrb(features[self.in_feature]) * self.wh_scale}
-        return {"wh": self.wh(features[self.in_feature]) * self.wh_scale}
+        feature = features[self.grid.in_feature]
+        return {"ltrb": self.ltrb(feature)} if self.uses_giou else {"wh": self.wh(feature)}
 
-    def targets(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> Targets:
+    def targets(self, labels: BatchLabels) -> Targets:
         """wh (A, 2) and boxes (A, 4), xyxy, at the assigned cells, stride units."""
-        objects = batch_objects(batched_inputs, images, self.stride)
-        cells = batch_cells(batched_inputs, images, self.stride, self.assign_radius)
-        index = cells.object_index
-        return {"cells": cells, "wh": objects.wh[index], "boxes": objects.boxes[index]}
+        cells = labels.cells(self.stride, self.grid.assign_radius)
+        objects, of_cell = labels.objects(self.stride), cells.object_index
+        return {
+            "cells": cells,
+            "index": cells.index,
+            "wh": objects.wh[of_cell],
+            "boxes": objects.boxes[of_cell],
+        }
 
     def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
         """``loss_det_wh``, or ``loss_det_giou``."""
+        index = targets["index"]
         if self.uses_giou:
-            cells = targets["cells"]
-            distances = F.softplus(cells.gather(predictions["ltrb"]).float())
-            giou = gathered_giou_loss(boxes_from_ltrb(cells.xy, distances), targets["boxes"])
+            distances = F.softplus((predictions["ltrb"][index] * self.wh_scale).float())
+            boxes = boxes_from_ltrb(targets["cells"].xy, distances)
+            giou = gathered_giou_loss(boxes, targets["boxes"])
             return {"loss_det_giou": giou * self.giou_weight}
-        wh = gathered_l1_loss(targets["cells"].gather(predictions["wh"]), targets["wh"])
+        wh = gathered_l1_loss(predictions["wh"][index] * self.wh_scale, targets["wh"])
         return {"loss_det_wh": wh * self.wh_weight}
 
     def inference(self, predictions: Predictions, images: ImageList, decoded: Decoded) -> None:
         """Add ``pred_boxes`` (N, P, 4), xyxy, pixels of the network input."""
+        cell = decoded.peaks.xy
         if self.uses_giou:
-            distances = F.softplus(gather_cells(predictions["ltrb"].float(), decoded.peaks.xy))
-            boxes = boxes_from_ltrb(decoded.peaks.xy, distances)
-            decoded.objects["pred_boxes"] = boxes * self.stride
-            return
-        wh = gather_cells(predictions["wh"].float(), decoded.peaks.xy)
-        decoded.objects["pred_boxes"] = decode_boxes(decoded.center_xy, wh) * self.stride
+            distances = F.softplus(values_at(predictions["ltrb"], cell) * self.wh_scale)
+            boxes = boxes_from_ltrb(cell, distances)
+        else:
+            wh = values_at(predictions["wh"], cell) * self.wh_scale
+            boxes = decode_boxes(decoded.center_xy, wh)
+        decoded.objects["pred_boxes"] = boxes * self.stride
 
     def merge_flipped(self, predictions: Predictions, flipped: Predictions) -> Predictions:
         """Average the sizes, or the distances, of which left and right change places."""

@@ -1,24 +1,30 @@
-"""The registry of task heads and the one place that builds them."""
+"""The registry of task heads, and all heads of a network as one module."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
+from detectron2.structures import ImageList
+from detectron2.utils.events import has_event_storage
 from detectron2.utils.registry import Registry
-from torch import nn
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from d2_multitask.heads.base import TaskHead
+from d2_multitask.data.labels.base import Label
+from d2_multitask.heads.base import Decoded, TaskHead
+from d2_multitask.targets.encode import BatchLabels
+
+logger = logging.getLogger(__name__)
 
 
 class TaskHeadRegistry(Registry):
     """Detectron2's registry, but entries get the name that users type, not that of the class."""
 
     def register(self, name: str) -> Callable[[type[TaskHead]], type[TaskHead]]:
-        """Class decorator that registers a head as ``name``.
+        """Class decorator that registers a head as ``name``, which becomes its ``task``.
 
         Raises:
             AssertionError: the name is taken.
@@ -26,6 +32,7 @@ class TaskHeadRegistry(Registry):
 
         def add(head: type[TaskHead]) -> type[TaskHead]:
             self._do_register(name, head)
+            head.task = name
             return head
 
         return add
@@ -36,9 +43,9 @@ TASK_HEAD_REGISTRY.__doc__ = """
 Heads by the name that ``MODEL.TASKS`` and ``TEST.TASKS`` use.
 
 A registered class is a :class:`d2_multitask.heads.base.TaskHead`; it is called as
-``head(cfg, input_shape)`` with ``input_shape: dict[str, ShapeSpec]`` of the backbone, and answers
-the methods that ``TaskHead`` lists. Registering it (``@TASK_HEAD_REGISTRY.register("name")``) and
-naming it in ``MODEL.TASKS`` is all that a new task needs.
+``head(cfg, input_shape)`` with ``input_shape: dict[str, ShapeSpec]`` of the backbone. To register
+it (``@TASK_HEAD_REGISTRY.register("name")``) and name it in ``MODEL.TASKS`` is all that a new task
+needs.
 """
 
 
@@ -54,8 +61,19 @@ def head_class(name: str, key: str = "MODEL.TASKS") -> type[TaskHead]:
     return TASK_HEAD_REGISTRY.get(name)
 
 
-def with_required(tasks: Sequence[str], key: str = "MODEL.TASKS") -> list[str]:
-    """The tasks and the heads that they rest on, each once, in an order in which they can run.
+def labels_of(task: str) -> tuple[type[Label], ...]:
+    """What the head of a task learns from; nothing for tasks that are not heads."""
+    return head_class(task).labels if task in TASK_HEAD_REGISTRY else ()
+
+
+def task_labels(cfg: CfgNode) -> list[Label]:
+    """The labels that the heads of ``MODEL.TASKS`` learn from, each once."""
+    kinds = dict.fromkeys(label for task in cfg.MODEL.TASKS for label in labels_of(task))
+    return [label.from_config(cfg) for label in kinds]
+
+
+def with_required(tasks: Iterable[str], key: str = "MODEL.TASKS") -> list[str]:
+    """The tasks and the heads that they require, each once, in an order in which they can run.
 
     ``requires`` is what a head cannot do without (it is added); ``uses`` is what it reads if it is
     there (it only decides the order).
@@ -63,44 +81,153 @@ def with_required(tasks: Sequence[str], key: str = "MODEL.TASKS") -> list[str]:
     Raises:
         ValueError: unknown task.
     """
-    wanted: list[str] = []
+    wanted: dict[str, None] = {}  # a set that keeps its order
 
     def want(name: str) -> None:
         for required in head_class(name, key).requires:
             want(required)
-        if name not in wanted:
-            wanted.append(name)
+        wanted[name] = None
 
     for task in tasks:
         want(task)
-    ordered: list[str] = []
+    ordered: dict[str, None] = {}
 
     def place(name: str) -> None:
-        if name in ordered:
-            return
         head = head_class(name, key)
         for earlier in (*head.requires, *head.uses):
             if earlier in wanted:
                 place(earlier)
-        ordered.append(name)
+        ordered[name] = None
 
     for name in wanted:
         place(name)
-    return ordered
+    return list(ordered)
+
+
+def check_tasks(tasks: Iterable[str], known: Collection[str]) -> None:
+    """Refuse tasks for inference that a network does not have.
+
+    Raises:
+        ValueError: names the task and those of the network.
+    """
+    for task in tasks:
+        if task not in known:
+            raise ValueError(
+                f"TEST.TASKS: found {task!r}, expected some of this network's tasks: "
+                f"{', '.join(known)}"
+            )
+
+
+class TaskHeads(nn.ModuleDict):
+    """The heads of a network by name, in running order: name -> :class:`TaskHead`.
+
+    Attributes:
+        unused_optimizer: ``SOLVER.OPTIMIZER``, until an optimizer is built from it.
+    """
+
+    unused_optimizer = ""
+
+    def __init__(self, heads: Mapping[str, TaskHead] | Sequence[TaskHead] = ()) -> None:
+        """
+        Args:
+            heads: in any order; a list is enough, because each head knows its name.
+
+        Raises:
+            ValueError: a head without one that it requires.
+        """
+        if not isinstance(heads, Mapping | nn.ModuleDict):
+            heads = {head.task: head for head in heads}
+        order = with_required(heads, "heads")
+        missing = [name for name in order if name not in heads]
+        if missing:
+            raise ValueError(f"heads: found {list(heads)}, expected {missing} beside them")
+        super().__init__({name: heads[name] for name in order})
+
+    def chosen(self, tasks: Sequence[str]) -> list[str]:
+        """The heads that run for ``tasks``, in order; all of them if ``tasks`` is empty.
+
+        Raises:
+            ValueError: a task that this network does not have.
+        """
+        check_tasks(tasks, self)
+        return with_required(tasks, "TEST.TASKS") if tasks else list(self)
+
+    def losses(
+        self,
+        features: dict[str, Tensor],
+        batched_inputs: list[dict[str, Any]],
+        images: ImageList,
+    ) -> dict[str, Tensor]:
+        """``{"loss_<task>_<term>": ()}`` of all heads.
+
+        Args:
+            features: of the backbone.
+            batched_inputs: one dict per image, with whatever labels it has.
+            images: the preprocessed batch.
+        """
+        self._warn_of_optimizer()
+        labels = BatchLabels(batched_inputs, images)
+        losses: dict[str, Tensor] = {}
+        for head in self.values():
+            predictions = head.layers(features)
+            losses.update(head.losses(predictions, head.targets(labels)))
+        return losses
+
+    def _warn_of_optimizer(self) -> None:
+        """Detectron2's DefaultTrainer trains with SGD, whatever ``SOLVER.OPTIMIZER`` says."""
+        if self.unused_optimizer not in ("", "SGD") and has_event_storage():
+            logger.warning(
+                "SOLVER.OPTIMIZER: found %s, but this trainer's optimizer was not built from it; "
+                "DefaultTrainer has SGD. Use MultitaskTrainer, or override build_optimizer with "
+                "d2_multitask.engine.solver.build_optimizer.",
+                self.unused_optimizer,
+            )
+            self.unused_optimizer = ""
+
+    def inference(
+        self,
+        features: dict[str, Tensor],
+        images: ImageList,
+        output_sizes: Sequence[tuple[int, int]],
+        names: Sequence[str] | None = None,
+        flipped_features: dict[str, Tensor] | None = None,
+    ) -> list[dict[str, Any]]:
+        """One result dict per image.
+
+        Args:
+            features: of the backbone.
+            images: the preprocessed batch.
+            output_sizes: (h, w) requested for each image.
+            names: the heads to run, as :meth:`chosen` gives them; ``None`` = all.
+            flipped_features: of the flipped batch, with which predictions are averaged.
+        """
+        heads = [self[name] for name in (self if names is None else names)]
+        predictions = [head.layers(features) for head in heads]
+        if flipped_features is not None:
+            predictions = [
+                head.merge_flipped(one, head.layers(flipped_features))
+                for head, one in zip(heads, predictions, strict=True)
+            ]
+        decoded = Decoded()
+        for head, one in zip(heads, predictions, strict=True):
+            head.inference(one, images, decoded)
+        results: list[dict[str, Any]] = []
+        for index, sizes in enumerate(zip(images.image_sizes, output_sizes, strict=True)):
+            results.append({})
+            for head in heads:
+                results[-1].update(head.postprocess(decoded, index, *sizes))
+        return results
 
 
 def build_heads(
     cfg: CfgNode, input_shape: dict[str, ShapeSpec], tasks: Sequence[str] | None = None
-) -> nn.ModuleDict:
-    """Build the heads of ``MODEL.TASKS`` and those that they require, in running order.
+) -> TaskHeads:
+    """Build the heads of ``MODEL.TASKS`` and those that they require.
 
     Args:
         cfg: full config.
         input_shape: the backbone's output.
         tasks: build only these, of which there may be none; ``None`` = ``MODEL.TASKS``.
-
-    Returns:
-        name -> head.
 
     Raises:
         ValueError: ``MODEL.TASKS`` is empty or names an unknown task.
@@ -110,6 +237,6 @@ def build_heads(
             "MODEL.TASKS: found an empty list, expected at least one task, e.g. ['det']"
         )
     wanted = cfg.MODEL.TASKS if tasks is None else tasks
-    return nn.ModuleDict(
-        {name: head_class(name)(cfg, input_shape) for name in with_required(wanted)}
-    )
+    heads = TaskHeads({name: head_class(name)(cfg, input_shape) for name in with_required(wanted)})
+    heads.unused_optimizer = cfg.SOLVER.get("OPTIMIZER", "")
+    return heads

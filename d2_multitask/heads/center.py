@@ -5,7 +5,8 @@ CenterNet ("Objects as Points", arXiv 1904.07850), section 3.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -16,31 +17,92 @@ from torch import Tensor
 
 from d2_multitask.heads.base import (
     Branch,
+    CellBranch,
     Decoded,
     Predictions,
+    Size,
     Targets,
     TaskHead,
-    batch_cells,
-    batch_ignored_cells,
-    batch_objects,
     feature_shape,
-    grid_size,
-    image_cells,
 )
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
 from d2_multitask.losses import gathered_l1_loss, heatmap_focal_loss
-from d2_multitask.targets.centers import cells_of
-from d2_multitask.targets.decode import decode_boxes, find_peaks, gather_cells
-from d2_multitask.targets.gaussian import draw_gaussians, object_radius
+from d2_multitask.targets.decode import decode_boxes, find_peaks, values_at
+from d2_multitask.targets.encode import (
+    BatchLabels,
+    cells_of,
+    draw_heatmaps,
+    grid_size,
+    image_cells,
+    object_radius,
+)
 
-# A fresh heatmap starts at this probability: rare positives would otherwise drown in the first
-# steps.
-PRIOR_PROBABILITY = 0.1
+# Logit of 0.1, where a fresh heatmap starts: rare positives would otherwise be lost in the first
+# steps. -2.19 in CenterNet's code.
+HEATMAP_BIAS = float(torch.logit(torch.tensor(0.1)))
 
 
-def heatmap_bias() -> float:
-    """Logit of the prior probability, -2.19 in CenterNet's code."""
-    return float(torch.logit(torch.tensor(PRIOR_PROBABILITY)))
+@dataclass(frozen=True)
+class ObjectGrid:
+    """The feature map that the heads of objects read, and which of its cells learn.
+
+    Attributes:
+        channels: of the feature map.
+        stride: input pixels per cell.
+        in_feature: name of the backbone output.
+        norm: normalisation after the 3x3 convolution of every branch.
+        min_overlap: see :func:`d2_multitask.targets.encode.gaussian_radius`.
+        radius_rule: ``"centernet"`` or ``"exact"``.
+        assign_radius: see :func:`d2_multitask.targets.encode.assign_cells`.
+    """
+
+    channels: int
+    stride: int = 4
+    in_feature: str = "p2"
+    norm: str = ""
+    min_overlap: float = 0.7
+    radius_rule: str = "centernet"
+    assign_radius: int = 0
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> ObjectGrid:
+        """What ``MODEL.CENTER_HEAD`` says, for all heads of objects."""
+        node = cfg.MODEL.CENTER_HEAD
+        shape = feature_shape(input_shape, node.IN_FEATURE, "MODEL.CENTER_HEAD.IN_FEATURE")
+        return cls(
+            channels=shape.channels,
+            stride=shape.stride,
+            in_feature=node.IN_FEATURE,
+            norm=node.NORM,
+            min_overlap=node.MIN_OVERLAP,
+            radius_rule=node.GAUSSIAN_RADIUS,
+            assign_radius=node.ASSIGN_RADIUS,
+        )
+
+
+class ObjectHead(TaskHead):
+    """Base of the heads of objects: they read one feature map."""
+
+    def __init__(self, grid: ObjectGrid, conv_dim: int) -> None:
+        super().__init__()
+        self.grid, self.stride, self.conv_dim = grid, grid.stride, conv_dim
+
+    def heatmap_branch(self, channels: int) -> Branch:
+        """A branch for logits of ``channels`` heatmaps."""
+        grid = self.grid
+        return Branch(
+            grid.channels,
+            self.conv_dim,
+            channels,
+            norm=grid.norm,
+            bias=HEATMAP_BIAS,
+            weight_std=None,
+        )
+
+    def cell_branch(self, channels: int, bias: float = 0.0) -> CellBranch:
+        """A branch for ``channels`` numbers that are read at cells only."""
+        grid = self.grid
+        return CellBranch(grid.channels, self.conv_dim, channels, norm=grid.norm, bias=bias)
 
 
 def average_flipped_logits(logits: Tensor, flipped: Tensor) -> Tensor:
@@ -50,23 +112,16 @@ def average_flipped_logits(logits: Tensor, flipped: Tensor) -> Tensor:
 
 
 @TASK_HEAD_REGISTRY.register("center")
-class CenterHead(TaskHead):
+class CenterHead(ObjectHead):
     """Class heatmap of object centres, and the centre's offset inside its cell."""
-
-    read_at_cells: ClassVar[tuple[str, ...]] = ("offset",)
 
     @configurable
     def __init__(
         self,
-        input_shape: ShapeSpec,
+        grid: ObjectGrid,
         *,
-        in_feature: str,
         num_classes: int,
-        conv_dim: int,
-        norm: str = "",
-        min_overlap: float = 0.7,
-        radius_rule: str = "centernet",
-        assign_radius: int = 0,
+        conv_dim: int = 64,
         heatmap_weight: float = 1.0,
         offset_weight: float = 1.0,
         topk: int = 100,
@@ -75,34 +130,21 @@ class CenterHead(TaskHead):
     ) -> None:
         """
         Args:
-            input_shape: channels and stride of the feature map.
-            in_feature: name of the backbone output to read.
+            grid: the feature map.
             num_classes: object classes.
             conv_dim: channels of each branch's 3x3 convolution.
-            norm: normalisation after it.
-            min_overlap: see :func:`d2_multitask.targets.gaussian.gaussian_radius`.
-            radius_rule: ``"centernet"`` or ``"exact"``.
-            assign_radius: see :func:`d2_multitask.targets.centers.assign_cells`.
             heatmap_weight: weight of the focal loss.
             offset_weight: weight of the offset's L1 loss.
-            topk: most objects an image.
+            topk: most objects per image.
             score_threshold: objects below it are left out.
             nms_threshold: IoU above which the weaker of two boxes of a class goes; 0 = no NMS.
         """
-        super().__init__()
-        self.in_feature, self.stride, self.num_classes = in_feature, input_shape.stride, num_classes
-        self.min_overlap, self.radius_rule, self.assign_radius = (
-            min_overlap,
-            radius_rule,
-            assign_radius,
-        )
+        super().__init__(grid, conv_dim)
+        self.num_classes = num_classes
         self.heatmap_weight, self.offset_weight = heatmap_weight, offset_weight
         self.topk, self.score_threshold, self.nms_threshold = topk, score_threshold, nms_threshold
-        channels = input_shape.channels
-        self.heatmap = Branch(
-            channels, conv_dim, num_classes, norm=norm, bias=heatmap_bias(), weight_std=None
-        )
-        self.offset = Branch(channels, conv_dim, 2, norm=norm)
+        self.heatmap = self.heatmap_branch(num_classes)
+        self.offset = self.cell_branch(2)
 
     @staticmethod
     def add_config(cfg: CfgNode) -> None:
@@ -120,12 +162,12 @@ class CenterHead(TaskHead):
         node.MIN_OVERLAP = 0.7
         # "centernet" belongs to all published weights; "exact" is the formula as derived.
         node.GAUSSIAN_RADIUS = "centernet"
-        # 0 learns sizes, offsets and joints at the centre cell alone; 1 at the 3x3 cells around it,
-        # which gives short schedules nine times the signal.
+        # 0 learns sizes, offsets and keypoints at the centre cell alone; 1 at the 3x3 cells around
+        # it, which gives short schedules nine times the signal.
         node.ASSIGN_RADIUS = 0
         node.HEATMAP_WEIGHT = 1.0
         node.OFFSET_WEIGHT = 1.0
-        # COCO's evaluation looks at no more than 100 objects an image.
+        # COCO's evaluation looks at no more than 100 objects per image.
         node.TOPK_TEST = 100
         # COCO's AP wants the low scores too; pictures are drawn with a higher threshold.
         node.SCORE_THRESH_TEST = 0.01
@@ -137,16 +179,9 @@ class CenterHead(TaskHead):
         """Config and backbone outputs -> arguments of ``__init__``."""
         node = cfg.MODEL.CENTER_HEAD
         return {
-            "input_shape": feature_shape(
-                input_shape, node.IN_FEATURE, "MODEL.CENTER_HEAD.IN_FEATURE"
-            ),
-            "in_feature": node.IN_FEATURE,
+            "grid": ObjectGrid.from_config(cfg, input_shape),
             "num_classes": node.NUM_CLASSES,
             "conv_dim": node.CONV_DIM,
-            "norm": node.NORM,
-            "min_overlap": node.MIN_OVERLAP,
-            "radius_rule": node.GAUSSIAN_RADIUS,
-            "assign_radius": node.ASSIGN_RADIUS,
             "heatmap_weight": node.HEATMAP_WEIGHT,
             "offset_weight": node.OFFSET_WEIGHT,
             "topk": node.TOPK_TEST,
@@ -156,38 +191,44 @@ class CenterHead(TaskHead):
 
     def layers(self, features: dict[str, Tensor]) -> Predictions:
         """-> heatmap logits (N, num_classes, h, w), offset (N, 2, h, w), (x, y), stride units."""
-        feature = features[self.in_feature]
+        feature = features[self.grid.in_feature]
         return {"heatmap": self.heatmap(feature), "offset": self.offset(feature)}
 
-    def targets(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> Targets:
+    def targets(self, labels: BatchLabels) -> Targets:
         """Heatmap (N, num_classes, h, w), its valid cells, and offsets at assigned cells.
 
         ``valid`` is broadcastable to the heatmap: (N, 1, h, w), or (N, 1, 1, 1) without crowds.
-
         Invalid are the cells of crowds, but for the centres of labelled objects in them, and all
         cells of images without object labels.
         """
-        objects = batch_objects(batched_inputs, images, self.stride)
-        grid, num_images = grid_size(images, self.stride), len(batched_inputs)
-        heatmap = draw_gaussians(
-            objects.image_index * self.num_classes + objects.classes,
-            cells_of(objects.center_xy, grid),
-            object_radius(objects.wh, self.min_overlap, self.radius_rule),
-            num_images * self.num_classes,
-            grid,
-        ).view(num_images, self.num_classes, *grid)
-        crowd = batch_ignored_cells(batched_inputs, images, self.stride)
+        objects = labels.objects(self.stride)
+        grid_hw = grid_size(labels.images, self.stride)
+        heatmap = draw_heatmaps(
+            objects.image_index,
+            objects.classes,
+            cells_of(objects.center_xy, grid_hw),
+            object_radius(objects.wh, self.grid.min_overlap, self.grid.radius_rule),
+            (len(objects.labelled), self.num_classes, *grid_hw),
+        )
+        crowd = labels.ignored_cells(self.stride)
         valid = objects.labelled[:, None, None, None]
         if crowd.any():
             valid = (~crowd | (heatmap == 1)) & valid
-        cells = batch_cells(batched_inputs, images, self.stride, self.assign_radius)
+        cells = labels.cells(self.stride, self.grid.assign_radius)
         offset = objects.center_xy[cells.object_index] - cells.xy
-        return {"heatmap": heatmap, "valid": valid, "cells": cells, "offset": offset}
+        return {
+            "heatmap": heatmap,
+            "valid": valid,
+            "cells": cells,
+            "index": cells.index,
+            "offset": offset,
+        }
 
     def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
         """``loss_center_heatmap`` and ``loss_center_offset``."""
+        predicted = predictions["offset"][targets["index"]]
         heatmap = heatmap_focal_loss(predictions["heatmap"], targets["heatmap"], targets["valid"])
-        offset = gathered_l1_loss(targets["cells"].gather(predictions["offset"]), targets["offset"])
+        offset = gathered_l1_loss(predicted, targets["offset"])
         return {
             "loss_center_heatmap": heatmap * self.heatmap_weight,
             "loss_center_offset": offset * self.offset_weight,
@@ -198,28 +239,22 @@ class CenterHead(TaskHead):
         heatmap = predictions["heatmap"].float().sigmoid() * image_cells(images, self.stride)
         peaks = find_peaks(heatmap, self.topk, score_threshold=self.score_threshold)
         decoded.peaks = peaks
-        decoded.center_xy = peaks.xy + gather_cells(predictions["offset"].float(), peaks.xy)
+        decoded.center_xy = peaks.xy + values_at(predictions["offset"], peaks.xy)
         decoded.objects["scores"] = peaks.scores
         decoded.objects["pred_classes"] = peaks.channels
 
     def postprocess(
-        self,
-        decoded: Decoded,
-        index: int,
-        image_size: tuple[int, int],
-        output_size: tuple[int, int],
+        self, decoded: Decoded, index: int, image_size: Size, output_size: Size
     ) -> dict[str, Any]:
         """-> ``{"instances": Instances}`` with every field that the heads put on the objects."""
-        instances = Instances(image_size)
         keep = decoded.objects["scores"][index] > self.score_threshold
         fields = {name: value[index][keep] for name, value in decoded.objects.items()}
         if "pred_boxes" not in fields:
-            # Detectron2's post-processing is built around boxes: the centre's own cell serves.
+            # Detectron2's post-processing needs boxes: the centre's own cell is used.
             center = decoded.center_xy[index][keep] * self.stride
             fields["pred_boxes"] = decode_boxes(center, torch.full_like(center, self.stride))
         fields["pred_boxes"] = Boxes(fields["pred_boxes"])
-        for name, value in fields.items():
-            instances.set(name, value)
+        instances = Instances(image_size, **fields)
         if self.nms_threshold > 0:
             kept = batched_nms(
                 instances.pred_boxes.tensor,

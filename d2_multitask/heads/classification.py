@@ -7,7 +7,7 @@ activation maps", arXiv 1512.04150).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,25 +16,22 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList
 from torch import Tensor
 
-from d2_multitask.heads.base import (
-    Branch,
-    Decoded,
-    Predictions,
-    Targets,
-    TaskHead,
-    image_cells,
-)
+from d2_multitask.data.labels.image_labels import ImageLabels
+from d2_multitask.heads.base import Branch, Decoded, Predictions, Size, Targets, TaskHead
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
-from d2_multitask.heads.dense import add_branch_config, branch_arguments
+from d2_multitask.heads.dense import add_branch_config, node_arguments
 from d2_multitask.losses import masked_binary_cross_entropy
+from d2_multitask.targets.encode import BatchLabels, image_cells
 
-# Classes are there in few of the images; starting so avoids a jolt in the first steps.
+# Each class is in few of the images; starting at this logit avoids a large loss in the first steps.
 _PRIOR_LOGIT = -2.0
 
 
 @TASK_HEAD_REGISTRY.register("classification")
 class ClassificationHead(TaskHead):
-    """Multi-label classification, learnt by binary cross-entropy over the known labels."""
+    """Multi-label classification, learned by binary cross-entropy over the known labels."""
+
+    labels: ClassVar = (ImageLabels,)
 
     @configurable
     def __init__(
@@ -51,16 +48,16 @@ class ClassificationHead(TaskHead):
         """
         Args:
             input_shape: channels and stride of the feature maps to read; they are averaged down to
-                one stride and put behind each other.
+                one stride and concatenated.
             num_classes: classes.
             conv_dim: channels of the 3x3 convolution.
             norm: normalisation after it.
             map_stride: that stride, pixels.
-            ignore_value: label that costs nothing.
+            ignore_value: label that is ignored.
             loss_weight: weight of the loss.
 
         Raises:
-            ValueError: ``map_stride`` is no multiple of a feature map's stride.
+            ValueError: ``map_stride`` is not a multiple of a feature map's stride.
         """
         super().__init__()
         self.stride, self.num_classes = map_stride, num_classes
@@ -91,7 +88,7 @@ class ClassificationHead(TaskHead):
         add_branch_config(node, conv_dim=256)
         # PASCAL in Detail's 59 classes of PASCAL-Context.
         node.NUM_CLASSES = 59
-        # One answer an image needs no fine map: at stride 32 the head costs next to nothing.
+        # One answer per image needs no fine map: at stride 32 the head costs next to nothing.
         node.MAP_STRIDE = 32
         node.IGNORE_VALUE = 255
         node.LOSS_WEIGHT = 1.0
@@ -99,14 +96,7 @@ class ClassificationHead(TaskHead):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Config and backbone outputs -> arguments of ``__init__``."""
-        node = cfg.MODEL.CLASSIFICATION_HEAD
-        return {
-            **branch_arguments(node, "MODEL.CLASSIFICATION_HEAD", input_shape),
-            "num_classes": node.NUM_CLASSES,
-            "map_stride": node.MAP_STRIDE,
-            "ignore_value": node.IGNORE_VALUE,
-            "loss_weight": node.LOSS_WEIGHT,
-        }
+        return node_arguments(cfg, "CLASSIFICATION_HEAD", input_shape)
 
     def layers(self, features: dict[str, Tensor]) -> Predictions:
         """-> class_map logits (N, num_classes, h, w)."""
@@ -116,16 +106,15 @@ class ClassificationHead(TaskHead):
         ]
         return {"class_map": self.class_map(torch.cat(pooled, 1))}
 
-    def targets(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> Targets:
+    def targets(self, labels: BatchLabels) -> Targets:
         """image_labels (N, num_classes) int64, and each cell's share (N, 1, h, w) of the mean.
 
         Raises:
             ValueError: labels of another number of classes.
         """
-        shape = (len(batched_inputs), self.num_classes)
-        device = images.tensor.device
-        labels = torch.full(shape, self.ignore_value, dtype=torch.long, device=device)
-        for index, entry in enumerate(batched_inputs):
+        shape = (len(labels.batched_inputs), self.num_classes)
+        known = torch.full(shape, self.ignore_value, dtype=torch.long, device=labels.device)
+        for index, entry in enumerate(labels.batched_inputs):
             if "image_labels" not in entry:
                 continue
             given = entry["image_labels"]
@@ -135,8 +124,8 @@ class ClassificationHead(TaskHead):
                     f"{tuple(given.shape)}, expected ({self.num_classes},), "
                     "MODEL.CLASSIFICATION_HEAD.NUM_CLASSES"
                 )
-            labels[index] = given.to(device)
-        return {"image_labels": labels, "share": self._cell_share(images)}
+            known[index] = given.to(labels.device)
+        return {"image_labels": known, "share": self._cell_share(labels.images)}
 
     def _cell_share(self, images: ImageList) -> Tensor:
         """(N, 1, h, w), sum 1: how much of the unpadded image a cell covers."""
@@ -157,11 +146,7 @@ class ClassificationHead(TaskHead):
         decoded.maps["image_labels"] = logits.sigmoid()
 
     def postprocess(
-        self,
-        decoded: Decoded,
-        index: int,
-        image_size: tuple[int, int],
-        output_size: tuple[int, int],
+        self, decoded: Decoded, index: int, image_size: Size, output_size: Size
     ) -> dict[str, Any]:
         """-> ``{"image_labels": (num_classes,)}`` probabilities."""
         return {"image_labels": decoded.maps["image_labels"][index]}

@@ -1,4 +1,7 @@
-"""What heads share that answer for every pixel: where they read, their layers, their resizing.
+"""The base of heads that answer for every pixel.
+
+Detectron2's way: logits are brought to the input's resolution, where the labels are, and pixels
+with the ignored label cost nothing.
 
 Letters: N images, C channels, (h, w) prediction grid, (H, W) padded network input.
 """
@@ -6,17 +9,28 @@ Letters: N images, C channels, (h, w) prediction grid, (H, W) padded network inp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.modeling.postprocessing import sem_seg_postprocess
+from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from d2_multitask.heads.base import Branch, TaskHead, feature_shape
+from d2_multitask.heads.base import (
+    Branch,
+    Decoded,
+    Predictions,
+    Size,
+    Targets,
+    TaskHead,
+    feature_shape,
+)
+from d2_multitask.losses import masked_cross_entropy
+from d2_multitask.targets.encode import BatchLabels
 
 
 class PyramidBranch(SemSegFPNHead):
@@ -24,7 +38,7 @@ class PyramidBranch(SemSegFPNHead):
 
     Detectron2's module: each level of a pyramid goes through convolutions and upsampling up to the
     finest one's size, the levels are summed, a 1x1 convolution predicts. Parameter names are
-    Detectron2's, so the zoo's Panoptic FPN weights fit. Only the labels and losses are not used.
+    Detectron2's, so the zoo's Panoptic FPN weights fit. Its labels and losses are not used.
     """
 
     def __init__(
@@ -65,29 +79,50 @@ class PyramidBranch(SemSegFPNHead):
 
 
 class DenseHead(TaskHead):
-    """Base of heads whose predictions are maps; subclasses say what the maps mean.
+    """Base of heads whose predictions are maps.
 
-    With one feature map a branch is CenterNet's (:class:`Branch`), with several it is Panoptic
-    FPN's (:class:`PyramidBranch`).
+    As it is, it learns and answers one map of logits, (N, C, h, w): subclasses make the layers, say
+    what C is and how it is learned. With one feature map a branch is CenterNet's (:class:`Branch`),
+    with several it is Panoptic FPN's (:class:`PyramidBranch`).
 
     Attributes:
+        label: key of the labels in ``batched_inputs``, of the answer in the results, of the
+            predictions, and name of the layers.
+        node_name: the head's node of ``cfg.MODEL``.
+        has_channels: answers are (C, height, width), not (height, width).
         in_features: names of the backbone outputs to read, finest first.
         upscale: a cell's prediction is a block of so many by so many sub-cells.
         stride: input pixels per (sub-)cell of the predictions.
     """
 
-    def __init__(self, input_shape: dict[str, ShapeSpec], upscale: int = 1) -> None:
+    label: ClassVar[str]
+    node_name: ClassVar[str]
+    has_channels: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        conv_dim: int = 64,
+        norm: str = "",
+        upscale: int = 1,
+        ignore_value: int = 255,
+    ) -> None:
         """
         Args:
             input_shape: channels and stride of the feature maps to read.
+            conv_dim: channels of the convolutions; 0 = a linear layer for each cell of one map.
+            norm: normalisation after them.
             upscale: see the class; must divide the finest stride.
+            ignore_value: label that is ignored.
 
         Raises:
-            ValueError: it does not.
+            ValueError: ``upscale`` does not.
         """
         super().__init__()
         self.input_shape = dict(sorted(input_shape.items(), key=lambda item: item[1].stride))
         self.in_features, self.upscale = list(self.input_shape), upscale
+        self.conv_dim, self.norm, self.ignore_value = conv_dim, norm, ignore_value
         finest = self.input_shape[self.in_features[0]].stride
         if upscale < 1 or finest % upscale:
             raise ValueError(
@@ -96,14 +131,19 @@ class DenseHead(TaskHead):
             )
         self.stride = finest // upscale
 
-    def branch(self, conv_dim: int, out_channels: int, norm: str, bias: float = 0.0) -> nn.Module:
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Config and backbone outputs -> arguments of ``__init__``; see :func:`node_arguments`."""
+        return node_arguments(cfg, cls.node_name, input_shape)
+
+    def branch(self, out_channels: int, bias: float = 0.0) -> nn.Module:
         """Layers from the head's feature maps to ``out_channels`` maps, for :meth:`run`."""
         out_channels *= self.upscale**2
-        options: dict[str, Any] = {"norm": norm, "bias": bias, "weight_std": 0.01}
+        options: dict[str, Any] = {"norm": self.norm, "bias": bias, "weight_std": 0.01}
         if len(self.in_features) > 1:
-            return PyramidBranch(self.input_shape, conv_dim, out_channels, **options)
+            return PyramidBranch(self.input_shape, self.conv_dim, out_channels, **options)
         channels = self.input_shape[self.in_features[0]].channels
-        return Branch(channels, conv_dim, out_channels, **options)
+        return Branch(channels, self.conv_dim, out_channels, **options)
 
     def run(self, branch: nn.Module, features: dict[str, Tensor]) -> Tensor:
         """Feature maps by name -> (N, C, H / stride, W / stride).
@@ -114,6 +154,134 @@ class DenseHead(TaskHead):
         one = len(self.in_features) == 1
         output = branch(features[self.in_features[0]] if one else features)
         return F.pixel_shuffle(output, self.upscale) if self.upscale > 1 else output
+
+    def layers(self, features: dict[str, Tensor]) -> Predictions:
+        """-> logits (N, C, h, w)."""
+        return {self.label: self.run(self.get_submodule(self.label), features)}
+
+    def targets(self, labels: BatchLabels) -> Targets:
+        """Labels (N, H, W) int64 of the padded input; padding and unlabelled images are ignored."""
+        return {self.label: labels.label_map(self.label, self.ignore_value)}
+
+    def logits_and_labels(
+        self, predictions: Predictions, targets: Targets
+    ) -> tuple[Tensor, Tensor]:
+        """Of heads of one probability, at the input's resolution: (N, H, W) float32 and int64."""
+        labels = targets[self.label]
+        logits = to_input_size(predictions[self.label], self.stride, tuple(labels.shape[1:]))
+        return logits[:, 0], labels
+
+    def inference(self, predictions: Predictions, images: ImageList, decoded: Decoded) -> None:
+        """Add probabilities (N, C, h, w), each of its own, still at this head's stride."""
+        decoded.maps[self.label] = predictions[self.label].float().sigmoid()
+
+    def postprocess(
+        self, decoded: Decoded, index: int, image_size: Size, output_size: Size
+    ) -> dict[str, Any]:
+        """-> ``label``: the map at the output size; see ``has_channels``."""
+        maps = resize_maps(decoded.maps[self.label][index], self.stride, image_size, output_size)
+        return {self.label: maps if self.has_channels else maps[0]}
+
+    def merge_flipped(self, predictions: Predictions, flipped: Predictions) -> Predictions:
+        """Average the logits."""
+        return {self.label: (predictions[self.label] + flipped[self.label].flip(-1)) / 2}
+
+    def target_maps(self, targets: Targets) -> dict[str, Tensor]:
+        """(N, H, W): 1 where the label is 1."""
+        return {self.label: (targets[self.label] == 1).float()}
+
+    def prediction_maps(self, predictions: Predictions) -> dict[str, Tensor]:
+        """(N, h, w): probabilities."""
+        return {self.label: predictions[self.label].float().sigmoid()[:, 0]}
+
+
+class LabelMapHead(DenseHead):
+    """Base of heads that give every pixel one of several classes, learned by cross-entropy.
+
+    Attributes:
+        loss_name: key of the loss.
+    """
+
+    loss_name: ClassVar[str]
+    has_channels: ClassVar[bool] = True
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        num_classes: int,
+        loss_weight: float = 1.0,
+        loss_stride: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Args:
+            input_shape: channels and stride of the feature maps to read.
+            num_classes: classes, background included if it is one.
+            loss_weight: weight of the cross-entropy.
+            loss_stride: learn from every n-th pixel in each axis.
+            **kwargs: see :class:`DenseHead`.
+
+        Raises:
+            ValueError: ``loss_stride`` does not divide the stride of the predictions.
+        """
+        super().__init__(input_shape, **kwargs)
+        if loss_stride < 1 or self.stride % loss_stride:
+            raise ValueError(
+                f"LOSS_STRIDE of {type(self).__name__}: found {loss_stride}, expected a divisor of "
+                f"{self.stride}, the stride of its predictions"
+            )
+        self.num_classes = num_classes
+        self.loss_weight, self.loss_stride = loss_weight, loss_stride
+        self.add_module(self.label, self.branch(num_classes))
+
+    def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
+        """The cross-entropy under ``loss_name``."""
+        labels = every_nth_pixel(targets[self.label], self.loss_stride)
+        scale = self.stride // self.loss_stride
+        logits = to_input_size(predictions[self.label], scale, tuple(labels.shape[1:]))
+        loss = masked_cross_entropy(logits, labels, self.ignore_value)
+        return {self.loss_name: loss * self.loss_weight}
+
+    def inference(self, predictions: Predictions, images: ImageList, decoded: Decoded) -> None:
+        """Add the logits (N, num_classes, h, w), still at this head's stride."""
+        decoded.maps[self.label] = predictions[self.label].float()
+
+    def target_maps(self, targets: Targets) -> dict[str, Tensor]:
+        """(N, H, W): class ids scaled to [0, 1]."""
+        labels = targets[self.label]
+        scaled = labels.float().masked_fill(labels == self.ignore_value, 0)
+        return {self.label: scaled / max(self.num_classes - 1, 1)}
+
+    def prediction_maps(self, predictions: Predictions) -> dict[str, Tensor]:
+        """(N, h, w): one minus the probability of class 0."""
+        return {self.label: 1 - predictions[self.label].float().softmax(1)[:, 0]}
+
+
+def every_nth_pixel(labels: Tensor, stride: int) -> Tensor:
+    """Labels on a coarser grid: of each block of pixels the one in the middle.
+
+    With an even stride the middle lies between pixels; images take the one before it and the one
+    after it in turn, or all edges would be learned half a pixel off.
+
+    Args:
+        labels: (N, H, W).
+        stride: pixels per block, in each axis.
+
+    Returns:
+        (N, h, w).
+    """
+    if stride == 1:
+        return labels
+    firsts = [(stride - 1 + index % 2) // 2 for index in range(len(labels))]
+    height, width = (size // stride * stride for size in labels.shape[1:])
+    return torch.stack(
+        [
+            image[first:height:stride, first:width:stride]
+            for image, first in zip(labels, firsts, strict=True)
+        ]
+    )
 
 
 def add_branch_config(node: CfgNode, conv_dim: int) -> None:
@@ -126,19 +294,15 @@ def add_branch_config(node: CfgNode, conv_dim: int) -> None:
     node.NORM = ""
 
 
-def branch_arguments(node: CfgNode, name: str, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-    """The keys of :func:`add_branch_config` -> arguments of a head's ``__init__``.
+def node_arguments(cfg: CfgNode, name: str, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+    """The keys of ``cfg.MODEL[name]`` in lower case, as arguments of a head's ``__init__``.
 
-    Args:
-        node: the head's config.
-        name: its name, for messages.
-        input_shape: the backbone's outputs.
+    ``IN_FEATURES`` becomes ``input_shape``: those of the backbone's outputs.
     """
-    return {
-        "input_shape": dense_shapes(input_shape, node.IN_FEATURES, f"{name}.IN_FEATURES"),
-        "conv_dim": node.CONV_DIM,
-        "norm": node.NORM,
-    }
+    arguments = {key.lower(): value for key, value in cfg.MODEL[name].items()}
+    names = arguments.pop("in_features")
+    shapes = dense_shapes(input_shape, names, f"MODEL.{name}.IN_FEATURES")
+    return {"input_shape": shapes, **arguments}
 
 
 def dense_shapes(
@@ -171,7 +335,7 @@ def resize_maps(
         maps: (C, h, w) on the padded grid.
         stride: input pixels per cell.
         image_size: (h, w) of the network input before padding.
-        output_size: (h, w) asked for.
+        output_size: (h, w) requested.
 
     Returns:
         (C, height, width) with (height, width) = ``output_size``.
@@ -185,37 +349,3 @@ def resize_maps(
         return resize(maps[:, : height // stride, : width // stride], size=output_size)
     # The image ends inside a cell: cut it at the input's resolution, then resize.
     return sem_seg_postprocess(resize(maps, scale_factor=stride), image_size, *output_size)
-
-
-def labelled_maps(
-    maps: Sequence[Tensor | None], padded_hw: tuple[int, int], device: torch.device, channels: int
-) -> tuple[Tensor, Tensor]:
-    """Stack float maps of different sizes, top left aligned, and say where they are labelled.
-
-    Args:
-        maps: per image (C, H_i, W_i) float; ``None`` where the image has no such label.
-        padded_hw: (H, W) of the padded batch.
-        device: where the result lives.
-        channels: C.
-
-    Returns:
-        (N, C, H, W) float32, zero where there is no label, and (N, H, W) bool, where there is one.
-
-    Raises:
-        ValueError: a map is larger than the padded batch, or has other channels.
-    """
-    values = torch.zeros((len(maps), channels, *padded_hw), device=device)
-    labelled = torch.zeros((len(maps), *padded_hw), dtype=torch.bool, device=device)
-    for index, one in enumerate(maps):
-        if one is None:
-            continue
-        height, width = one.shape[-2:]
-        if len(one) != channels or height > padded_hw[0] or width > padded_hw[1]:
-            raise ValueError(
-                f"map of image {index} of the batch: found shape {tuple(one.shape)}, expected "
-                f"{channels} channels and at most the padded image's {padded_hw[0]}x{padded_hw[1]} "
-                "(height x width)"
-            )
-        values[index, :, :height, :width] = one.to(device)
-        labelled[index, :height, :width] = True
-    return values, labelled

@@ -1,6 +1,6 @@
 """The foreground task: the probability that a pixel belongs to an object, whatever object it is.
 
-What it is drawn with depends on the feature map that it reads and on two keys:
+The layers depend on the feature map that it reads and on two keys:
 
 - linear, for each patch: `CONV_DIM` 0 and `UPSCALE` the patch's side, on the tokens of a masked
   autoencoder's encoder (`build_mae_encoder_backbone`);
@@ -16,18 +16,20 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from torch import Tensor
 
+from d2_multitask.data.labels.foreground import ForegroundLabel
 from d2_multitask.heads.base import Predictions, Targets
-from d2_multitask.heads.binary_map import BinaryMapHead
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
-from d2_multitask.heads.dense import add_branch_config, branch_arguments
+from d2_multitask.heads.dense import DenseHead, add_branch_config
 from d2_multitask.losses import dice_loss, masked_binary_cross_entropy
 
 
 @TASK_HEAD_REGISTRY.register("foreground")
-class ForegroundHead(BinaryMapHead):
-    """Binary segmentation, one logit a pixel, learnt by cross-entropy and Dice."""
+class ForegroundHead(DenseHead):
+    """Binary segmentation, one logit per pixel, learned by cross-entropy and Dice."""
 
+    labels: ClassVar = (ForegroundLabel,)
     label: ClassVar[str] = "foreground"
+    node_name: ClassVar[str] = "FOREGROUND_HEAD"
 
     @configurable
     def __init__(
@@ -43,10 +45,11 @@ class ForegroundHead(BinaryMapHead):
             input_shape: channels and stride of the feature maps to read.
             bce_weight: weight of the cross-entropy.
             dice_weight: weight of the Dice loss.
-            **kwargs: see :class:`BinaryMapHead`.
+            **kwargs: see :class:`DenseHead`.
         """
         super().__init__(input_shape, **kwargs)
         self.bce_weight, self.dice_weight = bce_weight, dice_weight
+        self.foreground = self.branch(1)
 
     @staticmethod
     def add_config(cfg: CfgNode) -> None:
@@ -61,18 +64,6 @@ class ForegroundHead(BinaryMapHead):
         # loss: the first is right about pixels, the second about small objects.
         node.BCE_WEIGHT = 1.0
         node.DICE_WEIGHT = 1.0
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Config and backbone outputs -> arguments of ``__init__``."""
-        node = cfg.MODEL.FOREGROUND_HEAD
-        return {
-            **branch_arguments(node, "MODEL.FOREGROUND_HEAD", input_shape),
-            "upscale": node.UPSCALE,
-            "ignore_value": node.IGNORE_VALUE,
-            "bce_weight": node.BCE_WEIGHT,
-            "dice_weight": node.DICE_WEIGHT,
-        }
 
     def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
         """``loss_foreground_bce`` and ``loss_foreground_dice``, at the input's resolution."""

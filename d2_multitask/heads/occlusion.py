@@ -10,7 +10,8 @@ Directions: unit vectors (x, y), image axes, y down, from the boundary to the oc
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,55 +20,49 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList
 from torch import Tensor
 
+from d2_multitask.data.labels.occlusion import OcclusionLabel
 from d2_multitask.heads.base import Decoded, Predictions, Targets
+from d2_multitask.heads.boundary import PRIOR_LOGIT
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
-from d2_multitask.heads.dense import (
-    DenseHead,
-    add_branch_config,
-    branch_arguments,
-    labelled_maps,
-    resize_maps,
-    to_input_size,
-)
+from d2_multitask.heads.dense import DenseHead, add_branch_config, to_input_size
 from d2_multitask.losses import balanced_binary_cross_entropy, direction_loss
-
-# A fresh map starts at this probability, about the share of boundary pixels after balancing.
-_PRIOR_LOGIT = -1.0
+from d2_multitask.targets.encode import BatchLabels
 
 
 @TASK_HEAD_REGISTRY.register("occlusion")
 class OcclusionHead(DenseHead):
     """Occlusion boundaries (balanced binary cross-entropy) and directions (cosine)."""
 
-    _UNLABELLED = 255
+    labels: ClassVar = (OcclusionLabel,)
+    label: ClassVar[str] = "occlusion"
+    has_channels: ClassVar[bool] = True
+    node_name: ClassVar[str] = "OCCLUSION_HEAD"
 
     @configurable
     def __init__(
         self,
         input_shape: dict[str, ShapeSpec],
         *,
-        conv_dim: int,
-        norm: str = "",
-        upscale: int = 1,
         positive_weight: float = 0.0,
         direction_radius: int = 0,
-        loss_weights: tuple[float, float] = (1.0, 1.0),
+        boundary_weight: float = 1.0,
+        direction_weight: float = 1.0,
+        **kwargs: Any,
     ) -> None:
         """
         Args:
             input_shape: channels and stride of the feature maps to read.
-            conv_dim: channels of the convolutions.
-            norm: normalisation after them.
-            upscale: sub-cells a cell predicts along each side.
             positive_weight: see :func:`d2_multitask.losses.balanced_binary_cross_entropy`.
-            direction_radius: directions are also learnt so many input pixels beside a boundary.
-            loss_weights: of the boundary and of the direction.
+            direction_radius: directions are also learned so many input pixels beside a boundary.
+            boundary_weight: weight of the boundary's loss.
+            direction_weight: weight of the direction's loss.
+            **kwargs: see :class:`DenseHead`.
         """
-        super().__init__(input_shape, upscale)
+        super().__init__(input_shape, **kwargs)
         self.positive_weight, self.direction_radius = positive_weight, direction_radius
-        self.boundary_weight, self.direction_weight = loss_weights
-        self.boundary = self.branch(conv_dim, 1, norm, bias=_PRIOR_LOGIT)
-        self.direction = self.branch(conv_dim, 2, norm)
+        self.boundary_weight, self.direction_weight = boundary_weight, direction_weight
+        self.boundary = self.branch(1, bias=PRIOR_LOGIT)
+        self.direction = self.branch(2)
 
     @staticmethod
     def add_config(cfg: CfgNode) -> None:
@@ -75,25 +70,13 @@ class OcclusionHead(DenseHead):
         cfg.MODEL.OCCLUSION_HEAD = node = CfgNode()
         add_branch_config(node, conv_dim=64)
         # As in MODEL.BOUNDARY_HEAD, but with HED's weight, from the batch's own shares: between all
-        # boundaries and the few of overlapping objects, data sets differ by a factor of ten.
+        # boundaries and the few of overlapping objects, datasets differ by a factor of ten.
         node.UPSCALE = 4
         node.POSITIVE_WEIGHT = 0.0
         # Boundaries are scored within a few pixels, and there the direction must be right too.
         node.DIRECTION_RADIUS = 2
         node.BOUNDARY_WEIGHT = 1.0
         node.DIRECTION_WEIGHT = 1.0
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Config and backbone outputs -> arguments of ``__init__``."""
-        node = cfg.MODEL.OCCLUSION_HEAD
-        return {
-            **branch_arguments(node, "MODEL.OCCLUSION_HEAD", input_shape),
-            "upscale": node.UPSCALE,
-            "positive_weight": node.POSITIVE_WEIGHT,
-            "direction_radius": node.DIRECTION_RADIUS,
-            "loss_weights": (node.BOUNDARY_WEIGHT, node.DIRECTION_WEIGHT),
-        }
 
     def layers(self, features: dict[str, Tensor]) -> Predictions:
         """-> boundary logits (N, 1, h, w), direction (N, 2, h, w) of any length."""
@@ -102,16 +85,16 @@ class OcclusionHead(DenseHead):
             "occlusion": self.run(self.direction, features),
         }
 
-    def targets(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> Targets:
+    def targets(self, labels: BatchLabels) -> Targets:
         """Boundary (N, H, W) int64, ignored in padding and unlabelled images; direction (N, 2, H,
         W), zero where there is none to learn.
         """
-        fields = [x.get("occlusion") for x in batched_inputs]
-        padded_hw, device = tuple(images.tensor.shape[-2:]), images.tensor.device
-        field, labelled = labelled_maps(fields, padded_hw, device, channels=2)
+        fields = [x.get("occlusion") for x in labels.batched_inputs]
+        padded_hw = tuple(labels.images.tensor.shape[-2:])
+        field, labelled = labelled_maps(fields, padded_hw, labels.device, channels=2)
         boundary = (field != 0).any(1).long()
         return {
-            "occlusion_boundary": boundary.masked_fill(~labelled, self._UNLABELLED),
+            "occlusion_boundary": boundary.masked_fill(~labelled, self.ignore_value),
             "occlusion": spread_directions(field, self.direction_radius),
         }
 
@@ -122,7 +105,7 @@ class OcclusionHead(DenseHead):
         logits = to_input_size(predictions["occlusion_boundary"], self.stride, padded_hw)
         direction = to_input_size(predictions["occlusion"], self.stride, padded_hw)
         boundary_loss = balanced_binary_cross_entropy(
-            logits[:, 0], labels, self.positive_weight, self._UNLABELLED
+            logits[:, 0], labels, self.positive_weight, self.ignore_value
         )
         return {
             "loss_occlusion_boundary": boundary_loss * self.boundary_weight,
@@ -131,25 +114,9 @@ class OcclusionHead(DenseHead):
 
     def inference(self, predictions: Predictions, images: ImageList, decoded: Decoded) -> None:
         """Add ``occlusion`` (N, 2, h, w): towards the occluder, as long as the boundary is
-        probable.
+        probable. Angles turn with the aspect ratio if the output's is another.
         """
-        direction = F.normalize(predictions["occlusion"].float(), dim=1)
-        probability = predictions["occlusion_boundary"].float().sigmoid()
-        decoded.maps["occlusion"] = direction * probability
-
-    def postprocess(
-        self,
-        decoded: Decoded,
-        index: int,
-        image_size: tuple[int, int],
-        output_size: tuple[int, int],
-    ) -> dict[str, Any]:
-        """-> ``{"occlusion": (2, height, width)}`` at the output size.
-
-        Lengths stay probabilities; angles turn with the aspect ratio if that changes.
-        """
-        field = resize_maps(decoded.maps["occlusion"][index], self.stride, image_size, output_size)
-        return {"occlusion": field}
+        decoded.maps["occlusion"] = _likely_direction(predictions)
 
     def merge_flipped(self, predictions: Predictions, flipped: Predictions) -> Predictions:
         """Average the logits and the directions; a mirror turns x around."""
@@ -169,9 +136,14 @@ class OcclusionHead(DenseHead):
         return _component_maps(targets["occlusion"])
 
     def prediction_maps(self, predictions: Predictions) -> dict[str, Tensor]:
-        """As ``target_maps``, fading to 0.5 where no boundary is seen."""
-        probability = predictions["occlusion_boundary"].float().sigmoid()
-        return _component_maps(F.normalize(predictions["occlusion"].float(), dim=1) * probability)
+        """As ``target_maps``, fading to 0.5 where no boundary is predicted."""
+        return _component_maps(_likely_direction(predictions))
+
+
+def _likely_direction(predictions: Predictions) -> Tensor:
+    """(N, 2, h, w): the unit direction times the boundary's probability."""
+    direction = F.normalize(predictions["occlusion"].float(), dim=1)
+    return direction * predictions["occlusion_boundary"].float().sigmoid()
 
 
 def _component_maps(field: Tensor) -> dict[str, Tensor]:
@@ -201,3 +173,37 @@ def spread_directions(field: Tensor, radius: int) -> Tensor:
     agree = (count > 0) & (length > 0.5 * count)
     spread = torch.where(agree, total / length.clamp(min=1e-6), torch.zeros_like(total))
     return torch.where((field != 0).any(1, keepdim=True), field, spread)
+
+
+def labelled_maps(
+    maps: Sequence[Tensor | None], padded_hw: tuple[int, int], device: torch.device, channels: int
+) -> tuple[Tensor, Tensor]:
+    """Stack float maps of different sizes, top left aligned, and say where they are labelled.
+
+    Args:
+        maps: per image (C, H_i, W_i) float; ``None`` where the image has no such label.
+        padded_hw: (H, W) of the padded batch.
+        device: where the result lives.
+        channels: C.
+
+    Returns:
+        (N, C, H, W) float32, zero where there is no label, and (N, H, W) bool, where there is one.
+
+    Raises:
+        ValueError: a map is larger than the padded batch, or has other channels.
+    """
+    values = torch.zeros((len(maps), channels, *padded_hw), device=device)
+    labelled = torch.zeros((len(maps), *padded_hw), dtype=torch.bool, device=device)
+    for index, one in enumerate(maps):
+        if one is None:
+            continue
+        height, width = one.shape[-2:]
+        if len(one) != channels or height > padded_hw[0] or width > padded_hw[1]:
+            raise ValueError(
+                f"map of image {index} of the batch: found shape {tuple(one.shape)}, expected "
+                f"{channels} channels and at most the padded image's {padded_hw[0]}x{padded_hw[1]} "
+                "(height x width)"
+            )
+        values[index, :, :height, :width] = one.to(device)
+        labelled[index, :height, :width] = True
+    return values, labelled

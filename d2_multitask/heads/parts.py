@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
+from detectron2.config import CfgNode
 
+from d2_multitask.data.labels.parts import PartSegLabel
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
-from d2_multitask.heads.dense import add_branch_config, branch_arguments
-from d2_multitask.heads.label_map import LabelMapHead
+from d2_multitask.heads.dense import LabelMapHead, add_branch_config
 
 
 @TASK_HEAD_REGISTRY.register("parts")
 class PartsHead(LabelMapHead):
     """Part segmentation: semantic segmentation with the labels ``part_seg``."""
 
+    labels: ClassVar = (PartSegLabel,)
     label: ClassVar[str] = "part_seg"
     loss_name: ClassVar[str] = "loss_parts"
-
-    @configurable
-    def __init__(self, input_shape: dict[str, ShapeSpec], **kwargs: Any) -> None:
-        """See :class:`LabelMapHead`."""
-        super().__init__(input_shape, **kwargs)
+    node_name: ClassVar[str] = "PARTS_HEAD"
 
     @staticmethod
     def add_config(cfg: CfgNode) -> None:
@@ -35,14 +31,3 @@ class PartsHead(LabelMapHead):
         add_branch_config(node, conv_dim=64)
         # That literature's semantic : parts = 1 : 2, since most pixels are background.
         node.LOSS_WEIGHT = 2.0
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Config and backbone outputs -> arguments of ``__init__``."""
-        node = cfg.MODEL.PARTS_HEAD
-        return {
-            **branch_arguments(node, "MODEL.PARTS_HEAD", input_shape),
-            "num_classes": node.NUM_CLASSES,
-            "ignore_value": node.IGNORE_VALUE,
-            "loss_weight": node.LOSS_WEIGHT,
-        }

@@ -8,27 +8,23 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 
+from d2_multitask.data.labels.sem_seg import SemSegLabel
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
-from d2_multitask.heads.dense import dense_shapes
-from d2_multitask.heads.label_map import LabelMapHead
+from d2_multitask.heads.dense import LabelMapHead, dense_shapes
 
 
 @TASK_HEAD_REGISTRY.register("seg")
 class SemSegHead(LabelMapHead):
     """Semantic segmentation. Classes, ignored label and loss weight: ``MODEL.SEM_SEG_HEAD``."""
 
+    labels: ClassVar = (SemSegLabel,)
     label: ClassVar[str] = "sem_seg"
     loss_name: ClassVar[str] = "loss_seg"
     # Where Detectron2's Panoptic FPN keeps the same layers; see `checkpoint.matching`.
     weight_aliases: ClassVar[dict[str, str]] = {"sem_seg_head.": "sem_seg."}
-
-    @configurable
-    def __init__(self, input_shape: dict[str, ShapeSpec], **kwargs: Any) -> None:
-        """See :class:`LabelMapHead`."""
-        super().__init__(input_shape, **kwargs)
 
     @staticmethod
     def add_config(cfg: CfgNode) -> None:

@@ -2,9 +2,9 @@
 
 from d2_multitask.modeling.backbones import add_backbone_config
 from d2_multitask.modeling.mae import MaskedAutoencoder, add_mae_config
+from d2_multitask.modeling.mae.multitask import MultitaskMAE
 from d2_multitask.modeling.mcn import MultitaskCenterNet
-from d2_multitask.modeling.multitask_mae import MultitaskMAE
-from d2_multitask.modeling.multitask_rcnn import MultitaskRCNN, add_rcnn_config
+from d2_multitask.modeling.rcnn import MultitaskRCNN, add_rcnn_config
 from d2_multitask.modeling.roi_heads import MultitaskROIHeads, MultitaskRPN
 
 __all__ = [

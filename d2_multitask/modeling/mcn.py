@@ -16,10 +16,10 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from d2_multitask.heads.base import Decoded, Predictions
-from d2_multitask.heads.build import build_heads, with_required
-from d2_multitask.modeling.label_watch import LabelWatch
-from d2_multitask.modeling.window import crop_result
+from d2_multitask.heads.base import TaskHead
+from d2_multitask.heads.build import TaskHeads, build_heads
+from d2_multitask.losses import LabelWatch
+from d2_multitask.modeling.inference.tiles import crop_result
 
 
 @META_ARCH_REGISTRY.register()
@@ -31,7 +31,7 @@ class MultitaskCenterNet(nn.Module):
         self,
         *,
         backbone: Backbone,
-        heads: nn.ModuleDict,
+        heads: TaskHeads | Sequence[TaskHead],
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         test_tasks: Sequence[str] = (),
@@ -41,7 +41,7 @@ class MultitaskCenterNet(nn.Module):
         """
         Args:
             backbone: gives the feature maps that the heads read.
-            heads: name -> :class:`d2_multitask.heads.base.TaskHead`, in running order.
+            heads: the task heads; a plain list will do, as in a LazyConfig.
             pixel_mean: (3,), in ``INPUT.FORMAT`` order, 0-255.
             pixel_std: (3,), likewise.
             test_tasks: the heads that run at inference; empty = all.
@@ -50,11 +50,11 @@ class MultitaskCenterNet(nn.Module):
         """
         super().__init__()
         self.backbone = backbone
-        self.heads = heads
+        self.heads = heads if isinstance(heads, TaskHeads) else TaskHeads(heads)
         # Buffers, so that they move with the model; not in checkpoints, as in Detectron2.
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
-        self.test_tasks = self._checked_tasks(test_tasks)
+        self.register_buffer("pixel_mean", torch.tensor(list(pixel_mean)).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(list(pixel_std)).view(-1, 1, 1), False)
+        self.test_tasks = self.chosen_heads(test_tasks)
         self.flip_test = flip_test
         self.label_watch = LabelWatch()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -90,7 +90,7 @@ class MultitaskCenterNet(nn.Module):
         """Losses in training mode, results in evaluation mode.
 
         Args:
-            batched_inputs: one dict an image: ``image`` (3, H, W) in ``INPUT.FORMAT`` order, 0-255;
+            batched_inputs: per image a dict: ``image`` (3, H, W) in ``INPUT.FORMAT`` order, 0-255;
                 for results ``height`` and ``width`` of the wanted output (default: the image's),
                 and ``window`` (x0, y0, x1, y1) if the image is but this part of ``image``;
                 for losses whatever labels there are: ``instances``, ``ignore_mask`` (H, W) bool,
@@ -98,7 +98,7 @@ class MultitaskCenterNet(nn.Module):
             tasks: evaluation mode only: run these heads alone. ``None`` = ``TEST.TASKS``.
 
         Returns:
-            Training: ``{"loss_<task>_<term>": ()}``. Evaluation: one dict an image, with
+            Training: ``{"loss_<task>_<term>": ()}``. Evaluation: one dict per image, with
             ``instances`` (``pred_boxes``, ``scores``, ``pred_classes``, ``pred_keypoints`` (n, K,
             3) as far as the tasks give them) and ``sem_seg`` (num_classes, height, width) logits.
         """
@@ -110,57 +110,33 @@ class MultitaskCenterNet(nn.Module):
 
     def losses(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> dict[str, Tensor]:
         """``{"loss_<task>_<term>": ()}`` of a preprocessed batch."""
-        features = self.backbone(images.tensor)
-        losses: dict[str, Tensor] = {}
-        for head in self.heads.values():
-            targets = head.targets(batched_inputs, images)
-            losses.update(head.losses(head.layers(features), targets))
-        return losses
+        return self.heads.losses(self.backbone(images.tensor), batched_inputs, images)
 
     @torch.no_grad()
     def inference(
         self, batched_inputs: list[dict[str, Any]], tasks: Sequence[str] | None = None
     ) -> list[dict[str, Any]]:
-        """Results of the asked tasks; other heads are not run. See :meth:`forward`."""
-        names = self.test_tasks if tasks is None else self._checked_tasks(tasks)
+        """Results of the requested tasks; other heads do not run. See :meth:`forward`."""
+        names = self.test_tasks if tasks is None else self.chosen_heads(tasks)
         images = self.preprocess_image(batched_inputs)
-        predictions = self._predict(images.tensor, names)
-        if self.flip_test:
-            flipped = self._predict(images.tensor.flip(-1), names)
-            predictions = {
-                name: self.heads[name].merge_flipped(predictions[name], flipped[name])
-                for name in names
-            }
-        decoded = Decoded()
-        for name in names:
-            self.heads[name].inference(predictions[name], images, decoded)
+        features = self.backbone(images.tensor)
+        flipped = self.backbone(images.tensor.flip(-1)) if self.flip_test else None
+        wanted = output_sizes(batched_inputs, images)
+        windows = [entry.get("window") for entry in batched_inputs]
+        # Of an image in a frame the whole network input is decoded, then the window is cut out.
+        sizes = [
+            size if window is None else input_size
+            for window, size, input_size in zip(windows, wanted, images.image_sizes, strict=True)
+        ]
+        results = self.heads.inference(features, images, sizes, names, flipped)
         return [
-            self._result(names, decoded, index, images.image_sizes[index], per_image)
-            for index, per_image in enumerate(batched_inputs)
+            result if window is None else crop_result(result, window, *place)
+            for result, window, *place in zip(results, windows, sizes, wanted, strict=True)
         ]
 
-    def _predict(self, images: Tensor, names: Sequence[str]) -> dict[str, Predictions]:
-        features = self.backbone(images)
-        return {name: self.heads[name].layers(features) for name in names}
-
-    def _result(
-        self,
-        names: Sequence[str],
-        decoded: Decoded,
-        index: int,
-        image_size: tuple[int, int],
-        per_image: dict[str, Any],
-    ) -> dict[str, Any]:
-        output_size = (
-            int(per_image.get("height", image_size[0])),
-            int(per_image.get("width", image_size[1])),
-        )
-        window = per_image.get("window")
-        size = output_size if window is None else image_size
-        result: dict[str, Any] = {}
-        for name in names:
-            result.update(self.heads[name].postprocess(decoded, index, image_size, size))
-        return result if window is None else crop_result(result, window, image_size, output_size)
+    def chosen_heads(self, tasks: Sequence[str]) -> list[str]:
+        """The heads that run for ``tasks``; see :meth:`TaskHeads.chosen`."""
+        return self.heads.chosen(tasks)
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalise and pad a batch: ``tensor`` (N, 3, H, W), H and W fit for the backbone."""
@@ -176,18 +152,10 @@ class MultitaskCenterNet(nn.Module):
         batch.tensor = batch.tensor.contiguous(memory_format=self.memory_format)
         return batch
 
-    def _checked_tasks(self, tasks: Sequence[str]) -> list[str]:
-        """The heads to run for ``tasks``, in order.
 
-        Raises:
-            ValueError: a task that this network does not have.
-        """
-        if not tasks:
-            return list(self.heads)
-        for task in tasks:
-            if task not in self.heads:
-                raise ValueError(
-                    f"TEST.TASKS: found {task!r}, expected some of this network's tasks: "
-                    f"{', '.join(self.heads)}"
-                )
-        return with_required(tasks, "TEST.TASKS")
+def output_sizes(batched_inputs: list[dict[str, Any]], images: ImageList) -> list[tuple[int, int]]:
+    """(height, width) requested for each image; by default that of the network input."""
+    return [
+        (int(entry.get("height", height)), int(entry.get("width", width)))
+        for entry, (height, width) in zip(batched_inputs, images.image_sizes, strict=True)
+    ]

@@ -1,8 +1,10 @@
 """Detectron2's proposal network and box, mask and keypoint heads, for labels that are partial.
 
-What is added: an object without a mask or without joints teaches the other heads all the same;
-boxes that lie on crowds are no background; in mixed precision boxes keep their coordinates;
-losses of masks and joints are divided by the number of all processes' labels.
+What is added: an object without a mask or keypoints still teaches the other heads; boxes on ignored
+regions (crowds) are ignored; in mixed precision boxes keep their coordinates; losses of masks and
+keypoints are divided by the number of all processes' labels.
+
+Letters: n objects, m sampled boxes, (H, W) network input. Boxes are xyxy, pixels.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
+from detectron2.layers import ROIAlign, ShapeSpec
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY, ROI_HEADS_REGISTRY
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import (
@@ -22,20 +24,131 @@ from detectron2.modeling.roi_heads import (
 )
 from detectron2.modeling.roi_heads.keypoint_head import keypoint_rcnn_loss
 from detectron2.modeling.roi_heads.roi_heads import select_proposals_with_visible_keypoints
-from detectron2.structures import Boxes, ImageList, Instances, Keypoints
+from detectron2.structures import BitMasks, Boxes, ImageList, Instances, Keypoints
 from torch import Tensor
 
 from d2_multitask.heads.base import check_class_ids
 from d2_multitask.losses import average_over_workers, worker_weight
-from d2_multitask.modeling.instance_labels import ImageLabels, covered_share
 
-# A box that lies on ignored pixels by more than this share of its area teaches nothing.
+# A box that lies on ignored pixels by more than this share of its area is ignored.
 _MAX_IGNORED = 0.5
+
+
+class ImageLabels(Instances):
+    """The labelled objects of one image and where its unlabelled ones are.
+
+    Attributes:
+        ignore_mask: (H, W) bool, crowds and remains of objects, neither object nor background;
+            ``None`` if there are none.
+    """
+
+    def __init__(
+        self, image_size: tuple[int, int], ignore_mask: Tensor | None = None, **fields: Any
+    ) -> None:
+        super().__init__(image_size, **fields)
+        # With the underscore, ``Instances`` does not take it for a field of the objects.
+        self._ignore_mask = ignore_mask
+
+    @property
+    def ignore_mask(self) -> Tensor | None:
+        """See the class."""
+        return self._ignore_mask
+
+    @classmethod
+    def of(cls, entry: dict[str, Any], device: torch.device) -> ImageLabels:
+        """From one entry of ``batched_inputs``; without ``instances`` there are no objects.
+
+        Args:
+            entry: with ``image`` (3, H, W) and perhaps ``instances`` and ``ignore_mask``.
+            device: where the labels go.
+        """
+        height, width = entry["image"].shape[-2:]
+        if "instances" not in entry:
+            boxes = Boxes(torch.zeros((0, 4), device=device))
+            classes = torch.zeros(0, dtype=torch.long, device=device)
+            return cls((height, width), gt_boxes=boxes, gt_classes=classes)
+        fields = entry["instances"].to(device).get_fields()
+        if isinstance(fields.get("gt_masks"), BitMasks):
+            fields = {**fields, "gt_masks": SharedBitMasks(fields["gt_masks"].tensor)}
+        ignore_mask = entry.get("ignore_mask")
+        if ignore_mask is not None:
+            ignore_mask = ignore_mask.to(device)
+        return cls((height, width), ignore_mask, **fields)
+
+
+class SharedBitMasks(BitMasks):
+    """Bit masks of which any number of rows can be taken without copying a pixel.
+
+    Detectron2 gives each of its (typically 512) sampled boxes a copy of its object's whole mask,
+    most of which it drops again.
+    """
+
+    def __init__(self, tensor: Tensor, index: Tensor | None = None) -> None:
+        """
+        Args:
+            tensor: (n, H, W) masks.
+            index: (m,) int64, the mask of each row; ``None`` = each its own.
+        """
+        super().__init__(tensor)
+        self.index = torch.arange(len(tensor), device=tensor.device) if index is None else index
+
+    def to(self, *args: Any, **kwargs: Any) -> SharedBitMasks:
+        """See ``torch.Tensor.to``; the index goes along."""
+        tensor = self.tensor.to(*args, **kwargs)
+        return SharedBitMasks(tensor, self.index.to(tensor.device))
+
+    def __getitem__(self, item: int | slice | Tensor) -> SharedBitMasks:
+        """Rows; an ``int`` gives one row."""
+        if isinstance(item, int):
+            item = slice(item, item + 1 or None)
+        return SharedBitMasks(self.tensor, self.index[item])
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def nonempty(self) -> Tensor:
+        """(m,) bool: which rows' masks have a pixel."""
+        return self.tensor.flatten(1).any(1)[self.index]
+
+    def crop_and_resize(self, boxes: Tensor, mask_size: int) -> Tensor:
+        """As in ``BitMasks``.
+
+        Args:
+            boxes: (m, 4), one for each row.
+            mask_size: side of the result.
+
+        Returns:
+            (m, mask_size, mask_size) bool.
+        """
+        rois = torch.cat([self.index[:, None].to(boxes), boxes], 1)
+        align = ROIAlign((mask_size, mask_size), 1.0, 0, aligned=True)
+        return align(self.tensor[:, None].float(), rois)[:, 0] >= 0.5
+
+
+def covered_share(boxes: Tensor, mask: Tensor) -> Tensor:
+    """How much of each box lies on a mask.
+
+    Args:
+        boxes: (m, 4), of any position; corners are rounded to pixels.
+        mask: (H, W) bool.
+
+    Returns:
+        (m,) float32 in [0, 1].
+    """
+    height, width = mask.shape
+    # integral[y, x] = pixels of the mask above and left of (x, y); float64 counts them exactly.
+    integral = torch.zeros((height + 1, width + 1), dtype=torch.float64, device=mask.device)
+    integral[1:, 1:] = mask.double().cumsum(0).cumsum(1)
+    x1, x2 = (boxes[:, i].round().long().clamp(0, width) for i in (0, 2))
+    y1, y2 = (boxes[:, i].round().long().clamp(0, height) for i in (1, 3))
+    on_mask = integral[y2, x2] - integral[y1, x2] - integral[y2, x1] + integral[y1, x1]
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return (on_mask / area.clamp(min=1)).float().clamp(0, 1)
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class MultitaskRPN(RPN):
-    """Detectron2's region proposal network; anchors on ignored pixels are no background."""
+    """Detectron2's region proposal network; anchors on ignored pixels are not background."""
 
     def label_and_sample_anchors(
         self, anchors: list[Boxes], gt_instances: list[ImageLabels]
@@ -55,11 +168,11 @@ class MultitaskKeypointHead(KRCNNConvDeconvUpsampleHead):
     """Detectron2's keypoint head, whose loss wants (N, C, H, W) order; in float32."""
 
     def layers(self, x: Tensor) -> Tensor:
-        """Pooled features (R, C, h, w) -> joint heatmaps (R, K, S, S), logits."""
+        """Pooled features (R, C, h, w) -> keypoint heatmaps (R, K, S, S), logits."""
         return super().layers(x).float().contiguous()
 
     def forward(self, x: Tensor, instances: list[Instances]) -> Any:
-        """As in Detectron2's head, with the mean over all processes' visible joints."""
+        """As in Detectron2's head, with the mean over all processes' visible keypoints."""
         if not self.training or self.loss_normalizer != "visible":
             return super().forward(x, instances)
         logits = self.layers(x)
@@ -82,7 +195,7 @@ class MultitaskROIHeads(StandardROIHeads):
     def __init__(self, *, keypoint_classes: list[int] | None = None, **kwargs: Any) -> None:
         """
         Args:
-            keypoint_classes: the classes whose boxes get joints; empty = all.
+            keypoint_classes: the classes whose boxes get keypoints; empty = all.
             **kwargs: of ``StandardROIHeads``.
         """
         super().__init__(**kwargs)
@@ -93,7 +206,7 @@ class MultitaskROIHeads(StandardROIHeads):
         """Config and backbone outputs -> arguments of ``__init__``.
 
         Raises:
-            ValueError: a class with joints that there is not.
+            ValueError: a class with keypoints that does not exist.
         """
         arguments = super().from_config(cfg, input_shape)
         classes, key = cfg.MODEL.MULTITASK_RCNN.KEYPOINT_CLASSES, "MULTITASK_RCNN.KEYPOINT_CLASSES"
@@ -114,7 +227,7 @@ class MultitaskROIHeads(StandardROIHeads):
     def forward_with_given_boxes(
         self, features: dict[str, Tensor], instances: list[Instances]
     ) -> list[Instances]:
-        """As in ``StandardROIHeads``, without the joints' heatmaps in the results."""
+        """As in ``StandardROIHeads``, without the keypoints' heatmaps in the results."""
         instances = super().forward_with_given_boxes(self._poolable(features), instances)
         for image in instances:
             if image.has("pred_keypoint_heatmaps"):
@@ -174,7 +287,7 @@ class MultitaskROIHeads(StandardROIHeads):
     ) -> dict[str, Tensor]:
         instances, _ = select_foreground_proposals(instances, self.num_classes)
         num_keypoints = self.keypoint_head.num_keypoints
-        instances = [_with_joints(image, num_keypoints) for image in instances]
+        instances = [_with_keypoints(image, num_keypoints) for image in instances]
         if any(map(len, instances)):  # Detectron2 logs a mean over the images with objects
             instances = select_proposals_with_visible_keypoints(instances)
         pooled = self.keypoint_pooler(
@@ -185,12 +298,12 @@ class MultitaskROIHeads(StandardROIHeads):
 
 
 def _with_masks(image: Instances) -> Instances:
-    """The sampled boxes whose object has a mask; an empty mask is an unlabelled one."""
+    """The sampled boxes whose object has a mask; an empty mask means unlabelled."""
     return image[image.gt_masks.nonempty()] if image.has("gt_masks") else image[:0]
 
 
-def _with_joints(image: Instances, num_keypoints: int) -> Instances:
-    """The same boxes, with joints that nobody labelled if the image has none."""
+def _with_keypoints(image: Instances, num_keypoints: int) -> Instances:
+    """The same boxes, with unlabelled keypoints if the image has none."""
     if image.has("gt_keypoints"):
         return image
     image = image[:]  # its fields are shared, its dict is not

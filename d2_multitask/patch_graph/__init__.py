@@ -1,14 +1,14 @@
 """Segments without labels, from what an autoencoder needs to see to reconstruct what.
 
-- `autoencoder.py`: what is asked of the autoencoder, and batches of visible sets;
+- `autoencoder.py`: what the autoencoder must offer, and batches of visible sets;
 - `relation.py`: how much patch j helps to reconstruct patch i; its kinds are in `estimators.py`
-  and `ridge.py` (from errors), and `similarity.py` (at most one pass);
-- `graph.py`, `communities.py`, `normalised_cut.py`: patches as a graph, and its division;
-- `growing.py`, `tiles.py`: larger and larger graphs; `foreground.py`: which segments are the
-  object; `refine.py`: patches to pixels;
-- `segmenter.py`: all of it, one image in, segments out; `settings.py`: what can be chosen.
+  (from errors) and `similarity.py` (at most one pass); `tiles.py`: of large images;
+- `graph.py`, `communities.py`: patches as a graph, and its division;
+- `growing.py`: larger and larger graphs; `foreground.py`: which segments are the object;
+  `refine.py`: patches to pixels;
+- `segmenter.py`: all of it, one image in, segments out, and its settings.
 
-No part of it needs Detectron2, nor the rest of this package.
+No part of it needs Detectron2 nor a trainer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from d2_multitask.patch_graph.communities import consensus, louvain
 from d2_multitask.patch_graph.foreground import Foreground, choose_foreground
 from d2_multitask.patch_graph.graph import PatchGraph, graph_from_relation
 from d2_multitask.patch_graph.growing import Dendrogram, grow
-from d2_multitask.patch_graph.normalised_cut import normalised_cut
 from d2_multitask.patch_graph.relation import (
     Budget,
     Relation,
@@ -25,8 +24,7 @@ from d2_multitask.patch_graph.relation import (
     measure_relation,
     rank_average,
 )
-from d2_multitask.patch_graph.segmenter import Segmentation, segment_image
-from d2_multitask.patch_graph.settings import SegmenterSettings
+from d2_multitask.patch_graph.segmenter import Segmentation, SegmenterSettings, segment_image
 
 __all__ = [
     "Budget",
@@ -43,7 +41,6 @@ __all__ = [
     "louvain",
     "measure_anytime",
     "measure_relation",
-    "normalised_cut",
     "rank_average",
     "segment_image",
 ]

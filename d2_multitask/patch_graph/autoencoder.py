@@ -100,7 +100,7 @@ def check_autoencoder(model: Any) -> None:
 
 
 def default_batch_size(model: Any, num_patches: int, device: torch.device) -> int:
-    """Visible sets a batch, such that its largest tensor stays below `ACTIVATION_BYTES`.
+    """Visible sets per batch, such that its largest tensor stays below `ACTIVATION_BYTES`.
 
     That is the hidden layer of a block's MLP, four times as wide as the block. It follows from the
     network and the grid alone, not from the memory that happens to be free.

@@ -5,7 +5,7 @@ Letters: n nodes. Labels are int64 (n,), 0, 1, ... in the order of their first n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import ndimage, sparse
@@ -35,7 +35,7 @@ def louvain(
         backend: "networkx", or "networkit" (pip install "d2_multitask[graph]"), which is faster.
 
     Returns:
-        One (n,) array of labels a level, finest first.
+        One (n,) array of labels per level, finest first.
 
     Raises:
         ValueError: unknown backend, or the resolution is not positive.
@@ -57,14 +57,13 @@ def _networkx_louvain(graph: PatchGraph, resolution: float, seed: int) -> list[n
     levels = networkx.community.louvain_partitions(
         to_networkx(graph), weight="weight", resolution=resolution, seed=seed
     )
-    return [_labels_of_groups(groups, graph.num_nodes) for groups in levels]
-
-
-def _labels_of_groups(groups: Iterable[Iterable[int]], num_nodes: int) -> np.ndarray:
-    labels = np.empty(num_nodes, np.int64)
-    for label, nodes in enumerate(groups):
-        labels[list(nodes)] = label
-    return labels
+    result = []
+    for groups in levels:
+        labels = np.empty(graph.num_nodes, np.int64)
+        for label, nodes in enumerate(groups):
+            labels[list(nodes)] = label
+        result.append(labels)
+    return result
 
 
 def _networkit_louvain(graph: PatchGraph, resolution: float, seed: int) -> list[np.ndarray]:
@@ -99,38 +98,11 @@ BACKENDS: dict[str, Callable[[PatchGraph, float, int], list[np.ndarray]]] = {
 """Name -> levels of a graph that has edges, for a resolution and a seed."""
 
 
-def modularity(graph: PatchGraph, labels: np.ndarray, resolution: float = 1.0) -> float:
-    """Newman's modularity of a division, with resolution; 0 for a graph without edges."""
-    groups = _indicators(labels)
-    weights = sparse.csr_array(graph.weights)
-    total = weights.sum()
-    if total == 0:
-        return 0.0
-    inside = (groups.T @ weights @ groups).diagonal() / total
-    degrees = (groups.T @ weights.sum(1)) / total
-    return float((inside - resolution * degrees**2).sum())
-
-
-def _indicators(labels: np.ndarray) -> sparse.csr_array:
-    """(n,) labels -> (n, number of groups), 1 where a node belongs to a group."""
-    labels = canonical_labels(labels)
-    shape = (len(labels), labels.max(initial=-1) + 1)
-    ones = np.ones(len(labels))
-    return sparse.csr_array((ones, (np.arange(len(labels)), labels)), shape=shape)
-
-
 def split_disconnected(graph: PatchGraph, labels: np.ndarray) -> np.ndarray:
     """Split every community into the parts that its own edges connect.
 
     Louvain may return communities whose nodes are joined only through others (Traag et al. 2019,
     arXiv 1810.08473).
-
-    Args:
-        graph: n nodes.
-        labels: (n,).
-
-    Returns:
-        (n,).
     """
     first, second, weight = graph.edges()
     if not weight.size:
@@ -145,13 +117,6 @@ def join_isolated(graph: PatchGraph, labels: np.ndarray) -> np.ndarray:
     """Patches without any edge that touch each other become one community.
 
     Such are the patches of a tile of one colour, where there is nothing to measure.
-
-    Args:
-        graph: whose nodes are patches, L.
-        labels: (L,).
-
-    Returns:
-        (L,).
     """
     first, second, _ = graph.edges()
     isolated = np.ones(graph.grid_hw, bool)
@@ -195,7 +160,7 @@ def consensus(
     runs = [louvain(graph, value, seed, backend)[-1] for value in resolutions for seed in seeds]
     if not runs:
         raise ValueError("Consensus: expected at least one seed and one resolution")
-    shares = sum((g @ g.T for g in map(_indicators, runs)), start=0).toarray() / len(runs)
+    shares = np.mean([labels[:, None] == labels for labels in runs], axis=0)
     shares[shares < 0.5] = 0
     np.fill_diagonal(shares, 0)
     agreed = PatchGraph(shares, graph.positions_yx, graph.grid_hw, graph.members)

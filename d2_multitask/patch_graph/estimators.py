@@ -13,24 +13,58 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
-
-from d2_multitask.patch_graph.visible_sets import (
-    balanced_sets,
-    interleaved_sets,
-    visible_counts,
-)
 
 VISIBLE_RATIOS = (0.03, 0.12, 0.25)
 # How often a pair (i hidden, j visible) must be expected for an estimate from random sets.
 MIN_OBSERVATIONS = 4
 # Errors are divided by their mean; that of a perfect reconstruction is 0.
 ERROR_EPS = 1e-12
+# Of the temporary tensor when the ridge regressions of several targets are solved together.
+SOLVE_BYTES = 64 * 2**20
+
+
+def visible_counts(visible_ratios: Sequence[float], num_patches: int) -> list[int]:
+    """Shares of visible patches -> numbers of patches, each once, at least 1 and below L.
+
+    Raises:
+        ValueError: no ratio, or one that is not in (0, 1).
+    """
+    if not visible_ratios or not all(0 < ratio < 1 for ratio in visible_ratios):
+        raise ValueError(
+            f"Visible ratios: found {list(visible_ratios)}, expected numbers between 0 and 1"
+        )
+    counts = {min(max(1, round(ratio * num_patches)), num_patches - 1) for ratio in visible_ratios}
+    return sorted(counts)
+
+
+def balanced_sets(num_patches: int, count: int, seed: Sequence[int]) -> Iterator[Tensor]:
+    """Endless visible sets (L,) bool of K = ``count`` patches.
+
+    Each run of floor(L / K) sets is a permutation of the patches cut into pieces, so that every
+    patch is visible equally often.
+    """
+    generator = np.random.default_rng(seed)
+    while True:
+        permutation = torch.from_numpy(generator.permutation(num_patches))
+        for first in range(0, num_patches - count + 1, count):
+            visible = torch.zeros(num_patches, dtype=torch.bool)
+            visible[permutation[first : first + count]] = True
+            yield visible
+
+
+def interleaved_sets(num_patches: int, counts: Sequence[int], seed: int) -> Iterator[Tensor]:
+    """Endless visible sets whose sizes take turns; a longer run starts with a shorter one."""
+    streams = [balanced_sets(num_patches, count, (seed, count)) for count in counts]
+    while True:
+        for stream in streams:
+            yield next(stream)
 
 
 class Estimator(ABC):
-    """Asks for visible sets, is told the errors, estimates the relation from all so far.
+    """Draws visible sets and estimates the relation from their errors.
 
     Attributes:
         required_passes: fewer cannot identify the relation.
@@ -43,10 +77,6 @@ class Estimator(ABC):
     max_passes: int | None = None
 
     def __init__(self, num_patches: int) -> None:
-        """
-        Args:
-            num_patches: L.
-        """
         self.num_patches = num_patches
         self._sets = self._stream()
         self._visible: list[Tensor] = []
@@ -70,7 +100,7 @@ class Estimator(ABC):
         return torch.stack(list(islice(self._sets, num_sets)))
 
     def add(self, visible: Tensor, errors: Tensor) -> None:
-        """Tell the errors (M, L) of the sets (M, L) that `draw` gave."""
+        """Add the errors (M, L) of the sets (M, L) that `draw` gave."""
         self._visible.append(visible)
         self._errors.append(errors)
 
@@ -86,16 +116,12 @@ class Estimator(ABC):
 class SingleSource(Estimator):
     """R1: one patch visible at a time, exact; as long as the budget is L passes.
 
-    I_ij = (mean_j' e_i({j'}) - e_i({j})) / mean_j' e_i({j'}). Sees far, but an autoencoder that was
-    trained with a quarter of the patches visible is asked something that it never learnt.
+    I_ij = (mean_j' e_i({j'}) - e_i({j})) / mean_j' e_i({j'}). Reaches far, but an autoencoder is
+    trained with many more visible patches.
     """
 
     def __init__(self, num_patches: int, seed: int = 0) -> None:
-        """
-        Args:
-            num_patches: L.
-            seed: not used, nothing is random.
-        """
+        """``seed`` is ignored: nothing is random."""
         super().__init__(num_patches)
         self.required_passes = self.default_passes = self.max_passes = num_patches
 
@@ -163,6 +189,112 @@ def _moments(relative: Tensor, hidden: Tensor, condition: Tensor) -> tuple[Tenso
     square = relative.square().T @ condition / samples.clamp(min=1)
     spread = (square - mean.square()).clamp(min=0) / (samples - 1).clamp(min=1)
     return mean, spread.where(samples > 1, torch.inf)
+
+
+class Ridge(RandomSets):
+    """R2: random sets and a ridge regression of each patch's relative error on what is visible.
+
+    r_i(S) = a_i - sum_j I_ij [j in S], fitted on the sets without i; the intercept a_i is one for
+    each size of sets, and is not shrunk.
+    """
+
+    def __init__(
+        self,
+        num_patches: int,
+        seed: int = 0,
+        visible_ratios: Sequence[float] = VISIBLE_RATIOS,
+        ridge: float | None = None,
+        with_standard_error: bool = True,
+    ) -> None:
+        """
+        Args:
+            num_patches: see `RandomSets`.
+            seed: likewise.
+            visible_ratios: likewise.
+            ridge: lambda, weight of the squared coefficients against the squared residuals. It
+                does not grow with the passes, so that with many of them nothing is shrunk.
+                ``None`` = 0.375 times the mean number of visible patches: the more patches share
+                an effect, the smaller each one's part is expected to be.
+            with_standard_error: costs as much as the estimate itself.
+
+        Raises:
+            ValueError: see `visible_counts`; or the ridge is not positive.
+        """
+        super().__init__(num_patches, seed, visible_ratios)
+        if ridge is not None and ridge <= 0:
+            raise ValueError(f"Ridge: found {ridge}, expected more than 0")
+        self.ridge = ridge or 0.375 * sum(self.counts) / len(self.counts)
+        self.with_standard_error = with_standard_error
+
+    def warning(self, passes: int) -> str | None:
+        """Fewer passes than unknowns."""
+        if passes >= self.num_patches:
+            return None
+        return (
+            f"{passes} passes are fewer than the {self.num_patches} coefficients of a patch, so "
+            f"the ridge decides between them; {self.num_patches} passes or more identify the "
+            "relation"
+        )
+
+    def estimate(self) -> tuple[Tensor, Tensor | None]:
+        """See `Estimator.estimate`; the error is that of the shrunk estimate, without its bias."""
+        visible, errors = self._samples()
+        relative = relative_errors(visible, errors)  # (R, L), 0 where visible
+        centred = _Centring(visible)
+        step = max(1, SOLVE_BYTES // (4 * len(visible) * self.num_patches))
+        chunks = torch.arange(self.num_patches).split(step)
+        parts = [
+            self._solve(centred.gram(targets), visible, relative, targets) for targets in chunks
+        ]
+        matrix = torch.cat([part[0] for part in parts])
+        if not self.with_standard_error:
+            return matrix, None
+        return matrix, torch.cat([part[1] for part in parts])
+
+    def _solve(
+        self, gram: Tensor, visible: Tensor, relative: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Gram matrices (T, L, L) of T targets -> influences (T, L), standard errors (T, L)."""
+        y = relative[:, targets]  # (R, T)
+        moment = y.T @ visible.float()  # (T, L)
+        penalised = gram + self.ridge * torch.eye(self.num_patches)
+        factor = torch.linalg.cholesky(penalised)
+        coefficients = torch.cholesky_solve(moment[..., None], factor)[..., 0]
+        if not self.with_standard_error:
+            return -coefficients, coefficients
+        inverse = torch.cholesky_inverse(factor)
+        diagonal = inverse.diagonal(dim1=1, dim2=2)  # (T, L)
+        degrees = self.num_patches - self.ridge * diagonal.sum(1)
+        fitted = (coefficients[:, None] @ gram @ coefficients[..., None])[:, 0, 0]
+        residual = y.square().sum(0) - 2 * (coefficients * moment).sum(1) + fitted
+        samples = (~visible[:, targets]).sum(0)
+        variance = residual.clamp(min=0) / (samples - degrees).clamp(min=1)
+        spread = diagonal - self.ridge * inverse.square().sum(1)
+        error = (variance[:, None] * spread.clamp(min=0)).sqrt()
+        return -coefficients, error.scatter_(1, targets[:, None], 0.0)
+
+
+class _Centring:
+    """Gram matrices of the indicators of visible patches, centred for each target and size."""
+
+    def __init__(self, visible: Tensor) -> None:
+        self.x = visible.float()
+        self.hidden = 1 - self.x
+        self.sums, self.samples = [], []
+        counts = visible.sum(1)
+        for count in counts.unique():
+            rows = counts == count
+            self.sums.append(self.hidden[rows].T @ self.x[rows])  # (L targets, L)
+            self.samples.append(self.hidden[rows].sum(0).clamp(min=1))  # (L targets,)
+
+    def gram(self, targets: Tensor) -> Tensor:
+        """(T, L, L): sums over the sets without the target of products of centred indicators."""
+        weighted = self.hidden[:, targets].T[:, None] * self.x.T  # (T, L, R)
+        gram = weighted @ self.x
+        for sums, samples in zip(self.sums, self.samples, strict=True):
+            part = sums[targets] / samples[targets, None].sqrt()
+            gram -= part[:, :, None] * part[:, None, :]
+        return gram
 
 
 class LeaveOneOut(Estimator):

@@ -52,7 +52,6 @@ def choose_foreground(
     image: Tensor | None = None,
     threshold: float = 0.0,
     border_weight: float = 1.0,
-    batch_size: int | None = None,
     dtype: torch.dtype | None = None,
 ) -> Foreground:
     """Choose the foreground among segments.
@@ -68,8 +67,7 @@ def choose_foreground(
         threshold: a score has to be above it, or the answer is "no object". All rules score a
             candidate 0 that is as good as chance.
         border_weight: see above.
-        batch_size: as in `measure_relation`.
-        dtype: likewise.
+        dtype: as in `measure_relation`.
 
     Returns:
         The decision; a single segment is "no object", and so is a flat image.
@@ -91,7 +89,7 @@ def choose_foreground(
         return _decide(candidates, scores, threshold, rule)
     if model is None or image is None:
         raise ValueError(f"Foreground: the rule {rule!r} needs a model and an image")
-    meter = ErrorMeter(model, image, batch_size=batch_size, dtype=dtype)
+    meter = ErrorMeter(model, image, dtype=dtype)
     if is_flat(image):
         return Foreground(None, -np.inf, np.zeros((0, *labels.shape), bool), np.zeros(0), rule)
     candidates, scores = _inpainting_error(labels, meter, border_weight)

@@ -35,6 +35,10 @@ class PatchGraph:
         grid_hw: (h, w), the patches of the image.
         members: for each node the patches (indices in reading order) that it stands for; ``None``
             = node i is patch i.
+
+    Raises:
+        ValueError: a shape does not fit, or weights are negative, not finite, not symmetric, or
+            not 0 on the diagonal.
     """
 
     weights: np.ndarray | sparse.csr_array
@@ -43,12 +47,6 @@ class PatchGraph:
     members: tuple[np.ndarray, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no such graph.
-
-        Raises:
-            ValueError: a shape does not fit, or weights are negative, not finite, not symmetric,
-                or not 0 on the diagonal.
-        """
         n = len(self.positions_yx)
         expected = n if self.members is not None else self.grid_hw[0] * self.grid_hw[1]
         if self.weights.shape != (n, n) or n != expected or len(self.members or range(n)) != n:
@@ -94,11 +92,7 @@ class PatchGraph:
 
 
 def graph_from_relation(
-    relation: Relation,
-    *,
-    locality: float | None = None,
-    neighbours: int | None = None,
-    power: float = 1.0,
+    relation: Relation, *, locality: float | None = None, neighbours: int | None = None
 ) -> PatchGraph:
     """Patches as nodes, the positive part of the symmetric relation as weights.
 
@@ -107,7 +101,6 @@ def graph_from_relation(
         locality: standard deviation, in patches, of a Gaussian of the distance that weights are
             multiplied with; ``None`` = distance does not count.
         neighbours: keep an edge if it is among so many strongest ones of either end.
-        power: weights are raised to it; above 1 strong edges count more.
 
     Returns:
         The graph of L nodes.
@@ -115,30 +108,45 @@ def graph_from_relation(
     Raises:
         ValueError: a number is not positive.
     """
-    check_graph_settings(locality, neighbours, power)
-    weights = relation.symmetric().double().numpy().clip(min=0) ** power
-    places = patch_places(relation.grid_hw).double().numpy()
-    if locality is not None:
-        square = ((places[:, None] - places[None]) ** 2).sum(-1)
-        weights *= np.exp(-square / (2 * locality**2))
-    np.fill_diagonal(weights, 0)
-    if neighbours is not None and neighbours < len(weights) - 1:
-        weights = _keep_strongest(weights, neighbours)
-    return PatchGraph(weights, places, relation.grid_hw)
+    matrix = relation.symmetric().double().numpy()
+    return graph_from_matrix(matrix, relation.grid_hw, locality=locality, neighbours=neighbours)
 
 
-def check_graph_settings(locality: float | None, neighbours: int | None, power: float) -> None:
-    """Raise ValueError where a number is not positive."""
-    values = {"locality": locality, "neighbours": neighbours, "power": power}
-    for name, value in values.items():
+def graph_from_matrix(
+    matrix: np.ndarray | sparse.csr_array,
+    grid_hw: tuple[int, int],
+    *,
+    locality: float | None = None,
+    neighbours: int | None = None,
+) -> PatchGraph:
+    """As `graph_from_relation`, of a symmetric matrix (L, L); sparse weights if that is sparse."""
+    for name, value in (("locality", locality), ("neighbours", neighbours)):
         if value is not None and not value > 0:
             raise ValueError(f"Graph: found {name} {value}, expected more than 0")
+    places = patch_places(grid_hw).double().numpy()
+    edges = sparse.coo_array(matrix)
+    values = edges.data.clip(min=0)
+    if locality is not None:
+        square = ((places[edges.row] - places[edges.col]) ** 2).sum(1)
+        values = values * np.exp(-square / (2 * locality**2))
+    values[edges.row == edges.col] = 0
+    weights = sparse.csr_array((values, (edges.row, edges.col)), shape=edges.shape)
+    weights.eliminate_zeros()
+    if neighbours is not None:
+        weights = _keep_strongest(weights, neighbours)
+    if not sparse.issparse(matrix):
+        weights = weights.toarray()
+    return PatchGraph(weights, places, grid_hw)
 
 
-def _keep_strongest(weights: np.ndarray, neighbours: int) -> np.ndarray:
+def _keep_strongest(weights: sparse.csr_array, neighbours: int) -> sparse.csr_array:
     """Keep edges that are among the strongest of either end; equals are all kept."""
-    kth = np.partition(weights, -neighbours, axis=1)[:, -neighbours]
-    return np.where((weights >= kth[:, None]) | (weights >= kth[None]), weights, 0)
+    rows = np.split(weights.data, weights.indptr[1:-1])
+    least = [np.partition(r, -neighbours)[-neighbours] if r.size > neighbours else 0 for r in rows]
+    kept = weights.copy()
+    kept.data = np.where(kept.data >= np.repeat(least, np.diff(weights.indptr)), kept.data, 0)
+    kept.eliminate_zeros()
+    return sparse.csr_array(kept.maximum(kept.T))
 
 
 def to_networkx(graph: PatchGraph) -> networkx.Graph:
@@ -182,12 +190,7 @@ def from_networkx(graph: networkx.Graph) -> PatchGraph:
 
 
 def save_npz(graph: PatchGraph, path: str | Path) -> None:
-    """Write a graph as npz, readable without pickle; sparse graphs come back dense or sparse.
-
-    Args:
-        graph: dense or sparse; which it was is kept.
-        path: the file; numpy adds ``.npz`` if it is missing.
-    """
+    """Write a graph as npz, readable without pickle; numpy adds ``.npz`` if it is missing."""
     first, second, weight = graph.edges()
     members = graph.members or ()
     np.savez_compressed(

@@ -1,6 +1,6 @@
-"""Regions grow by measuring again: the poster's larger and larger graphs (R4).
+"""Larger and larger graphs: regions are merged and measured again (R4).
 
-The nodes are regions now. An edge says how much one region, being all that is visible, lowers the
+The nodes are regions. An edge is by how much one region, being all that is visible, lowers the
 error of the other. The pair with the best edge is merged, what changed is measured again, and so
 on: a dendrogram.
 
@@ -25,7 +25,7 @@ from d2_multitask.patch_graph.autoencoder import (
 )
 from d2_multitask.patch_graph.communities import canonical_labels
 from d2_multitask.patch_graph.estimators import ERROR_EPS
-from d2_multitask.patch_graph.windows import Window, tile_windows
+from d2_multitask.patch_graph.tiles import Window, tile_windows
 
 
 @dataclass(frozen=True)
@@ -95,13 +95,11 @@ def grow(
     *,
     min_regions: int = 2,
     threshold: float | None = None,
-    adjacent: bool = True,
     tile_hw: tuple[int, int] | None = None,
-    overlap: float = 0.5,
     batch_size: int | None = None,
     dtype: torch.dtype | None = None,
 ) -> Dendrogram:
-    """Merge the best pair of regions and measure again, until few are left.
+    """Merge the best pair of regions that touch and measure again, until few are left.
 
     A patch's usual error is its mean over all regions of the start that do not hold it; so it takes
     three regions to tell which two belong together.
@@ -112,11 +110,9 @@ def grow(
         labels: (h, w) or (L,), the regions of the start.
         min_regions: stop when so many are left.
         threshold: stop when the best edge is below it.
-        adjacent: merge only regions that touch (4-neighbours).
         tile_hw: (h, w) of tiles in patches: regions are measured in each tile that they reach
-            into, so that the autoencoder sees images of the size that it learnt, and regions grow
-            across tiles. ``None`` = the whole image at once.
-        overlap: see `d2_multitask.patch_graph.windows.tile_starts`.
+            into, so that the autoencoder gets images of the size that it was trained with, and
+            regions grow across tiles. ``None`` = the whole image at once.
         batch_size: as in `measure_relation`.
         dtype: likewise.
 
@@ -130,17 +126,22 @@ def grow(
     """
     start = time.perf_counter()
     grid_hw = patch_grid_of(image, model.patch_size)
-    labels = canonical_labels(_checked_labels(labels, grid_hw))
+    if np.size(labels) != grid_hw[0] * grid_hw[1]:
+        raise ValueError(
+            f"Labels: found the shape {np.shape(labels)}, expected one label for each of the "
+            f"{grid_hw[0]}x{grid_hw[1]} patches"
+        )
+    labels = canonical_labels(np.reshape(labels, grid_hw))
     if min_regions < 1:
         raise ValueError(f"Growing: found min_regions={min_regions}, expected at least 1")
-    windows = tile_windows(grid_hw, tile_hw, overlap)
+    windows = tile_windows(grid_hw, tile_hw)
     meters = [
         ErrorMeter(model, window.crop(image, model.patch_size), batch_size=batch_size, dtype=dtype)
         for window in windows
     ]
     merges: list[Merge] = []
     if not is_flat(image) and labels.max() + 1 > max(2, min_regions):
-        regions = _Regions(labels, windows, meters, adjacent)
+        regions = _Regions(labels, windows, meters)
         while len(regions.alive) > min_regions:
             merge = regions.best_merge()
             if merge is None or (threshold is not None and merge.score < threshold):
@@ -156,17 +157,6 @@ def grow(
     )
 
 
-def _checked_labels(labels: np.ndarray, grid_hw: tuple[int, int]) -> np.ndarray:
-    """(h, w), or ValueError."""
-    labels = np.asarray(labels)
-    if labels.size != grid_hw[0] * grid_hw[1]:
-        raise ValueError(
-            f"Labels: found the shape {labels.shape}, expected one label for each of the "
-            f"{grid_hw[0]}x{grid_hw[1]} patches"
-        )
-    return labels.reshape(grid_hw)
-
-
 class _Regions:
     """The regions of all steps, how much they help each other, and which of them are alive.
 
@@ -175,23 +165,13 @@ class _Regions:
     """
 
     def __init__(
-        self,
-        labels: np.ndarray,
-        windows: Sequence[Window],
-        meters: Sequence[ErrorMeter],
-        adjacent: bool,
+        self, labels: np.ndarray, windows: Sequence[Window], meters: Sequence[ErrorMeter]
     ) -> None:
-        """
-        Args:
-            labels: (h, w), 0..C-1.
-            windows: that cover the image.
-            meters: one a window.
-            adjacent: merge only regions that touch.
-        """
+        """Measure the regions ``labels`` (h, w), 0..C-1; one meter per window."""
         count = int(labels.max()) + 1
         self.num_patches = labels.size
         self.members = [labels.flatten() == region for region in range(count)]  # (L,) bool each
-        self.touching = region_adjacency(labels) if adjacent else np.ones((count, count), bool)
+        self.touching = region_adjacency(labels)
         self.alive = list(range(count))
         patches = [window.patches(labels.shape) for window in windows]
         self.windows = list(zip(patches, meters, strict=True))
@@ -254,7 +234,8 @@ class _Regions:
 
     def best_merge(self) -> Merge | None:
         """The pair with the best edge; ``None`` if there is no edge."""
-        edges = np.triu(self.edges(), 1) + np.tril(np.full((len(self.alive),) * 2, -np.inf))
+        edges = self.edges()
+        # symmetric: the first of two equals is above the diagonal
         first, second = np.unravel_index(edges.argmax(), edges.shape)
         score = float(edges[first, second])
         if not np.isfinite(score):
@@ -282,15 +263,7 @@ def _measure(meter: ErrorMeter, visible: np.ndarray) -> np.ndarray:
 
 
 def region_adjacency(labels: np.ndarray) -> np.ndarray:
-    """Which regions touch.
-
-    Args:
-        labels: (h, w) int64, 0..C-1.
-
-    Returns:
-        (C, C) bool, symmetric: some patch of one is above, below, left or right of one of the
-        other.
-    """
+    """(h, w), 0..C-1 -> (C, C) bool: which regions have patches that are 4-neighbours."""
     touching = np.zeros((labels.max() + 1,) * 2, bool)
     touching[labels[1:], labels[:-1]] = True
     touching[labels[:, 1:], labels[:, :-1]] = True

@@ -23,9 +23,9 @@ from d2_multitask.patch_graph.estimators import (
     ConditionalMeans,
     Estimator,
     LeaveOneOut,
+    Ridge,
     SingleSource,
 )
-from d2_multitask.patch_graph.ridge import Ridge
 from d2_multitask.patch_graph.similarity import (
     color_similarity,
     distance_similarity,
@@ -46,7 +46,7 @@ class Relation:
         grid_hw: (h, w).
         standard_error: (L, L) float32 of the entries, ``inf`` where a pair was never observed;
             ``None`` where nothing is sampled.
-        passes: forward passes that it took, one a visible set.
+        passes: forward passes that it took, one per visible set.
         seconds: wall clock time that it took, all included.
         name: the kind, or the kinds of a mixture.
     """
@@ -76,7 +76,7 @@ class Budget:
     """What a measurement may cost; both ``None`` = the default of the kind.
 
     Attributes:
-        passes: forward passes, one a visible set.
+        passes: forward passes, one per visible set.
         seconds: wall clock time; a batch that would go beyond it is not started.
     """
 
@@ -127,7 +127,7 @@ def measure_relation(
         budget: for the kinds in `ESTIMATORS`; default: L passes for ``single_source``, 2 L for the
             others. ``single_source`` never needs more than L.
         seed: of the visible sets. The sets of a larger budget contain those of a smaller one.
-        batch_size: visible sets a forward pass; ``None`` = as many as are fast.
+        batch_size: visible sets per forward pass; ``None`` = as many as are fast.
         dtype: ``torch.bfloat16`` = mixed precision.
         **settings: of the kind, see the classes and functions in the two tables.
 
@@ -168,16 +168,8 @@ def measure_anytime(
 
     Stop iterating when you are content. Before the relation is identified nothing is yielded.
 
-    Args:
-        model: see `measure_relation`, as for all arguments but one.
-        image: likewise.
-        kind: likewise.
-        budget: likewise.
-        seed: likewise.
-        batch_size: likewise.
-        dtype: likewise.
-        only_last: yield once, when the budget is spent; saves the solving in between.
-        **settings: likewise.
+    Args: as of `measure_relation`, and ``only_last``: yield once, when the budget is spent, which
+    saves the solving in between.
 
     Yields:
         Relations, each from all passes so far.

@@ -24,16 +24,63 @@ from d2_multitask.patch_graph.foreground import (
     choose_foreground,
     merge_smallest,
 )
-from d2_multitask.patch_graph.graph import PatchGraph, graph_from_relation
+from d2_multitask.patch_graph.graph import PatchGraph, graph_from_matrix, graph_from_relation
 from d2_multitask.patch_graph.growing import Dendrogram, grow
 from d2_multitask.patch_graph.refine import refine_labels, stretch_labels
 from d2_multitask.patch_graph.relation import Budget, Relation, measure_relation, rank_average
-from d2_multitask.patch_graph.settings import SegmenterSettings
-from d2_multitask.patch_graph.tiles import Tile, graph_from_tiles
-from d2_multitask.patch_graph.windows import tile_windows
+from d2_multitask.patch_graph.tiles import Tile, stitch, tile_windows
 
 # Of the resolution, for consensus.
 CONSENSUS_FACTORS = (0.8, 1.0, 1.2)
+
+
+@dataclass(frozen=True)
+class SegmenterSettings:
+    """How an image is segmented.
+
+    Attributes:
+        kinds: relations; several are mixed by `rank_average`.
+        passes: budget of each relation (and of each tile); ``None`` = the kind's default.
+        seconds: likewise.
+        locality: see `graph_from_relation`.
+        neighbours: likewise.
+        resolution: of Louvain's method.
+        num_consensus: seeds for `consensus` at three resolutions around ``resolution``; 0 = a
+            single run.
+        backend: of Louvain's method.
+        grow: measure regions again and merge them (R4).
+        num_segments: merge until so many are left; ``None`` = by ``merge_threshold`` alone.
+        merge_threshold: merge until the best score is below it; ``None`` = by ``num_segments``.
+            Both ``None``: the communities are the segments, and all merges are in the dendrogram.
+        foreground: a rule of `choose_foreground`, or ``None`` = no decision. The rule
+            ``inpainting_error`` is given at most 7 segments, by growing (or else by merging the
+            smallest).
+        foreground_threshold: see `choose_foreground`.
+        border_weight: likewise.
+        tile_hw: (h, w) patches of a tile; larger images are tiled. ``None`` = never.
+        refine: pixel labels that follow edges; else patches are squares.
+        seed: of everything random.
+        dtype: ``torch.bfloat16`` = mixed precision.
+    """
+
+    kinds: tuple[str, ...] = ("ridge",)
+    passes: int | None = None
+    seconds: float | None = None
+    locality: float | None = None
+    neighbours: int | None = 16
+    resolution: float = 1.0
+    num_consensus: int = 0
+    backend: str = "networkx"
+    grow: bool = True
+    num_segments: int | None = None
+    merge_threshold: float | None = None
+    foreground: str | None = "inpainting_error"
+    foreground_threshold: float = 0.0
+    border_weight: float = 1.0
+    tile_hw: tuple[int, int] | None = None
+    refine: bool = True
+    seed: int = 0
+    dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True)
@@ -103,13 +150,21 @@ def segment_image(
     settings = settings or SegmenterSettings()
     clock = _Clock()
     with clock.stage("relation"):
-        tiles = _measure(model, image, settings)
+        tiles = measure_tiles(model, image, settings)
     with clock.stage("graph"):
-        graph = _graph(tiles, image, model.patch_size, settings)
+        options = {"locality": settings.locality, "neighbours": settings.neighbours}
+        if len(tiles) == 1:
+            graph = graph_from_relation(tiles[0][1], **options)
+        else:
+            grid_hw = patch_grid_of(image, model.patch_size)
+            graph = graph_from_matrix(stitch(tiles, grid_hw), grid_hw, **options)
     with clock.stage("communities"):
         levels = [graph.patch_labels(labels) for labels in _communities(graph, settings)]
     with clock.stage("growing"):
-        dendrogram = _grow(model, image, levels[-1], settings) if settings.grow else None
+        dendrogram = None
+        if settings.grow:
+            how = {"tile_hw": settings.tile_hw, "dtype": settings.dtype}
+            dendrogram = grow(model, image, levels[-1], **how)
         labels = _final_labels(levels[-1], dendrogram, settings)
     with clock.stage("foreground"):
         foreground = _foreground(model, image, labels, dendrogram, settings)
@@ -146,43 +201,22 @@ class _Clock:
         self.seconds[name] = time.perf_counter() - start
 
 
-def _measure(model: Autoencoder, image: Tensor, settings: SegmenterSettings) -> list[Tile]:
-    """Windows and their relations; one window for an image that is not tiled."""
+def measure_tiles(model: Autoencoder, image: Tensor, settings: SegmenterSettings) -> list[Tile]:
+    """Windows and their relations, in reading order; the tile number t gets the seed + t.
+
+    An image that is not tiled is one window. Arguments and errors: see `segment_image`.
+    """
     budget = Budget(settings.passes, settings.seconds)
+    windows = tile_windows(patch_grid_of(image, model.patch_size), settings.tile_hw)
     tiles = []
-    windows = tile_windows(
-        patch_grid_of(image, model.patch_size), settings.tile_hw, settings.overlap
-    )
-    for number, window in enumerate(windows):
+    for seed, window in enumerate(windows, start=settings.seed):
+        pixels = window.crop(image, model.patch_size)
         relations = [
-            measure_relation(
-                model,
-                window.crop(image, model.patch_size),
-                kind,
-                budget,
-                seed=settings.seed + number,
-                batch_size=settings.batch_size,
-                dtype=settings.dtype,
-                **settings.relation_settings.get(kind, {}),
-            )
+            measure_relation(model, pixels, kind, budget, seed=seed, dtype=settings.dtype)
             for kind in settings.kinds
         ]
-        relation = relations[0] if len(relations) == 1 else rank_average(relations)
-        tiles.append((window, relation))
+        tiles.append((window, relations[0] if len(relations) == 1 else rank_average(relations)))
     return tiles
-
-
-def _graph(
-    tiles: list[Tile], image: Tensor, patch_size: int, settings: SegmenterSettings
-) -> PatchGraph:
-    options = {
-        "locality": settings.locality,
-        "neighbours": settings.neighbours,
-        "power": settings.power,
-    }
-    if len(tiles) == 1:
-        return graph_from_relation(tiles[0][1], **options)
-    return graph_from_tiles(tiles, patch_grid_of(image, patch_size), **options)
 
 
 def _communities(graph: PatchGraph, settings: SegmenterSettings) -> list[np.ndarray]:
@@ -196,33 +230,17 @@ def _communities(graph: PatchGraph, settings: SegmenterSettings) -> list[np.ndar
     return levels
 
 
-def _grow(
-    model: Autoencoder, image: Tensor, labels: np.ndarray, settings: SegmenterSettings
-) -> Dendrogram:
-    return grow(
-        model,
-        image,
-        labels,
-        tile_hw=settings.tile_hw,
-        overlap=settings.overlap,
-        batch_size=settings.batch_size,
-        dtype=settings.dtype,
-    )
-
-
 def _final_labels(
     labels: np.ndarray, dendrogram: Dendrogram | None, settings: SegmenterSettings
 ) -> np.ndarray:
     if settings.num_segments is None and settings.merge_threshold is None:
         return labels
-    if dendrogram is None:
-        return (
-            labels
-            if settings.num_segments is None
-            else merge_smallest(labels, settings.num_segments)
+    if dendrogram is not None:
+        return dendrogram.labels_at(
+            num_regions=settings.num_segments, threshold=settings.merge_threshold
         )
-    return dendrogram.labels_at(
-        num_regions=settings.num_segments, threshold=settings.merge_threshold
+    return (
+        labels if settings.num_segments is None else merge_smallest(labels, settings.num_segments)
     )
 
 
@@ -246,7 +264,6 @@ def _foreground(
         image=image,
         threshold=settings.foreground_threshold,
         border_weight=settings.border_weight,
-        batch_size=settings.batch_size,
         dtype=settings.dtype,
     )
 
@@ -259,18 +276,19 @@ def _on_pixels(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Segments (H, W) int64, and the object (H, W) bool or ``None``, with the same edges."""
     mask = None if foreground is None else foreground.mask
-    joint = 2 * labels + (mask if mask is not None else 0)
+    # both in one number, so that they are refined together
+    both = 2 * labels + (mask if mask is not None else 0)
     if settings.refine:
-        joint = refine_labels(joint, pixels)
+        both = refine_labels(both, pixels)
     else:
-        joint = stretch_labels(joint, pixels.shape[:2])
-    return joint // 2, None if mask is None else joint % 2 == 1
+        both = stretch_labels(both, pixels.shape[:2])
+    return both // 2, None if mask is None else both % 2 == 1
 
 
 def to_pixels(image: Tensor) -> np.ndarray:
-    """A normalised image (3, H, W) -> (H, W, 3) uint8, from its darkest to its brightest number.
+    """A normalised image (3, H, W) -> (H, W, 3) uint8, scaled to the full range.
 
-    It serves as a guide for edges; the colours are not those of the original.
+    It is a guide for edges; the colours are not those of the original.
     """
     values = image.float().cpu()
     low, high = values.aminmax()

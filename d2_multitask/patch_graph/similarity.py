@@ -16,14 +16,14 @@ from d2_multitask.patch_graph.autoencoder import patch_grid_of
 
 
 @torch.no_grad()
-def encoder_similarity(model: Any, image: Tensor, *, centred: bool = True) -> Tensor:
-    """Cosine of the encoder's features of all patches, one pass.
+def encoder_similarity(model: Any, image: Tensor) -> Tensor:
+    """Cosine of the encoder's features of all patches less their mean, one pass.
+
+    Features of one image share a large part, which would make all cosines nearly 1.
 
     Args:
         model: has ``encoder``, see `Autoencoder`.
         image: (3, H, W), normalised.
-        centred: subtract the mean feature first. Features of one image share a large part, which
-            makes all cosines nearly 1.
 
     Raises:
         ValueError: the model has no encoder.
@@ -34,9 +34,7 @@ def encoder_similarity(model: Any, image: Tensor, *, centred: bool = True) -> Te
             f"Relation 'encoder_features': found {type(model).__name__} without an encoder"
         )
     features = encoder(image[None])[0, 1:].float().cpu()  # (L, D)
-    if centred:
-        features = features - features.mean(0)
-    features = F.normalize(features, dim=1)
+    features = F.normalize(features - features.mean(0), dim=1)
     return (features @ features.T).fill_diagonal_(0)
 
 

@@ -1,89 +1,73 @@
-"""Images larger than those that the autoencoder learnt: overlapping tiles, one graph.
+"""Images larger than those that the autoencoder was trained with: overlapping tiles, one relation.
 
-Letters: L patches of the whole image, l of a tile.
+Letters: L = h * w patches of the image, l of a tile.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
 
-from d2_multitask.patch_graph.autoencoder import Autoencoder, patch_grid_of
-from d2_multitask.patch_graph.graph import PatchGraph, check_graph_settings
-from d2_multitask.patch_graph.relation import Budget, Relation, measure_relation
-from d2_multitask.patch_graph.similarity import patch_places
-from d2_multitask.patch_graph.windows import Window, tile_windows
+from d2_multitask.patch_graph.autoencoder import MIN_GRID
+from d2_multitask.patch_graph.relation import Relation
+from d2_multitask.targets.tiles import tile_starts
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of patches: its first patch, and its patches along height and width."""
+
+    first_yx: tuple[int, int]
+    grid_hw: tuple[int, int]
+
+    def crop(self, image: Tensor, patch_size: int) -> Tensor:
+        """(3, H, W) -> the window's pixels (3, h * p, w * p)."""
+        (y, x), (h, w) = self.first_yx, self.grid_hw
+        rows = slice(y * patch_size, (y + h) * patch_size)
+        return image[:, rows, x * patch_size : (x + w) * patch_size]
+
+    def patches(self, image_grid_hw: tuple[int, int]) -> np.ndarray:
+        """(l,) int64: indices of the window's patches among those of the image."""
+        (y, x), (h, w) = self.first_yx, self.grid_hw
+        indices = np.arange(math.prod(image_grid_hw)).reshape(image_grid_hw)
+        return indices[y : y + h, x : x + w].flatten()
+
 
 Tile = tuple[Window, Relation]
 
 
-def measure_tiles(
-    model: Autoencoder,
-    image: Tensor,
-    kind: str = "ridge",
-    budget: Budget | None = None,
-    *,
-    tile_hw: tuple[int, int],
-    overlap: float = 0.5,
-    seed: int = 0,
-    batch_size: int | None = None,
-    dtype: torch.dtype | None = None,
-    **settings: Any,
-) -> list[Tile]:
-    """Measure the relation of each tile.
+def tile_windows(grid_hw: tuple[int, int], tile_hw: tuple[int, int] | None) -> list[Window]:
+    """The tiles of a grid, in reading order; neighbours have at least half a tile in common.
 
     Args:
-        model: see `d2_multitask.patch_graph.relation.measure_relation`.
-        image: (3, H, W).
-        kind: likewise.
-        budget: for each tile.
-        tile_hw: (h, w) of a tile in patches: the grid that the autoencoder was trained on.
-        overlap: see `d2_multitask.patch_graph.windows.tile_starts`.
-        seed: likewise; the tile number t gets seed + t.
-        batch_size: likewise.
-        dtype: likewise.
-        **settings: likewise.
-
-    Returns:
-        The tiles in reading order, each with its relation.
+        grid_hw: (h, w) of the image.
+        tile_hw: (h, w) of a tile, in patches; ``None`` = one window, the whole image.
 
     Raises:
-        ValueError: see `measure_relation` and `tile_starts`.
+        ValueError: a tile of fewer than 2 patches along a side.
     """
-    windows = tile_windows(patch_grid_of(image, model.patch_size), tile_hw, overlap)
-    return [
-        (
-            window,
-            measure_relation(
-                model,
-                window.crop(image, model.patch_size),
-                kind,
-                budget,
-                seed=seed + number,
-                batch_size=batch_size,
-                dtype=dtype,
-                **settings,
-            ),
+    if tile_hw is None:
+        return [Window((0, 0), grid_hw)]
+    if min(tile_hw) < MIN_GRID:
+        raise ValueError(
+            f"Tiles: found tiles of {tile_hw[0]}x{tile_hw[1]} patches, expected at least "
+            f"{MIN_GRID}x{MIN_GRID}"
         )
-        for number, window in enumerate(windows)
-    ]
+    rows, columns = (tile_starts(*sides) for sides in zip(grid_hw, tile_hw, strict=True))
+    size = (min(tile_hw[0], grid_hw[0]), min(tile_hw[1], grid_hw[1]))
+    return [Window((y, x), size) for y in rows for x in columns]
 
 
 def stitch(tiles: Sequence[Tile], grid_hw: tuple[int, int]) -> sparse.csr_array:
-    """One matrix from those of tiles.
+    """(L, L) float64, symmetric and signed: the mean over the tiles that hold both patches.
 
-    Args:
-        tiles: of one image.
-        grid_hw: (h, w) of the image.
-
-    Returns:
-        (L, L) float64, symmetric and signed: the mean over the tiles that hold both patches, 0
-        where none does.
+    Pairs that share no tile have 0.
     """
     total = sum(_spread(window, r.symmetric(), grid_hw) for window, r in tiles)
     times = sum(_spread(window, torch.ones_like(r.matrix), grid_hw) for window, r in tiles)
@@ -95,57 +79,7 @@ def _spread(window: Window, matrix: Tensor, grid_hw: tuple[int, int]) -> sparse.
     """(l, l) of a tile -> (L, L) of the image."""
     patches = window.patches(grid_hw)
     rows, columns = np.meshgrid(patches, patches, indexing="ij")
-    length = grid_hw[0] * grid_hw[1]
     values = matrix.double().numpy().flatten()
-    return sparse.csr_array((values, (rows.flatten(), columns.flatten())), shape=(length, length))
-
-
-def graph_from_tiles(
-    tiles: Sequence[Tile],
-    grid_hw: tuple[int, int],
-    *,
-    locality: float | None = None,
-    neighbours: int | None = None,
-    power: float = 1.0,
-) -> PatchGraph:
-    """As `d2_multitask.patch_graph.graph.graph_from_relation`, of a whole image.
-
-    Args:
-        tiles: of one image.
-        grid_hw: (h, w) of the image.
-        locality: see there.
-        neighbours: see there.
-        power: see there.
-
-    Returns:
-        The graph of L nodes; its weights are sparse.
-
-    Raises:
-        ValueError: see there.
-    """
-    check_graph_settings(locality, neighbours, power)
-    matrix = stitch(tiles, grid_hw).tocoo()
-    places = patch_places(grid_hw).double().numpy()
-    values = matrix.data.clip(min=0) ** power
-    if locality is not None:
-        square = ((places[matrix.row] - places[matrix.col]) ** 2).sum(1)
-        values = values * np.exp(-square / (2 * locality**2))
-    keep = (values > 0) & (matrix.row != matrix.col)
-    ends = (matrix.row[keep], matrix.col[keep])
-    weights = sparse.csr_array((values[keep], ends), shape=matrix.shape)
-    if neighbours is not None:
-        weights = _keep_strongest(weights, neighbours)
-    return PatchGraph(weights, places, grid_hw)
-
-
-def _keep_strongest(weights: sparse.csr_array, neighbours: int) -> sparse.csr_array:
-    """Keep edges that are among the strongest of either end."""
-    degrees = np.diff(weights.indptr)
-    rows = np.repeat(np.arange(weights.shape[0]), degrees)
-    order = np.lexsort((-weights.data, rows))
-    rank = np.empty(len(order), np.int64)  # of each edge among those of its row
-    rank[order] = np.arange(len(order)) - np.repeat(weights.indptr[:-1], degrees)
-    kept = weights.copy()
-    kept.data = np.where(rank < neighbours, kept.data, 0)
-    kept.eliminate_zeros()
-    return sparse.csr_array(kept.maximum(kept.T))
+    return sparse.csr_array(
+        (values, (rows.flatten(), columns.flatten())), shape=(math.prod(grid_hw),) * 2
+    )

@@ -1,6 +1,7 @@
-"""Decoding: predictions on the grid -> objects. The exact inverse of ``centers.py``.
+"""Decoding: predictions on the grid -> objects. The exact inverse of ``encode.py``.
 
-Letters: N images, C classes, K joints, P peaks an image, Q joint peaks, (h, w) grid size.
+Letters: N images, C classes, K keypoints, P peaks per image, Q peaks per
+keypoint, (h, w) grid size.
 Everything is in stride units until a head multiplies by the stride.
 """
 
@@ -8,13 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import reduce
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# PyTorch's max pooling on processors is fast over many channels only; with fewer, maxima along
-# columns, then rows, are: twenty times for one channel, five for 80 in the order (N, C, h, w).
+# PyTorch's max pooling on CPUs is fast over many channels only; with fewer, maxima along columns,
+# then rows, are faster: 20 times for one channel, 5 times for 80 in the order (N, C, h, w).
 FEW_CHANNELS = 32
 
 
@@ -24,7 +26,7 @@ class Peaks:
 
     Attributes:
         scores: (N, P) in [0, 1].
-        channels: (N, P) int64, the class (or joint) of the peak.
+        channels: (N, P) int64, the class (or keypoint) of the peak.
         xy: (N, P, 2) int64 cell (x, y).
     """
 
@@ -75,26 +77,25 @@ def find_peaks(
         heatmap: (N, C, h, w) scores in [0, 1].
         topk: P; fewer if the grid has fewer cells.
         kernel: see :func:`suppress_non_peaks`.
-        score_threshold: P may also be smaller by ranks that score no higher in any image.
+        score_threshold: ranks that score no higher in any image are left out (smaller P).
     """
-    _, num_channels, height, width = heatmap.shape
+    height, width = heatmap.shape[2:]
     flat = suppress_non_peaks(heatmap, kernel).flatten(1)  # (N, C * h * w)
     scores, index = _best(flat, topk, score_threshold)
-    cell = index % (height * width)
-    xy = torch.stack([cell % width, torch.div(cell, width, rounding_mode="floor")], -1)
-    return Peaks(scores, torch.div(index, height * width, rounding_mode="floor"), xy)
+    channel, cell = index // (height * width), index % (height * width)
+    return Peaks(scores, channel, torch.stack([cell % width, cell // width], -1))
 
 
-def find_joint_peaks(
+def find_keypoint_peaks(
     heatmap: Tensor, topk: int, kernel: int = 3, score_threshold: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The ``topk`` best peaks of each joint of each image.
+    """The ``topk`` best peaks per keypoint and image.
 
     Args:
         heatmap: (N, K, h, w) scores in [0, 1].
         topk: Q; fewer if the grid has fewer cells.
         kernel: see :func:`suppress_non_peaks`.
-        score_threshold: Q may also be smaller by ranks that score no higher for any joint.
+        score_threshold: ranks that score no higher for any keypoint are left out (smaller Q).
 
     Returns:
         scores (N, K, Q) and cells (N, K, Q, 2) int64 (x, y).
@@ -102,42 +103,47 @@ def find_joint_peaks(
     width = heatmap.shape[3]
     flat = suppress_non_peaks(heatmap, kernel).flatten(2)  # (N, K, h * w)
     scores, cell = _best(flat, topk, score_threshold)
-    xy = torch.stack([cell % width, torch.div(cell, width, rounding_mode="floor")], -1)
-    return scores, xy
+    return scores, torch.stack([cell % width, cell // width], -1)
 
 
 def _best(scores: Tensor, topk: int, threshold: float | None) -> tuple[Tensor, Tensor]:
     """Values and indices, (..., P), of the ``topk`` best of the last dimension, best first.
 
     Ranks that are at most ``threshold`` in all rows are left out: with few objects in an image,
-    most of the work on a hundred candidates would be for nothing.
+    most of the work on a hundred candidates would be wasted.
     """
     values, index = scores.topk(min(topk, scores.shape[-1]), dim=-1)
     # A traced or compiled graph would keep the number of its first image for all images.
     recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
     if threshold is not None and not recorded:
         ranks = values.flatten(0, -2).amax(0)  # (P,), descending
-        count = int((~(ranks <= threshold)).sum())  # NaN counts: it is not to be lost here
+        count = int((~(ranks <= threshold)).sum())  # NaN counts: it must not be lost here
         values, index = values[..., :count], index[..., :count]
     return values, index
 
 
-def gather_cells(feature: Tensor, xy: Tensor) -> Tensor:
-    """Read a map at cells.
+class ValuesAtCells(Protocol):
+    """A prediction that is computed at the cells where it is read, and never as a map."""
+
+    def values_at(self, xy: Tensor) -> Tensor:
+        """(N, P, 2) int64 cells (x, y) -> (N, P, C)."""
+
+
+def values_at(prediction: Tensor | ValuesAtCells, xy: Tensor) -> Tensor:
+    """Read a prediction at cells.
 
     Args:
-        feature: (N, C, h, w), or an object with a method ``gather_cells(xy)`` that knows the values
-            at cells without the map.
+        prediction: (N, C, h, w) map, or an object that computes values at cells.
         xy: (N, P, 2) int64 cells (x, y), inside the grid.
 
     Returns:
-        (N, P, C).
+        (N, P, C) float32.
     """
-    if not isinstance(feature, Tensor):
-        return feature.gather_cells(xy)
-    flat = xy[..., 1] * feature.shape[3] + xy[..., 0]  # (N, P)
-    index = flat[:, None, :].expand(-1, feature.shape[1], -1)  # (N, C, P)
-    return feature.flatten(2).gather(2, index).transpose(1, 2)
+    if not isinstance(prediction, Tensor):
+        return prediction.values_at(xy).float()
+    flat = xy[..., 1] * prediction.shape[3] + xy[..., 0]  # (N, P)
+    index = flat[:, None, :].expand(-1, prediction.shape[1], -1)  # (N, C, P)
+    return prediction.flatten(2).gather(2, index).transpose(1, 2).float()
 
 
 def decode_boxes(center_xy: Tensor, wh: Tensor) -> Tensor:
@@ -168,22 +174,22 @@ def boxes_from_ltrb(cell_xy: Tensor, distances: Tensor) -> Tensor:
     return torch.cat([center - distances[..., :2], center + distances[..., 2:]], -1)
 
 
-def joint_hull(joints_xy: Tensor, margin: float = 0.1) -> Tensor:
-    """The box around an object's joints, for networks without a box head.
+def keypoint_hull(keypoints_xy: Tensor, margin: float = 0.1) -> Tensor:
+    """The box around an object's keypoints, for networks without a box head.
 
     Args:
-        joints_xy: (..., K, 2).
-        margin: part of each side that is added on either end: a body reaches beyond its joints.
+        keypoints_xy: (..., K, 2).
+        margin: part of each side that is added on either end: a body reaches beyond its keypoints.
 
     Returns:
         (..., 4) xyxy, same unit.
     """
-    low, high = joints_xy.amin(-2), joints_xy.amax(-2)
+    low, high = keypoints_xy.amin(-2), keypoints_xy.amax(-2)
     grow = (high - low) * margin
     return torch.cat([low - grow, high + grow], -1)
 
 
-def match_joints(
+def match_keypoints(
     regressed_xy: Tensor,
     peak_xy: Tensor,
     peak_scores: Tensor,
@@ -193,9 +199,9 @@ def match_joints(
     max_distance: float,
     nearest_first: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Move regressed joints to the joint-heatmap peaks that explain them (CenterNet, section 4.2).
+    """Move regressed keypoints to the heatmap peaks that explain them (CenterNet, section 4.2).
 
-    A joint takes the nearest of its peaks that scores above ``score_threshold``, lies inside the
+    A keypoint takes the nearest of its peaks that scores above ``score_threshold``, lies inside the
     object's box and within ``max_distance`` x the box's longer side; else it stays where it was
     regressed. With ``nearest_first`` the nearest peak above the threshold is chosen first, and if
     it lies outside of the box no other is tried: CenterNet's code.
@@ -210,15 +216,15 @@ def match_joints(
         nearest_first: choose the peak before looking at the box.
 
     Returns:
-        joints (N, P, K, 2) and matched (N, P, K) bool.
+        keypoints (N, P, K, 2) and matched (N, P, K) bool.
     """
     if peak_scores.shape[-1] == 0 or regressed_xy.shape[1] == 0:
         return regressed_xy, torch.zeros_like(regressed_xy[..., 0], dtype=torch.bool)
     # x and y apart: reductions over a last dimension of 2 would take most of the time.
     x, y = peak_xy[:, None].unbind(-1)  # (N, 1, K, Q)
     x0, y0, x1, y1 = boxes[:, :, None, None].unbind(-1)  # (N, P, 1, 1)
-    joint_x, joint_y = regressed_xy[..., None, :].unbind(-1)  # (N, P, K, 1)
-    squared = (joint_x - x).square() + (joint_y - y).square()  # (N, P, K, Q)
+    keypoint_x, keypoint_y = regressed_xy[..., None, :].unbind(-1)  # (N, P, K, 1)
+    squared = (keypoint_x - x).square() + (keypoint_y - y).square()  # (N, P, K, Q)
     reach = max_distance * torch.maximum(x1 - x0, y1 - y0)  # (N, P, 1, 1)
     allowed = (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1) & (squared <= reach.square())
     strong = (peak_scores > score_threshold)[:, None]  # (N, 1, K, Q)
@@ -231,18 +237,18 @@ def match_joints(
     return torch.where(matched[..., None], found, regressed_xy), matched
 
 
-def sample_joint_scores(heatmap: Tensor, joints_xy: Tensor) -> Tensor:
-    """Joint confidence: the joint's heatmap at the cell that the joint lies in.
+def sample_keypoint_scores(heatmap: Tensor, keypoints_xy: Tensor) -> Tensor:
+    """Keypoint confidence: the keypoint's heatmap at the cell that the keypoint lies in.
 
     Args:
         heatmap: (N, K, h, w) scores in [0, 1].
-        joints_xy: (N, P, K, 2) stride units; joints outside the grid score 0.
+        keypoints_xy: (N, P, K, 2) stride units; keypoints outside the grid score 0.
 
     Returns:
         (N, P, K) in [0, 1].
     """
     height, width = heatmap.shape[2:]
-    cell = joints_xy.floor()
+    cell = keypoints_xy.floor()
     inside = (cell >= 0).all(-1) & (cell[..., 0] < width) & (cell[..., 1] < height)
     flat = (cell[..., 1].clamp(0, height - 1) * width + cell[..., 0].clamp(0, width - 1)).long()
     scores = heatmap.flatten(2).gather(2, flat.transpose(1, 2)).transpose(1, 2)  # (N, P, K)

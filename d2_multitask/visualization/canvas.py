@@ -1,4 +1,4 @@
-"""Drawing objects on one image: Detectron2's ``Visualizer`` with one colour an object.
+"""Drawing objects on one image: Detectron2's ``Visualizer`` with one colour per object.
 
 Coordinates are continuous pixels of the image that the canvas was made from; the canvas itself may
 be larger, because small images are enlarged first: thin lines and letters on 160 pixels cannot be
@@ -28,22 +28,22 @@ class DrawnObjects:
 
     Attributes:
         boxes: (n, 4) xyxy, or ``None``: no boxes.
-        joints_xy: (n, K, 2), or ``None``: no skeletons.
-        joints_shown: (n, K) bool, the joints that are drawn.
-        joints_hollow: (n, K) bool, the joints that are drawn as rings (occluded), or ``None``.
+        keypoints_xy: (n, K, 2), or ``None``: no skeletons.
+        keypoints_shown: (n, K) bool, keypoints that are drawn.
+        keypoints_hollow: (n, K) bool, keypoints drawn as rings (occluded), or ``None``.
         labels: n texts; an empty text draws no tag.
         colors: n RGB colours; by default the palette in order.
     """
 
     boxes: np.ndarray | None = None
-    joints_xy: np.ndarray | None = None
-    joints_shown: np.ndarray | None = None
-    joints_hollow: np.ndarray | None = None
+    keypoints_xy: np.ndarray | None = None
+    keypoints_shown: np.ndarray | None = None
+    keypoints_hollow: np.ndarray | None = None
     labels: list[str] = field(default_factory=list)
     colors: list[tuple[int, int, int]] | None = None
 
     def __len__(self) -> int:
-        present = self.boxes if self.boxes is not None else self.joints_xy
+        present = self.boxes if self.boxes is not None else self.keypoints_xy
         return 0 if present is None else len(present)
 
     def color(self, index: int) -> tuple[float, float, float]:
@@ -57,7 +57,7 @@ class PictureCanvas(Visualizer):
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        metadata: joint names and limbs, see ``metadata.picture_metadata``.
+        metadata: keypoint names and limbs, see ``metadata.picture_metadata``.
         min_long_side: least length of the longer side in pixels; larger images keep their size.
     """
 
@@ -96,7 +96,7 @@ class PictureCanvas(Visualizer):
             order = np.argsort(-sides.prod(1), kind="stable").tolist()
             for index in order:
                 self._draw_rectangle(boxes[index], objects.color(index))
-        if objects.joints_xy is not None:
+        if objects.keypoints_xy is not None:
             for index in order:
                 self._draw_skeleton(objects, index)
         if boxes is not None and objects.labels:
@@ -121,10 +121,10 @@ class PictureCanvas(Visualizer):
         self.output.ax.add_patch(rectangle)
 
     def _draw_skeleton(self, objects: DrawnObjects, index: int) -> None:
-        shown = objects.joints_shown[index]
+        shown = objects.keypoints_shown[index]
         if not shown.any():
             return
-        xy, color = objects.joints_xy[index] * self.zoom_xy, objects.color(index)
+        xy, color = objects.keypoints_xy[index] * self.zoom_xy, objects.color(index)
         side = np.ptp(xy[shown], axis=0).max()
         width = self._thinner(side * 1.2) * 1.5
         segments = [xy[[a, b]] for a, b in limbs(self.metadata) if shown[a] and shown[b]]
@@ -134,7 +134,9 @@ class PictureCanvas(Visualizer):
         lines.set_path_effects(_outlined(self._points(width)))
         self.output.ax.add_collection(lines, autolim=False)
         hollow = (
-            np.zeros_like(shown) if objects.joints_hollow is None else objects.joints_hollow[index]
+            np.zeros_like(shown)
+            if objects.keypoints_hollow is None
+            else objects.keypoints_hollow[index]
         )
         for chosen, face in ((shown & ~hollow, "white"), (shown & hollow, _DARK)):
             self.output.ax.plot(

@@ -16,11 +16,11 @@ import torch
 from detectron2.data import Metadata
 from torch import Tensor
 
-from d2_multitask.evaluation.thinning import thin
+from d2_multitask.evaluation.boundary.thinning import thin
 from d2_multitask.visualization import style
 from d2_multitask.visualization.predictions import class_map
 
-# One colour a part, from the head to the lower legs; then the palette of classes goes on.
+# One colour per part, from the head to the lower legs; then the palette of classes goes on.
 PART_COLORS: tuple[tuple[int, int, int], ...] = (
     (255, 92, 92),
     (255, 205, 60),
@@ -89,16 +89,7 @@ def draw_parts(
     scores = torch.as_tensor(part_seg)
     size = image.shape[:2]
     ids = class_map(scores, size) if scores.dim() == 3 else scores.cpu().numpy()
-    picture = image
-    for part in np.unique(ids).tolist():
-        if part == 0:
-            continue
-        mask = style.resize_mask(ids == part, size)
-        if part == ignore_value:
-            picture = style.blend_hatching(picture, mask)
-        else:
-            picture = style.blend_color(picture, mask, part_color(part), alpha=0.6)
-    return picture if picture is not image else image.copy()
+    return style.blend_labels(image, ids, part_color, ignore_value=ignore_value, alpha=0.6)
 
 
 def part_color(part: int) -> tuple[int, int, int]:
@@ -118,15 +109,11 @@ def draw_foreground(
         ignore_value: label that is hatched.
     """
     height, width = image.shape[:2]
-    ignored = foreground == ignore_value
-    values = np.where(ignored, 0, foreground).astype(np.float32).clip(0, 1)
-    values = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
-    mask = values >= 0.5
+    values, ignored = _without_ignored(foreground, ignore_value)
+    mask = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR) >= 0.5
     picture = np.where(mask[..., None], image, image * _DIMMED).astype(np.uint8)
     picture = style.blend_color(picture, mask, style.class_color(0), alpha=0.35)
-    if ignored.any():
-        picture = style.blend_hatching(picture, style.resize_mask(ignored, (height, width)))
-    return picture
+    return _hatched(picture, ignored)
 
 
 def draw_boundary(image: np.ndarray, boundary: np.ndarray, ignore_value: int = 255) -> np.ndarray:
@@ -137,19 +124,27 @@ def draw_boundary(image: np.ndarray, boundary: np.ndarray, ignore_value: int = 2
         boundary: (h, w) probability in [0, 1], or ids 0, 1 and ``ignore_value``.
         ignore_value: label that is hatched.
     """
-    ignored = boundary == ignore_value
-    values = np.where(ignored, 0, boundary).astype(np.float32).clip(0, 1)
+    values, ignored = _without_ignored(boundary, ignore_value)
     cover = _spread(values, image.shape[:2])[..., None]
     picture = image * (_DIMMED * (1 - cover)) + np.array(BOUNDARY_COLOR, np.float32) * cover
-    picture = picture.clip(0, 255).astype(np.uint8)
-    if ignored.any():
-        picture = style.blend_hatching(picture, style.resize_mask(ignored, image.shape[:2]))
-    return picture
+    return _hatched(picture.clip(0, 255).astype(np.uint8), ignored)
+
+
+def _without_ignored(values: np.ndarray, ignore_value: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values in [0, 1], 0 where they are ignored; and where that is."""
+    ignored = values == ignore_value
+    return np.where(ignored, 0, values).astype(np.float32).clip(0, 1), ignored
+
+
+def _hatched(picture: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+    if not ignored.any():
+        return picture
+    return style.blend_hatching(picture, style.resize_mask(ignored, picture.shape[:2]))
 
 
 def draw_occlusion(image: np.ndarray, occlusion: np.ndarray) -> np.ndarray:
-    """Who is in front: at each boundary the side of the front object is shaded orange, the other
-    blue, and arrows point to the front object.
+    """Shade the front object's side of each boundary orange and the other blue; arrows point to
+    the front object.
 
     Args:
         image: (H, W, 3) uint8 RGB.

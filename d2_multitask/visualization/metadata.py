@@ -1,4 +1,4 @@
-"""What classes, joints and limbs are called, with generic names where the data set is not known."""
+"""Names of classes, keypoints and limbs, generic ones where the dataset is not known."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from detectron2.data.datasets.builtin_meta import (
 )
 from torch import Tensor
 
-from d2_multitask.data.catalog import loaded_metadata
-from d2_multitask.modeling.multitask_rcnn import MultitaskRCNN
+from d2_multitask.data.datasets.catalog import loaded_metadata
+from d2_multitask.modeling.rcnn import MultitaskRCNN
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +30,9 @@ _LIMB_COLOR = (255, 255, 255)
 
 
 def dataset_metadata(cfg: CfgNode) -> Metadata:
-    """The metadata of the first data set of ``DATASETS.TEST``, else of ``DATASETS.TRAIN``.
+    """The metadata of the first dataset of ``DATASETS.TEST``, else of ``DATASETS.TRAIN``.
 
-    A data set's own JSON is read if only it tells the names. Pictures must be possible where the
+    A dataset's own JSON is read if only it tells the names. Pictures must be possible where the
     data is not: a set that is unknown or cannot be read is skipped with a warning, and if none is
     left the metadata is empty.
     """
@@ -42,7 +42,7 @@ def dataset_metadata(cfg: CfgNode) -> Metadata:
         try:
             return loaded_metadata(name)
         except (ValueError, OSError, KeyError) as error:
-            logger.warning("No names from data set %r, which cannot be read: %s", name, error)
+            logger.warning("No names from dataset %r, which cannot be read: %s", name, error)
     return Metadata()
 
 
@@ -56,16 +56,16 @@ def picture_metadata(
     """Metadata with every name that drawing needs; generic names replace what is missing.
 
     Args:
-        metadata: of the data set, as far as it is known.
-        num_classes: object classes of the network; names of another number (of another data set)
+        metadata: of the dataset, as far as it is known.
+        num_classes: object classes of the network; names of another number (of another dataset)
             are replaced. ``None`` takes the names as they are, one class if there are none.
-        num_keypoints: joints an object, likewise; 17 (COCO's) if there are no names.
+        num_keypoints: keypoints of an object, likewise; 17 (COCO's) if there are no names.
         num_sem_seg_classes: classes of the semantic map, likewise; background and the object
             classes if there are no names.
 
     Returns:
         New metadata: ``thing_classes``, ``stuff_classes``, ``keypoint_names``,
-        ``keypoint_connection_rules`` and, if the data set tells it,
+        ``keypoint_connection_rules`` and, if the dataset tells it,
         ``thing_dataset_id_to_contiguous_id``.
     """
     known = metadata if metadata is not None else Metadata()
@@ -75,18 +75,18 @@ def picture_metadata(
     if stuff is None and num_sem_seg_classes in (None, len(things) + 1):
         stuff = [BACKGROUND, *things]
     stuff = stuff or [f"class {i}" for i in range(num_sem_seg_classes or 2)]
-    joints = _names(known.get("keypoint_names"), num_keypoints)
-    rules = known.get("keypoint_connection_rules") if joints else None
-    if not joints:
+    keypoints = _names(known.get("keypoint_names"), num_keypoints)
+    rules = known.get("keypoint_connection_rules") if keypoints else None
+    if not keypoints:
         is_coco = num_keypoints in (None, len(COCO_PERSON_KEYPOINT_NAMES))
-        joints = list(COCO_PERSON_KEYPOINT_NAMES) if is_coco else None
-        joints = joints or [f"joint {i}" for i in range(num_keypoints or 0)]
+        keypoints = list(COCO_PERSON_KEYPOINT_NAMES) if is_coco else None
+        keypoints = keypoints or [f"keypoint {i}" for i in range(num_keypoints or 0)]
         rules = KEYPOINT_CONNECTION_RULES if is_coco else None
     picture = Metadata(
         thing_classes=things,
         stuff_classes=stuff,
-        keypoint_names=joints,
-        keypoint_connection_rules=_with_torso(joints, rules or ()),
+        keypoint_names=keypoints,
+        keypoint_connection_rules=_with_torso(keypoints, rules or ()),
     )
     if known.get("thing_dataset_id_to_contiguous_id"):
         picture.thing_dataset_id_to_contiguous_id = known.thing_dataset_id_to_contiguous_id
@@ -99,12 +99,12 @@ def metadata_for(
     keypoints: Tensor | None = None,
     num_sem_seg_classes: int | None = None,
 ) -> Metadata:
-    """:func:`picture_metadata` that fits what one image shows, whatever data set it comes from.
+    """:func:`picture_metadata` that fits what one image shows, whatever dataset it comes from.
 
     Args:
-        metadata: of the data set, as far as it is known.
+        metadata: of the dataset, as far as it is known.
         class_ids: (n,) contiguous classes of the objects.
-        keypoints: (n, K, ...) joints of the objects.
+        keypoints: (n, K, ...) keypoints of the objects.
         num_sem_seg_classes: classes of the semantic map.
     """
     names = metadata.get("thing_classes") if metadata is not None else None
@@ -118,14 +118,14 @@ def metadata_for(
 
 
 def is_rcnn(cfg: CfgNode) -> bool:
-    """Whether objects and joints come from Detectron2's heads on regions."""
+    """Whether objects and keypoints come from Detectron2's heads on regions."""
     return cfg.MODEL.META_ARCHITECTURE == MultitaskRCNN.__name__
 
 
 def cfg_metadata(cfg: CfgNode) -> Metadata:
-    """:func:`picture_metadata` of the data set and the network that ``cfg`` describes."""
+    """:func:`picture_metadata` of the dataset and the network that ``cfg`` describes."""
     model = cfg.MODEL
-    objects, joints = (
+    objects, keypoints = (
         (model.ROI_HEADS, model.ROI_KEYPOINT_HEAD)
         if is_rcnn(cfg)
         else (model.CENTER_HEAD, model.POSE_HEAD)
@@ -133,13 +133,13 @@ def cfg_metadata(cfg: CfgNode) -> Metadata:
     return picture_metadata(
         dataset_metadata(cfg),
         num_classes=objects.NUM_CLASSES,
-        num_keypoints=joints.NUM_KEYPOINTS,
+        num_keypoints=keypoints.NUM_KEYPOINTS,
         num_sem_seg_classes=model.SEM_SEG_HEAD.NUM_CLASSES,
     )
 
 
 def limbs(metadata: Metadata) -> list[tuple[int, int]]:
-    """The pairs of joint indices that are joined by a line."""
+    """The pairs of keypoint indices that are joined by a line."""
     index = {name: i for i, name in enumerate(metadata.get("keypoint_names") or ())}
     rules = metadata.get("keypoint_connection_rules") or ()
     return [(index[a], index[b]) for a, b, _ in rules if a in index and b in index]

@@ -16,7 +16,7 @@ from d2_multitask.visualization.metadata import BACKGROUND, metadata_for
 
 CONFIDENCE_THRESHOLD = 0.3
 KEYPOINT_THRESHOLD = 0.1
-# An R-CNN's joint scores share out 1 over all of the object's box; Detectron2's own threshold.
+# An R-CNN's keypoint scores share out 1 over all of the object's box; Detectron2's own threshold.
 RCNN_KEYPOINT_THRESHOLD = 0.05
 
 
@@ -37,10 +37,10 @@ def draw_result(
         result: one entry of the model's output, at the size of ``image``: ``instances`` with
             ``pred_boxes``, ``scores``, ``pred_classes`` and, if any, ``pred_keypoints`` (n, K, 3);
             ``sem_seg`` (num_classes, H, W) scores. Each is optional.
-        metadata: names of classes and joints; generic ones replace what is missing or does not fit.
+        metadata: names of classes and keypoints; generic ones where they are missing.
         confidence_threshold: objects below it are not drawn.
-        keypoint_threshold: joints below it, and the limbs that end there, are not drawn.
-        draw_boxes: whether boxes are drawn; without a box head they are just the joints' hull.
+        keypoint_threshold: keypoints below it, and the limbs that end there, are not drawn.
+        draw_boxes: whether boxes are drawn; without a box head they are just the keypoints' hull.
         min_long_side: smaller images are enlarged to it (pixels).
 
     Returns:
@@ -75,7 +75,7 @@ def drawn_results(
 ) -> DrawnObjects:
     """Results of one image as :class:`DrawnObjects`; a single class is not named in the labels."""
     keypoints = _keypoints(instances)
-    joints = None if keypoints is None else keypoints.detach().numpy()
+    keypoints = None if keypoints is None else keypoints.detach().numpy()
     names = metadata.thing_classes
     labels = [
         f"{score:.0%}" if len(names) == 1 else f"{names[class_id]} {score:.0%}"
@@ -85,8 +85,8 @@ def drawn_results(
     ]
     return DrawnObjects(
         boxes=instances.pred_boxes.tensor.detach().numpy() if draw_boxes else None,
-        joints_xy=None if joints is None else joints[..., :2],
-        joints_shown=None if joints is None else joints[..., 2] >= keypoint_threshold,
+        keypoints_xy=None if keypoints is None else keypoints[..., :2],
+        keypoints_shown=None if keypoints is None else keypoints[..., 2] >= keypoint_threshold,
         labels=labels,
     )
 
@@ -113,30 +113,17 @@ def class_map(sem_seg: Tensor, size_hw: tuple[int, int]) -> np.ndarray:
 def blend_class_map(
     image: np.ndarray, classes: np.ndarray, metadata: Metadata, ignore_value: int = 255
 ) -> np.ndarray:
-    """Tint each class but the background in its colour, and hatch what is ignored.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        classes: (h, w) class ids, at the size of the image or another.
-        metadata: ``stuff_classes``; a first class named "background" is left uncoloured.
-        ignore_value: label that is hatched in grey.
-
-    Returns:
-        A new (H, W, 3) uint8 RGB.
-    """
+    """`style.blend_labels` of classes (h, w); a first class "background" is left uncoloured."""
     first = 1 if metadata.stuff_classes[0] == BACKGROUND else 0
-    blended = image
-    for class_id in np.unique(classes).tolist():
-        if class_id < first:
-            continue
-        mask = style.resize_mask(classes == class_id, image.shape[:2])
-        if class_id == ignore_value:
-            blended = style.blend_hatching(blended, mask)
-        else:
-            blended = style.blend_color(blended, mask, style.class_color(class_id - first))
-    return blended
+    return style.blend_labels(
+        image,
+        classes,
+        lambda class_id: style.class_color(class_id - first),
+        first=first,
+        ignore_value=ignore_value,
+    )
 
 
 def _keypoints(instances: Instances | None) -> Tensor | None:
-    has_joints = instances is not None and instances.has("pred_keypoints")
-    return instances.pred_keypoints if has_joints else None
+    has_keypoints = instances is not None and instances.has("pred_keypoints")
+    return instances.pred_keypoints if has_keypoints else None

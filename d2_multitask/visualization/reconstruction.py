@@ -1,4 +1,4 @@
-"""What a masked autoencoder makes of images: original, what it sees, reconstruction, error."""
+"""Pictures of a masked autoencoder: original, visible patches, reconstruction, error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from d2_multitask.visualization import style
-from d2_multitask.visualization.grid import contact_sheet
+from d2_multitask.visualization.contact_sheet import contact_sheet
 from d2_multitask.visualization.targets import rgb_image
 
 CAPTIONS = ("original", "visible patches", "reconstruction", "all patches as predicted", "error")
@@ -24,7 +24,7 @@ def draw_reconstructions(
     input_format: str = "RGB",
     cell_width: int = _CELL,
 ) -> np.ndarray:
-    """One row an image.
+    """One row per image.
 
     Args:
         batched_inputs: what the network was called with.

@@ -11,7 +11,7 @@ import numpy as np
 
 from d2_multitask.patch_graph import PatchGraph, Segmentation
 from d2_multitask.visualization import style
-from d2_multitask.visualization.grid import contact_sheet
+from d2_multitask.visualization.contact_sheet import contact_sheet
 
 STRIP_CELL = 256  # pixels
 _MAX_LEVELS = 3
@@ -82,7 +82,7 @@ def draw_graph(
         image: (H, W, 3) uint8 RGB.
         graph: n nodes.
         labels: (n,) colours of the nodes; one colour without them.
-        edges_per_node: about so many edges a node are drawn.
+        edges_per_node: about so many edges per node are drawn.
 
     Returns:
         A new (H, W, 3) uint8 RGB.

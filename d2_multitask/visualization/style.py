@@ -1,11 +1,13 @@
-"""Colours, sizes and blending: the look that all pictures share, as pure NumPy functions."""
+"""Colours, sizes and blending of all pictures, as pure NumPy functions."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 
-# One colour an object, in this order, so that neighbours in the list differ in hue. All are light
+# One colour per object, in this order, so that neighbours in the list differ in hue. All are light
 # enough to be seen on photographs and carry dark text.
 OBJECT_COLORS: tuple[tuple[int, int, int], ...] = (
     (255, 92, 92),
@@ -99,13 +101,47 @@ def blend_color(
 
 
 def blend_hatching(image: np.ndarray, mask: np.ndarray, alpha: float = 0.55) -> np.ndarray:
-    """Draw grey diagonal stripes over the pixels of ``mask`` (H, W) bool: not to be learnt from."""
+    """Draw grey diagonal stripes over the ignored pixels ``mask`` (H, W) bool."""
     height, width = mask.shape
     period = max(round(line_width((height, width)) * 8), 4)
     stripes = (np.add.outer(np.arange(height), np.arange(width)) // (period // 2)) % 2 == 0
     color = np.where(stripes, *STRIPE_GREYS)[..., None]
     cover = (mask * alpha)[..., None]
     return (image * (1 - cover) + color * cover).clip(0, 255).astype(np.uint8)
+
+
+def blend_labels(
+    image: np.ndarray,
+    labels: np.ndarray,
+    color: Callable[[int], tuple[int, int, int]],
+    *,
+    first: int = 1,
+    ignore_value: int = 255,
+    alpha: float = 0.45,
+) -> np.ndarray:
+    """Tint each label in its colour, and hatch what is ignored.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        labels: (h, w) ids, at the size of the image or another.
+        color: id -> RGB.
+        first: lower ids are left uncoloured.
+        ignore_value: label that is hatched in grey.
+        alpha: see `blend_color`.
+
+    Returns:
+        A new (H, W, 3) uint8 RGB.
+    """
+    blended = image.copy()
+    for label in np.unique(labels).tolist():
+        if label < first:
+            continue
+        mask = resize_mask(labels == label, image.shape[:2])
+        if label == ignore_value:
+            blended = blend_hatching(blended, mask)
+        else:
+            blended = blend_color(blended, mask, color(label), alpha)
+    return blended
 
 
 def blend_heatmap(image: np.ndarray, heatmap: np.ndarray, alpha: float = 0.75) -> np.ndarray:

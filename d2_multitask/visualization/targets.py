@@ -1,4 +1,4 @@
-"""Labels as pictures: what a data set says, what the mapper made of it, what the heads learn."""
+"""Labels as pictures: annotations of a dataset, the mapper's output, targets of the heads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from detectron2.data import Metadata
 from detectron2.structures import BoxMode, Instances
 from torch import Tensor
 
-from d2_multitask.data.masks import MaskError, decode, to_rle
+from d2_multitask.data.labels.masks import MaskError, decode, to_rle
 from d2_multitask.visualization import style
 from d2_multitask.visualization.canvas import DrawnObjects, PictureCanvas
 from d2_multitask.visualization.metadata import metadata_for
@@ -42,14 +42,14 @@ def draw_labels(
 ) -> np.ndarray:
     """Draw one dict that the mapper gave, after augmentation.
 
-    Boxes and skeletons have one colour an object; a joint that is labelled as occluded is a ring.
+    Boxes and skeletons have one colour per object; occluded keypoints are rings.
     Semantic classes are tinted; ignored pixels (``sem_seg`` 255, ``ignore_mask``) are hatched.
 
     Args:
         batched_input: ``image`` and, each optional, ``instances``, ``sem_seg``, ``ignore_mask``.
-        metadata: names of classes and joints; generic ones replace what is missing or does not fit.
+        metadata: names of classes and keypoints; generic ones where they are missing.
         input_format: ``INPUT.FORMAT``.
-        ignore_value: the semantic label that is not learnt.
+        ignore_value: the semantic label that is not learned.
         min_long_side: smaller images are enlarged to it (pixels).
 
     Returns:
@@ -74,10 +74,10 @@ def draw_labels(
 def drawn_labels(instances: Instances, metadata: Metadata) -> DrawnObjects:
     """``gt_boxes``, ``gt_classes`` and ``gt_keypoints`` of one image as :class:`DrawnObjects`."""
     instances = instances.to("cpu")
-    joints = instances.gt_keypoints.tensor.numpy() if instances.has("gt_keypoints") else None
+    keypoints = instances.gt_keypoints.tensor.numpy() if instances.has("gt_keypoints") else None
     return DrawnObjects(
         boxes=instances.gt_boxes.tensor.numpy(),
-        **_labelled_joints(joints),
+        **_labelled_keypoints(keypoints),
         labels=_class_labels(instances.gt_classes.tolist(), metadata),
     )
 
@@ -90,17 +90,17 @@ def draw_dataset_dict(
     sem_seg: np.ndarray | None = None,
     min_long_side: int = style.MIN_LONG_SIDE,
 ) -> np.ndarray:
-    """Draw the annotations of one image as the data set gives them, before any mapper.
+    """Draw the annotations of one image as the dataset gives them, before any mapper.
 
-    Unlike Detectron2's ``draw_dataset_dict`` it allows objects of which some have masks or joints
-    and others do not. Each object's mask has the object's colour, unless there is a semantic map,
+    Unlike Detectron2's ``draw_dataset_dict`` it allows objects of which only some have masks or
+    keypoints. Each object's mask has the object's colour, unless there is a semantic map,
     which is drawn instead; crowds are hatched.
 
     Args:
         image: (H, W, 3) uint8 RGB, as large as the annotations say.
         dataset_dict: Detectron2's standard dict.
         metadata: see ``metadata.picture_metadata``.
-        sem_seg: (H, W) class ids of the data set's own semantic map, if it has one.
+        sem_seg: (H, W) class ids of the dataset's own semantic map, if it has one.
         min_long_side: smaller images are enlarged to it (pixels).
 
     Returns:
@@ -163,15 +163,15 @@ def _shown_labels(instances: Instances | None) -> tuple[Tensor | None, Tensor | 
     return instances.gt_classes, keypoints
 
 
-def _labelled_joints(joints: np.ndarray | None) -> dict[str, np.ndarray | None]:
+def _labelled_keypoints(keypoints: np.ndarray | None) -> dict[str, np.ndarray | None]:
     # Visibility: 0 not labelled, 1 labelled but occluded, 2 visible.
-    if joints is None:
+    if keypoints is None:
         return {}
-    visibility = joints[..., 2]
+    visibility = keypoints[..., 2]
     return {
-        "joints_xy": joints[..., :2],
-        "joints_shown": visibility > 0,
-        "joints_hollow": visibility == 1,
+        "keypoints_xy": keypoints[..., :2],
+        "keypoints_shown": visibility > 0,
+        "keypoints_hollow": visibility == 1,
     }
 
 
@@ -185,14 +185,14 @@ def _drawn_annotations(annotations: list[dict[str, Any]], metadata: Metadata) ->
         BoxMode.convert(list(x["bbox"]), x["bbox_mode"], BoxMode.XYXY_ABS) for x in annotations
     ]
     num_keypoints = len(metadata.keypoint_names)
-    joints = np.zeros((len(annotations), num_keypoints, 3))
-    for row, annotation in zip(joints, annotations, strict=True):
+    keypoints = np.zeros((len(annotations), num_keypoints, 3))
+    for row, annotation in zip(keypoints, annotations, strict=True):
         flat = np.asarray(annotation.get("keypoints", ()), float).reshape(-1, 3)
         if len(flat) == num_keypoints:
             row[:] = flat
     return DrawnObjects(
         boxes=np.asarray(boxes, float).reshape(-1, 4),
-        **_labelled_joints(joints),
+        **_labelled_keypoints(keypoints),
         labels=_class_labels([x["category_id"] for x in annotations], metadata),
     )
 

@@ -1,4 +1,4 @@
-"""The pictures that a trainer logs: labels above, what the network says below."""
+"""The pictures that a trainer logs: labels above, predictions below."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import torch
 from detectron2.data import Metadata
 from torch import Tensor, nn
 
+from d2_multitask.heads import BatchLabels
 from d2_multitask.modeling.mae import MaskedAutoencoder
-from d2_multitask.visualization.grid import contact_sheet
+from d2_multitask.visualization.contact_sheet import contact_sheet
 from d2_multitask.visualization.predictions import draw_result
 from d2_multitask.visualization.reconstruction import draw_reconstructions
 from d2_multitask.visualization.targets import draw_labels, draw_map, rgb_image
 
-_LONG_SIDE = 400  # pixels a picture: large enough to see joints, small enough to log often
+_LONG_SIDE = 400  # pixels a picture: large enough to see keypoints, small enough to log often
 _SIZE = {"min_long_side": _LONG_SIDE}
 
 
@@ -39,12 +40,12 @@ def training_pictures(
             training.
         batched_inputs: the mapper's dicts, with whatever labels they carry.
         max_images: how many of them are drawn.
-        metadata: of the data set; generic names where it is missing.
+        metadata: of the dataset; generic names where it is missing.
         input_format: ``INPUT.FORMAT``.
 
     Returns:
         name -> (H, W, 3) uint8 RGB: ``pictures/results`` (labels, results) and ``pictures/<map>``
-        for each map of the heads (target, prediction); the upper row is what is to be learnt. Of a
+        for each map of the heads (target, prediction); the upper row is what is to be learned. Of a
         ``MaskedAutoencoder`` ``pictures/reconstruction``.
     """
     network = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
@@ -79,7 +80,7 @@ def training_pictures(
 def target_maps(
     network: nn.Module, batched_inputs: list[dict[str, Any]]
 ) -> tuple[dict[str, Tensor], tuple[int, int]]:
-    """What the heads are to learn from a batch; the network itself does not run.
+    """Targets of the heads for a batch; the network itself does not run.
 
     Returns:
         name -> (N, h, w) in [0, 1], and the (H, W) of the padded input that the maps cover.
@@ -92,15 +93,16 @@ def target_maps(
             f"{type(network).__name__} learns from the images themselves: it has no targets to draw"
         )
     images = network.preprocess_image(batched_inputs)
+    labels = BatchLabels(batched_inputs, images)
     maps: dict[str, Tensor] = {}
     for head in network.heads.values():
-        maps.update(head.target_maps(head.targets(batched_inputs, images)))
+        maps.update(head.target_maps(head.targets(labels)))
     return maps, tuple(images.tensor.shape[-2:])
 
 
 @torch.no_grad()
 def prediction_maps(network: nn.Module, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """What the heads say of a batch: name -> (N, h, w) in [0, 1]."""
+    """Predictions of the heads for a batch: name -> (N, h, w) in [0, 1]."""
     features = network.backbone(network.preprocess_image(batched_inputs).tensor)
     maps: dict[str, Tensor] = {}
     for head in network.heads.values():

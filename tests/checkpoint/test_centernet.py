@@ -6,12 +6,12 @@ import itertools
 import os
 from pathlib import Path
 
-import centernet_support as public
 import pytest
 import torch
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
+import centernet_support as public
 from d2_multitask.checkpoint import load_weights
 from d2_multitask.checkpoint.centernet import (
     CenterNetFile,
@@ -151,7 +151,7 @@ def test_detection_weights_start_every_subset(tmp_path: Path, tasks: list[str]) 
 
 
 def test_scaled_last_layers_predict_the_same() -> None:
-    """A head that multiplies its output by 16 gets a sixteenth of the weights."""
+    """A head whose output is multiplied by 16 gets a sixteenth of the weights."""
     plain, scaled = small(), small("multi_pose_r18.yaml", "MODEL.DET_HEAD.WH_SCALE", "16.0")
     weights = file_of(plain)
     feature = {"p2": torch.randn(1, 4, 5, 6)}
@@ -159,7 +159,8 @@ def test_scaled_last_layers_predict_the_same() -> None:
     for model in (plain, scaled):
         model.load_state_dict(convert_centernet(weights, model).weights)
         with torch.no_grad():
-            answers.append(model.heads["det"].layers(feature)["wh"])
+            head = model.heads["det"]
+            answers.append(head.layers(feature)["wh"] * head.wh_scale)
     torch.testing.assert_close(*answers)
 
 

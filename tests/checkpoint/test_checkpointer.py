@@ -9,10 +9,10 @@ import time
 
 import pytest
 import torch
-from checkpoint.networks import copied, load, network
 from detectron2.engine.train_loop import SimpleTrainer
 from fvcore.common.checkpoint import PeriodicCheckpointer
 
+from checkpoint.networks import copied, load, network
 from d2_multitask.checkpoint import MultitaskCheckpointer, read_checkpoint
 
 

@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from detectron2 import model_zoo
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_backbone, build_model
+from torch import nn
+
 from checkpoint.networks import (
     EXTRACTOR,
     Network,
@@ -19,14 +24,9 @@ from checkpoint.networks import (
     save_pickle,
     save_torch,
 )
-from detectron2 import model_zoo
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_backbone, build_model
-from support import needs_real_data, real_data
-from torch import nn
-
 from d2_multitask.checkpoint import ShapeMismatch
 from d2_multitask.checkpoint.matching import match_weights
+from support import needs_real_data, real_data
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,9 @@ import logging
 import pytest
 import torch
 import torchvision
-from checkpoint.networks import copied, load, network, randomised, save_pickle, save_torch
 from torch import nn
 
+from checkpoint.networks import copied, load, network, randomised, save_pickle, save_torch
 from d2_multitask.checkpoint import LoadReport, ShapeMismatch, load_weights
 
 

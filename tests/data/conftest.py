@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from d2_multitask.data.from_config import add_data_config
-from d2_multitask.data.report import DATA_REPORT
+from d2_multitask.config import get_multitask_cfg
+from d2_multitask.data.problems import DATA_REPORT
 
 JOINTS = ["nose", "left_hand", "right_hand"]
 SIZE = (24, 32)  # h, w
@@ -83,12 +83,11 @@ def write_coco(tmp_path: Path) -> Callable[[Any], Path]:
 
 @pytest.fixture
 def cfg() -> CfgNode:
-    """Detectron2's defaults with the keys that the data side reads."""
-    cfg = get_cfg()
-    add_data_config(cfg)
+    """The defaults with classes and keypoints of the small dataset, no augmentation."""
+    cfg = get_multitask_cfg()
     cfg.MODEL.TASKS = ["seg", "det", "pose"]
-    cfg.MODEL.CENTER_HEAD = CfgNode({"NUM_CLASSES": 1})
-    cfg.MODEL.POSE_HEAD = CfgNode({"NUM_KEYPOINTS": len(JOINTS)})
+    cfg.MODEL.CENTER_HEAD.NUM_CLASSES = 1
+    cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS = len(JOINTS)
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
     cfg.INPUT.MIN_SIZE_TRAIN = (0,)
     cfg.INPUT.MIN_SIZE_TEST = 0

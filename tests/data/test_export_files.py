@@ -7,9 +7,12 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from d2_multitask.data import coco_format, coco_json, coco_metadata, coco_objects
-from d2_multitask.data.coco_format import register_coco_format
-from d2_multitask.data.report import DATA_REPORT
+from d2_multitask.data.datasets import coco as coco_format
+from d2_multitask.data.datasets import coco_annotations as coco_objects
+from d2_multitask.data.datasets import coco_categories as coco_metadata
+from d2_multitask.data.datasets import coco_json
+from d2_multitask.data.datasets.coco import register_coco_format
+from d2_multitask.data.problems import DATA_REPORT
 
 HEIGHT, WIDTH = 24, 32
 POLYGON, BOX = [4, 2, 12, 2, 12, 18, 4, 18], [4.0, 2.0, 8.0, 16.0]

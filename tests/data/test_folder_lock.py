@@ -5,10 +5,12 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from d2_multitask.data import folder_lock
 from d2_multitask.data.folder_lock import (
     LOCK_FILE,
     FolderLock,
@@ -117,6 +119,34 @@ def test_another_computer_is_believed(tmp_path):
         FolderLock(tmp_path),
     ):
         pass
+
+
+def test_another_computer_that_does_not_touch_it_has_lost_it(tmp_path, caplog):
+    write_lock(tmp_path, {"pid": 1, "started": None}, host="elsewhere")
+    path, now = tmp_path / LOCK_FILE, time.time()
+    os.utime(path, (now - 540, now - 540))
+    with pytest.raises(LockHeldError, match="elsewhere"), FolderLock(tmp_path):
+        pass
+    os.utime(path, (now - 720, now - 720))
+    with caplog.at_level("WARNING"), FolderLock(tmp_path) as lock:
+        assert lock.holder() == f"process {os.getpid()}"
+    assert "taken over from the computer elsewhere" in caplog.text
+    assert "for 12 minutes" in caplog.text
+
+
+def test_touched_while_held_and_left_to_who_took_it_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_lock, "_TOUCHED_EVERY", 0.01)
+    with FolderLock(tmp_path) as lock:
+        os.utime(lock.path, (0, 0))
+        ends = time.time() + 30
+        while lock.path.stat().st_mtime == 0:
+            assert time.time() < ends
+            time.sleep(0.01)
+        write_lock(tmp_path, {"pid": 1, "started": None}, host="elsewhere")
+        os.utime(lock.path, (0, 0))
+        time.sleep(0.1)
+        assert lock.path.stat().st_mtime == 0
+    assert json.loads(lock.path.read_text())["host"] == "elsewhere"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}"])

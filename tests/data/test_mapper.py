@@ -13,14 +13,14 @@ from detectron2.structures import BoxMode
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
-from d2_multitask.data import mapper as mapper_module
-from d2_multitask.data.coco_format import register_coco_format
-from d2_multitask.data.image_reading import ImageReadError
-from d2_multitask.data.instances import WRONG_JOINTS, InstanceBuilder
+from d2_multitask.data.datasets.coco import register_coco_format
+from d2_multitask.data.io import ImageReadError
+from d2_multitask.data.labels.base import BAD_MAP
+from d2_multitask.data.labels.instances import WRONG_KEYPOINTS, InstanceBuilder
+from d2_multitask.data.labels.sem_seg import SemSegLabel
 from d2_multitask.data.mapper import BAD_IMAGE, MultitaskDatasetMapper
-from d2_multitask.data.report import DATA_REPORT, PROBLEMS_KEY
-from d2_multitask.data.scale_crop import ScaleCropTransform
-from d2_multitask.data.sem_seg import BAD_MAP
+from d2_multitask.data.problems import DATA_REPORT, PROBLEMS_KEY
+from d2_multitask.data.transforms.crops import ScaleCropTransform
 
 H, W = 40, 60
 
@@ -51,8 +51,9 @@ def record(tmp_path):
 
 def _mapper(*augmentations, is_train=True, hflip_indices=(0, 2, 1), **kwargs):
     builder = InstanceBuilder(hflip_indices=hflip_indices, load_masks=True)
+    labels = kwargs.pop("labels", [SemSegLabel(2)])
     return MultitaskDatasetMapper(
-        is_train, augmentations=augmentations, instance_builder=builder, **kwargs
+        is_train, augmentations=augmentations, instance_builder=builder, labels=labels, **kwargs
     )
 
 
@@ -173,15 +174,15 @@ def test_a_crowd_outside_of_the_window_leaves_nothing_to_ignore(record):
 
 
 def test_no_semantic_map_if_it_is_not_asked_for(record, monkeypatch):
-    monkeypatch.setattr(mapper_module, "load_sem_seg", None)  # calling it would fail
-    assert "sem_seg" not in _mapper(load_sem_seg=False)(record)
+    monkeypatch.setattr(SemSegLabel, "read", None)  # calling it would fail
+    assert "sem_seg" not in _mapper(labels=())(record)
 
 
 def test_bad_semantic_map_costs_only_the_map(record, tmp_path):
     Image.fromarray(np.zeros((3, 3), np.uint8)).save(tmp_path / "map.png")
     result = _mapper()(record | {"sem_seg_file_name": str(tmp_path / "map.png")})
     assert "sem_seg" not in result and len(result["instances"]) == 1
-    assert DATA_REPORT.counts == {BAD_MAP: 1}
+    assert DATA_REPORT.counts == {BAD_MAP.format("semantic maps"): 1}
 
 
 def _missing(record):
@@ -234,7 +235,7 @@ def test_nothing_but_bad_images_stops(record):
 
 
 def test_worker_processes_send_their_problems(record, monkeypatch):
-    monkeypatch.setattr("d2_multitask.data.report.get_worker_info", lambda: "a worker")
+    monkeypatch.setattr("d2_multitask.data.problems.get_worker_info", lambda: "a worker")
     mapper = _mapper()
     assert mapper(_missing(record)) is None
     (problem,) = mapper(record)[PROBLEMS_KEY]
@@ -246,7 +247,7 @@ def test_a_copy_in_a_worker_process_counts_in_that_process(record):
     mapper = pickle.loads(pickle.dumps(_mapper()))
     record["annotations"][0]["keypoints"] = [1, 2, 2]
     mapper(record)
-    assert DATA_REPORT.counts == {WRONG_JOINTS: 1}
+    assert DATA_REPORT.counts == {WRONG_KEYPOINTS: 1}
 
 
 @pytest.fixture
@@ -266,9 +267,9 @@ def test_from_config(registered):
 
 def test_from_config_decodes_no_mask_that_nobody_needs(registered, monkeypatch):
     registered.MODEL.TASKS = ["det"]
-    monkeypatch.setattr(mapper_module, "load_sem_seg", None)
+    monkeypatch.setattr(SemSegLabel, "read", None)
     first, second = DatasetCatalog.get("own")
-    monkeypatch.setattr("d2_multitask.data.instances.decode", None)
+    monkeypatch.setattr("d2_multitask.data.labels.instances.decode", None)
     mapper = MultitaskDatasetMapper(registered, True)
     assert len(mapper(second)["instances"]) == 1
 
@@ -283,3 +284,20 @@ def test_from_config_for_evaluation_reads_no_data_set(cfg):
     cfg.DATASETS.TRAIN = ("not_registered",)
     mapper = MultitaskDatasetMapper(cfg, False)
     assert [type(a).__name__ for a in mapper.augmentations.augs] == ["ResizeShortestEdge"]
+
+
+def test_an_augmentation_sees_the_semantic_map_as_the_image_is_by_then(record):
+    """Detectron2's crop in which no class may fill more than a given area."""
+    seen = []
+
+    class Look(T.Augmentation):
+        def get_transform(self, image, sem_seg):
+            seen.append((image.shape[:2], sem_seg))
+            return T.NoOpTransform()
+
+    result = _mapper(T.HFlipTransform(W), Look())(record)
+    ((size, sem_seg),) = seen
+    assert size == sem_seg.shape == (H, W)
+    assert np.array_equal(sem_seg, result["sem_seg"])
+    crop = T.RandomCrop_CategoryAreaConstraint("absolute", (20, 20), 0.6)
+    assert _mapper(crop)(record)["sem_seg"].shape == (20, 20)

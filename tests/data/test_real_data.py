@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from support import needs_real_data, real_data
 
-from d2_multitask.data.build import build_train_loader, get_training_dicts
-from d2_multitask.data.coco_format import register_coco_format
-from d2_multitask.data.from_config import register_datasets
-from d2_multitask.data.report import DATA_REPORT
+from d2_multitask.data.datasets.coco import register_coco_format
+from d2_multitask.data.datasets.from_config import register_datasets
+from d2_multitask.data.loader import build_train_loader, get_training_dicts
+from d2_multitask.data.problems import DATA_REPORT
+from support import needs_real_data, real_data
 
 pytestmark = needs_real_data
 

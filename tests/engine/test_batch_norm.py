@@ -8,15 +8,14 @@ import pytest
 import torch
 from detectron2.engine.hooks import PeriodicCheckpointer
 from detectron2.layers import FrozenBatchNorm2d
-from engine_support import registered_people, tiny_cfg
 from torch import nn
-from worker_support import in_two_processes
 
 from d2_multitask.engine import trainer as trainer_module
-from d2_multitask.engine.batch_norm import SharedStatistics, average_statistics
-from d2_multitask.engine.ema import EmaHook, WeightAverage
+from d2_multitask.engine.hooks import EmaHook, SharedStatistics, WeightAverage, average_statistics
 from d2_multitask.engine.signals import StopOnSignal
 from d2_multitask.engine.trainer import MultitaskTrainer
+from engine_support import registered_people, tiny_cfg
+from worker_support import in_two_processes
 
 
 def network() -> nn.Module:

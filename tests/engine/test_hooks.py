@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from detectron2.utils.events import EventStorage
 
-from d2_multitask.data.report import ProblemReport
+from d2_multitask.data.problems import ProblemReport
 from d2_multitask.engine import hooks
 from d2_multitask.engine.hooks import DataReportHook, PicturesHook, TimedProgress
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.utils.env import seed_all_rng
-from engine_support import registered_people, tiny_cfg
 
 from d2_multitask.checkpoint import read_checkpoint
 from d2_multitask.engine.trainer import MultitaskTrainer
+from engine_support import registered_people, tiny_cfg
 
 KILLS = int(os.environ.get("D2_MULTITASK_KILLS", "10"))
 SAVES = 8  # at most, between two kills

@@ -14,10 +14,10 @@ from detectron2.data.datasets.builtin_meta import (
 )
 from detectron2.engine import DefaultPredictor, DefaultTrainer
 from detectron2.evaluation import COCOEvaluator, SemSegEvaluator, inference_on_dataset
-from engine_support import SIZE, tiny_cfg, write_people
 from PIL import Image
 
-from d2_multitask.modeling.label_watch import LabelWatch
+from d2_multitask.losses import LabelWatch
+from engine_support import SIZE, tiny_cfg, write_people
 
 
 @pytest.fixture(params=[False, True], ids=["objects", "objects and maps"])
@@ -57,7 +57,7 @@ def test_trains_predicts_and_is_scored(people, tmp_path, caplog, keypoints_on):
     trainer._hooks = []  # no logging, no evaluation
     trainer.max_iter = 2
     trainer.train()
-    named = {m.split("'")[1] for m in caplog.messages if "has learnt nothing in 2 batches" in m}
+    named = {m.split("'")[1] for m in caplog.messages if "has learned nothing in 2 batches" in m}
     given = {"seg": has_maps, "pose": keypoints_on}
     assert named == {task for task, is_given in given.items() if not is_given}
 

@@ -15,12 +15,12 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils.env import seed_all_rng
-from engine_support import SIZE, registered_people, tiny_cfg
 from torch import Tensor, nn
 
 from d2_multitask.config import load_config
 from d2_multitask.engine import step
 from d2_multitask.engine.trainer import MultitaskTrainer
+from engine_support import SIZE, registered_people, tiny_cfg
 
 STEPS, STOP = 6, 3
 

@@ -7,9 +7,9 @@ import itertools
 import pytest
 import torch
 from detectron2.utils.env import seed_all_rng
-from engine_support import registered_people, tiny_cfg
 
 from d2_multitask.engine.trainer import MultitaskTrainer
+from engine_support import registered_people, tiny_cfg
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
-from engine_support import write_people
 from PIL import Image
 
 from d2_multitask.config import get_multitask_cfg
@@ -18,10 +17,12 @@ from d2_multitask.data.whole_files import whole_file
 from d2_multitask.engine.setup import (
     check_output_dir,
     ends_in_a_sentence,
+    exit_code,
     fall_back_to_cpu,
     find_config_file,
     setup,
 )
+from engine_support import write_people
 
 
 @pytest.fixture
@@ -110,6 +111,13 @@ def test_an_output_folder_that_cannot_be_is_a_sentence(tmp_path: Path, name: str
     assert (tmp_path / "file").read_text() == "kept"
 
 
+def test_an_address_is_no_output_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"OUTPUT_DIR: found 's3://bucket/x/', .* as output/x"):
+        check_output_dir("s3://bucket/x/")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_interrupt_is_one_line_and_130(capsys):
     with pytest.raises(SystemExit) as end, ends_in_a_sentence():
         raise KeyboardInterrupt
@@ -151,3 +159,25 @@ def test_an_image_that_cannot_be_used_is_named(tmp_path, num_workers, size):
 def test_other_errors_keep_their_traceback():
     with pytest.raises(ValueError, match="mine"), ends_in_a_sentence():
         raise ValueError("mine")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "Interrupted."),
+        (ValueError("--size: found 0"), 2, "Error: --size: found 0"),
+        (FileNotFoundError("absent.pth"), 2, "Error: absent.pth"),
+    ],
+)
+def test_small_tools_end_in_one_line(error, code, said, capsys):
+    def work():
+        raise error
+
+    assert exit_code(work) == code
+    assert capsys.readouterr().err.strip() == said
+
+
+def test_exit_codes_of_small_tools():
+    assert exit_code(lambda: None) == 0 and exit_code(lambda: 1) == 1
+    with pytest.raises(RuntimeError):
+        exit_code(lambda: torch.zeros(2) @ torch.zeros(3))

@@ -14,15 +14,15 @@ import torch.multiprocessing as mp
 from detectron2.engine import defaults
 from detectron2.engine.hooks import CallbackHook
 from detectron2.utils import comm
-from engine_support import tiny_cfg, write_people
 from torch.nn.parallel import DistributedDataParallel
 
-from d2_multitask.data.coco_format import register_coco_format
+from d2_multitask.data.datasets.coco import register_coco_format
 from d2_multitask.data.folder_lock import is_alive
-from d2_multitask.data.parallel import STOP_SIGNALS
+from d2_multitask.data.worker_signals import STOP_SIGNALS
 from d2_multitask.engine import signals
 from d2_multitask.engine.signals import StopOnSignal, passed_to_children
 from d2_multitask.engine.trainer import MultitaskTrainer
+from engine_support import tiny_cfg, write_people
 
 
 def hook_with_trainer():

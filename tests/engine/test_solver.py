@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 from detectron2.layers import get_norm
-from mae_support import small_mae
 from torch import nn
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.engine.solver import build_optimizer, layer_decay_factors
 from d2_multitask.modeling.backbones import DeformableConv2d
+from mae_support import small_mae
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ import pytest
 import torch
 from detectron2.engine import HookBase
 from detectron2.modeling import build_model
-from engine_support import registered_people, tiny_cfg
 
 from d2_multitask.checkpoint import MultitaskCheckpointer
 from d2_multitask.data.folder_lock import FolderLock, LockHeldError
-from d2_multitask.data.parallel import STOP_SIGNALS
+from d2_multitask.data.worker_signals import STOP_SIGNALS
 from d2_multitask.engine import trainer as trainer_module
 from d2_multitask.engine.trainer import MultitaskTrainer, load_for_evaluation
+from engine_support import registered_people, tiny_cfg
 
 
 @pytest.fixture(autouse=True)

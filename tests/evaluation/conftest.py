@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from evaluation_support import JOINTS, Register
 
 from d2_multitask.config import get_multitask_cfg
-from d2_multitask.data.coco_format import register_coco_format
-from d2_multitask.data.report import DATA_REPORT
+from d2_multitask.data.datasets.coco import register_coco_format
+from d2_multitask.data.problems import DATA_REPORT
+from evaluation_support import JOINTS, Register
 
 _NUMBERS = itertools.count()
 

@@ -5,10 +5,10 @@ import logging
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from evaluation_support import JOINTS, inputs_of, perfect_outputs, two_images
 from PIL import Image
 
 from d2_multitask.evaluation.build import EVALUATORS, build_evaluator
+from evaluation_support import JOINTS, inputs_of, perfect_outputs, two_images
 
 
 def evaluate(cfg, name, outputs):
@@ -51,7 +51,7 @@ def test_data_set_without_a_mask_has_no_iou(cfg, register, caplog):
     with caplog.at_level(logging.INFO):
         results = evaluate(cfg, register(content), outputs)
     assert set(results) == {"bbox", "keypoints"}
-    assert "no semantic labels" in caplog.text
+    assert "no semantic maps" in caplog.text
 
 
 def test_nothing_to_evaluate_is_a_warning(cfg, register, caplog):
@@ -70,12 +70,12 @@ def test_nothing_to_evaluate_is_a_warning(cfg, register, caplog):
         (
             "MODEL.POSE_HEAD.NUM_KEYPOINTS",
             17,
-            r"MODEL\.POSE_HEAD\.NUM_KEYPOINTS: found 17, expected 5.*joint_0",
+            r"found 5, .*joint_0.* expected 17 .* MODEL\.POSE_HEAD\.NUM_KEYPOINTS to 5",
         ),
         (
             "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
             54,
-            r"MODEL\.SEM_SEG_HEAD\.NUM_CLASSES: found 54.*2: \['background', 'person'\]",
+            r"found 2, \['background', 'person'\], expected 54 .*SEM_SEG_HEAD\.NUM_CLASSES to 2",
         ),
         ("TEST.KEYPOINT_OKS_SIGMAS", [], r"TEST\.KEYPOINT_OKS_SIGMAS: found none.*expected 5"),
         ("TEST.KEYPOINT_OKS_SIGMAS", [0.1] * 4, r"found 4 values, expected 5"),
@@ -114,10 +114,10 @@ def test_backend_is_the_configs(cfg, register):
 
 
 def test_task_that_nobody_measures_is_named(cfg, register, caplog):
-    cfg.MODEL.TASKS = ["det", "parts"]
+    cfg.MODEL.TASKS = ["det", "depth"]
     build_evaluator(cfg, (name := register(two_images())), cfg.OUTPUT_DIR)
     (message,) = [m for m in caplog.messages if "is not evaluated" in m]
-    assert "'parts'" in message and name in message and "'multitask_coco'" in message
+    assert "'depth'" in message and name in message and "'multitask_coco'" in message
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from support import needs_real_data, real_data
 
-from d2_multitask.data.coco_format import register_coco_format
-from d2_multitask.evaluation.coco import MultitaskCOCOEvaluator
+from d2_multitask.data.datasets.coco import register_coco_format
+from d2_multitask.evaluation.coco.evaluator import MultitaskCOCOEvaluator
+from support import needs_real_data, real_data
 
 
 def noisy_people(labels: COCO) -> list[dict]:

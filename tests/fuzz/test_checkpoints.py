@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from fuzz.mutation import mutated_bytes, number_of_mutants
 
 from d2_multitask.checkpoint import read_checkpoint
+from fuzz.mutation import mutated_bytes, number_of_mutants
 
 MUTANTS = number_of_mutants(200)
 WEIGHTS = {"conv.weight": torch.arange(600.0).view(20, 30), "bn.bias": torch.ones(7)}

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.data import MetadataCatalog
-from fuzz.mutation import mutated_form, mutated_json, number_of_mutants
 
-from d2_multitask.data.coco_format import CocoFormatDataset
-from d2_multitask.data.masks import to_rle
-from d2_multitask.data.report import DATA_REPORT
+from d2_multitask.data.datasets.coco import CocoFormatDataset
+from d2_multitask.data.datasets.sem_seg_files import from_source
+from d2_multitask.data.labels.masks import to_rle
+from d2_multitask.data.problems import DATA_REPORT
+from fuzz.mutation import mutated_form, mutated_json, number_of_mutants
 
 MUTANTS = number_of_mutants(400)
 HEIGHT, WIDTH = 24, 32
@@ -84,7 +85,7 @@ def _load(content: Any, path: Path, name: str) -> tuple[dict[Any, Any], str]:
     path.write_text(json.dumps(content), encoding="utf-8")
     DATA_REPORT.clear()
     learnt: dict[Any, Any] = {}
-    for record in CocoFormatDataset(name, str(path), str(path.parent))():
+    for record in map(from_source, CocoFormatDataset(name, str(path), str(path.parent))()):
         image = str(record["image_id"])
         for label in record.pop("annotations", ()):
             if "segmentation" in label:

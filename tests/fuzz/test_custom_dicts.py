@@ -11,14 +11,15 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-from fuzz.mutation import VALUES, number_of_mutants
 from PIL import Image
 
 from d2_multitask.config import get_multitask_cfg
-from d2_multitask.data.build import check_boxes, check_evaluated, get_training_dicts
-from d2_multitask.data.catalog import load_dataset
+from d2_multitask.data.datasets.catalog import load_dataset
+from d2_multitask.data.labels.instances import check_boxes
+from d2_multitask.data.loader import check_evaluated, get_training_dicts
 from d2_multitask.data.mapper import MultitaskDatasetMapper
-from d2_multitask.evaluation.coco import MultitaskCOCOEvaluator
+from d2_multitask.evaluation.coco.evaluator import MultitaskCOCOEvaluator
+from fuzz.mutation import VALUES, number_of_mutants
 
 MUTANTS = number_of_mutants(300)
 NAME, HEIGHT, WIDTH = "fuzzed_dicts", 24, 32

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from detectron2.config import CfgNode
-from fuzz.mutation import mutated_bytes, number_of_mutants
 
 from d2_multitask.config import load_config
+from fuzz.mutation import mutated_bytes, number_of_mutants
 
 SMALL = b"""_BASE_: base.yaml
 VERSION: 2

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from detectron2.structures import ImageList
-from support import TinyBackbone, labelled_image, without
 
 from d2_multitask.config import get_multitask_cfg
-from d2_multitask.heads import BoundaryHead, Decoded, build_heads
+from d2_multitask.heads import BatchLabels, BoundaryHead, Decoded, build_heads
+from support import TinyBackbone, labelled_image, without
 
 
 def boundary_head(**keys: object) -> BoundaryHead:
@@ -23,7 +23,7 @@ def test_labels_keep_every_boundary_pixel() -> None:
     """Lines are one pixel wide; nothing is resized."""
     batch = [labelled_image(40, 30, ((3, 5, 20, 33),)), without(labelled_image(8, 8), "boundary")]
     images = ImageList.from_tensors([x["image"].float() for x in batch], 16)
-    labels = boundary_head().targets(batch, images)["boundary"]
+    labels = boundary_head().targets(BatchLabels(batch, images))["boundary"]
     assert labels.shape == (2, 48, 32)
     assert torch.equal(labels[0, :40, :30], batch[0]["boundary"])
     assert (labels[0, 40:] == 255).all() and (labels[1] == 255).all()
@@ -39,7 +39,7 @@ def test_a_line_in_its_place_is_better_than_one_beside_it() -> None:
     head = boundary_head()
     entry = labelled_image(64, 48, ((9, 7, 30, 50),))
     images = ImageList.from_tensors([entry["image"].float()], 8)
-    targets = head.targets([entry], images)
+    targets = head.targets(BatchLabels([entry], images))
     logits = (targets["boundary"][:, None] == 1) * 8.0 - 4.0
 
     def loss(shift: int) -> float:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from support import TinyBackbone
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.heads import build_heads
 from d2_multitask.heads.build import with_required
+from support import TinyBackbone
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.structures import ImageList
-from support import TinyBackbone, labelled_image
 from torch import Tensor
 
 from d2_multitask.config import get_multitask_cfg
-from d2_multitask.heads import Decoded, build_heads
-from d2_multitask.targets.decode import match_joints
+from d2_multitask.heads import BatchLabels, Decoded, build_heads
+from d2_multitask.targets.decode import match_keypoints
+from support import TinyBackbone, labelled_image
 
 GRID = (8, 8)
 
@@ -83,7 +83,7 @@ def test_the_nearest_peak_lies_outside_of_the_box(
     nearest_first: bool, expected: list[float]
 ) -> None:
     """CenterNet then keeps the regressed joint; we take the next peak."""
-    joints, matched = match_joints(
+    joints, matched = match_keypoints(
         torch.tensor([[[[4.0, 3.0]]]]),
         torch.tensor([[[[5.0, 3.0], [4.0, 1.6]]]]),
         torch.tensor([[[0.9, 0.9]]]),
@@ -135,7 +135,7 @@ def test_distances_that_give_the_box_back_cost_nothing() -> None:
     head = giou_head()
     entry = labelled_image(32, 32, ((4, 4, 20, 28),), num_keypoints=1)
     images = ImageList(torch.zeros(1, 3, 32, 32), [(32, 32)])
-    targets = head.targets([entry], images)
+    targets = head.targets(BatchLabels([entry], images))
     assert len(targets["cells"]) == 9
     ltrb = torch.zeros(1, 4, *GRID)
     for x, y in targets["cells"].xy.tolist():
@@ -160,14 +160,14 @@ def test_giou_gradients(boxes: tuple) -> None:
     entry = labelled_image(32, 32, boxes, num_keypoints=1)
     predictions = head.layers({"p2": torch.randn(1, 8, *GRID)})
     images = ImageList(torch.zeros(1, 3, 32, 32), [(32, 32)])
-    loss = head.losses(predictions, head.targets([entry], images))["loss_det_giou"]
+    loss = head.losses(predictions, head.targets(BatchLabels([entry], images)))["loss_det_giou"]
     loss.backward()
     assert loss.isfinite() and (loss > 0) == bool(boxes)
     assert all(parameter.grad is not None for parameter in head.parameters())
 
 
 def test_giou_boxes_of_a_fused_network_are_the_same() -> None:
-    from d2_multitask.modeling.fusion.cellwise import CellwiseBranch, make_cellwise
+    from d2_multitask.modeling.inference.at_peaks import BranchAtPeaks, compute_at_peaks
 
     head = giou_head()
     feature, xy = {"p2": torch.randn(1, 8, *GRID)}, torch.tensor([[[3, 4], [0, 7]]])
@@ -177,6 +177,6 @@ def test_giou_boxes_of_a_fused_network_are_the_same() -> None:
         decoded = Decoded(peaks=type("P", (), {"xy": xy})())
         head.inference(head.layers(feature), images, decoded)
         boxes.append(decoded.objects["pred_boxes"])
-        make_cellwise(torch.nn.Sequential(head))
-    assert isinstance(head.ltrb, CellwiseBranch)
+        compute_at_peaks(torch.nn.Sequential(head))
+    assert isinstance(head.ltrb, BranchAtPeaks)
     torch.testing.assert_close(*boxes)

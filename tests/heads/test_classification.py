@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from detectron2.structures import ImageList
-from support import TinyBackbone, labelled_image, without
 
 from d2_multitask.config import get_multitask_cfg
-from d2_multitask.heads import ClassificationHead, Decoded, build_heads
+from d2_multitask.heads import BatchLabels, ClassificationHead, Decoded, build_heads
 from d2_multitask.heads.classification import mean_logits
+from support import TinyBackbone, labelled_image, without
 
 
 def classification_head(**keys: object) -> ClassificationHead:
@@ -57,7 +57,7 @@ def test_unknown_labels_and_images_cost_nothing() -> None:
     half_known["image_labels"][10:] = 255
     batch = [known, half_known, without(labelled_image(seed=3), "image_labels")]
     images = ImageList.from_tensors([x["image"].float() for x in batch], 8)
-    targets = head.targets(batch, images)
+    targets = head.targets(BatchLabels(batch, images))
     class_map = torch.zeros((3, 59, 2, 2), requires_grad=True)
     loss = head.losses({"class_map": class_map}, targets)["loss_classification"]
     loss.backward()
@@ -70,7 +70,7 @@ def test_wrong_number_of_labels() -> None:
     entry = {**labelled_image(), "image_labels": torch.zeros(20, dtype=torch.long)}
     images = ImageList.from_tensors([entry["image"].float()])
     with pytest.raises(ValueError, match=r"\(20,\).*\(59,\)"):
-        classification_head().targets([entry], images)
+        classification_head().targets(BatchLabels([entry], images))
 
 
 def test_map_stride_must_fit() -> None:

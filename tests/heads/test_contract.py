@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 import torch
 from detectron2.structures import ImageList
-from support import LABELS, TinyBackbone, labelled_image, without
 
 from d2_multitask.config import get_multitask_cfg
-from d2_multitask.heads import TASK_HEAD_REGISTRY, Decoded, build_heads
-from d2_multitask.heads.base import batch_cells, batch_ignored_cells, batch_objects
+from d2_multitask.heads import TASK_HEAD_REGISTRY, BatchLabels, Decoded, build_heads
+from support import LABELS, TinyBackbone, labelled_image, without
 
 HEADS = sorted(name for name, _ in TASK_HEAD_REGISTRY)
 
@@ -59,7 +58,7 @@ def test_losses_are_finite_and_reach_every_parameter(name: str, batch_name: str)
     losses = {}
     features = backbone(images.tensor)
     for head in heads.values():
-        losses.update(head.losses(head.layers(features), head.targets(batch, images)))
+        losses.update(head.losses(head.layers(features), head.targets(BatchLabels(batch, images))))
     assert losses and all(key.startswith("loss_") for key in losses)
     assert all(value.shape == () and torch.isfinite(value) for value in losses.values())
     sum(losses.values()).backward()
@@ -82,7 +81,7 @@ def test_an_unlabelled_image_adds_nothing(name: str) -> None:
         features = backbone(images.tensor)
         found: dict[str, float] = {}
         for head in heads.values():
-            terms = head.losses(head.layers(features), head.targets(batch, images))
+            terms = head.losses(head.layers(features), head.targets(BatchLabels(batch, images)))
             found.update({key: value.item() for key, value in terms.items()})
         return found
 
@@ -118,7 +117,7 @@ def test_maps_for_pictures(name: str) -> None:
     features = TinyBackbone()(images.tensor)
     for head in head_of(name).values():
         maps = {
-            **head.target_maps(head.targets(batch, images)),
+            **head.target_maps(head.targets(BatchLabels(batch, images))),
             **head.prediction_maps(head.layers(features)),
         }
         for value in maps.values():
@@ -145,27 +144,25 @@ def test_flipping_twice_changes_nothing(name: str) -> None:
             torch.testing.assert_close(merged[key], value, atol=1e-4, rtol=1e-4)
 
 
-def test_what_heads_share_follows_the_labels() -> None:
-    """Kept with the images, but not beyond the labels that it was made of."""
-    images = ImageList(torch.zeros(1, 3, 64, 48), [(64, 48)])
-    batch = [labelled_image()]
-    first = batch_objects(batch, images, 4)
-    cells = batch_cells(batch, images, 4, 1)
-    assert batch_objects(list(batch), images, 4) is first
-    assert batch_cells(batch, images, 4, 1) is cells
-    assert batch_objects(batch, ImageList(images.tensor, images.image_sizes), 4) is not first
-    batch[0]["instances"] = batch[0]["instances"][:1]
-    assert len(batch_objects(batch, images, 4).boxes) == 1
-    assert set(batch_cells(batch, images, 4, 0).object_index.tolist()) == {0}
-
-
-def test_crowds_are_found_once_for_the_same_masks() -> None:
+def test_what_heads_share_is_made_once() -> None:
     images = ImageList(torch.zeros(1, 3, 64, 48), [(64, 48)])
     mask = torch.zeros(64, 48, dtype=torch.bool)
     mask[0, 5] = True
-    batch = [{**labelled_image(), "ignore_mask": mask}]
-    first = batch_ignored_cells(batch, images, 4)
-    assert first.nonzero().tolist() == [[0, 0, 0, 1]]
-    assert batch_ignored_cells(batch, images, 4) is first
-    del batch[0]["ignore_mask"]
-    assert not batch_ignored_cells(batch, images, 4).any()
+    labels = BatchLabels([{**labelled_image(), "ignore_mask": mask}], images)
+    assert labels.objects(4) is labels.objects(4) is not labels.objects(8)
+    assert labels.cells(4, 1) is labels.cells(4, 1) is not labels.cells(4, 0)
+    assert labels.ignored_cells(4) is labels.ignored_cells(4)
+    assert labels.ignored_cells(4).nonzero().tolist() == [[0, 0, 0, 1]]
+    assert len(labels.objects(4).boxes) == 2
+    assert set(labels.cells(4, 0).object_index.tolist()) == {0, 1}
+
+
+def test_what_heads_share_follows_the_labels() -> None:
+    images = ImageList(torch.zeros(1, 3, 64, 48), [(64, 48)])
+    batch = [labelled_image()]
+    assert len(BatchLabels(batch, images).objects(4).boxes) == 2
+    batch[0]["instances"] = batch[0]["instances"][:1]
+    labels = BatchLabels(batch, images)
+    assert len(labels.objects(4).boxes) == 1
+    assert set(labels.cells(4, 0).object_index.tolist()) == {0}
+    assert not labels.ignored_cells(4).any()

@@ -13,10 +13,10 @@ from d2_multitask.heads.dense import (
     DenseHead,
     PyramidBranch,
     dense_shapes,
-    labelled_maps,
     resize_maps,
     to_input_size,
 )
+from d2_multitask.heads.occlusion import labelled_maps
 
 PYRAMID = {f"p{level}": ShapeSpec(channels=8, stride=2**level) for level in (2, 3, 4, 5)}
 
@@ -42,20 +42,20 @@ def test_a_pyramid_is_read_as_panoptic_fpn_does() -> None:
 
 
 def test_layers_by_number_of_features() -> None:
-    one, many = DenseHead({"p2": PYRAMID["p2"]}), DenseHead(PYRAMID)
-    assert type(one.branch(16, 3, "")) is Branch
-    assert type(many.branch(16, 3, "")) is PyramidBranch
+    one, many = DenseHead({"p2": PYRAMID["p2"]}, conv_dim=16), DenseHead(PYRAMID, conv_dim=16)
+    assert type(one.branch(3)) is Branch
+    assert type(many.branch(3)) is PyramidBranch
     assert many.in_features == ["p2", "p3", "p4", "p5"]
     features = pyramid_features()
-    assert one.run(one.branch(16, 3, ""), features).shape == (2, 3, 16, 16)
-    assert many.run(many.branch(16, 3, ""), features).shape == (2, 3, 16, 16)
+    assert one.run(one.branch(3), features).shape == (2, 3, 16, 16)
+    assert many.run(many.branch(3), features).shape == (2, 3, 16, 16)
 
 
 def test_sub_cells_lie_in_their_cell() -> None:
     """A cell's four outputs become its two rows of two sub-cells."""
-    head = DenseHead({"p2": ShapeSpec(channels=4, stride=4)}, upscale=2)
+    head = DenseHead({"p2": ShapeSpec(channels=4, stride=4)}, conv_dim=0, upscale=2)
     assert head.stride == 2
-    branch = head.branch(0, 1, "")
+    branch = head.branch(1)
     with torch.no_grad():
         branch[0].weight.copy_(torch.eye(4)[:, :, None, None])
     feature = torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]).T.reshape(1, 4, 1, 2)
@@ -66,7 +66,7 @@ def test_sub_cells_lie_in_their_cell() -> None:
 @pytest.mark.parametrize("upscale", [0, 3, 8])
 def test_sub_cells_must_fit(upscale: int) -> None:
     with pytest.raises(ValueError, match=f"UPSCALE.*found {upscale}, expected a divisor"):
-        DenseHead({"p2": PYRAMID["p2"]}, upscale)
+        DenseHead({"p2": PYRAMID["p2"]}, upscale=upscale)
 
 
 def test_unknown_or_no_features() -> None:

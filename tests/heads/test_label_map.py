@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from detectron2.structures import ImageList
-from support import TinyBackbone, labelled_image
 
 from d2_multitask.config import get_multitask_cfg
-from d2_multitask.heads import Decoded, LabelMapHead, build_heads
-from d2_multitask.heads.label_map import every_nth_pixel
+from d2_multitask.heads import BatchLabels, Decoded, LabelMapHead, build_heads
+from d2_multitask.heads.dense import every_nth_pixel
+from support import TinyBackbone, labelled_image
 
 
 def head_of(task: str) -> LabelMapHead:
@@ -32,8 +32,8 @@ def test_parts_learn_from_part_labels_what_segmentation_learns_from_its_own() ->
     images = ImageList.from_tensors([entry["image"].float()], 8)
     features = TinyBackbone()(images.tensor)
     swapped = {**entry, "sem_seg": entry["part_seg"]}
-    one = parts.losses(parts.layers(features), parts.targets([entry], images))
-    other = seg.losses(seg.layers(features), seg.targets([swapped], images))
+    one = parts.losses(parts.layers(features), parts.targets(BatchLabels([entry], images)))
+    other = seg.losses(seg.layers(features), seg.targets(BatchLabels([swapped], images)))
     assert set(one) == {"loss_parts"} and set(other) == {"loss_seg"}
     assert one["loss_parts"].item() == pytest.approx(other["loss_seg"].item())
 
@@ -43,7 +43,7 @@ def test_a_perfect_prediction_gives_the_labels_back() -> None:
     head = head_of("parts")
     entry = labelled_image(64, 48, ((8, 12, 24, 48),))  # edges on the grid of stride 4
     images = ImageList.from_tensors([entry["image"].float()], 8)
-    labels = head.targets([entry], images)["part_seg"]
+    labels = head.targets(BatchLabels([entry], images))["part_seg"]
     logits = torch.nn.functional.one_hot(labels[:, ::4, ::4], 7).permute(0, 3, 1, 2) * 50.0
     decoded = Decoded()
     head.inference({"part_seg": logits}, images, decoded)
@@ -67,7 +67,7 @@ def test_fewer_pixels_teach_nearly_the_same(loss_stride: int) -> None:
     batch = [labelled_image(seed=1), labelled_image(40, 32, seed=2)]
     images = ImageList.from_tensors([x["image"].float() / 255 for x in batch], 8)
     predictions = every.layers(TinyBackbone()(images.tensor))
-    targets = every.targets(batch, images)
+    targets = every.targets(BatchLabels(batch, images))
     losses = [head.losses(predictions, targets)["loss_seg"].item() for head in (every, some)]
     assert losses[0] == pytest.approx(losses[1], rel=0.03)
 

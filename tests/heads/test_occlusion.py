@@ -7,12 +7,12 @@ import torch
 from detectron2.structures import ImageList
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import TinyBackbone, labelled_image, without
 from torch import Tensor
 
 from d2_multitask.config import get_multitask_cfg
-from d2_multitask.heads import Decoded, OcclusionHead, build_heads
+from d2_multitask.heads import BatchLabels, Decoded, OcclusionHead, build_heads
 from d2_multitask.heads.occlusion import spread_directions
+from support import TinyBackbone, labelled_image, without
 
 
 def occlusion_head(**keys: object) -> OcclusionHead:
@@ -59,7 +59,7 @@ def test_spread_directions_are_unit_vectors_or_nothing(seed: int, radius: int) -
 def test_labels_of_padding_and_unlabelled_images() -> None:
     batch = [labelled_image(40, 30), without(labelled_image(24, 24), "occlusion")]
     images = ImageList.from_tensors([x["image"].float() for x in batch], 16)
-    targets = occlusion_head(DIRECTION_RADIUS=0).targets(batch, images)
+    targets = occlusion_head(DIRECTION_RADIUS=0).targets(BatchLabels(batch, images))
     assert targets["occlusion_boundary"].shape == (2, 48, 32)
     expected = (batch[0]["occlusion"] != 0).any(0).long()
     assert torch.equal(targets["occlusion_boundary"][0, :40, :30], expected)
@@ -74,7 +74,7 @@ def test_an_image_without_occlusion_is_labelled_all_the_same() -> None:
     entry = labelled_image(boxes=())
     images = ImageList.from_tensors([entry["image"].float()], 8)
     head = occlusion_head()
-    targets = head.targets([entry], images)
+    targets = head.targets(BatchLabels([entry], images))
     losses = head.losses(head.layers(TinyBackbone()(images.tensor)), targets)
     assert losses["loss_occlusion_boundary"] > 0
     assert losses["loss_occlusion_direction"] == 0

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import TinyBackbone
+from detectron2.structures import ImageList
 
 from d2_multitask.config import get_multitask_cfg
-from d2_multitask.heads import build_heads
+from d2_multitask.heads import BatchLabels, Decoded, build_heads
+from d2_multitask.targets.decode import Peaks
+from support import TinyBackbone, labelled_image
 
 
 @pytest.mark.parametrize(
@@ -20,16 +22,32 @@ from d2_multitask.heads import build_heads
 def test_the_last_layer_is_read_in_units_of_the_scale(
     task: str, node: str, key: str, branch: str
 ) -> None:
-    cfg = get_multitask_cfg()
-    cfg.MODEL.TASKS = [task]
-    cfg.MODEL[node][key] = 16.0
-    backbone = TinyBackbone()
-    head = build_heads(cfg, backbone.output_shape())[task]
-    last = getattr(head, branch)[-1]
-    torch.nn.init.zeros_(last.weight)
-    torch.nn.init.constant_(last.bias, 1.5)
-    predicted = head.layers(backbone(torch.rand(1, 3, 16, 16)))[branch]
-    assert predicted.unique().tolist() == [24.0]
+    """1.5 units are 24 cells, in results, losses and flips."""
+    results, losses, merged = [], [], []
+    for scale in (16.0, 1.0):
+        cfg = get_multitask_cfg()
+        cfg.MODEL.TASKS = [task]
+        cfg.MODEL[node][key] = scale
+        cfg.MODEL.POSE_HEAD.PEAK_SCORE_THRESH_TEST = 1.0  # keypoints stay as regressed
+        head = build_heads(cfg, TinyBackbone().output_shape())[task]
+        last = getattr(head, branch)[-1]
+        torch.nn.init.zeros_(last.weight)
+        torch.nn.init.constant_(last.bias, 24 / scale)
+        predictions = head.layers({"p2": torch.rand(1, 8, 16, 12)})
+        assert predictions[branch].unique().tolist() == [24 / scale]
+        cell = torch.tensor([[[3, 4]]])
+        decoded = Decoded(Peaks(torch.ones(1, 1), torch.zeros(1, 1).long(), cell), cell + 0.5)
+        head.inference(predictions, None, decoded)
+        name = {"wh": "pred_boxes", "keypoint_offset": "pred_keypoints"}[branch]
+        results.append(decoded.objects[name][..., :2])
+        images = ImageList(torch.zeros(1, 3, 64, 48), [(64, 48)])
+        terms = head.losses(predictions, head.targets(BatchLabels([labelled_image()], images)))
+        losses.append(terms[{"wh": "loss_det_wh"}.get(branch, "loss_pose_offset")].item())
+        merged.append(head.merge_flipped(predictions, predictions)[branch] * scale)
+    expected = torch.tensor([-34.0, -30.0] if task == "det" else [108.0, 112.0])
+    assert (results[0] == expected).all() and (results[1] == expected).all()
+    assert losses[0] == losses[1] > 0
+    torch.testing.assert_close(*merged)
 
 
 def test_published_weights_fit_the_default() -> None:

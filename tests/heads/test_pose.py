@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 from detectron2.structures import ImageList
-from support import TinyBackbone, labelled_image
 
 from d2_multitask.config import get_multitask_cfg
+from d2_multitask.heads import BatchLabels
 from d2_multitask.heads.base import Decoded
 from d2_multitask.heads.pose import PoseHead
 from d2_multitask.targets.decode import Peaks
+from support import TinyBackbone, labelled_image
 
 PERSON, CHAIR = 2, 5
 # A person in the left half, a chair in the right half of 64x48 pixels; stride 4.
@@ -27,6 +28,10 @@ def pose_head(classes: list[int]) -> PoseHead:
     return PoseHead(cfg, TinyBackbone().output_shape())
 
 
+def labels_of(entry: dict[str, Any]) -> BatchLabels:
+    return BatchLabels([entry], ImageList(torch.zeros(1, 3, 64, 48), [(64, 48)]))
+
+
 def valid_cells(head: PoseHead, person_labelled: bool) -> torch.Tensor:
     """(h, w) bool, where joint heatmaps learn; the chair has zeros, as the mapper gives it."""
     entry: dict[str, Any] = labelled_image(64, 48, BOXES)
@@ -34,7 +39,7 @@ def valid_cells(head: PoseHead, person_labelled: bool) -> torch.Tensor:
     entry["instances"].gt_keypoints.tensor[1] = 0
     if not person_labelled:
         entry["instances"].gt_keypoints.tensor[0] = 0
-    targets = head.targets([entry], ImageList(torch.zeros(1, 3, 64, 48), [(64, 48)]))
+    targets = head.targets(labels_of(entry))
     return targets["valid"].expand(1, 17, 16, 12)[0].all(0)
 
 
@@ -81,8 +86,8 @@ def joint_validity(labelled: list[int], in_set: list[int] | None = None) -> torc
     visibility = entry["instances"].gt_keypoints.tensor[..., 2]
     visibility.zero_()[:, labelled] = 2
     if in_set is not None:
-        entry["labelled_joints"] = torch.isin(torch.arange(17), torch.tensor(in_set))
-    targets = pose_head([]).targets([entry], ImageList(torch.zeros(1, 3, 64, 48), [(64, 48)]))
+        entry["labelled_keypoints"] = torch.isin(torch.arange(17), torch.tensor(in_set))
+    targets = pose_head([]).targets(labels_of(entry))
     return targets["valid"].expand(1, 17, 16, 12)[0]
 
 
@@ -99,11 +104,11 @@ def test_joint_types_that_the_set_does_not_label_cost_nothing() -> None:
     assert valid[:2, :, 6:].all()
 
 
-def test_joint_that_was_cut_off_is_learnt_as_absent() -> None:
+def test_joint_that_was_cut_off_is_learned_as_absent() -> None:
     """It is labelled, elsewhere: nothing about it is unknown, neither in its box nor beside it."""
     entry: dict[str, Any] = labelled_image(64, 48, BOXES[:1])
     entry["instances"].gt_keypoints.tensor[0, 5] = torch.tensor([0.0, 0.0, -1.0])
-    targets = pose_head([]).targets([entry], ImageList(torch.zeros(1, 3, 64, 48), [(64, 48)]))
+    targets = pose_head([]).targets(labels_of(entry))
     assert targets["valid"].all() and targets["keypoint_heatmap"][0, 5].max() == 0
     assert targets["keypoint_weight"][0, 5] == 0
 
@@ -112,7 +117,7 @@ def test_joint_of_visibility_0_costs_nothing_inside_its_box() -> None:
     entry: dict[str, Any] = labelled_image(64, 48, BOXES)
     entry["instances"].gt_keypoints.tensor[..., 2] = 2
     entry["instances"].gt_keypoints.tensor[0, 5, 2] = 0
-    targets = pose_head([]).targets([entry], ImageList(torch.zeros(1, 3, 64, 48), [(64, 48)]))
+    targets = pose_head([]).targets(labels_of(entry))
     valid = targets["valid"].expand(1, 17, 16, 12)[0]
     inside = valid[5][LEFT] & (targets["keypoint_heatmap"][0, 5][LEFT] != 1)
     assert not inside.any() and valid[5][RIGHT].all()

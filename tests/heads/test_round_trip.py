@@ -9,12 +9,12 @@ import torch
 from detectron2.structures import Boxes, ImageList, Instances, Keypoints
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import TinyBackbone, labelled_image
 from torch import Tensor
 
 from d2_multitask.config import get_multitask_cfg
-from d2_multitask.heads import Decoded, build_heads
-from d2_multitask.targets.centers import CenterCells
+from d2_multitask.heads import BatchLabels, Decoded, build_heads
+from d2_multitask.targets.encode import CenterCells
+from support import TinyBackbone, labelled_image
 
 HEIGHT, WIDTH, STRIDE = 64, 48, 4
 GRID = (HEIGHT // STRIDE, WIDTH // STRIDE)
@@ -43,7 +43,7 @@ def perfect(heads: Any, batch: list[dict[str, Any]]) -> tuple[ImageList, dict[st
     images = ImageList.from_tensors([x["image"].float() for x in batch])
     predictions = {}
     for name, head in heads.items():
-        targets = head.targets(batch, images)
+        targets = head.targets(BatchLabels(batch, images))
         if name == "center":
             predictions[name] = {
                 "heatmap": torch.logit(targets["heatmap"], eps=1e-6),
@@ -53,8 +53,8 @@ def perfect(heads: Any, batch: list[dict[str, Any]]) -> tuple[ImageList, dict[st
             predictions[name] = {"wh": spread(targets["cells"], targets["wh"], len(batch))}
         else:
             sub_cell = torch.full((len(batch), 2, *GRID), 0.0)
-            cell = targets["joint_cell"]
-            sub_cell[targets["joint_image"], :, cell[:, 1], cell[:, 0]] = targets[
+            cell = targets["keypoint_cell"]
+            sub_cell[targets["keypoint_image"], :, cell[:, 1], cell[:, 0]] = targets[
                 "keypoint_heatmap_offset"
             ]
             predictions[name] = {
@@ -100,7 +100,7 @@ def nearest(found: Tensor, wanted: Tensor) -> Tensor:
 def test_boxes_and_joints_come_back(boxes, assign_radius: int) -> None:
     heads = build(["det", "pose"], assign_radius)
     # Joints that share a cell share one sub-cell offset, by design; as regressed they are exact.
-    heads["pose"].max_distance = 0.0
+    heads["pose"].matching.max_distance = 0.0
     batch = [
         labelled_image(HEIGHT, WIDTH, boxes, num_keypoints=3, seed=3),
         labelled_image(HEIGHT, WIDTH, ((8, 8, 20, 40),), num_keypoints=3, seed=4),
@@ -163,7 +163,7 @@ def test_any_objects_come_back(data: st.DataObject) -> None:
     entry["instances"] = instances
     heads = build(["det", "pose"])
     # Joints may move to another person's peak at decoding; here they stay as regressed.
-    heads["pose"].max_distance = 0.0
+    heads["pose"].matching.max_distance = 0.0
     (result,) = decode(heads, [entry])
     assert len(result) == len(boxes)
     if boxes:

@@ -8,11 +8,11 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from support import labelled_image
 from torch import Tensor
 
 from d2_multitask.config import load_config
 from d2_multitask.modeling import MultitaskRCNN
+from support import labelled_image
 
 DENSE = ["seg", "parts", "boundary", "occlusion", "classification", "foreground"]
 

@@ -7,9 +7,9 @@ import torch
 from detectron2.structures import BitMasks, Instances
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import labelled_image, without
 
-from d2_multitask.modeling.instance_labels import ImageLabels, SharedBitMasks, covered_share
+from d2_multitask.modeling.roi_heads import ImageLabels, SharedBitMasks, covered_share
+from support import labelled_image, without
 
 
 def some_masks() -> torch.Tensor:

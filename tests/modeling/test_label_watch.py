@@ -6,7 +6,7 @@ import logging
 
 import torch
 
-from d2_multitask.modeling.label_watch import LabelWatch
+from d2_multitask.losses import LabelWatch
 
 
 def test_task_without_labels_is_named_once_a_period(caplog) -> None:
@@ -20,7 +20,7 @@ def test_task_without_labels_is_named_once_a_period(caplog) -> None:
                 {"loss_seg": unseen, "loss_pose_offset": unseen, "loss_pose_heatmap": pose}
             )
     assert len(caplog.messages) == 2
-    assert all("Task 'seg' has learnt nothing in 3 batches" in m for m in caplog.messages)
+    assert all("Task 'seg' has learned nothing in 3 batches" in m for m in caplog.messages)
 
 
 def test_tasks_that_take_turns_are_counted_by_name(caplog, monkeypatch) -> None:
@@ -35,5 +35,5 @@ def test_tasks_that_take_turns_are_counted_by_name(caplog, monkeypatch) -> None:
         for batch in range(13):
             watch.update(batches[batch % 3])
     assert len(caplog.messages) == 2
-    assert all("Task 'seg' has learnt nothing in 6 batches" in m for m in caplog.messages)
+    assert all("Task 'seg' has learned nothing in 6 batches" in m for m in caplog.messages)
     assert len(looks) == 2  # each makes the processor wait for the device

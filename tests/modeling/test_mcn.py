@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 from detectron2.modeling import build_model
-from support import TinyBackbone, labelled_image
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.heads import TaskHead, build_heads
 from d2_multitask.modeling import MultitaskCenterNet
-from d2_multitask.modeling.fusion import fuse_for_inference
+from d2_multitask.modeling.inference import fuse_for_inference
 from d2_multitask.targets import decode
+from support import TinyBackbone, labelled_image
 
 SUBSETS = [
     list(names)
@@ -87,7 +87,7 @@ def test_leaving_out_weak_candidates_changes_nothing(
     """The same answers as from all candidates, of which the weak ones are dropped in the end."""
     model = model_of(["seg", "det", "pose"]).eval()
     # Scores of random weights lie around 0.1.
-    model.heads["center"].score_threshold = model.heads["pose"].peak_score_threshold = 0.1
+    model.heads["center"].score_threshold = model.heads["pose"].matching.score_threshold = 0.1
     if fused:
         fuse_for_inference(model)
     noise = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(0)) * 255

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from detectron2.structures import Boxes, Instances
-from modeling.rcnn_support import rcnn, rcnn_image
 
-from d2_multitask.modeling.instance_labels import ImageLabels
+from d2_multitask.modeling.roi_heads import ImageLabels
+from modeling.rcnn_support import rcnn, rcnn_image
 
 
 def test_boxes_keep_their_coordinates_in_mixed_precision() -> None:

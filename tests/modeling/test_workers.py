@@ -10,12 +10,12 @@ import torch
 import torch.distributed as dist
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from modeling.rcnn_support import rcnn, rcnn_image
-from support import LABELS, labelled_image, without
 from torch import Tensor, nn
-from worker_support import in_two_processes
 
 from d2_multitask.config import load_config
+from modeling.rcnn_support import rcnn, rcnn_image
+from support import LABELS, labelled_image, without
+from worker_support import in_two_processes
 
 Batch = list[dict[str, Any]]
 # Nothing is left to chance: every anchor and every proposal is sampled.

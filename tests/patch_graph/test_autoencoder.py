@@ -4,8 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mae_support import small_mae
-from patch_graph_support import FakeAutoencoder, numbered_image
 
 from d2_multitask.modeling.mae import MAEEncoder
 from d2_multitask.patch_graph.autoencoder import (
@@ -17,6 +15,8 @@ from d2_multitask.patch_graph.autoencoder import (
     is_flat,
     patch_grid_of,
 )
+from mae_support import small_mae
+from patch_graph_support import FakeAutoencoder, numbered_image
 
 
 @pytest.fixture

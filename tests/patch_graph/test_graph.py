@@ -77,13 +77,10 @@ def test_npz_round_trip(tmp_path_factory, graph) -> None:
     st.integers(0, 50),
     st.sampled_from([None, 0.7, 3.0]),
     st.sampled_from([None, 1, 3, 100]),
-    st.sampled_from([0.5, 1.0, 2.0]),
 )
 @settings(max_examples=40, deadline=None)
-def test_every_graph_is_symmetric_and_follows_a_permutation(
-    seed, locality, neighbours, power
-) -> None:
-    options = {"locality": locality, "neighbours": neighbours, "power": power}
+def test_every_graph_is_symmetric_and_follows_a_permutation(seed, locality, neighbours) -> None:
+    options = {"locality": locality, "neighbours": neighbours}
     relation = random_relation(seed=seed)
     weights = graph_from_relation(relation, **options).weights
     assert (weights == weights.T).all() and (weights >= 0).all() and not weights.diagonal().any()
@@ -102,8 +99,6 @@ def test_weights_by_hand() -> None:
     weights = graph_from_relation(relation).weights
     np.testing.assert_allclose(weights[0], [0, 0.3, 0.4, 0], rtol=1e-6)
     np.testing.assert_allclose(weights[1], [0.3, 0, 0.1, 0], rtol=1e-6)
-    squared = graph_from_relation(relation, power=2).weights
-    np.testing.assert_allclose(squared[0], [0, 0.09, 0.16, 0], rtol=1e-6)
     local = graph_from_relation(relation, locality=1).weights
     # 1 and 2 are diagonal neighbours: distance sqrt(2)
     np.testing.assert_allclose(local[1, 2], 0.1 * np.exp(-1), rtol=1e-6)
@@ -113,7 +108,7 @@ def test_weights_by_hand() -> None:
     np.testing.assert_allclose(strongest[0], [0, 0.3, 0.4, 0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("option", [{"locality": 0.0}, {"neighbours": 0}, {"power": -1.0}])
+@pytest.mark.parametrize("option", [{"locality": 0.0}, {"neighbours": 0}])
 def test_settings_must_be_positive(option) -> None:
     with pytest.raises(ValueError, match=f"Graph: found {next(iter(option))}"):
         graph_from_relation(random_relation(), **option)

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from mae_support import small_mae
-from patch_graph_support import FakeAutoencoder, numbered_image
 
 from d2_multitask.patch_graph.growing import Dendrogram, Merge, grow, region_adjacency
+from mae_support import small_mae
+from patch_graph_support import FakeAutoencoder, numbered_image
 
 GRID = (4, 6)
 # Six regions, two columns each wide, in two rows.
@@ -83,8 +83,7 @@ def test_a_threshold_ends_it() -> None:
     assert [(m.first, m.second) for m in dendrogram.merges] == [(2, 5), (3, 4)]
 
 
-@pytest.mark.parametrize(("adjacent", "pair"), [(True, (0, 1)), (False, (0, 5))])
-def test_regions_that_do_not_touch(adjacent, pair) -> None:
+def test_regions_that_do_not_touch() -> None:
     letters = np.isin(REGIONS, [0, 5]).flatten()  # far apart, one object
     neighbours = np.isin(REGIONS, [0, 1]).flatten()
 
@@ -95,8 +94,8 @@ def test_regions_that_do_not_touch(adjacent, pair) -> None:
         return errors
 
     image = numbered_image(GRID)
-    dendrogram = grow(FakeAutoencoder(formula), image, REGIONS, min_regions=5, adjacent=adjacent)
-    assert [(m.first, m.second) for m in dendrogram.merges] == [pair]
+    dendrogram = grow(FakeAutoencoder(formula), image, REGIONS, min_regions=5)
+    assert [(m.first, m.second) for m in dendrogram.merges] == [(0, 1)]
 
 
 def test_regions_grow_across_tiles() -> None:

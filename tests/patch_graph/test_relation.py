@@ -5,13 +5,6 @@ import time
 
 import pytest
 import torch
-from mae_support import small_mae
-from patch_graph_support import (
-    FakeAutoencoder,
-    linear_autoencoder,
-    numbered_image,
-    planted_influence,
-)
 
 from d2_multitask.patch_graph.relation import (
     ESTIMATORS,
@@ -21,6 +14,13 @@ from d2_multitask.patch_graph.relation import (
     measure_anytime,
     measure_relation,
     rank_average,
+)
+from mae_support import small_mae
+from patch_graph_support import (
+    FakeAutoencoder,
+    linear_autoencoder,
+    numbered_image,
+    planted_influence,
 )
 
 GRID = (4, 5)

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mae_support import small_mae
 
 from d2_multitask.patch_graph.similarity import (
     color_similarity,
@@ -14,6 +13,7 @@ from d2_multitask.patch_graph.similarity import (
     patch_places,
     raw_pixel_similarity,
 )
+from mae_support import small_mae
 
 MODEL = SimpleNamespace(patch_size=2)
 
@@ -55,13 +55,11 @@ def test_places_are_rows_and_columns() -> None:
     assert patch_places((2, 3)).tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
 
 
-def test_features_are_centred_unless_told() -> None:
+def test_features_are_centred() -> None:
     model = small_mae(32).eval()
     image = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         features = model.encoder(image[None])[0, 1:]
-    expected = torch.nn.functional.cosine_similarity(features[3], features[9], dim=0)
-    torch.testing.assert_close(encoder_similarity(model, image, centred=False)[3, 9], expected)
     centred = features - features.mean(0)
     expected = torch.nn.functional.cosine_similarity(centred[3], centred[9], dim=0)
     torch.testing.assert_close(encoder_similarity(model, image)[3, 9], expected)

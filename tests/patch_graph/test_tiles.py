@@ -5,17 +5,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
+from d2_multitask.patch_graph.graph import graph_from_matrix, graph_from_relation
+from d2_multitask.patch_graph.relation import Budget, Relation, measure_relation
+from d2_multitask.patch_graph.segmenter import SegmenterSettings, measure_tiles
+from d2_multitask.patch_graph.similarity import patch_places
+from d2_multitask.patch_graph.tiles import Window, stitch, tile_windows
+from d2_multitask.targets.tiles import tile_starts
 from patch_graph_support import (
     PATCH_SIZE,
     linear_autoencoder,
     numbered_image,
 )
-
-from d2_multitask.patch_graph.graph import graph_from_relation
-from d2_multitask.patch_graph.relation import Budget, Relation, measure_relation
-from d2_multitask.patch_graph.similarity import patch_places
-from d2_multitask.patch_graph.tiles import graph_from_tiles, measure_tiles, stitch
-from d2_multitask.patch_graph.windows import Window, tile_starts, tile_windows
 
 GRID = (4, 9)
 
@@ -34,7 +35,8 @@ def model():
 
 
 def leave_one_out(model, image, **options) -> list[tuple[Window, Relation]]:
-    return measure_tiles(model, image, "leave_one_out", Budget(2000), **options)
+    settings = SegmenterSettings(kinds=("leave_one_out",), passes=2000, **options)
+    return measure_tiles(model, image, settings)
 
 
 def test_a_local_relation_is_the_same_from_tiles(model) -> None:
@@ -51,8 +53,8 @@ def test_graphs_from_tiles_and_from_the_whole(model) -> None:
     image = numbered_image(GRID)
     whole = measure_relation(model, image, "leave_one_out", Budget(4000))
     tiles = leave_one_out(model, image, tile_hw=(4, 4))
-    for options in ({}, {"neighbours": 2}, {"locality": 1.5, "power": 2.0, "neighbours": 3}):
-        from_tiles = graph_from_tiles(tiles, GRID, **options)
+    for options in ({}, {"neighbours": 2}, {"locality": 1.5, "neighbours": 3}):
+        from_tiles = graph_from_matrix(stitch(tiles, GRID), GRID, **options)
         expected = graph_from_relation(whole, **options)
         np.testing.assert_allclose(from_tiles.dense(), expected.weights, rtol=0.07, atol=2e-5)
         assert (from_tiles.weights != from_tiles.weights.T).nnz == 0
@@ -102,10 +104,9 @@ def test_half_overlapping_tiles() -> None:
     assert tile_starts(25, 12) == [0, 4, 9, 13]
 
 
-@pytest.mark.parametrize(("tile", "overlap"), [(1, 0.5), (8, 1.0), (8, -0.1)])
-def test_bad_tiles_are_refused(tile, overlap) -> None:
-    with pytest.raises(ValueError, match=f"tiles of {tile} patches that overlap by {overlap}"):
-        tile_starts(20, tile, overlap)
+def test_bad_tiles_are_refused() -> None:
+    with pytest.raises(ValueError, match="tiles of 1x8 patches"):
+        tile_windows((20, 20), (1, 8))
 
 
 def test_windows_know_their_patches_and_pixels() -> None:

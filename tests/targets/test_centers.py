@@ -6,7 +6,13 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances, Keypoints
 
-from d2_multitask.targets.centers import BatchObjects, assign_cells, cells_of, gather_objects
+from d2_multitask.targets.encode import (
+    BatchObjects,
+    assign_cells,
+    cells_of,
+    gather_keypoints,
+    gather_objects,
+)
 
 
 def objects_of(boxes: list[list[float]], image_index: list[int], num_images: int) -> BatchObjects:
@@ -15,7 +21,6 @@ def objects_of(boxes: list[list[float]], image_index: list[int], num_images: int
         image_index=torch.tensor(image_index, dtype=torch.long),
         boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
         classes=torch.zeros(len(boxes), dtype=torch.long),
-        keypoints=None,
         labelled=yes,
         keypoints_labelled=yes,
     )
@@ -79,12 +84,13 @@ def test_batch_is_concatenated_in_stride_units() -> None:
     second = Instances((16, 16))
     second.gt_boxes = Boxes(torch.tensor([[0.0, 0.0, 4.0, 4.0], [1.0, 1.0, 2.0, 2.0]]))
     second.gt_classes = torch.tensor([0, 1])
-    objects = gather_objects([first, None, second], 4, torch.device("cpu"), num_keypoints=2)
+    objects = gather_objects([first, None, second], 4, torch.device("cpu"))
+    keypoints = gather_keypoints([first, None, second], 4, torch.device("cpu"), num_keypoints=2)
     assert objects.image_index.tolist() == [0, 2, 2]
     assert objects.boxes[0].tolist() == [1, 2, 3, 4]
     assert objects.classes.tolist() == [2, 0, 1]
-    assert objects.keypoints[0].tolist() == [[1.5, 2.5, 2.0], [0, 0, 0]]
-    assert objects.keypoints[1:].abs().sum() == 0
+    assert keypoints[0].tolist() == [[1.5, 2.5, 2.0], [0, 0, 0]]
+    assert keypoints[1:].abs().sum() == 0
     assert objects.labelled.tolist() == [True, False, True]
     assert objects.keypoints_labelled.tolist() == [True, False, False]
     # The labels of the batch must not be scaled in place.
@@ -96,5 +102,5 @@ def test_wrong_number_of_joints_is_named() -> None:
     instances.gt_boxes = Boxes(torch.zeros(1, 4))
     instances.gt_classes = torch.zeros(1, dtype=torch.long)
     instances.gt_keypoints = Keypoints(torch.zeros(1, 11, 3))
-    with pytest.raises(ValueError, match="found 11 joints.*NUM_KEYPOINTS = 17"):
-        gather_objects([instances], 4, torch.device("cpu"), num_keypoints=17)
+    with pytest.raises(ValueError, match="found 11 keypoints.*NUM_KEYPOINTS = 17"):
+        gather_keypoints([instances], 4, torch.device("cpu"), num_keypoints=17)

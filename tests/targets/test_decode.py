@@ -8,12 +8,12 @@ from scipy.ndimage import maximum_filter
 
 from d2_multitask.targets.decode import (
     decode_boxes,
-    find_joint_peaks,
+    find_keypoint_peaks,
     find_peaks,
-    gather_cells,
-    joint_hull,
-    match_joints,
-    sample_joint_scores,
+    keypoint_hull,
+    match_keypoints,
+    sample_keypoint_scores,
+    values_at,
     window_maximum,
 )
 
@@ -32,7 +32,7 @@ def test_peaks_over_classes_best_first() -> None:
 
 def test_more_peaks_asked_for_than_cells() -> None:
     assert find_peaks(torch.rand(2, 1, 2, 2), 100).scores.shape == (2, 4)
-    assert find_joint_peaks(torch.rand(2, 3, 2, 2), 100)[0].shape == (2, 3, 4)
+    assert find_keypoint_peaks(torch.rand(2, 3, 2, 2), 100)[0].shape == (2, 3, 4)
 
 
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
@@ -62,7 +62,7 @@ def test_ranks_below_the_threshold_everywhere_are_left_out() -> None:
     peaks = find_peaks(heatmap, 10, score_threshold=0.5)
     assert torch.equal(peaks.scores, expected)
     assert peaks.xy.tolist() == [[[0, 0], [4, 4]], [[0, 0], [2, 2]]]
-    scores, xy = find_joint_peaks(heatmap, 10, score_threshold=0.5)
+    scores, xy = find_keypoint_peaks(heatmap, 10, score_threshold=0.5)
     assert torch.equal(scores[:, 0], expected)
     assert xy[:, 0].tolist() == peaks.xy.tolist()
 
@@ -95,13 +95,13 @@ def test_no_peak_above_the_threshold() -> None:
     peaks = find_peaks(heatmap, 10, score_threshold=0.5)
     assert peaks.scores.shape == (2, 0)
     assert peaks.xy.shape == (2, 0, 2)
-    assert find_joint_peaks(heatmap, 10, score_threshold=0.5)[1].shape == (2, 3, 0, 2)
+    assert find_keypoint_peaks(heatmap, 10, score_threshold=0.5)[1].shape == (2, 3, 0, 2)
 
 
 def test_gather_reads_row_times_width() -> None:
     """Not row times height: a mistake that square maps hide."""
     feature = torch.arange(2 * 3 * 5).view(1, 2, 3, 5)
-    read = gather_cells(feature, torch.tensor([[[4, 0], [1, 2]]]))
+    read = values_at(feature, torch.tensor([[[4, 0], [1, 2]]]))
     assert read.tolist() == [[[4, 19], [11, 26]]]
 
 
@@ -112,7 +112,7 @@ def test_boxes_around_centres() -> None:
 
 def test_hull_with_margin() -> None:
     joints = torch.tensor([[[0.0, 0.0], [10.0, 20.0], [5.0, 5.0]]])
-    assert joint_hull(joints, 0.1).tolist() == [[-1.0, -2.0, 11.0, 22.0]]
+    assert keypoint_hull(joints, 0.1).tolist() == [[-1.0, -2.0, 11.0, 22.0]]
 
 
 # One object with box (0, 0)-(10, 20): a joint may move by 0.3 * 20 = 6.
@@ -129,7 +129,7 @@ def test_hull_with_margin() -> None:
     ],
 )
 def test_matching(peaks, scores, expected, matched) -> None:
-    joints, found = match_joints(
+    joints, found = match_keypoints(
         torch.tensor([[[[5.0, 5.0]]]]),
         torch.tensor(peaks, dtype=torch.float32).view(1, 1, -1, 2),
         torch.tensor(scores, dtype=torch.float32).view(1, 1, -1),
@@ -146,7 +146,7 @@ def test_matching_keeps_objects_joints_and_images_apart() -> None:
     peaks = torch.tensor([[[[2.0, 1], [8, 1]], [[3, 8], [9, 8]]]]).repeat(2, 1, 1, 1)
     peaks[1] += 0.5
     boxes = torch.tensor([[[0.0, 0, 10, 10]] * 2]).repeat(2, 1, 1)
-    joints, _ = match_joints(
+    joints, _ = match_keypoints(
         regressed, peaks, torch.ones(2, 2, 2), boxes, score_threshold=0.1, max_distance=0.3
     )
     assert joints[0].tolist() == [[[2, 1], [9, 8]], [[8, 1], [3, 8]]]
@@ -158,5 +158,5 @@ def test_joint_scores_are_read_in_the_joints_cell() -> None:
     heatmap[0, 0, 2, 1] = 0.6
     heatmap[0, 1, 0, 3] = 0.3
     joints = torch.tensor([[[[1.9, 2.1], [3.0, 0.5]], [[4.1, 2.0], [3.5, -0.1]]]])
-    scores = sample_joint_scores(heatmap, joints)
+    scores = sample_keypoint_scores(heatmap, joints)
     torch.testing.assert_close(scores, torch.tensor([[[0.6, 0.3], [0.0, 0.0]]]))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from detectron2.structures import ImageList
+from torch import Tensor
 
-from d2_multitask.targets.dense import cells_in_boxes, ignored_cells, pad_label_maps
+from d2_multitask.targets.encode import BatchLabels, cells_in_boxes, pad_label_maps
 
 CPU = torch.device("cpu")
 
@@ -23,10 +25,15 @@ def test_map_larger_than_the_image_is_named() -> None:
         pad_label_maps([torch.zeros(5, 3, dtype=torch.long)], (4, 4), 0, CPU)
 
 
+def ignored_cells(masks: list[Tensor | None], padded_hw: tuple[int, int]) -> Tensor:
+    images = ImageList(torch.zeros(len(masks), 3, *padded_hw), [padded_hw] * len(masks))
+    return BatchLabels([{"ignore_mask": mask} for mask in masks], images).ignored_cells(4)
+
+
 def test_a_cell_with_one_ignored_pixel_is_ignored() -> None:
     mask = torch.zeros(8, 8, dtype=torch.bool)
     mask[3, 4] = True
-    cells = ignored_cells([mask, None], (8, 8), 4, CPU)
+    cells = ignored_cells([mask, None], (8, 8))
     assert cells[0, 0].tolist() == [[False, True], [False, False]]
     assert not cells[1].any()
 
@@ -34,7 +41,7 @@ def test_a_cell_with_one_ignored_pixel_is_ignored() -> None:
 def test_a_grid_is_rounded_up() -> None:
     mask = torch.zeros(5, 9, dtype=torch.bool)
     mask[4, 8] = True
-    cells = ignored_cells([mask], (5, 9), 4, CPU)
+    cells = ignored_cells([mask], (5, 9))
     assert cells.shape == (1, 1, 2, 3) and cells[0, 0, 1, 2] and cells.sum() == 1
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2_multitask.targets.gaussian import draw_gaussians, gaussian_radius, object_radius
+from d2_multitask.targets.encode import draw_gaussians, gaussian_radius, object_radius
 
 
 # Computed from CenterNet's published formula and from the quadratic as derived, outside this

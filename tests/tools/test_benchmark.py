@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tool_support import load_tool, run_tool
 
 QUICK = "quick/mcn_seg_det_pose.yaml"

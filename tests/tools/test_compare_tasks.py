@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import REPOSITORY
-from tool_support import load_tool, run_tool
 
-from d2_multitask.data.synthetic_people import write_synthetic_people
+from support import REPOSITORY
+from synthetic.people import write_synthetic_people
+from tool_support import load_tool, run_tool
 
 # Leaves what a training leaves; the pose network fails.
 FAKE_TRAIN_NET = """

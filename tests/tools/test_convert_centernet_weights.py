@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import centernet_support as public
 import pytest
 import torch
 from detectron2.modeling import build_model
-from tool_support import load_tool, run_tool
 
+import centernet_support as public
 from d2_multitask.checkpoint import load_weights
 from d2_multitask.config import load_config
 from d2_multitask.engine.predictor import load_trained_model
+from tool_support import load_tool, run_tool
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
+from d2_multitask.data.labels.foreground import read_foreground
 from support import REPOSITORY
 from tool_support import run_tool
-
-from d2_multitask.data.foreground import read_foreground
 
 QUICK = (
     *("--config-file", "foreground.yaml"),

@@ -7,11 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from detail_support import MAIN
 from PIL import Image
-from tool_support import run_tool
 
-from d2_multitask.data.synthetic_in_detail import write_synthetic_in_detail
+from detail_support import MAIN
+from synthetic.in_detail import write_synthetic_in_detail
+from tool_support import run_tool
 
 CONFIG = "quick/mask_rcnn_in_detail.yaml"
 NARROW = (

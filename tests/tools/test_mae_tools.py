@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
 from support import REPOSITORY
 from tool_support import run_tool
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from PIL import Image
-from tool_support import load_tool, run_tool
 
 from d2_multitask.config import load_config
 from d2_multitask.engine.media import VideoReader, VideoWriter
+from tool_support import load_tool, run_tool
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import subprocess
 import cv2
 import numpy as np
 import pytest
+
 from tool_support import SMALL_MAE, run_tool, save_small_mae
 
 SMALL = (*SMALL_MAE, "MODEL.MAE.IMAGE_SIZE", "[32, 32]")

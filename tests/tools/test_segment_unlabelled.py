@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from tool_support import SMALL_MAE, load_tool, run_tool, save_small_mae
 
-from d2_multitask.data.synthetic_textures import write_synthetic_textures
+from synthetic.textures import write_synthetic_textures
+from tool_support import SMALL_MAE, load_tool, run_tool, save_small_mae
 
 SMALL = (*SMALL_MAE, "MODEL.MAE.PATCH_SIZE", "16")
 

@@ -8,11 +8,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from engine_support import write_people
 from support import REPOSITORY
+from synthetic.people import write_synthetic_people
 from tool_support import run_tool
-
-from d2_multitask.data.synthetic_people import write_synthetic_people
 
 QUICK = (
     *("--config-file", "quick/mcn_seg_det_pose.yaml"),

@@ -1,4 +1,4 @@
-"""tools/visualize_data.py as a user runs it, on a data set of two images made here."""
+"""tools/visualize_data.py as a user runs it, on a dataset of two images made here."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import cv2
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from support import REPOSITORY
-from tool_support import load_tool, run_tool
 
-from d2_multitask.data.pascal_in_detail.registration import find_files, register_detail_layout
-from d2_multitask.data.synthetic_in_detail import write_synthetic_in_detail
+from d2_multitask.data.datasets.pascal_in_detail.loader import (
+    find_files,
+    register_detail_layout,
+)
+from support import REPOSITORY
+from synthetic.in_detail import write_synthetic_in_detail
+from tool_support import load_tool, run_tool
 
 NAME = "visualize_data_test"
 
@@ -98,7 +101,7 @@ def test_the_seed_decides_choice_and_augmentation(tool, data, tmp_path):
     ("options", "message"),
     [
         pytest.param(
-            ["--dataset", "absent"], "found 'absent', expected a registered data set", id="set"
+            ["--dataset", "absent"], "found 'absent', expected a registered dataset", id="set"
         ),
         pytest.param(["DATASETS.TRAIN", "()"], "DATASETS.TRAIN: found nothing", id="no-set"),
         pytest.param(["INPUT.SCALE_CRAP.ENABLED", "True"], "INPUT.SCALE_CROP", id="key"),

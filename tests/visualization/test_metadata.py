@@ -1,4 +1,4 @@
-"""Names of classes and joints: the data set's where they fit, generic ones elsewhere."""
+"""Names of classes and keypoints: the dataset's where they fit, generic ones elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 from d2_multitask.config import get_multitask_cfg, load_config
-from d2_multitask.data.coco_format import register_coco_format
+from d2_multitask.data.datasets.coco import register_coco_format
 from d2_multitask.visualization.metadata import (
     cfg_metadata,
     dataset_metadata,
@@ -21,7 +21,7 @@ from d2_multitask.visualization.metadata import (
 
 @pytest.fixture
 def registered():
-    """Registers data sets under names that are forgotten after the test."""
+    """Registers datasets under names that are forgotten after the test."""
     names = []
 
     def register(name: str, json_file: str) -> str:
@@ -61,7 +61,7 @@ def test_names_of_another_number_are_replaced():
         dog_metadata(), num_classes=3, num_keypoints=5, num_sem_seg_classes=7
     )
     assert metadata.thing_classes == ["class 0", "class 1", "class 2"]
-    assert metadata.keypoint_names == [f"joint {i}" for i in range(5)]
+    assert metadata.keypoint_names == [f"keypoint {i}" for i in range(5)]
     assert limbs(metadata) == []
     assert metadata.stuff_classes == [f"class {i}" for i in range(7)]
 

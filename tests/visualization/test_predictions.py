@@ -83,7 +83,7 @@ def test_a_limb_joins_its_joints_in_the_objects_colour():
     result = {"instances": objects([[50, 100, 350, 200]], [0.9], keypoints)}
     picture = draw_result(black(), result, TWO_JOINTS, draw_boxes=False, **AS_IS)
     assert is_color(picture[150, 200], style.object_color(0))
-    assert is_color(picture[150, 60], (255, 255, 255))  # the joint
+    assert is_color(picture[150, 60], (255, 255, 255))  # the keypoint
     assert (picture[130, :] == 0).all()
 
 

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from mae_support import small_mae
 
 from d2_multitask.visualization.reconstruction import CAPTIONS, reconstruction_pictures
 from d2_multitask.visualization.training import training_pictures
+from mae_support import small_mae
 
 
 def test_columns():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from mae_support import small_mae
 
 from d2_multitask.patch_graph import PatchGraph, SegmenterSettings, segment_image
 from d2_multitask.visualization import style
@@ -18,6 +17,7 @@ from d2_multitask.visualization.segments import (
     region_graph,
     strip_panels,
 )
+from mae_support import small_mae
 
 GREY = np.full((60, 80, 3), 120, np.uint8)
 

@@ -1,4 +1,4 @@
-"""Pictures of labels: the mapper's dicts, a data set's own annotations, the heads' maps."""
+"""Pictures of labels: the mapper's dicts, a dataset's own annotations, the heads' maps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import BoxMode
-from support import labelled_image
 
 from d2_multitask.visualization import style
 from d2_multitask.visualization.metadata import picture_metadata
@@ -16,6 +15,7 @@ from d2_multitask.visualization.targets import (
     draw_map,
     rgb_image,
 )
+from support import labelled_image
 
 METADATA = picture_metadata(num_classes=1, num_keypoints=2)
 AS_IS = {"min_long_side": 1}
@@ -74,7 +74,7 @@ def test_objects_with_and_without_masks_and_joints_share_an_image():
             annotation(),
             annotation(segmentation=[[100, 100, 180, 100, 180, 180, 100, 180]]),
             annotation(keypoints=[30, 30, 2, 50, 40, 2]),
-            annotation(keypoints=[1, 2, 3]),  # a wrong number of joints
+            annotation(keypoints=[1, 2, 3]),  # a wrong number of keypoints
         ],
     }
     image = np.zeros((200, 200, 3), np.uint8)

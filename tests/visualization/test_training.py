@@ -7,14 +7,14 @@ import copy
 import numpy as np
 import pytest
 import torch
-from modeling.rcnn_support import rcnn, rcnn_image
-from support import TinyBackbone, labelled_image
 from torch import nn
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.heads.build import build_heads
 from d2_multitask.modeling.mcn import MultitaskCenterNet
 from d2_multitask.visualization.training import evaluation_mode, target_maps, training_pictures
+from modeling.rcnn_support import rcnn, rcnn_image
+from support import TinyBackbone, labelled_image
 
 
 def network(tasks=("seg", "det", "pose")) -> MultitaskCenterNet:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from typing import Any, NamedTuple
 
 import numpy as np
+import pycocotools.mask as mask_util
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from d2_multitask.data.masks import encode
-from d2_multitask.evaluation.segments.class_agnostic import class_agnostic_recall
-from d2_multitask.evaluation.segments.metrics import SegmentMetrics, mask_box, measure_segments
+from d2_multitask.data.labels.masks import encode
+from d2_multitask.evaluation.coco.class_agnostic import class_agnostic_recall
+from d2_multitask.evaluation.segments.metrics import SegmentMetrics, measure_segments
 
 _NAMES = {
     "iou": "IoU",
@@ -21,16 +23,22 @@ _NAMES = {
 }
 
 
+class _Image(NamedTuple):
+    image_id: Any
+    size_hw: tuple[int, int]
+    metrics: SegmentMetrics
+    no_object: bool
+    annotations: list[dict[str, Any]]
+    results: list[dict[str, Any]]
+
+
 class SegmentsEvaluator(DatasetEvaluator):
     """Means over images, and COCO's average recall over objects.
 
     Results are ``{"segments": {...}}`` in 0-100: ``IoU``, ``IoU-patches``, ``IoU-best-segment``,
     ``CorLoc`` and ``ARI`` as in `SegmentMetrics`; ``AR@1``, ``AR@10``, ``AR@100``, class-agnostic,
-    of the segments and the foreground together; ``num_images``; ``num_no_object``, images where
-    the answer was "no object".
-
-    Attributes:
-        per_image: image id -> its `SegmentMetrics`, for standard errors and paired differences.
+    of the segments and the foreground together; ``num_images``; ``num_no_object``, images whose
+    prediction is "no object".
     """
 
     def __init__(self, distributed: bool = True) -> None:
@@ -43,11 +51,12 @@ class SegmentsEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         """Forget the images of an earlier round."""
-        self.per_image: dict[Any, SegmentMetrics] = {}
-        self._no_object: list[Any] = []
-        self._objects: list[dict[str, Any]] = []
-        self._results: list[dict[str, Any]] = []
-        self._sizes: list[tuple[Any, int, int]] = []
+        self._images: list[_Image] = []
+
+    @property
+    def per_image(self) -> dict[Any, SegmentMetrics]:
+        """Image id -> its `SegmentMetrics`, for standard errors and paired differences."""
+        return {image.image_id: image.metrics for image in self._images}
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Add a few images.
@@ -64,53 +73,46 @@ class SegmentsEvaluator(DatasetEvaluator):
         """
         for input_, output in zip(inputs, outputs, strict=True):
             image_id, objects = input_["image_id"], np.asarray(input_["objects"])
-            segments = np.asarray(output["segments"])
+            segments, scores = np.asarray(output["segments"]), output["scores"]
             foreground = output.get("foreground")
-            _check(image_id, objects, segments, output["scores"], foreground)
-            self.per_image[image_id] = measure_segments(
-                segments, foreground, objects, output.get("grid_hw")
-            )
-            if foreground is None:
-                self._no_object.append(image_id)
-            self._sizes.append((image_id, *objects.shape))
-            self._objects += label_annotations(objects, image_id)
-            self._results += segment_results(segments, output["scores"], image_id)
+            _check(image_id, objects, segments, scores, foreground)
+            results = segment_results(segments, scores, image_id)
             if foreground is not None and foreground.any():
-                score = output.get("foreground_score", float(np.max(output["scores"])) + 1)
-                self._results.append(mask_result(foreground, image_id, score))
+                score = output.get("foreground_score", float(np.max(scores)) + 1)
+                results.append(mask_result(foreground, image_id, score))
+            metrics = measure_segments(segments, foreground, objects, output.get("grid_hw"))
+            annotations = label_annotations(objects, image_id)
+            no_object = foreground is None
+            self._images.append(
+                _Image(image_id, objects.shape, metrics, no_object, annotations, results)
+            )
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Score what was processed; ``None`` in all processes but the first."""
-        if self._distributed and comm.get_world_size() > 1:
-            self._gather()
+        if self._distributed:
+            gathered = comm.gather(self._images)
             if not comm.is_main_process():
                 return None
+            self._images = list(itertools.chain.from_iterable(gathered))
         scores: dict[str, float] = {}
         for field, name in _NAMES.items():
-            values = np.array([getattr(m, field) for m in self.per_image.values()], np.float64)
+            values = np.array([getattr(i.metrics, field) for i in self._images], np.float64)
             known = values[~np.isnan(values)]
             scores[name] = 100 * float(known.mean()) if len(known) else float("nan")
+        objects = itertools.chain.from_iterable(image.annotations for image in self._images)
         ground_truth = {
-            "images": [{"id": i, "height": h, "width": w} for i, h, w in self._sizes],
+            "images": [
+                {"id": i.image_id, "height": i.size_hw[0], "width": i.size_hw[1]}
+                for i in self._images
+            ],
             "categories": [{"id": 1, "name": "object"}],
-            "annotations": [{**a, "id": n} for n, a in enumerate(self._objects, start=1)],
+            "annotations": [{**a, "id": n} for n, a in enumerate(objects, start=1)],
         }
-        scores.update(class_agnostic_recall(ground_truth, self._results))
-        scores["num_images"] = len(self.per_image)
-        scores["num_no_object"] = len(self._no_object)
+        results = [result for image in self._images for result in image.results]
+        scores.update(class_agnostic_recall(ground_truth, results))
+        scores["num_images"] = len(self._images)
+        scores["num_no_object"] = sum(image.no_object for image in self._images)
         return {"segments": scores}
-
-    def _gather(self) -> None:
-        mine = (self.per_image, self._no_object, self._objects, self._results, self._sizes)
-        gathered = comm.gather(mine)
-        if comm.is_main_process():
-            self.reset()
-            for per_image, no_object, objects, results, sizes in gathered:
-                self.per_image.update(per_image)
-                self._no_object += no_object
-                self._objects += objects
-                self._results += results
-                self._sizes += sizes
 
 
 def segment_results(segments: np.ndarray, scores: Any, image_id: Any) -> list[dict[str, Any]]:
@@ -118,7 +120,7 @@ def segment_results(segments: np.ndarray, scores: Any, image_id: Any) -> list[di
 
     Args:
         segments: (H, W) integers; number s has ``scores[s]``.
-        scores: one a segment.
+        scores: one per segment.
         image_id: of the image.
     """
     return [
@@ -128,7 +130,7 @@ def segment_results(segments: np.ndarray, scores: Any, image_id: Any) -> list[di
 
 
 def label_annotations(objects: np.ndarray, image_id: Any) -> list[dict[str, Any]]:
-    """A label map as COCO's annotations; what is not labelled is a region to ignore.
+    """A label map as COCO's annotations; pixels without a label are a region to ignore.
 
     Args:
         objects: (H, W), 0 background, 1, 2, ... objects, negative = not labelled.
@@ -136,16 +138,15 @@ def label_annotations(objects: np.ndarray, image_id: Any) -> list[dict[str, Any]
     """
     annotations = []
     for label in np.unique(objects[objects != 0]):
-        mask = objects == label
-        x0, y0, x1, y1 = mask_box(mask)
+        rle = encode(objects == label)
         annotations.append(
             {
                 "image_id": image_id,
                 "category_id": 1,
                 "iscrowd": int(label < 0),
-                "area": int(mask.sum()),
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "segmentation": encode(mask),
+                "area": int(mask_util.area(rle)),
+                "bbox": mask_util.toBbox(rle).tolist(),
+                "segmentation": rle,
             }
         )
     return annotations
@@ -153,25 +154,18 @@ def label_annotations(objects: np.ndarray, image_id: Any) -> list[dict[str, Any]
 
 def mask_result(mask: np.ndarray, image_id: Any, score: float) -> dict[str, Any]:
     """A mask (H, W) bool as one of COCO's results."""
-    return {
-        "image_id": image_id,
-        "category_id": 1,
-        "segmentation": encode(mask),
-        "score": float(score),
-    }
+    fields = {"image_id": image_id, "category_id": 1}
+    return {**fields, "segmentation": encode(mask), "score": float(score)}
 
 
 def _check(
     image_id: Any, objects: np.ndarray, segments: np.ndarray, scores: Any, foreground: Any
 ) -> None:
-    shapes = {"segments": segments.shape}
-    if foreground is not None:
-        shapes["foreground"] = foreground.shape
-    for name, shape in shapes.items():
-        if shape != objects.shape:
+    for name, array in (("segments", segments), ("foreground", foreground)):
+        if array is not None and array.shape != objects.shape:
             raise ValueError(
-                f"Image {image_id!r}: {name}: found shape {shape}, expected {objects.shape} as the "
-                "label map"
+                f"Image {image_id!r}: {name}: found shape {array.shape}, expected {objects.shape} "
+                "as the label map"
             )
     if segments.min() < 0 or segments.max() >= len(scores):
         raise ValueError(

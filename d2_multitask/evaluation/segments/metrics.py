@@ -1,6 +1,6 @@
-"""What segments of one image are worth, in [0, 1].
+"""Metrics of the segments of one image, in [0, 1].
 
-Letters: H x W pixels, h x w patches. Boxes are (x0, y0, x1, y1) in continuous pixels.
+Letters: H x W pixels, h x w patches.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import pycocotools.mask as mask_util
 
-Box = tuple[float, float, float, float]
+from d2_multitask.data.labels.masks import encode
 
 
 class SegmentMetrics(NamedTuple):
-    """Numbers of one image in [0, 1], NaN where there is nothing to measure.
+    """NaN where there is nothing to measure.
 
     Attributes:
-        iou: of the chosen foreground with the object's mask, on pixels.
+        iou: of the predicted foreground with the mask of all objects, on pixels.
         patch_iou: the same on patches.
-        best_iou: of the segment that fits the mask best: what a perfect choice could reach with
-            one segment.
+        best_iou: of the segment that fits the mask best.
         corloc: 1 if the foreground's box overlaps an object's box with IoU 0.5 or more, else 0.
         ari: adjusted Rand index of segments and label.
     """
@@ -60,8 +60,8 @@ def adjusted_rand_index(first: np.ndarray, second: np.ndarray) -> float:
         second: integers, same shape.
 
     Returns:
-        1 for the same partition, about 0 for unrelated ones; negative is possible. Two partitions
-        that are both a single segment, or both all alone, agree: 1.
+        1 for the same partition, about 0 for unrelated ones, possibly negative. 1 if both have a
+        single segment, or both a segment per element.
     """
     _, rows = np.unique(first.ravel(), return_inverse=True)
     _, columns = np.unique(second.ravel(), return_inverse=True)
@@ -81,25 +81,8 @@ def _pairs(counts: np.ndarray) -> float:
     return float((counts * (counts - 1) / 2).sum())
 
 
-def mask_box(mask: np.ndarray) -> Box | None:
-    """The box about the True pixels of a mask (H, W), (x0, y0, x1, y1); ``None`` for none."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        return None
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
-
-
-def box_iou(first: Box, second: Box) -> float:
-    """IoU of two boxes."""
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    both = max(width, 0.0) * max(height, 0.0)
-    union = sum((b[2] - b[0]) * (b[3] - b[1]) for b in (first, second)) - both
-    return both / union if union else 0.0
-
-
 def patch_mask(mask: np.ndarray, grid_hw: tuple[int, int]) -> np.ndarray:
-    """A mask of pixels as a mask of patches: those of which at least half is covered.
+    """A mask of pixels -> mask of the patches that it covers by at least half.
 
     Args:
         mask: (H, W) bool; patches are stretched over it.
@@ -118,23 +101,18 @@ def measure_segments(
     objects: np.ndarray,
     grid_hw: tuple[int, int] | None = None,
 ) -> SegmentMetrics:
-    """All numbers of one image.
+    """All metrics of one image. Pixels without a label are ignored, except in boxes.
 
     Args:
         segments: (H, W) integers >= 0.
-        foreground: (H, W) bool; ``None`` = "no object", which is an empty mask.
+        foreground: (H, W) bool; ``None`` = "no object", an empty mask.
         objects: (H, W) integers: 0 background, 1, 2, ... objects, negative = not labelled.
-        grid_hw: patches of the image; without it there is no ``patch_iou``.
-
-    Returns:
-        The numbers. On a partly labelled image the rest counts nowhere, except in the boxes.
+        grid_hw: patches of the image; without it ``patch_iou`` is NaN.
     """
     labelled = objects >= 0
     mask = objects > 0
     if foreground is None:
         foreground = np.zeros(mask.shape, bool)
-    boxes = [mask_box(objects == label) for label in np.unique(objects[mask])]
-    found = mask_box(foreground)
     patch_iou = np.nan
     if grid_hw is not None:
         patch_iou = mask_iou(patch_mask(foreground & labelled, grid_hw), patch_mask(mask, grid_hw))
@@ -142,12 +120,15 @@ def measure_segments(
         iou=mask_iou(foreground[labelled], mask[labelled]),
         patch_iou=patch_iou,
         best_iou=best_segment_iou(segments[labelled], mask[labelled]) if mask.any() else np.nan,
-        corloc=_located(found, boxes),
+        corloc=_is_located(foreground, objects),
         ari=adjusted_rand_index(segments[labelled], objects[labelled]),
     )
 
 
-def _located(found: Box | None, boxes: list[Box | None]) -> float:
-    if not boxes:
+def _is_located(foreground: np.ndarray, objects: np.ndarray) -> float:
+    """Whether the foreground's box has an IoU of 0.5 or more with an object's; NaN: no object."""
+    masks = [objects == label for label in np.unique(objects[objects > 0])]
+    if not masks:
         return np.nan
-    return float(found is not None and any(b and box_iou(found, b) >= 0.5 for b in boxes))
+    found, *boxes = mask_util.toBbox([encode(mask) for mask in (foreground, *masks)])
+    return float(mask_util.iou(found[None], np.stack(boxes), [0] * len(boxes)).max() >= 0.5)

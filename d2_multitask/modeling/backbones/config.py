@@ -17,23 +17,20 @@ def add_backbone_config(cfg: CfgNode) -> None:
     # File with the network's own weights under its own key names (for example ImageNet weights);
     # "" = none. Not read when MODEL.WEIGHTS is set, since that initialises the whole model.
     node.WEIGHTS = ""
-    # Let the library download its default weights. False, because training must not need a network.
+    # Let the library download its default weights. False, so that training works offline.
     node.PRETRAINED = False
-    # From scratch: factor on the initial weights of convolutions without bias, because a norm comes
-    # after them. The norm makes the answers the same; but Adam's steps, as large as the learning
-    # rate says, are then larger beside the weights. Those of depthwise convolutions are several
-    # times those of a ResNet, so that a short schedule hardly moves them.
+    # From scratch: factor on the initial weights of convolutions without bias, which a norm
+    # follows. The norm keeps the outputs the same; but the steps of Adam, whose size is the
+    # learning rate, become larger relative to the weights. The initial weights of depthwise
+    # convolutions are several times those of a ResNet, so a short schedule hardly changes them.
     node.INIT_SCALE = 1.0
     # torchvision only: nodes of strides 4, 8, ... to read. [] = the last block at each stride, so
     # that all weights are used. MobileNetV2 without its last layer, 1280 channels made
     # for the classifier, is lighter: ["features.3", "features.6", "features.13", "features.17"].
     node.OUT_NODES = []
-    # Number of levels, from the finest, whose layers are fixed: 1 = all up to stride 4, 2 = up to
-    # stride 8, ... 0, because fixing layers without pretrained weights fixes noise.
-    node.FREEZE_AT = 0
-    # Fix the statistics and affine parameters of all batch norms: for batches of a few images.
-    node.FREEZE_NORM = False
     cfg.MODEL.FEATURE_EXTRACTOR = node
+    for key in ("FREEZE_AT", "FREEZE_NORM"):
+        cfg.register_deprecated_key(f"MODEL.FEATURE_EXTRACTOR.{key}")
 
     # Read by `build_dla_up_backbone`.
     cfg.MODEL.DLA = CfgNode()
@@ -41,7 +38,7 @@ def add_backbone_config(cfg: CfgNode) -> None:
     # the third number is the width of the feature that heads read.
     cfg.MODEL.DLA.CHANNELS = [16, 32, 64, 128, 256, 512]
 
-    # How CenterNet's networks come back to stride 4: `build_dla_up_backbone` and
+    # How CenterNet's networks are up-sampled to stride 4: `build_dla_up_backbone` and
     # `build_resnet_up_backbone`.
     cfg.MODEL.UPSAMPLING = CfgNode()
     # Deformable convolution, as in all published weights; False is several times faster on CPUs
@@ -55,15 +52,15 @@ def add_backbone_config(cfg: CfgNode) -> None:
 
 
 def _add_vit_config(cfg: CfgNode) -> None:
-    """What a transformer for finer maps and larger images has beside MODEL.MAE."""
+    """Keys of a ViT backbone, in addition to MODEL.MAE."""
     cfg.MODEL.VIT = node = CfgNode()
     # Side of the windows that attention is limited to, in patches; 0 = every block sees the whole
-    # image. ViTDet has 14 for 64 x 64 patches; up to about 32 x 32, windows save nothing, because
-    # the last row and column of them are padded.
+    # image. ViTDet has 14 for 64 x 64 patches; up to about 32 x 32 patches, windows save nothing,
+    # because the last row and column of windows are padded.
     node.WINDOW_SIZE = 0
     # Blocks (from 0) that see the whole image all the same; [] = the last of each quarter.
     node.GLOBAL_BLOCKS = []
-    # Decomposed relative positions, learnt from zero; ViTDet has them. They cost the memory that
+    # Decomposed relative positions, learned from zero; ViTDet has them. They cost the memory that
     # scaled-dot-product attention saves.
     node.USE_REL_POS = False
     # (height, width) that those of the global blocks are stored for.
@@ -72,10 +69,10 @@ def _add_vit_config(cfg: CfgNode) -> None:
     node.DROP_PATH = 0.0
     # MAE's norm after the last block. False for Detectron2's ViTDet checkpoints, which have none.
     node.FINAL_NORM = True
-    # Compute blocks again in the backward pass: memory of one block in place of all, a third more
+    # Compute blocks again in the backward pass: memory of one block instead of all, a third more
     # time.
     node.ACTIVATION_CHECKPOINTING = False
-    # 0 = all is learnt; k = patches, positions and the first k blocks stay as they are.
+    # 0 = everything is learned; k = patches, positions and the first k blocks stay as they are.
     node.FREEZE_BLOCKS = 0
     # Levels of the pyramid to compute: an R-CNN reads all, MCN reads p2 alone. Their width and
     # norm are MODEL.FPN.OUT_CHANNELS and NORM ("LN" is ViTDet's).
@@ -83,12 +80,12 @@ def _add_vit_config(cfg: CfgNode) -> None:
 
 
 def _add_mae_backbone_config(cfg: CfgNode) -> None:
-    """What a masked autoencoder with tasks beside it has more than MODEL.MAE."""
+    """Keys of a masked autoencoder with task heads, in addition to MODEL.MAE."""
     cfg.MODEL.MAE_BACKBONE = node = CfgNode()
-    # True = features of the pre-training as they are: a head alone (and a decoder) is learnt.
+    # True = only the heads (and a decoder) are learned.
     node.FREEZE_ENCODER = False
-    # A mask decoder begins: False = with the weight file's decoder, and files without one are
-    # refused; True = with random numbers.
+    # The decoder starts: False = from the weight file, and files without a decoder are refused;
+    # True = from random weights.
     node.FRESH_DECODER = False
     # Stochastic depth of the encoder's last block, growing linearly from 0. MAE's fine-tuning: 0.1
     # base, 0.2 large, 0.3 huge.

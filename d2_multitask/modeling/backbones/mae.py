@@ -1,9 +1,9 @@
 """A masked autoencoder as a backbone: the tokens of its encoder or its decoder as a feature map.
 
-Unlike `vit.py` it is the autoencoder itself, class token and all, so frozen features are the MAE's,
-and it can go on learning to reconstruct beside the tasks (`MultitaskMAE`).
+Unlike `vit.py` it is the whole autoencoder with its class token, so frozen features are the MAE's,
+and it can be trained to reconstruct together with the tasks (`MultitaskMAE`).
 
-Letters: N images, H x W pixels, p pixels a side of a patch, h x w patches, L = h * w, D channels.
+Letters: N images, H x W pixels, p pixels per side of a patch, h x w patches, L = h * w, D channels.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor
 
 from d2_multitask.checkpoint.adapting import AdaptedWeights
-from d2_multitask.data.catalog import RECONSTRUCTION_TASK
-from d2_multitask.modeling.mae.decoder import MAEDecoder
-from d2_multitask.modeling.mae.encoder import MAEEncoder
-from d2_multitask.modeling.mae.network import MAENetwork
-from d2_multitask.modeling.mae.patches import patch_grid
-from d2_multitask.modeling.mae.sizes import decoder_arguments, encoder_arguments
+from d2_multitask.data.datasets.catalog import RECONSTRUCTION_TASK
+from d2_multitask.modeling.mae.config import (
+    decoder_arguments,
+    encoder_arguments,
+    network_arguments,
+)
+from d2_multitask.modeling.mae.masking import patch_grid
+from d2_multitask.modeling.mae.network import MAEDecoder, MAEEncoder, MAENetwork
 from d2_multitask.modeling.mae.weights import adapt_mae_weights
 
 OUT_FEATURE = "last_feat"
@@ -33,6 +35,17 @@ class MAEBackbone(MAENetwork, Backbone):
     """All patches visible, one feature map of stride p; see `forward`.
 
     Parameters have the names of `MaskedAutoencoder`: ``encoder.*``, ``decoder.*``.
+
+    Args:
+        encoder: sees all patches, or the visible ones to reconstruct.
+        decoder: ``None`` if its tokens are not read and nothing is reconstructed.
+        reads_decoder: the features are the decoder's tokens, not the encoder's.
+        freeze_encoder: the encoder is not learned and stays in evaluation mode.
+        fresh_decoder: of an MAE's weight file, only the encoder is loaded.
+        **kwargs: of `MAENetwork`.
+
+    Raises:
+        ValueError: ``reads_decoder`` without a decoder.
     """
 
     def __init__(
@@ -45,18 +58,6 @@ class MAEBackbone(MAENetwork, Backbone):
         fresh_decoder: bool = False,
         **kwargs: Any,
     ) -> None:
-        """
-        Args:
-            encoder: sees all patches, or the visible ones to reconstruct.
-            decoder: ``None`` if nobody reads it and nothing is reconstructed.
-            reads_decoder: the features are the decoder's tokens, not the encoder's.
-            freeze_encoder: the encoder is not learnt and stays in evaluation mode.
-            fresh_decoder: an MAE's weight file gives the encoder alone.
-            **kwargs: of `MAENetwork`.
-
-        Raises:
-            ValueError: a decoder is to be read that is not there.
-        """
         super().__init__(encoder=encoder, decoder=decoder, **kwargs)
         if reads_decoder and decoder is None:
             raise ValueError("MAEBackbone: reads_decoder without a decoder")
@@ -66,21 +67,16 @@ class MAEBackbone(MAENetwork, Backbone):
             encoder.requires_grad_(False)
 
     def train(self, mode: bool = True) -> MAEBackbone:
-        """As of every module; a frozen encoder stays in evaluation mode."""
+        """See `nn.Module.train`; a frozen encoder stays in evaluation mode."""
         super().train(mode)
         if self.freeze_encoder:
             self.encoder.eval()
         return self
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Compute the features.
+        """Normalised images (N, 3, H, W) -> ``{"last_feat": (N, D, h, w)}``.
 
-        Args:
-            images: (N, 3, H, W), normalised; p divides H and W.
-
-        Returns:
-            ``{"last_feat": (N, D, h, w)}``: what the encoder's final norm gives for each patch, or
-            the decoder's.
+        The feature is the output of the encoder's final norm for each patch, or of the decoder's.
 
         Raises:
             ValueError: p does not divide H and W.
@@ -114,15 +110,10 @@ class MAEBackbone(MAENetwork, Backbone):
         """Height and width of the images must be multiples of the patch."""
         return self.patch_size
 
-    @property
-    def padding_constraints(self) -> dict[str, int]:
-        """How Detectron2's `ImageList` has to pad a batch."""
-        return {"size_divisibility": self.size_divisibility}
-
     def adapt_weights(self, weights: dict[str, Tensor], file: str) -> AdaptedWeights | None:
         """Called when weights are loaded; see `d2_multitask.modeling.mae.weights`.
 
-        The decoder of a network like this one, which has learnt the tasks, is always taken.
+        The decoder of a checkpoint of this network, trained with the tasks, is always loaded.
         """
         is_own = any(name.startswith("backbone.decoder.") for name in weights)
         wanted = self.decoder is not None and (is_own or not self.fresh_decoder)
@@ -139,17 +130,11 @@ class MAEBackbone(MAENetwork, Backbone):
 
 @BACKBONE_REGISTRY.register()
 def build_mae_encoder_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MAEBackbone:
-    """The encoder's tokens; with the task "reconstruction" there is a decoder beside it.
+    """The encoder's tokens; with the task "reconstruction" there is a decoder too.
 
     Args:
         cfg: Read: ``MODEL.MAE``, ``MODEL.MAE_BACKBONE``, ``MODEL.TASKS``.
         input_shape: Its `channels` are the channels of the images.
-
-    Returns:
-        The backbone.
-
-    Raises:
-        ValueError: Numbers that do not fit each other.
     """
     return MAEBackbone(**_arguments(cfg, input_shape, reads_decoder=False))
 
@@ -178,8 +163,5 @@ def _arguments(cfg: CfgNode, input_shape: ShapeSpec, reads_decoder: bool) -> dic
         "reads_decoder": reads_decoder,
         "freeze_encoder": own.FREEZE_ENCODER,
         "fresh_decoder": own.FRESH_DECODER,
-        "norm_pix_loss": node.NORM_PIX_LOSS,
-        "mask_ratio": tuple(node.MASK_RATIO),
-        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-        "pixel_std": cfg.MODEL.PIXEL_STD,
+        **network_arguments(cfg),
     }

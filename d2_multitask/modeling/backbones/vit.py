@@ -1,4 +1,4 @@
-"""A masked autoencoder's encoder as a backbone: one feature map of the patch's stride.
+"""A masked autoencoder's encoder as a backbone, alone or with ViTDet's simple feature pyramid.
 
 Letters: N images, H x W pixels, h x w patches, D channels.
 """
@@ -9,32 +9,123 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY
-from detectron2.modeling.backbone.vit import ViT
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.modeling.backbone.utils import get_rel_pos
+from detectron2.modeling.backbone.vit import Attention, SimpleFeaturePyramid, ViT
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from d2_multitask.checkpoint.adapting import AdaptedWeights
-from d2_multitask.modeling.backbones.vit_attention import ScaledDotProductAttention
-from d2_multitask.modeling.mae.blocks import init_linear_layers, layer_norm
-from d2_multitask.modeling.mae.encoder import fixed_position_embedding
-from d2_multitask.modeling.mae.patches import patch_grid
-from d2_multitask.modeling.mae.position_embedding import PositionTable
-from d2_multitask.modeling.mae.sizes import encoder_arguments
+from d2_multitask.modeling.mae.blocks import (
+    init_linear_layers,
+    init_patch_projection,
+    layer_norm,
+    matrix_is_faster,
+)
+from d2_multitask.modeling.mae.config import encoder_arguments
+from d2_multitask.modeling.mae.masking import patch_grid
+from d2_multitask.modeling.mae.position_embedding import PositionTable, fixed_position_embedding
 from d2_multitask.modeling.mae.weights import adapt_mae_weights
 
 OUT_FEATURE = "last_feat"
 """Detectron2's name of the output."""
+LEVELS = ("p2", "p3", "p4", "p5", "p6")
+
+
+class ScaledDotProductAttention(Attention):
+    """Detectron2's `Attention` in less memory, by PyTorch's `scaled_dot_product_attention`.
+
+    The matrix of attention weights, (N, heads, h * w, h * w), is not stored. With relative
+    positions (MViTv2, arXiv 2112.01526, section 4.1) neither, except for small windows: what they
+    add to a logit is a function of the query and the key's row, plus one of the query and the key's
+    column. So it is a product of h + w more channels: the query's hold what is added for each row
+    and column, the key's are 1 at its own row and column, else 0. (Given as `attn_mask`, whose
+    gradient is needed, PyTorch would store the matrix several times.)
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, h, w, D) -> the same; N images or windows."""
+        n, h, w, _ = x.shape
+        qkv = self.qkv(x).reshape(n, h * w, 3, self.num_heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (N, heads, h * w, D / heads) each
+        if self.use_rel_pos:
+            x = self._attend_with_positions(q, k, v, (h, w))
+        elif matrix_is_faster(q):
+            x = _written_out(q * self.scale, k, v)
+        else:
+            x = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        return self.proj(x.transpose(1, 2).reshape(n, h, w, -1))
+
+    def _attend_with_positions(
+        self, q: Tensor, k: Tensor, v: Tensor, grid_hw: tuple[int, int]
+    ) -> Tensor:
+        """(N, heads, h * w, D / heads) each -> the same."""
+        cells = _one_hot_cells(grid_hw).to(k).expand(*k.shape[:2], -1, -1)
+        q = torch.cat([q * self.scale, self._relative_positions(q, grid_hw)], dim=-1)
+        k = torch.cat([k, cells], dim=-1)
+        # The matrix is smaller than what the kernel would store, or it is faster.
+        if q.shape[2] <= 3 * q.shape[3] or matrix_is_faster(q):
+            return _written_out(q, k, v)
+        # PyTorch's fast kernels need as many channels as q and k have.
+        padded = F.pad(v, (0, sum(grid_hw)))
+        return F.scaled_dot_product_attention(q, k, padded, scale=1.0)[..., : v.shape[-1]]
+
+    def _relative_positions(self, q: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+        """What is added to each query's logits for the keys of each row, then of each column.
+
+        (N, heads, h * w, D / heads) -> (N, heads, h * w, h + w).
+        """
+        h, w = grid_hw
+        rows = get_rel_pos(h, h, self.rel_pos_h)  # (h, h, D / heads): from a row to a row
+        columns = get_rel_pos(w, w, self.rel_pos_w)
+        q = q.unflatten(2, (h, w))
+        vertical = torch.einsum("nahwc,hkc->nahwk", q, rows)
+        horizontal = torch.einsum("nahwc,wkc->nahwk", q, columns)
+        return torch.cat([vertical, horizontal], dim=-1).flatten(2, 3).to(q.dtype)
+
+
+def _written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+
+
+def _one_hot_cells(grid_hw: tuple[int, int]) -> Tensor:
+    """(h * w, h + w): for each cell, 1 at its row and, after the rows, at its column."""
+    h, w = grid_hw
+    rows = torch.eye(h).repeat_interleave(w, dim=0)
+    return torch.cat([rows, torch.eye(w).repeat(h, 1)], dim=1)
 
 
 class MAEViT(ViT):
     """Detectron2's `ViT` (ViTDet, arXiv 2203.16527) that takes images and MAE weights of any grid.
 
-    Parameters have the names of Detectron2's and of the authors' files. As in ViTDet there is no
-    class token: windows have no place for it. So the answers are those of MAE's blocks run on the
-    patches alone, which fine-tuning soon makes up for.
+    The parameters have the names of Detectron2's and of the authors' files. As in ViTDet there is
+    no class token, because windows cannot contain it. So the outputs are those of MAE's blocks run
+    on the patches alone, which fine-tuning soon compensates for.
+
+    Args:
+        image_size: (H, W) that the stored position embedding is for.
+        patch_size: side of a patch, pixels.
+        embed_dim: D; depth and num_heads are those of the blocks.
+        position_resize: position embedding for other image sizes: "bicubic", it is learned further;
+            or "sincos", exact, it stays as it is.
+        window_size: side of the windows that attention is limited to, in patches; 0 = none.
+        global_blocks: blocks (from 0) that attend to the whole image all the same; empty = the last
+            of each quarter.
+        use_rel_pos: learn decomposed relative positions; they start at zero.
+        rel_pos_image_size: (H, W) that the relative positions of the global blocks are stored for;
+            they are interpolated for others.
+        drop_path: stochastic depth of the last block, growing linearly from 0.
+        final_norm: MAE's norm after the last block; ViTDet has none.
+        activation_checkpointing: compute blocks again in the backward pass.
+        freeze_blocks: 0 = none; k = patches, positions and the first k blocks are not learned.
+
+    Raises:
+        ValueError: numbers that do not fit each other.
     """
 
     def __init__(
@@ -56,30 +147,6 @@ class MAEViT(ViT):
         activation_checkpointing: bool = False,
         freeze_blocks: int = 0,
     ) -> None:
-        """
-        Args:
-            image_size: (H, W) that the stored position embedding is for.
-            patch_size: side of a patch, pixels.
-            embed_dim: D.
-            depth: number of blocks.
-            num_heads: attention heads.
-            in_channels: channels of the images.
-            position_resize: positions of other image sizes: "bicubic", the positions are learnt
-                on; or "sincos", exact, they stay as they are.
-            window_size: side of the windows that attention is limited to, in patches; 0 = none.
-            global_blocks: blocks (from 0) that attend to the whole image all the same; empty = the
-                last of each quarter.
-            use_rel_pos: learn decomposed relative positions; they start at zero.
-            rel_pos_image_size: (H, W) that the relative positions of the global blocks are stored
-                for; they are interpolated for others.
-            drop_path: stochastic depth of the last block, growing linearly from 0.
-            final_norm: MAE's norm after the last block; ViTDet has none.
-            activation_checkpointing: compute blocks again in the backward pass.
-            freeze_blocks: 0 = none; k = patches, positions and the first k blocks are not learnt.
-
-        Raises:
-            ValueError: numbers that do not fit each other.
-        """
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         global_blocks = _checked_blocks(depth, embed_dim, num_heads, window_size, global_blocks)
         with warnings.catch_warnings():
@@ -112,14 +179,9 @@ class MAEViT(ViT):
             )
         self.norm = layer_norm(embed_dim) if final_norm else None
         self.activation_checkpointing = activation_checkpointing
-        self._init_as_mae()
-        self._freeze(freeze_blocks)
-
-    def _init_as_mae(self) -> None:
         init_linear_layers(self)
-        weight = self.patch_embed.proj.weight
-        nn.init.xavier_uniform_(weight.view(len(weight), -1))
-        nn.init.zeros_(self.patch_embed.proj.bias)
+        init_patch_projection(self.patch_embed.proj)
+        self._freeze(freeze_blocks)
 
     def _freeze(self, num_blocks: int) -> None:
         depth = len(self.blocks)
@@ -136,7 +198,7 @@ class MAEViT(ViT):
             self.norm.requires_grad_(False)
 
     def train(self, mode: bool = True) -> MAEViT:
-        """As of every module; frozen blocks are never dropped (stochastic depth)."""
+        """See `nn.Module.train`; frozen blocks have no stochastic depth."""
         super().train(mode)
         for block in self.blocks[: self.freeze_blocks]:
             block.eval()
@@ -147,22 +209,11 @@ class MAEViT(ViT):
         """Height and width of the images must be multiples of the patch."""
         return self.patch_size
 
-    @property
-    def padding_constraints(self) -> dict[str, int]:
-        """How Detectron2's `ImageList` has to pad a batch."""
-        return {"size_divisibility": self.size_divisibility}
-
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Compute the features.
-
-        Args:
-            x: normalised images, (N, C, H, W); H and W are multiples of `size_divisibility`.
-
-        Returns:
-            ``{"last_feat": (N, D, h, w)}``.
+        """(N, C, H, W), normalised -> ``{"last_feat": (N, D, h, w)}``.
 
         Raises:
-            ValueError: the patch does not divide H and W.
+            ValueError: H and W are not multiples of `size_divisibility`.
         """
         grid_hw = patch_grid((x.shape[-2], x.shape[-1]), self.patch_size)
         x = self.patch_embed(x)  # (N, h, w, D)
@@ -181,40 +232,6 @@ class MAEViT(ViT):
         return adapt_mae_weights(self, weights, file, encoder_prefix="", decoder_prefix=None)
 
 
-@BACKBONE_REGISTRY.register()
-def build_mae_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MAEViT:
-    """MAE's encoder, one feature map ``last_feat`` of the patch's stride.
-
-    Args:
-        cfg: Read: ``MODEL.MAE`` (size, patch, positions: the keys of pre-training) and
-            ``MODEL.VIT`` (see `add_backbone_config`).
-        input_shape: Its `channels` are the channels of the images.
-
-    Returns:
-        The backbone.
-
-    Raises:
-        ValueError: Numbers that do not fit each other.
-    """
-    return MAEViT(**vit_arguments(cfg), in_channels=input_shape.channels)
-
-
-def vit_arguments(cfg: CfgNode) -> dict[str, Any]:
-    """``MODEL.MAE`` and ``MODEL.VIT`` -> arguments of `MAEViT`."""
-    node = cfg.MODEL.VIT
-    return {
-        **encoder_arguments(cfg.MODEL.MAE),
-        "window_size": node.WINDOW_SIZE,
-        "global_blocks": tuple(node.GLOBAL_BLOCKS),
-        "use_rel_pos": node.USE_REL_POS,
-        "rel_pos_image_size": tuple(node.REL_POS_IMAGE_SIZE),
-        "drop_path": node.DROP_PATH,
-        "final_norm": node.FINAL_NORM,
-        "activation_checkpointing": node.ACTIVATION_CHECKPOINTING,
-        "freeze_blocks": node.FREEZE_BLOCKS,
-    }
-
-
 def _checked_blocks(
     depth: int, embed_dim: int, num_heads: int, window_size: int, global_blocks: Sequence[int]
 ) -> list[int]:
@@ -231,3 +248,128 @@ def _checked_blocks(
             f"MODEL.VIT.GLOBAL_BLOCKS: found {wrong}, expected numbers from 0 to {depth - 1}"
         )
     return list(global_blocks) or [depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4)]
+
+
+class MAEFeaturePyramid(SimpleFeaturePyramid):
+    """Detectron2's `SimpleFeaturePyramid` for patches of 4, 8 or 16 pixels and any image size.
+
+    ViTDet, arXiv 2203.16527, section 3. The parameters have Detectron2's names (``net.*``,
+    ``simfp_2`` to ``simfp_5``).
+
+    Args:
+        net: the transformer.
+        out_channels: channels of every level.
+        levels: consecutive levels of "p2" (stride 4) to "p6" (stride 64), finest first, beginning
+            with "p2" or "p3". "p6" is every second cell of "p5", as in Detectron2.
+        norm: normalisation of the pyramid's convolutions, as in Detectron2; "LN" is ViTDet's.
+
+    Raises:
+        ValueError: other levels, or patches from which they cannot be computed.
+    """
+
+    def __init__(
+        self, net: MAEViT, out_channels: int, levels: Sequence[str] = LEVELS, norm: str = "LN"
+    ) -> None:
+        levels = _checked_levels(levels)
+        if net.patch_size not in (4, 8, 16):
+            raise ValueError(
+                f"MODEL.MAE.PATCH_SIZE: found {net.patch_size}, expected one of (4, 8, 16) for "
+                "a pyramid (weights for patches of 14 pixels are resampled to 16 on loading)"
+            )
+        strides = {name: 2 ** int(name[1:]) for name in levels}
+        scales = {name: net.patch_size / strides[name] for name in levels if name != "p6"}
+        known = [scale for scale in scales.values() if scale >= 0.5]  # that Detectron2 builds
+        super().__init__(net, OUT_FEATURE, out_channels, known, norm=norm)
+        for name in list(scales)[len(known) :]:
+            self._add_coarse_stage(name, scales[name], out_channels, norm)
+        self.top_block = LastLevelMaxPool() if "p6" in levels else None
+        self._out_features = levels
+        self._out_feature_channels = dict.fromkeys(levels, out_channels)
+        self._out_feature_strides = strides
+        self._size_divisibility = max(net.patch_size, *(strides[name] for name in scales))
+
+    def _add_coarse_stage(self, name: str, scale: float, out_channels: int, norm: str) -> None:
+        """Detectron2's stage of scale 0.5, for the smaller scales that it does not build."""
+        dim = self.net.output_shape()[OUT_FEATURE].channels
+        use_bias = norm == ""
+
+        def conv(in_channels: int, kernel_size: int) -> Conv2d:
+            return Conv2d(
+                in_channels,
+                out_channels,
+                kernel_size,
+                padding=kernel_size // 2,
+                bias=use_bias,
+                norm=get_norm(norm, out_channels),
+            )
+
+        side = round(1 / scale)
+        stage = nn.Sequential(nn.MaxPool2d(side, side), conv(dim, 1), conv(out_channels, 3))
+        self.add_module(f"simfp_{name[1:]}", stage)
+        self.stages.append(stage)
+
+    @property
+    def size_divisibility(self) -> int:
+        """Height and width of the images must be multiples of it, so that no level is cropped."""
+        return self._size_divisibility
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        """How `ImageList` must pad a batch; Detectron2 writes the first key "size_divisiblity"."""
+        return {"size_divisibility": self.size_divisibility, "square_size": self._square_pad}
+
+
+def _checked_levels(levels: Sequence[str]) -> list[str]:
+    levels = list(levels)
+    first = LEVELS.index(levels[0]) if levels and levels[0] in LEVELS else len(LEVELS)
+    if first > 1 or tuple(levels) != LEVELS[first : first + len(levels)]:
+        raise ValueError(
+            f"MODEL.VIT.LEVELS: found {levels}, expected consecutive ones of {list(LEVELS)}, "
+            "finest first, beginning with p2 or p3"
+        )
+    return levels
+
+
+@BACKBONE_REGISTRY.register()
+def build_mae_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MAEViT:
+    """MAE's encoder, one feature map ``last_feat`` of the patch's stride.
+
+    Args:
+        cfg: Read: ``MODEL.MAE`` (size, patch, positions: the keys of pre-training) and
+            ``MODEL.VIT`` (see `add_backbone_config`).
+        input_shape: Its `channels` are the channels of the images.
+    """
+    return MAEViT(**vit_arguments(cfg), in_channels=input_shape.channels)
+
+
+@BACKBONE_REGISTRY.register()
+def build_mae_vit_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MAEFeaturePyramid:
+    """MAE's encoder and the simple feature pyramid.
+
+    Args:
+        cfg: Read: as by `build_mae_vit_backbone`, ``MODEL.VIT.LEVELS`` and
+            ``MODEL.FPN.{OUT_CHANNELS, NORM}``.
+        input_shape: Its `channels` are the channels of the images.
+    """
+    return MAEFeaturePyramid(
+        build_mae_vit_backbone(cfg, input_shape),
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        levels=list(cfg.MODEL.VIT.LEVELS),
+        norm=cfg.MODEL.FPN.NORM,
+    )
+
+
+def vit_arguments(cfg: CfgNode) -> dict[str, Any]:
+    """``MODEL.MAE`` and ``MODEL.VIT`` -> arguments of `MAEViT`."""
+    node = cfg.MODEL.VIT
+    return {
+        **encoder_arguments(cfg.MODEL.MAE),
+        "window_size": node.WINDOW_SIZE,
+        "global_blocks": tuple(node.GLOBAL_BLOCKS),
+        "use_rel_pos": node.USE_REL_POS,
+        "rel_pos_image_size": tuple(node.REL_POS_IMAGE_SIZE),
+        "drop_path": node.DROP_PATH,
+        "final_norm": node.FINAL_NORM,
+        "activation_checkpointing": node.ACTIVATION_CHECKPOINTING,
+        "freeze_blocks": node.FREEZE_BLOCKS,
+    }

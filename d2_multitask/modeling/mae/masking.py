@@ -1,7 +1,9 @@
-"""Which patches the encoder sees: drawn at random, or given.
+"""Images as sequences of patches, and which of them the encoder gets (arXiv 2111.06377).
 
-Letters: N images, M visible sets an image, B = N * M sequences, L patches, K of them visible. Masks
-say 1 = removed, as in the paper's code; visible sets say True = visible.
+Letters: N images, C channels, H x W pixels, p pixels per side of a patch, h = H / p and w = W / p
+patches, L = h * w; K visible patches, M visible sets per image, B = N * M sequences. A patch is a
+vector of p * p * C numbers in the order row, column, channel; patches are in reading order. Masks
+are 1 = removed, as in the paper's code; visible sets are True = visible.
 """
 
 from __future__ import annotations
@@ -10,6 +12,71 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+# Added to a patch's variance before the division; the authors' number.
+VARIANCE_EPS = 1e-6
+
+
+def patch_grid(image_hw: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """(H, W) in pixels -> (h, w), the patches along height and width.
+
+    Raises:
+        ValueError: the image is smaller than a patch, or p does not divide its height and width.
+    """
+    height, width = image_hw
+    if min(height, width) < patch_size:
+        raise ValueError(
+            f"An image of {width}x{height} pixels (width x height) is smaller than a patch of "
+            f"{patch_size}x{patch_size}"
+        )
+    if height % patch_size or width % patch_size:
+        raise ValueError(
+            f"An image of {width}x{height} pixels (width x height) cannot be cut into patches of "
+            f"{patch_size}x{patch_size}; expected multiples of {patch_size}, for example "
+            f"{width // patch_size * patch_size}x{height // patch_size * patch_size}"
+        )
+    return height // patch_size, width // patch_size
+
+
+def patchify(images: Tensor, patch_size: int) -> Tensor:
+    """(N, C, H, W) -> (N, L, p * p * C).
+
+    Raises:
+        ValueError: see `patch_grid`.
+    """
+    num_images, channels, *image_hw = images.shape
+    h, w = patch_grid((image_hw[0], image_hw[1]), patch_size)
+    x = images.reshape(num_images, channels, h, patch_size, w, patch_size)
+    x = x.permute(0, 2, 4, 3, 5, 1)  # (N, h, w, p, p, C)
+    return x.reshape(num_images, h * w, patch_size**2 * channels)
+
+
+def unpatchify(patches: Tensor, patch_size: int, grid_hw: tuple[int, int]) -> Tensor:
+    """(N, L, p * p * C) -> (N, C, h * p, w * p), the inverse of `patchify`.
+
+    Raises:
+        ValueError: L is not h * w, or the length of a patch is no multiple of p * p.
+    """
+    num_images, length, size = patches.shape
+    h, w = grid_hw
+    channels, rest = divmod(size, patch_size**2)
+    if length != h * w or rest or not channels:
+        raise ValueError(
+            f"Patches: found {length} of {size} numbers, expected {h * w} (for a grid of {h}x{w}) "
+            f"of a multiple of {patch_size**2} numbers"
+        )
+    x = patches.reshape(num_images, h, w, patch_size, patch_size, channels)
+    x = x.permute(0, 5, 1, 3, 2, 4)  # (N, C, h, p, w, p)
+    return x.reshape(num_images, channels, h * patch_size, w * patch_size)
+
+
+def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., p * p * C) -> mean (..., 1) and standard deviation (..., 1) of each patch.
+
+    The deviation is the root of the unbiased variance + `VARIANCE_EPS`.
+    """
+    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True, unbiased=True)
+    return mean, (variance + VARIANCE_EPS).sqrt()
 
 
 class Masking(NamedTuple):
@@ -27,7 +94,7 @@ class Masking(NamedTuple):
 
 
 def num_visible(num_patches: int, mask_ratio: float) -> int:
-    """K for a ratio, rounded as the authors' code does.
+    """K for a ratio, rounded as in the authors' code.
 
     Raises:
         ValueError: no patch would be visible, or the ratio is not in [0, 1).
@@ -43,12 +110,7 @@ def num_visible(num_patches: int, mask_ratio: float) -> int:
 
 
 def masking_from_noise(noise: Tensor, count: int) -> Masking:
-    """Keep the ``count`` patches with the smallest noise.
-
-    Args:
-        noise: (B, L).
-        count: K.
-    """
+    """Keep the ``count`` patches with the smallest noise (B, L)."""
     ids_shuffle = noise.argsort(dim=1)
     ids_restore = ids_shuffle.argsort(dim=1)
     mask = (ids_restore >= count).float()
@@ -56,25 +118,18 @@ def masking_from_noise(noise: Tensor, count: int) -> Masking:
 
 
 def masking_from_visible(visible: Tensor) -> Masking:
-    """The masking of sets that all have the same number of patches.
-
-    Args:
-        visible: (B, L) bool, True = visible.
-
-    Returns:
-        The masking; ``ids_keep`` is in reading order.
-    """
+    """The masking of sets (B, L) that all have the same size; ``ids_keep`` in reading order."""
     count = int(visible[0].sum())
     ids_shuffle = (~visible).to(torch.uint8).argsort(dim=1, stable=True)
     return Masking(ids_shuffle[:, :count], ids_shuffle.argsort(dim=1), (~visible).float())
 
 
 def visible_sets(visible: Tensor, num_images: int, num_patches: int) -> Tensor:
-    """Check given visible sets and write them as booleans.
+    """Check given visible sets and convert them to booleans.
 
     Args:
-        visible: boolean, True = visible: (L,) for all images, (N, L) one set an image, (N, M, L) M
-            sets an image. Or integers, indices of the visible patches: (K,), (N, K), (N, M, K).
+        visible: boolean, True = visible: (L,) for all images, (N, L) one set per image, (N, M, L) M
+            sets per image. Or integers, indices of the visible patches: (K,), (N, K), (N, M, K).
         num_images: N.
         num_patches: L.
 
@@ -82,8 +137,8 @@ def visible_sets(visible: Tensor, num_images: int, num_patches: int) -> Tensor:
         (N, L) or (N, M, L) bool.
 
     Raises:
-        ValueError: another length or number of images, an empty set, an index that is not a patch,
-            or that is named twice.
+        ValueError: another length or number of images, an empty set, or an index that is out of
+            range or given twice.
     """
     if not 1 <= visible.dim() <= 3 or visible.is_floating_point():
         raise ValueError(
@@ -95,14 +150,14 @@ def visible_sets(visible: Tensor, num_images: int, num_patches: int) -> Tensor:
     if len(visible) != num_images:
         raise ValueError(
             f"Visible sets: found sets for {len(visible)} images, expected {num_images}; several "
-            "sets an image are (N, M, set)"
+            "sets per image are (N, M, set)"
         )
     if visible.dtype != torch.bool:
         visible = _from_indices(visible, num_patches)
     if visible.shape[-1] != num_patches:
         raise ValueError(
-            f"Visible sets: found {visible.shape[-1]} entries a set, expected {num_patches}, one "
-            "a patch of the image"
+            f"Visible sets: found {visible.shape[-1]} entries per set, expected {num_patches}, one "
+            "per patch of the image"
         )
     if visible.numel() == 0 or not bool(visible.any(-1).all()):
         raise ValueError("Visible sets: found an empty set, expected at least one visible patch")
@@ -124,14 +179,9 @@ def _from_indices(indices: Tensor, num_patches: int) -> Tensor:
 
 
 def gather_patches(tokens: Tensor, ids_keep: Tensor) -> Tensor:
-    """Pick patches; with several sets an image, the image's tokens are not copied for each.
+    """Tokens (N, L, D), ids_keep (B, K) -> (B, K, D), without copying (N, L, D) for each set.
 
-    Args:
-        tokens: (N, L, D).
-        ids_keep: (B, K), B = N * M; sets of one image follow one another.
-
-    Returns:
-        (B, K, D).
+    The sets of one image follow one another.
     """
     num_images, length, channels = tokens.shape
     if len(ids_keep) == num_images:

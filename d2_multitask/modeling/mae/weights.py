@@ -1,25 +1,30 @@
-"""Public MAE weights -> tensors that fit a network of ours: names, patch size, grid of positions.
+"""Public MAE weights -> tensors that fit a network of this package: names, patch size, positions.
 
-Loading (`d2_multitask.checkpoint`) asks a module that has a method ``adapt_weights`` to translate
-the file's tensors first; here is what such a method calls. The command line
-``tools/convert_mae_weights.py`` calls the same.
+Dialects of tensor names, all translated to the authors':
+
+- `authors`: the authors' three families of files, timm's and Detectron2's ViT;
+  `blocks.0.attn.qkv.weight`;
+- `huggingface_v4`: the files of the Hugging Face hub, and what `transformers` saves;
+  `vit.encoder.layer.0.attention.attention.query.weight`;
+- `huggingface_v5`: `transformers` from 5.0 on, in memory; `vit.layers.0.attention.q_proj.weight`;
+- `d2_multitask`: checkpoints of this package, the authors' names below `encoder.` and `decoder.`.
+
+Loading (`d2_multitask.checkpoint`) calls a module's method ``adapt_weights``, if it has one, which
+calls `adapt_mae_weights`.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2_multitask.checkpoint.adapting import AdaptedWeights
-from d2_multitask.checkpoint.mae_names import (
-    TranslatedWeights,
-    is_decoder_name,
-    is_encoder_name,
-    to_authors_names,
-)
 from d2_multitask.modeling.mae.position_embedding import infer_grid, resize_position_embedding
 
 LICENSE_NOTE = (
@@ -27,12 +32,183 @@ LICENSE_NOTE = (
     "copy of them is published under another label. What is converted or trained from them is "
     "bound by it."
 )
-
+# The dialects that `from_authors_names` writes.
+WRITTEN_DIALECTS = ("authors", "huggingface_v4", "d2_multitask")
 # Below this share of the encoder's tensors, a file is of another network.
 MIN_ENCODER_SHARE = 0.9
 
 _KERNEL = "patch_embed.proj.weight"
 _POSITIONS = ("pos_embed", "decoder_pos_embed")
+# Every MAE has this tensor; wrappers put their prefix before it.
+_HUGGINGFACE_KERNEL = "embeddings.patch_embeddings.projection.weight"
+
+# The tensors of the authors' encoder and decoder; others belong to heads or other modules.
+_ENCODER = re.compile(r"(cls_token|pos_embed|(patch_embed\.proj|blocks\.\d+\..+|norm)\..+)$")
+_DECODER = re.compile(r"(mask_token|decoder_pos_embed|decoder_(embed|blocks\.\d+|norm|pred)\..+)$")
+
+# Hugging Face's names -> the authors', applied in this order; of alternatives the first is version
+# 4. `transformers` 5 saves the decoder's blocks as decoder_encoder.layer. qkv becomes one tensor.
+_HUGGINGFACE_RULES = (
+    (r"^decoder\.(decoder_layers|decoder_encoder\.layer)\.", "decoder_blocks."),
+    (r"^decoder\.", ""),
+    (r"^(encoder\.layer|layers)\.", "blocks."),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.cls_token$", "cls_token"),
+    (r"^layernorm\.", "norm."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.attention\.(attention\.query|q_proj)\.", ".attn.qkv.0."),
+    (r"\.attention\.(attention\.key|k_proj)\.", ".attn.qkv.1."),
+    (r"\.attention\.(attention\.value|v_proj)\.", ".attn.qkv.2."),
+    (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+)
+# The authors' names -> Hugging Face's of version 4, likewise, but for qkv.
+_TO_HUGGINGFACE_RULES = (
+    (r"^decoder_blocks\.", "decoder.decoder_layers."),
+    (r"^(mask_token|decoder_)", r"decoder.\1"),
+    (r"^blocks\.", "vit.encoder.layer."),
+    (r"^patch_embed\.proj\.", "vit.embeddings.patch_embeddings.projection."),
+    (r"^pos_embed$", "vit.embeddings.position_embeddings"),
+    (r"^cls_token$", "vit.embeddings.cls_token"),
+    (r"^norm\.", "vit.layernorm."),
+    (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."),
+    (r"\.attn\.proj\.", ".attention.output.dense."),
+    (r"\.mlp\.fc1\.", ".intermediate.dense."),
+    (r"\.mlp\.fc2\.", ".output.dense."),
+)
+
+
+@dataclass
+class TranslatedWeights:
+    """An MAE's tensors under the authors' names.
+
+    Attributes:
+        weights: the authors' names -> tensors.
+        sources: the authors' names -> the names in the file.
+        dialect: of the file, see the top of this module.
+    """
+
+    weights: dict[str, Tensor]
+    sources: dict[str, list[str]]
+    dialect: str
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether there is a decoder."""
+        return any(map(is_decoder_name, self.weights))
+
+
+def is_encoder_name(name: str) -> bool:
+    """Whether an MAE's encoder has a tensor of this name (the authors' names)."""
+    return bool(_ENCODER.match(name))
+
+
+def is_decoder_name(name: str) -> bool:
+    """Whether an MAE's decoder has a tensor of this name (the authors' names)."""
+    return bool(_DECODER.match(name))
+
+
+def to_authors_names(weights: dict[str, Tensor], file: str = "file") -> TranslatedWeights | None:
+    """Find an MAE among the tensors of a file, in any dialect.
+
+    Args:
+        weights: names in the file -> tensors.
+        file: for messages.
+
+    Returns:
+        The MAE, or ``None`` if there is none.
+
+    Raises:
+        ValueError: a block's query, key or value is missing.
+    """
+    prefix = _prefix(weights, _HUGGINGFACE_KERNEL)
+    if prefix is not None:
+        return _from_huggingface(weights, prefix, file)
+    prefix = _prefix(weights, _KERNEL)
+    if prefix is None:
+        return None
+    is_own = prefix.endswith("encoder.")
+    decoder_prefix = f"{prefix.removesuffix('encoder.')}decoder." if is_own else prefix
+    translated = TranslatedWeights({}, {}, "d2_multitask" if is_own else "authors")
+    for name, value in weights.items():
+        for start, is_known in ((prefix, is_encoder_name), (decoder_prefix, is_decoder_name)):
+            if name.startswith(start) and is_known(name[len(start) :]):
+                translated.weights[name[len(start) :]] = value
+                translated.sources[name[len(start) :]] = [name]
+    return translated
+
+
+def _prefix(names: Iterable[str], kernel: str) -> str | None:
+    """The prefix of the kernel; the shortest if there are several."""
+    found = [
+        name[: -len(kernel)]
+        for name in names
+        if name.endswith(kernel) and name[: -len(kernel)][-1:] in ("", ".")
+    ]
+    return min(found, key=len, default=None)
+
+
+def _from_huggingface(weights: dict[str, Tensor], prefix: str, file: str) -> TranslatedWeights:
+    outer = prefix.removesuffix("vit.")  # the decoder is beside "vit."
+    is_new = any(name.startswith(f"{prefix}layers.") for name in weights)
+    translated = TranslatedWeights({}, {}, "huggingface_v5" if is_new else "huggingface_v4")
+    qkv: dict[str, list[str | None]] = {}  # our name -> names of query, key and value in the file
+    for name, value in weights.items():
+        start = outer if name.startswith(f"{outer}decoder.") else prefix
+        if not name.startswith(start):
+            continue
+        target = _rename(name[len(start) :], _HUGGINGFACE_RULES)
+        part = re.match(r"(.+\.qkv)\.([012])\.(\w+)$", target)
+        if part:
+            qkv.setdefault(f"{part[1]}.{part[3]}", [None] * 3)[int(part[2])] = name
+        elif is_encoder_name(target) or is_decoder_name(target):
+            translated.weights[target], translated.sources[target] = value, [name]
+    for target, names in qkv.items():
+        found = [name for name in names if name is not None]
+        if len(found) < 3:
+            raise ValueError(
+                f"{file}: found {found} for {target}, expected query, key and value; the file is "
+                "incomplete"
+            )
+        translated.weights[target] = torch.cat([weights[name] for name in found])
+        translated.sources[target] = found
+    return translated
+
+
+def from_authors_names(weights: dict[str, Tensor], dialect: str) -> dict[str, Tensor]:
+    """The authors' names -> those of a dialect of `WRITTEN_DIALECTS`.
+
+    Raises:
+        ValueError: another dialect.
+    """
+    if dialect not in WRITTEN_DIALECTS:
+        raise ValueError(f"Dialect: found {dialect!r}, expected one of {WRITTEN_DIALECTS}")
+    if dialect == "authors":
+        return dict(weights)
+    if dialect == "d2_multitask":
+        return {
+            f"{'decoder' if is_decoder_name(name) else 'encoder'}.{name}": value
+            for name, value in weights.items()
+        }
+    result: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        name = _rename(name, _TO_HUGGINGFACE_RULES)
+        if ".attn.qkv." not in name:
+            result[name] = value
+            continue
+        for part, tensor in zip(("query", "key", "value"), value.chunk(3), strict=True):
+            result[name.replace("attn.qkv", f"attention.attention.{part}")] = tensor.clone()
+    return result
+
+
+def _rename(name: str, rules: Iterable[tuple[str, str]]) -> str:
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def adapt_mae_weights(
@@ -51,19 +227,19 @@ def adapt_mae_weights(
         module: gets the weights; below ``encoder_prefix`` it has the authors' names of the encoder
             (more, such as a neck, or fewer, such as no class token, are allowed), below
             ``decoder_prefix`` those of the decoder.
-        weights: as they stand in the file; not changed.
+        weights: names in the file -> tensors; not changed.
         file: for messages.
         encoder_prefix: "" or something like "encoder.".
         decoder_prefix: ``None`` for a module without a decoder; a decoder in the file is unused.
         require_decoder: refuse files without a decoder.
-        fresh_decoder_key: what to set to train without that, for the message.
+        fresh_decoder_key: what to set to train without one, for the message.
 
     Returns:
         The tensors under the module's names, or ``None`` if the file holds no MAE.
 
     Raises:
-        ValueError: fewer than nine tenths of the encoder's tensors find a value of their shape, or
-            fewer of the file's blocks a place; or the file has no decoder and one is required.
+        ValueError: fewer than nine tenths of the encoder's tensors match the file's, or of the
+            file's blocks exist in the module; or the file has no decoder and one is required.
     """
     translated = to_authors_names(weights, file)
     if translated is None:
@@ -76,19 +252,21 @@ def adapt_mae_weights(
             f"{fresh_decoder_key} to train a fresh one"
         )
     wanted = _wanted(module, encoder_prefix, decoder_prefix)
-    mode = getattr(getattr(module, "encoder", module), "positions", None)
-    resized = fit_to_shapes(
-        translated,
-        {name: tuple(value.shape) for name, value in wanted.items()},
-        _grids(module, wanted),
-        mode.mode if mode is not None else "bicubic",
-    )
+    shapes = {name: tuple(value.shape) for name, value in wanted.items()}
+    network = getattr(module, "encoder", module)
+    positions = getattr(network, "positions", None)
+    grids = {
+        name: getattr(network, "grid_hw", None) or infer_grid(table[0, _num_extra(wanted) :])
+        for name, table in wanted.items()
+        if name in _POSITIONS
+    }
+    mode = positions.mode if positions is not None else "bicubic"
+    resized = fit_to_shapes(translated, shapes, grids, mode)
     _check_encoder(translated, wanted, file)
-    prefixes = {True: decoder_prefix, False: encoder_prefix}
     result = AdaptedWeights(dialect=translated.dialect)
     used = set()
     for name, value in translated.weights.items():
-        prefix = prefixes[is_decoder_name(name)]
+        prefix = decoder_prefix if is_decoder_name(name) else encoder_prefix
         if prefix is None:
             continue
         result.weights[prefix + name] = value
@@ -97,20 +275,15 @@ def adapt_mae_weights(
         if name in resized:
             result.resized[prefix + name] = resized[name]
     result.rest = {name: value for name, value in weights.items() if name not in used}
-    result.left_out = _left_out(translated, wanted, decoder_prefix is None)
-    return result
-
-
-def _left_out(
-    translated: TranslatedWeights, wanted: dict[str, Tensor], without_decoder: bool
-) -> list[str]:
-    """What of the file's MAE the module does not have by intention, for the report."""
-    encoder = [n for n in translated.weights if is_encoder_name(n) and n not in wanted]
-    left_out = [f"{name} (the network has none)" for name in encoder if "blocks" not in name]
+    result.left_out = [
+        f"{name} (the network has none)"
+        for name in translated.weights
+        if is_encoder_name(name) and name not in wanted and "blocks" not in name
+    ]
     num_decoder = sum(map(is_decoder_name, translated.weights))
-    if without_decoder and num_decoder:
-        left_out.append(f"the decoder, {num_decoder} tensors (pre-training's)")
-    return left_out
+    if decoder_prefix is None and num_decoder:
+        result.left_out.append(f"the decoder, {num_decoder} tensors (pre-training's)")
+    return result
 
 
 def _wanted(
@@ -127,15 +300,8 @@ def _wanted(
     return wanted
 
 
-def _grids(module: nn.Module, wanted: dict[str, Tensor]) -> dict[str, tuple[int, int]]:
-    """Grids of the module's position embeddings: what it says itself, else from the values."""
-    grid_hw = getattr(getattr(module, "encoder", module), "grid_hw", None)
-    names = [name for name in _POSITIONS if name in wanted]
-    return {name: grid_hw or infer_grid(wanted[name][0, _num_extra(wanted) :]) for name in names}
-
-
 def _num_extra(weights: Mapping[str, Tensor]) -> int:
-    """Tokens without a place that the position embedding begins with: the class token or none.
+    """Tokens without a position at the start of the position embedding: the class token or none.
 
     Detectron2's ViT keeps the class token's entry, but not the token.
     """
@@ -159,8 +325,8 @@ def fit_to_shapes(
 
     Args:
         translated: changed in place.
-        shapes: the authors' names -> shapes that are wanted.
-        grids: "pos_embed", "decoder_pos_embed" -> (h, w) that is wanted.
+        shapes: the authors' names -> wanted shapes.
+        grids: "pos_embed", "decoder_pos_embed" -> wanted (h, w).
         position_resize: see `resize_position_embedding`.
 
     Returns:
@@ -171,7 +337,7 @@ def fit_to_shapes(
     old_kernel = before[_KERNEL]
     kernel = shapes.get(_KERNEL, old_kernel)
     if kernel != old_kernel and kernel[:2] == old_kernel[:2]:
-        from timm.layers import resample_patch_embed  # a second that most callers do not need
+        from timm.layers import resample_patch_embed  # imports timm, which takes a second
 
         weights[_KERNEL] = resample_patch_embed(weights[_KERNEL].float(), list(kernel[2:]))
         for name in ("decoder_pred.weight", "decoder_pred.bias"):
@@ -211,7 +377,9 @@ def _check_encoder(translated: TranslatedWeights, wanted: dict[str, Tensor], fil
     if len(fitting) < MIN_ENCODER_SHARE * len(expected):
         problem = f"{len(fitting)} of {len(expected)} tensors of the encoder match"
     elif len(lost) > (1 - MIN_ENCODER_SHARE) * len(blocks):
-        problem = f"{len(blocks) - len(lost)} of the file's {len(blocks)} blocks have a place"
+        problem = (
+            f"{len(blocks) - len(lost)} of the file's {len(blocks)} blocks exist in the network"
+        )
     else:
         return
     own = TranslatedWeights(dict(wanted), {}, "")
@@ -222,20 +390,17 @@ def _check_encoder(translated: TranslatedWeights, wanted: dict[str, Tensor], fil
     )
 
 
-def _block_numbers(names: Iterable[str]) -> set[str]:
-    return {name.split(".")[1] for name in names if name.startswith("blocks.")}
+def _block_numbers(names: Iterable[str], stem: str = "blocks") -> set[str]:
+    return {name.split(".")[1] for name in names if name.startswith(f"{stem}.")}
 
 
 def describe(translated: TranslatedWeights) -> str:
-    """What an MAE's tensors say of it, for messages: channels, blocks, patch size, decoder."""
+    """An MAE's channels, blocks, patch size and decoder, for messages."""
     weights = translated.weights
-    depths = {
-        prefix: len({name.split(".")[1] for name in weights if name.startswith(f"{prefix}.")})
-        for prefix in ("blocks", "decoder_blocks")
-    }
     channels, _, *patch = weights[_KERNEL].shape
-    text = f"{channels} channels, {depths['blocks']} blocks, patches of {patch[0]}x{patch[1]}"
-    if "decoder_embed.weight" in weights:
-        width = len(weights["decoder_embed.weight"])
-        return f"{text}, decoder of {width} channels and {depths['decoder_blocks']} blocks"
-    return f"{text}, no decoder"
+    text = f"{channels} channels, {len(_block_numbers(weights))} blocks"
+    text += f", patches of {patch[0]}x{patch[1]}"
+    if "decoder_embed.weight" not in weights:
+        return f"{text}, no decoder"
+    width, depth = len(weights["decoder_embed.weight"]), _block_numbers(weights, "decoder_blocks")
+    return f"{text}, decoder of {width} channels and {len(depth)} blocks"

@@ -13,8 +13,6 @@ from hypothesis.extra import numpy as arrays
 from d2_multitask.evaluation.segments.metrics import (
     adjusted_rand_index,
     best_segment_iou,
-    box_iou,
-    mask_box,
     mask_iou,
     measure_segments,
     patch_mask,
@@ -61,13 +59,17 @@ def test_adjusted_rand_index_knows_no_names(labels, names):
     assert adjusted_rand_index(labels, np.array(names)[labels]) == pytest.approx(1.0)
 
 
-def test_boxes():
-    mask = np.zeros((6, 8), bool)
-    assert mask_box(mask) is None
-    mask[1, 2] = mask[4, 5] = True
-    assert mask_box(mask) == (2, 1, 6, 5)
-    assert box_iou((0, 0, 4, 4), (2, 0, 6, 4)) == pytest.approx(8 / 24)
-    assert box_iou((0, 0, 4, 4), (5, 5, 6, 6)) == 0
+@pytest.mark.parametrize(
+    ("columns", "located"), [((0, 4), 1), ((0, 8), 1), ((1, 5), 1), ((2, 6), 0), ((5, 5), 0)]
+)
+def test_boxes(columns, located):
+    """The box of two corner pixels of 4x4; IoUs 1, 16 / 32, 12 / 20, 8 / 24 and of nothing."""
+    objects = np.zeros((6, 8), int)
+    objects[1, 0] = objects[4, 3] = 1
+    foreground = np.zeros((6, 8), bool)
+    foreground[1:5, slice(*columns)] = True
+    found = measure_segments(np.zeros((6, 8), int), foreground, objects)
+    assert found.corloc == located
 
 
 def test_patches_are_covered_by_half():

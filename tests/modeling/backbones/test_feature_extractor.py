@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import re
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ import torchvision
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
-from support import needs_real_data, real_data
 from torch import nn
 
 from d2_multitask.modeling.backbones import (
@@ -20,7 +18,8 @@ from d2_multitask.modeling.backbones import (
     add_backbone_config,
     build_feature_extractor,
 )
-from d2_multitask.modeling.backbones.torchvision_body import find_last_blocks
+from d2_multitask.modeling.backbones.feature_extractor import find_last_blocks
+from support import needs_real_data, real_data
 
 RGB = ShapeSpec(channels=3)
 LIGHT = ["features.3", "features.6", "features.13", "features.17"]
@@ -169,7 +168,6 @@ def test_timm_takes_other_numbers_of_channels():
             "timm defines",
             id="timm-nodes",
         ),
-        pytest.param({"FREEZE_AT": 5}, "FREEZE_AT is 5", id="freeze-too-many"),
         pytest.param({"WEIGHTS": "a.pth", "PRETRAINED": True}, "one of them", id="two-weights"),
     ],
 )
@@ -187,47 +185,6 @@ def test_network_for_one_image_size_is_refused_with_its_own_words():
 
     with pytest.raises(ValueError, match="takes 224 x 224 only"):
         FeatureExtractor("fixed", FixedSize())
-
-
-@pytest.mark.parametrize(
-    ("name", "frozen"),
-    [
-        pytest.param("torchvision/mobilenet_v2", r"features\.[0-6]\.", id="torchvision"),
-        pytest.param(
-            "timm/mobilenetv3_small_100", r"model\.(conv_stem|bn1|blocks\.[01])\.", id="timm"
-        ),
-    ],
-)
-def test_freeze_at(name, frozen):
-    extractor = build_feature_extractor(extractor_config(name, FREEZE_AT=2), RGB)
-    before = {key: value.clone() for key, value in extractor.body.state_dict().items()}
-    for key, parameter in extractor.body.named_parameters():
-        assert parameter.requires_grad != bool(re.match(frozen, key)), key
-    optimizer = torch.optim.SGD(extractor.parameters(), lr=1.0)
-    extractor.train()  # also moves the running statistics of what is not frozen
-    sum(f.square().mean() for f in extractor(torch.rand(2, 3, 64, 64)).values()).backward()
-    optimizer.step()
-    state = extractor.body.state_dict()
-    moved = {key for key, value in state.items() if not torch.equal(value, before[key])}
-    assert any(key.endswith("running_mean") for key in moved)
-    assert not any(re.match(frozen, key) for key in moved)
-
-
-@pytest.mark.parametrize("name", ["torchvision/mobilenet_v2", "timm/mobilenetv3_small_100"])
-def test_freeze_norm_changes_neither_outputs_nor_keys(name):
-    plain = build_feature_extractor(extractor_config(name), RGB).eval()
-    frozen = build_feature_extractor(extractor_config(name, FREEZE_NORM=True), RGB).eval()
-    for norm in [module for module in plain.modules() if isinstance(module, nn.BatchNorm2d)]:
-        nn.init.uniform_(norm.running_mean, -0.5, 0.5)
-        nn.init.uniform_(norm.weight, 0.5, 1.5)
-    missing = frozen.load_state_dict(plain.state_dict(), strict=False).missing_keys
-    assert missing == []
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in frozen.modules())
-    image = torch.rand(1, 3, 64, 64)
-    expected = plain(image)
-    frozen.train()  # statistics must not be those of the batch
-    for key, feature in frozen(image).items():
-        torch.testing.assert_close(feature, expected[key], rtol=1e-4, atol=1e-4)
 
 
 def test_training_and_evaluation_mode_and_copies():
@@ -349,3 +306,11 @@ def test_trained_weights_are_not_scaled(tmp_path):
     cfg = extractor_config(INIT_SCALE=0.25, WEIGHTS=str(tmp_path / "trained.pth"))
     first = next(build_feature_extractor(cfg, RGB).parameters())
     torch.testing.assert_close(first, next(trained.parameters()))
+
+
+def test_configs_with_keys_of_the_last_version_load(tmp_path):
+    cfg = extractor_config()
+    file = tmp_path / "config.yaml"
+    file.write_text("VERSION: 2\nMODEL: {FEATURE_EXTRACTOR: {FREEZE_AT: 0, FREEZE_NORM: False}}")
+    cfg.merge_from_file(str(file))
+    assert "FREEZE_AT" not in cfg.MODEL.FEATURE_EXTRACTOR

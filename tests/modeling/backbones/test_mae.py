@@ -7,11 +7,9 @@ from typing import Any
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from mae_support import authors_weights, small_mae
 from torch import nn
 
 from d2_multitask.checkpoint import load_weights
-from d2_multitask.checkpoint.mae_names import is_encoder_name
 from d2_multitask.checkpoint.report import LoadReport
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.modeling.backbones.mae import (
@@ -19,6 +17,8 @@ from d2_multitask.modeling.backbones.mae import (
     build_mae_decoder_backbone,
     build_mae_encoder_backbone,
 )
+from d2_multitask.modeling.mae.weights import is_encoder_name
+from mae_support import authors_weights, small_mae
 
 BUILDERS = {"encoder": build_mae_encoder_backbone, "decoder": build_mae_decoder_backbone}
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import centernet_support as public
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from torch import nn
 
+import centernet_support as public
+from benchmark.counting import count_multiply_adds
 from d2_multitask.config import load_config
-from d2_multitask.engine.benchmark.counting import count_multiply_adds
 from d2_multitask.heads import build_heads
 
 

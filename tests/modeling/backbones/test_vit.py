@@ -9,21 +9,20 @@ import torch
 from detectron2.modeling import build_backbone
 from detectron2.modeling.backbone.vit import Attention, ViT
 from detectron2.structures import ImageList
-from mae_support import authors_weights, small_mae
 from torch import nn
 
 from d2_multitask.checkpoint import load_weights
-from d2_multitask.checkpoint.mae_names import DIALECTS, from_authors_names
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.engine.solver import build_optimizer
 from d2_multitask.modeling.backbones import MAEViT
-from d2_multitask.modeling.backbones.vit_attention import ScaledDotProductAttention
+from d2_multitask.modeling.backbones.vit import ScaledDotProductAttention
+from mae_support import DIALECTS, authors_weights, in_dialect, small_mae
 
 SMALL = {"image_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
 
 
 def small_vit(seed: int = 0, **arguments) -> MAEViT:
-    """Every learnt tensor is random."""
+    """Every learned tensor is random."""
     torch.manual_seed(seed)
     model = MAEViT(**{**SMALL, **arguments})
     with torch.no_grad():
@@ -172,18 +171,18 @@ def test_checkpointing_gives_the_same_gradients():
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_frozen_blocks_are_not_learnt(checkpointing):
+def test_frozen_blocks_are_not_learned(checkpointing):
     model = small_vit(
         depth=3, freeze_blocks=2, drop_path=0.3, activation_checkpointing=checkpointing
     ).train()
     assert [block.training for block in model.blocks] == [False, False, True]
     features(model, images_of(16, 16)).sum().backward()
-    learnt = {name for name, p in model.named_parameters() if p.grad is not None}
-    assert learnt == {name for name in model.state_dict() if name.startswith(("blocks.2", "norm"))}
+    learned = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert learned == {name for name in model.state_dict() if name.startswith(("blocks.2", "norm"))}
     assert not any(p.requires_grad for p in small_vit(freeze_blocks=2).parameters())
 
 
-def test_exact_positions_are_not_learnt():
+def test_exact_positions_are_not_learned():
     assert small_vit().pos_embed.requires_grad
     assert not small_vit(position_resize="sincos").pos_embed.requires_grad
 
@@ -196,7 +195,7 @@ def save(weights, path):
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_weights_of_every_dialect(dialect, tmp_path):
     mae = small_mae(seed=1)
-    weights = from_authors_names(authors_weights(mae), dialect)
+    weights = in_dialect(authors_weights(mae), dialect)
     backbone = nn.ModuleDict({"backbone": small_vit(image_size=(24, 48), use_rel_pos=True)})
     report = load_weights(backbone, save(weights, tmp_path / "mae.pth"))
     assert all("rel_pos" in name for name in report.fresh)

@@ -10,14 +10,14 @@ from detectron2.modeling import build_backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
 from detectron2.structures import ImageList
-from mae_support import authors_weights, small_mae
 from torch import nn
 
 from d2_multitask.checkpoint import MultitaskCheckpointer, load_weights
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.engine.solver import build_optimizer
 from d2_multitask.modeling.backbones import MAEFeaturePyramid, MAEViT
-from d2_multitask.modeling.fusion import fuse_for_inference
+from d2_multitask.modeling.inference import fuse_for_inference
+from mae_support import authors_weights, small_mae
 
 ALL = ["p2", "p3", "p4", "p5", "p6"]
 

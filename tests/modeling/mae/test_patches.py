@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2_multitask.modeling.mae.patches import (
+from d2_multitask.modeling.mae.masking import (
     VARIANCE_EPS,
     patch_grid,
     patch_statistics,

@@ -65,8 +65,8 @@ def test_sincos_is_exact_and_bicubic_is_near_it():
     assert (bicubic - exact).norm() / exact.norm() < 0.03
 
 
-def test_a_learnt_table_cannot_be_computed():
-    with pytest.raises(ValueError, match="learnt.*use 'bicubic'"):
+def test_a_learned_table_cannot_be_computed():
+    with pytest.raises(ValueError, match="learned.*use 'bicubic'"):
         resize_position_embedding(torch.rand(1, 5, 8), (2, 2), (4, 4), "sincos")
 
 
@@ -84,7 +84,7 @@ def test_grid_is_read_off_the_values(grid):
     assert infer_grid(sincos_position_embedding(16, grid)) == grid
 
 
-def test_grid_of_a_learnt_table():
+def test_grid_of_a_learned_table():
     assert infer_grid(torch.rand(9, 16)) == (3, 3)
     with pytest.raises(ValueError, match="found 6 positions, which are no square"):
         infer_grid(torch.rand(6, 16))

@@ -6,12 +6,11 @@ import argparse
 
 import pytest
 import torch
-from mae_support import authors_weights, small_mae
 
 from d2_multitask.checkpoint import MultitaskCheckpointer, load_weights
-from d2_multitask.checkpoint.mae_names import DIALECTS, from_authors_names
 from d2_multitask.modeling.mae import MAEEncoder
 from d2_multitask.modeling.mae.position_embedding import sincos_position_embedding
+from mae_support import DIALECTS, authors_weights, in_dialect, small_mae
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +36,7 @@ def save(weights, path):
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("dialect", [d for d in DIALECTS if d != "timm"])
 def test_same_output_from_every_dialect(dialect, suffix, source, images, tmp_path):
-    weights = from_authors_names(authors_weights(source), dialect)
+    weights = in_dialect(authors_weights(source), dialect)
     model = small_mae(seed=2).eval()
     report = load_weights(model, save(weights, tmp_path / f"mae{suffix}"))
     assert len(report.matched) == len(model.state_dict())
@@ -51,7 +50,7 @@ def test_same_output_from_every_dialect(dialect, suffix, source, images, tmp_pat
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_encoder_alone(dialect, source, images, tmp_path):
     encoder = MAEEncoder(image_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2)
-    weights = from_authors_names(authors_weights(source), dialect)
+    weights = in_dialect(authors_weights(source), dialect)
     report = load_weights(encoder, save(weights, tmp_path / "mae.pth"))
     assert len(report.matched) == len(encoder.state_dict())
     assert bool(report.unused) == (dialect != "timm")  # the decoder
@@ -75,7 +74,7 @@ def test_timms_own_network_gives_the_same_output(images, tmp_path):
 
 
 def test_encoder_only_file_is_refused_where_a_decoder_is_needed(source, tmp_path):
-    path = save(from_authors_names(authors_weights(source), "timm"), tmp_path / "mae.pth")
+    path = save(in_dialect(authors_weights(source), "timm"), tmp_path / "mae.pth")
     with pytest.raises(ValueError, match="without a decoder.*REQUIRE_DECODER_WEIGHTS"):
         load_weights(small_mae(), path)
     model = small_mae(seed=2, require_decoder_weights=False)

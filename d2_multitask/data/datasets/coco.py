@@ -1,0 +1,369 @@
+"""COCO-format JSON files as Detectron2 datasets.
+
+In Python, a dataset of one's own takes three lines:
+
+    from d2_multitask.data.datasets.coco import register_coco_format
+
+    register_coco_format("my_people", "annotations.json", "images")
+
+Classes, keypoints, skeleton and left/right pairs are read from the JSON's categories. Registering
+reads nothing; the JSON is read when the dataset is first used. What makes the file unusable is a
+``ValueError`` that names file and field; what concerns one object is counted in the data report.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from detectron2.data import MetadataCatalog
+from detectron2.utils.file_io import PathManager
+
+from d2_multitask.data.datasets.catalog import BACKGROUND, IGNORE_LABEL, register
+from d2_multitask.data.datasets.coco_annotations import ObjectReader
+from d2_multitask.data.datasets.coco_categories import Categories, read_categories
+from d2_multitask.data.datasets.coco_json import no_collection, read_images, read_json
+from d2_multitask.data.datasets.json_values import as_category_id, as_id, other_form, shown
+from d2_multitask.data.datasets.sem_seg_files import open_as_class_ids
+from d2_multitask.data.labels.base import checked_ids, checked_ignore
+from d2_multitask.data.problems import DATA_REPORT, Problem
+
+logger = logging.getLogger(__name__)
+
+EVALUATOR_TYPE = "multitask_coco"
+
+SAME_ANNOTATION_ID = "annotation id used twice, both objects are kept"
+SAME_ANNOTATION_TWICE = "object listed twice, one entry left out"
+OTHER_FORM = "image id written as text where the image has a number, or the reverse"
+UNKNOWN_IMAGE = "annotation of an unknown image, left out"
+NO_SEM_SEG_FILE = "image without a semantic map, not used for segmentation"
+NO_OBJECTS = "images without annotations, kept as images without objects"
+
+# Metadata that must not change between the registration and the file.
+_FIXED_METADATA = (
+    "thing_classes",
+    "thing_dataset_id_to_contiguous_id",
+    "keypoint_names",
+    "stuff_classes",
+)
+
+
+@dataclass(frozen=True)
+class LabelFiles:
+    """A folder of label files that have the images' names.
+
+    Attributes:
+        key: of the label: ``part_seg``, ``boundary``, ``foreground`` or that of another head.
+        root: the folder, of PNG files of class ids (255 = no label).
+        ids: (value in the files, class id) pairs, if the values are not the ids.
+        ignore: values that mean no label.
+    """
+
+    key: str
+    root: str
+    ids: tuple[tuple[int, int], ...] | None = None
+    ignore: tuple[int, ...] | None = None
+
+    def fields(self, path: str) -> dict[str, Any]:
+        """What an image's dict says about its file."""
+        values: dict[str, Any] = {f"{self.key}_file_name": path}
+        if self.ids is not None:
+            values[f"{self.key}_ids"] = dict(self.ids)
+        if self.ignore is not None:
+            values[f"{self.key}_ignore"] = self.ignore
+        return values
+
+
+@dataclass(frozen=True)
+class CocoFormatDataset:
+    """What ``DatasetCatalog`` holds for a registered COCO-format dataset; calling it loads it.
+
+    Attributes: as the arguments of ``register_coco_format``.
+    """
+
+    name: str
+    json_file: str
+    image_root: str
+    sem_seg_root: str | None = None
+    sem_seg_from_masks: bool = True
+    stuff_classes: tuple[str, ...] | None = None
+    keypoint_flip_pairs: tuple[tuple[str, str], ...] | None = None
+    sem_seg_ids: tuple[tuple[int, int], ...] | None = None
+    sem_seg_ignore: tuple[int, ...] | None = None
+    label_files: tuple[LabelFiles, ...] = ()
+
+    @no_collection()
+    def __call__(self) -> list[dict[str, Any]]:
+        """Load the dataset and publish its metadata.
+
+        Returns:
+            Detectron2's dicts in the order of the file. ``annotations`` is absent if the JSON has
+            no such field; ``sem_seg_file_name`` or ``sem_seg_from_annotations`` is present where a
+            semantic map is known.
+
+        Raises:
+            ValueError: the file cannot be used; the message names file, field, found and expected.
+        """
+        content = read_json(self.json_file)
+        problems: list[Problem] = []
+        records = read_images(content, self.name, self.json_file, self.image_root, problems)
+        metadata: dict[str, Any] = {}
+        if "annotations" in content:
+            categories = read_categories(
+                content.get("categories"), self.json_file, self.keypoint_flip_pairs
+            )
+            problems += categories.problems
+            metadata.update(categories.as_metadata())
+            self._read_annotations(content["annotations"], records, categories, problems)
+        dataset_dicts = list(records.values())
+        if self._add_sem_seg(dataset_dicts, problems):
+            metadata["stuff_classes"] = self._stuff_classes(metadata)
+            metadata["ignore_label"] = IGNORE_LABEL
+            ids = range(len(metadata["stuff_classes"]))
+            metadata["stuff_dataset_id_to_contiguous_id"] = dict(zip(ids, ids, strict=True))
+            open_as_class_ids(self.name, dataset_dicts)
+        for files in self.label_files:
+            kind = f"image without a file of {files.key!r}, not used for it"
+            self._add_files(dataset_dicts, files, kind, problems)
+        self._publish(metadata)
+        DATA_REPORT.extend(problems)
+        _log_size(self.name, self.json_file, dataset_dicts)
+        return dataset_dicts
+
+    def _read_annotations(
+        self,
+        annotations: Any,
+        records: Mapping[int | str, dict[str, Any]],
+        categories: Categories,
+        problems: list[Problem],
+    ) -> None:
+        """Put the annotations into their images' dicts."""
+        if not isinstance(annotations, list):
+            raise ValueError(
+                f"{self.json_file}: field 'annotations': found {type(annotations).__name__}, "
+                "expected a list"
+            )
+        for record in records.values():
+            record["annotations"] = []
+        num_before, num_kept = len(problems), 0
+        reader = ObjectReader(
+            categories.contiguous_ids, len(categories.keypoint_names), problems=problems
+        )
+        first_of: dict[Any, Mapping[str, Any]] = {}
+        for index, annotation in enumerate(annotations):
+            where = f"{self.json_file}: annotations[{index}]"
+            if not isinstance(annotation, dict):
+                raise ValueError(f"{where}: found {type(annotation).__name__}, expected an object")
+            where += f" (id {shown(annotation.get('id'))})"
+            annotation_id = as_id(annotation.get("id"))  # training needs none
+            known = first_of.setdefault(annotation_id, annotation)
+            if annotation_id is not None and known is not annotation:
+                kind = SAME_ANNOTATION_TWICE if known == annotation else SAME_ANNOTATION_ID
+                details = f"field 'id': found {shown(annotation_id)} again"
+                problems.append(Problem(kind, where, details))
+                if kind == SAME_ANNOTATION_TWICE:
+                    continue
+            record = _image_of(annotation, records, where, problems)
+            if record is None:
+                continue
+            where += f" of image {record['file_name']}"
+            label = reader.read(annotation, record["height"], record["width"], where)
+            if label is not None:
+                record["annotations"].append(label)
+                category_id = as_category_id(annotation.get("category_id"))
+                num_kept += category_id in categories.contiguous_ids
+        if annotations and not num_kept:
+            raise ValueError(
+                f"{self.json_file}: none of its {len(annotations)} annotations can be used. The "
+                f"first problem: {problems[num_before]}"
+            )
+        num_empty = sum(not record["annotations"] for record in records.values())
+        if num_empty:
+            details = f"{num_empty} of {len(records)} images"
+            problems.append(Problem(NO_OBJECTS, self.json_file, details))
+
+    def _add_sem_seg(self, dataset_dicts: list[dict[str, Any]], problems: list[Problem]) -> bool:
+        """Say for each image where its semantic map comes from; returns whether any has one."""
+        if self.sem_seg_root:
+            values = self.sem_seg_ids, self.sem_seg_ignore
+            files = LabelFiles("sem_seg", self.sem_seg_root, *values)
+            self._add_files(dataset_dicts, files, NO_SEM_SEG_FILE, problems)
+            return True
+        if not self.sem_seg_from_masks or not any(
+            "segmentation" in annotation
+            for record in dataset_dicts
+            for annotation in record.get("annotations", ())
+        ):
+            return False  # boxes alone would teach that everything is background
+        for record in dataset_dicts:
+            record["sem_seg_from_annotations"] = True
+        return True
+
+    def _add_files(
+        self,
+        dataset_dicts: list[dict[str, Any]],
+        files: LabelFiles,
+        kind: str,
+        problems: list[Problem],
+    ) -> None:
+        """Name the files that are there in the images' dicts; count the others."""
+        listed: dict[str, set[str]] = {}
+        found = False
+        for record in dataset_dicts:
+            relative = os.path.relpath(record["file_name"], self.image_root)
+            if relative.startswith(os.pardir):  # an absolute file name
+                relative = os.path.basename(relative)
+            path = os.path.join(files.root, os.path.splitext(relative)[0] + ".png")
+            folder, file_name = os.path.split(path)
+            if folder not in listed:
+                exists = PathManager.isdir(folder)
+                listed[folder] = set(PathManager.ls(folder)) if exists else set()
+            if file_name in listed[folder]:
+                record.update(files.fields(path))
+                found = True
+            else:
+                problems.append(Problem(kind, path, "the file does not exist"))
+        if not found:
+            raise ValueError(
+                f"Dataset {self.name!r}: field '{files.key}_root': found no map of its "
+                f"{len(dataset_dicts)} images in {files.root}, expected files such as {path}"
+            )
+
+    def _stuff_classes(self, metadata: Mapping[str, Any]) -> list[str]:
+        where = f"Dataset {self.name!r}: field 'stuff_classes'"
+        if self.stuff_classes is None and "thing_classes" not in metadata:
+            raise ValueError(
+                f"{where}: found nothing, expected the names of the semantic classes, because "
+                f"{self.json_file} has no annotations to tell them"
+            )
+        default = [BACKGROUND, *metadata.get("thing_classes", ())]
+        names = default if self.stuff_classes is None else list(self.stuff_classes)
+        if not self.sem_seg_root and len(names) != len(default):
+            raise ValueError(
+                f"{where}: found {names}, expected {len(default)} names: the background and one "
+                "for each category, because the semantic map is derived from the objects' masks"
+            )
+        return names
+
+    def _publish(self, values: Mapping[str, Any]) -> None:
+        """Set metadata that the registration did not set; what it did set wins, but must agree."""
+        metadata = MetadataCatalog.get(self.name)
+        for key, value in values.items():
+            known = metadata.get(key)
+            if known is None:
+                metadata.set(**{key: value})
+            elif key in _FIXED_METADATA and type(value)(known) != value:
+                raise ValueError(
+                    f"{self.json_file}: {key} of dataset {self.name!r}: found {value}, expected "
+                    f"{known} as registered"
+                )
+
+
+def register_coco_format(
+    name: str,
+    json_file: str,
+    image_root: str,
+    *,
+    sem_seg_root: str | None = None,
+    sem_seg_from_masks: bool = True,
+    stuff_classes: Sequence[str] | None = None,
+    keypoint_flip_pairs: Sequence[Sequence[str]] | None = None,
+    sem_seg_ids: Mapping[int, int] | None = None,
+    sem_seg_ignore: int | Sequence[int] | None = None,
+    label_files: Sequence[LabelFiles] = (),
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Register a COCO-format dataset under a name. Nothing is read until it is used.
+
+    Registering the same again does nothing.
+
+    Args:
+        name: the name for ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+        json_file: COCO's format: ``images``, ``annotations``, ``categories`` (with keypoints and
+            skeleton). Without ``annotations`` the images are unlabelled.
+        image_root: folder that the JSON's ``file_name`` is relative to.
+        sem_seg_root: folder with semantic maps, PNG of class ids (255 = ignore) that have the
+            images' names.
+        sem_seg_from_masks: without ``sem_seg_root``, derive the semantic map from the objects'
+            masks, if there are any: class = category + 1, 0 = background, crowds ignored.
+        stuff_classes: names of the ids in the semantic maps; ``None`` is "background" followed by
+            the JSON's categories.
+        keypoint_flip_pairs: (left, right) keypoint names; ``None`` finds them by name.
+        sem_seg_ids: value in the maps -> class id, such as ``{0: 0, 255: 1}``; ``None`` = the
+            values are the ids.
+        sem_seg_ignore: value or values in the maps that mean no label; ``None`` = 255, if it is
+            not in ``sem_seg_ids``.
+        label_files: folders of other labels.
+        metadata: further metadata, known before the file is read; may replace
+            ``evaluator_type``.
+
+    Raises:
+        ValueError: the name is taken by another dataset, or the values of maps are no numbers.
+    """
+    where = f"Dataset {name!r}:"
+    dataset = CocoFormatDataset(
+        name=name,
+        json_file=str(json_file),
+        image_root=str(image_root),
+        sem_seg_root=str(sem_seg_root) if sem_seg_root else None,
+        sem_seg_from_masks=sem_seg_from_masks,
+        stuff_classes=None if stuff_classes is None else tuple(stuff_classes),
+        keypoint_flip_pairs=(
+            None if keypoint_flip_pairs is None else tuple(map(tuple, keypoint_flip_pairs))
+        ),
+        sem_seg_ids=None
+        if sem_seg_ids is None
+        else checked_ids(f"{where} SEM_SEG_IDS", sem_seg_ids),
+        sem_seg_ignore=None
+        if sem_seg_ignore is None
+        else checked_ignore(f"{where} SEM_SEG_IGNORE", sem_seg_ignore),
+        label_files=tuple(label_files),
+    )
+    if not sem_seg_root and (sem_seg_ids is not None or sem_seg_ignore is not None):
+        raise ValueError(
+            f"{where} found SEM_SEG_IDS or SEM_SEG_IGNORE without SEM_SEG_ROOT, expected a folder "
+            "of semantic maps"
+        )
+    values = {"evaluator_type": EVALUATOR_TYPE, **(metadata or {})}
+    values |= {"json_file": dataset.json_file, "image_root": dataset.image_root}
+    if dataset.sem_seg_root:
+        values["sem_seg_root"] = dataset.sem_seg_root
+    register(name, dataset, **values)
+
+
+def _image_of(
+    annotation: Mapping[str, Any],
+    records: Mapping[int | str, dict[str, Any]],
+    where: str,
+    problems: list[Problem],
+) -> dict[str, Any] | None:
+    image_id = as_id(annotation.get("image_id"))  # no image has the id None
+    record = records.get(image_id)
+    if record is None:  # VIA writes 0 in the image and "0" here
+        record = records.get(other_form(image_id))
+        if record is not None:
+            details = f"field 'image_id': found {shown(image_id)}"
+            problems.append(Problem(OTHER_FORM, where, details))
+    if record is None:
+        found = shown(annotation.get("image_id"))
+        details = f"field 'image_id': found {found}, expected the id of one of the images"
+        problems.append(Problem(UNKNOWN_IMAGE, where, details))
+    return record
+
+
+def _log_size(name: str, json_file: str, dataset_dicts: Sequence[Mapping[str, Any]]) -> None:
+    labels = [a for record in dataset_dicts for a in record.get("annotations", ())]
+    crowds = sum(a["iscrowd"] for a in labels)
+    keypoints = sum(any(a.get("keypoints", ())) for a in labels)
+    logger.info(
+        "Dataset %s: %d images, %d objects (%d with keypoints), %d ignored regions, from %s",
+        name,
+        len(dataset_dicts),
+        len(labels) - crowds,
+        keypoints,
+        crowds,
+        json_file,
+    )

@@ -1,0 +1,1 @@
+"""Dataset dicts to arrays."""

@@ -1,0 +1,242 @@
+"""Semantic maps of whole images: read from a PNG, or derived from the objects' masks.
+
+Both the mapper and the evaluator use them, so that training and evaluation see the same labels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+
+from d2_multitask.data.io import ImageReadError, read_label_map
+from d2_multitask.data.labels.base import (
+    IGNORE_VALUE,
+    MAX_ONE_CLASS,
+    MapLabel,
+    Record,
+    is_in,
+    name_of,
+    size_of,
+    spread,
+)
+from d2_multitask.data.labels.masks import MaskError, decode, to_rle
+from d2_multitask.data.problems import DATA_REPORT, ProblemReport
+
+MASK_NOT_DECODED = "mask that cannot be decoded, its box is ignored for segmentation"
+
+
+class SemSegLabel(MapLabel):
+    """``sem_seg``: class ids, ``ignore_value`` = no label.
+
+    From ``sem_seg_file_name`` (a PNG; if it holds other values than class ids, with
+    ``sem_seg_ids``, value -> id, and ``sem_seg_ignore``, value or values without a label),
+    ``sem_seg_segments`` (masks with class ids, painted in their order) or, with
+    ``sem_seg_from_annotations``, the objects' masks.
+    """
+
+    key = "sem_seg"
+    description = "semantic maps"
+    fields = ("sem_seg_file_name", "sem_seg_segments")
+    names_key = "stuff_classes"
+    size_key = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
+
+    def __init__(self, num_classes: int = IGNORE_VALUE, ignore_value: int = IGNORE_VALUE) -> None:
+        """
+        Raises:
+            ValueError: the ids do not fit into 8 bits, in which they would be others.
+        """
+        super().__init__(num_classes)
+        self.ignore_value = self.background = ignore_value
+        if not (is_in(ignore_value, 255) and num_classes <= 256):
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD: found NUM_CLASSES {num_classes} and IGNORE_VALUE "
+                f"{ignore_value}, expected at most 256 classes, and an ignored id of 0 to 255"
+            )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> SemSegLabel:
+        """See `Label`."""
+        return cls(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
+
+    def has(self, record: Record) -> bool:
+        """Also where the map is derived from objects."""
+        derived = record.get("sem_seg_from_annotations", False) and "annotations" in record
+        return derived or any(map(record.get, self.fields))
+
+    def read(self, record: Record, report: ProblemReport = DATA_REPORT) -> np.ndarray | None:
+        """See `MapLabel`."""
+        if record.get("sem_seg_file_name") or "sem_seg_segments" in record:
+            return super().read(record, report)
+        if not self.has(record):
+            return None
+        ids = sem_seg_from_annotations(
+            record["annotations"],
+            *size_of(record),
+            ignore_value=self.ignore_value,
+            report=report,
+            where=name_of(record),
+        )
+        return self.known(ids, report, name_of(record))
+
+    def check(self, name: str, records: Sequence[Record]) -> None:
+        """Also one value means no label to the network and to the metric."""
+        found = MetadataCatalog.get(name).get("ignore_label")
+        if found is not None and found != self.ignore_value:
+            if any(any(map(record.get, self.fields)) for record in records):
+                raise ValueError(
+                    f"Dataset {name!r}: metadata 'ignore_label': found {found}, but "
+                    f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {self.ignore_value}; set IGNORE_VALUE to "
+                    f"{found}. If the maps hold another value where nothing is labelled, set "
+                    f"SEM_SEG_IGNORE of the dataset (in dicts sem_seg_ignore), such as "
+                    f"[{self.ignore_value}]"
+                )
+        super().check(name, records)
+
+    def check_classes(self, name: str, records: Sequence[Record]) -> None:
+        """Names that are not those of the ids in the map files must not be counted.
+
+        Only where their number is not the network's: is the network wrong, or are the names? The
+        ids of a few maps are compared with the names.
+        """
+        names = MetadataCatalog.get(name).get("stuff_classes")
+        files = [r for r in records if r.get("sem_seg_file_name")]
+        if files and names is not None and len(names) != self.num_classes:
+            self._check_names(name, list(names), files)
+        super().check_classes(name, records)
+
+    def _check_names(self, name: str, names: list[str], records: Sequence[Record]) -> None:
+        ids: set[int] = set()
+        for record in spread(records, MAX_ONE_CLASS):
+            with contextlib.suppress(ImageReadError):
+                ids.update(np.unique(read_label_map(record["sem_seg_file_name"])).tolist())
+        translation = records[0].get("sem_seg_ids")
+        if translation is not None:
+            ids = {translation[value] for value in ids if value in translation}
+        else:
+            ignored = np.atleast_1d(records[0].get("sem_seg_ignore", ())).tolist()
+            ids -= {self.ignore_value, *ignored}
+        is_guessed = getattr(DatasetCatalog.data.get(name), "stuff_classes", names) is None
+        if not is_guessed and max(ids, default=0) < len(names):
+            return
+        source = "the background and the JSON's categories" if is_guessed else "as registered"
+        raise ValueError(
+            f"Dataset {name!r}: stuff_classes: found {len(names)} names, {source}, but expected "
+            f"{self.num_classes} as in the network, and the maps hold the ids "
+            f"{_short(sorted(ids))}. Name i must be that of id i: set STUFF_CLASSES of the dataset "
+            f"to the names of the ids, or SEM_SEG_IDS to a map from the values to the numbers of "
+            f"these names: {_short(names)}; then set MODEL.SEM_SEG_HEAD.NUM_CLASSES to the number "
+            "of names"
+        )
+
+
+def load_sem_seg(
+    record: Record,
+    height: int,
+    width: int,
+    *,
+    num_classes: int,
+    ignore_value: int = IGNORE_VALUE,
+    report: ProblemReport = DATA_REPORT,
+) -> np.ndarray | None:
+    """The semantic map of one image of (height, width), see `SemSegLabel` and `MapLabel.read`."""
+    sized = {**record, "height": height, "width": width}
+    return SemSegLabel(num_classes, ignore_value).read(sized, report)
+
+
+def sem_seg_map(record: Record, report: ProblemReport = DATA_REPORT) -> np.ndarray | None:
+    """(h, w) uint8 at the original size, 255 = no label; ``None`` if there is none."""
+    return SemSegLabel().read(record, report)
+
+
+def sem_seg_from_annotations(
+    annotations: Sequence[Mapping[str, Any]],
+    height: int,
+    width: int,
+    *,
+    ignore_value: int = 255,
+    report: ProblemReport = DATA_REPORT,
+    where: str = "annotations",
+) -> np.ndarray:
+    """Derive the semantic map from the masks of an image's objects.
+
+    An object's pixels get its category + 1; where objects of different classes overlap, the smaller
+    one wins, because it would vanish otherwise. Crowd regions and the boxes of objects without a
+    usable mask are ignored, as far as no mask covers them. All else is background, 0.
+
+    Args:
+        annotations: in Detectron2's format, for all objects of the image.
+        height: of the image.
+        width: of the image.
+        ignore_value: the label of ignored pixels.
+        report: where undecodable masks are counted.
+        where: names the image in such a message.
+
+    Returns:
+        (H, W) uint8.
+
+    Raises:
+        ValueError: a category does not fit below ``ignore_value``.
+    """
+    # Column-major like pycocotools' masks, so that painting runs through both in memory order.
+    sem_seg = np.zeros((height, width), dtype=np.uint8, order="F")
+    crowds: list[dict[str, Any]] = []
+    rles: list[dict[str, Any]] = []
+    labels: list[int] = []
+    for index, annotation in enumerate(annotations):
+        rle = annotation_rle(annotation, height, width, report, f"{where}: object {index}")
+        if rle is None:
+            paint_box(sem_seg, annotation, ignore_value)
+        elif annotation.get("iscrowd", 0):
+            crowds.append(rle)
+        else:
+            rles.append(rle)
+            labels.append(annotation["category_id"] + 1)
+    if labels and not 0 < min(labels) <= max(labels) < 255:
+        raise ValueError(f"{where}: category_id: found {max(labels) - 1}, expected 0 to 253")
+    if crowds:
+        sem_seg[decode(mask_util.merge(crowds))] = ignore_value
+    # One by one: under NumPy 2, pycocotools' area of a list stops at 255 masks.
+    order = np.argsort([-int(mask_util.area(rle)) for rle in rles], kind="stable")
+    # Neighbours of one class are merged as run lengths: one class needs one decoding in all.
+    for label, group in itertools.groupby(order, key=lambda i: labels[i]):
+        np.copyto(sem_seg, label, where=decode(mask_util.merge([rles[i] for i in group])))
+    return np.ascontiguousarray(sem_seg)
+
+
+def annotation_rle(
+    annotation: Mapping[str, Any],
+    height: int,
+    width: int,
+    report: ProblemReport,
+    where: str,
+) -> dict[str, Any] | None:
+    """An annotation's mask as a checked RLE; ``None``, and counted, if it cannot be used."""
+    segmentation = annotation.get("segmentation")
+    if not segmentation:
+        return None
+    try:
+        return to_rle(segmentation, height, width)
+    except MaskError as error:
+        report.add(MASK_NOT_DECODED, where, str(error))
+        return None
+
+
+def paint_box(canvas: np.ndarray, annotation: Mapping[str, Any], value: int) -> None:
+    """Fill every pixel that the annotation's box touches, in place. ``canvas`` is (H, W)."""
+    height, width = canvas.shape
+    box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    x1, y1 = np.floor(box[:2]).astype(int)
+    x2, y2 = np.ceil(box[2:]).astype(int)
+    canvas[max(y1, 0) : min(y2, height), max(x1, 0) : min(x2, width)] = value
+
+
+def _short(values: Sequence[Any]) -> str:
+    return f"{list(values[:20])}" + (f" and {len(values) - 20} more" if len(values) > 20 else "")

@@ -1,0 +1,333 @@
+"""The training set that a config asks for, checked against the network, and the data loaders."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import (
+    MetadataCatalog,
+    build_batch_data_loader,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
+from detectron2.utils import comm
+
+from d2_multitask.data.datasets.catalog import LABEL_FREE_TASKS, load_dataset, needs_labels
+from d2_multitask.data.datasets.json_values import shown
+from d2_multitask.data.datasets.same_file import report_shared_files
+from d2_multitask.data.io import ImageReadError, SizeMismatchError, read_image
+from d2_multitask.data.labels.base import Label, all_labels
+from d2_multitask.data.labels.instances import MaskLabel, RoiKeypointLabel
+from d2_multitask.data.mapper import MultitaskDatasetMapper
+from d2_multitask.data.problems import DATA_REPORT, ProblemReport, ReportingLoader
+from d2_multitask.data.sampler import TrainingImages
+from d2_multitask.heads.build import labels_of, task_labels
+
+logger = logging.getLogger(__name__)
+
+DatasetDicts = list[dict[str, Any]]
+
+NO_LABEL = "image without any label, not used for training"
+EMPTY_IMAGE = "image without objects and without a map of labels, not used for training"
+
+# Objects are loaded whatever the tasks, so that these must agree between datasets.
+_OBJECT_METADATA = ("thing_classes", "keypoint_names", "keypoint_flip_map")
+
+# Detectron2's networks have masks and keypoints by keys of their own.
+_SWITCHES: Mapping[str, type[Label]] = MappingProxyType(
+    {"MASK_ON": MaskLabel, "KEYPOINT_ON": RoiKeypointLabel}
+)
+
+
+def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
+    """Load, check, filter and concatenate the datasets of ``DATASETS.TRAIN``.
+
+    Datasets may be labelled for different tasks. Where two of them have the same kind of labels,
+    the names must agree; and each task of ``MODEL.TASKS`` needs labels in at least one of them.
+    If no task needs labels, every image is used and no label is read. If one of the tasks is
+    "reconstruction", images without any label are used too.
+
+    Returns:
+        Detectron2's dicts, to be given to ``build_detection_train_loader`` as ``dataset``.
+
+    Raises:
+        ValueError: a dataset is not registered, empty, or unreadable; datasets disagree; the
+            network has another number of classes or keypoints; a task has no labels. The message
+            names the dataset, what was found, what was expected, and the config key to set.
+    """
+    if not cfg.DATASETS.TRAIN:
+        raise ValueError("DATASETS.TRAIN: found nothing, expected at least one dataset")
+    sets = {name: load_dataset(name) for name in cfg.DATASETS.TRAIN}
+    times = repeat_factors(cfg.DATASETS.TRAIN_REPEAT_FACTOR, list(sets))
+    if not needs_labels(cfg.MODEL.TASKS):
+        return _images_alone(cfg, sets, times)
+    switched = [label for key, label in _SWITCHES.items() if cfg.MODEL[key]]
+    labels = [*task_labels(cfg), *(label.from_config(cfg) for label in switched)]
+    for key in dict.fromkeys([*_OBJECT_METADATA, *(x.names_key for x in labels if x.names_key)]):
+        _check_agreement(key, list(sets))
+    for (name, dataset_dicts), label in itertools.product(sets.items(), labels):
+        if any(map(label.has, dataset_dicts)):
+            label.check_classes(name, dataset_dicts)
+    for name, dataset_dicts in sets.items():
+        _check_readable(name, dataset_dicts, cfg.INPUT.FORMAT)
+        _check_category_ids(name, dataset_dicts)
+    _check_labels(cfg, _chain(sets, times), list(sets))
+    for (name, dataset_dicts), label in itertools.product(sets.items(), labels):
+        label.check(name, dataset_dicts)
+    report_shared_files(sets, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+    sets = {name: _with_labelled_keypoints(dicts) for name, dicts in sets.items()}
+    dataset_dicts = _chain(sets, times)
+    if not LABEL_FREE_TASKS.isdisjoint(cfg.MODEL.TASKS):
+        return dataset_dicts  # every image teaches something
+    dataset_dicts = filter_images(dataset_dicts, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+    if not dataset_dicts:
+        raise ValueError(
+            f"DATASETS.TRAIN: no image of {list(sets)} is left for training, because none has an "
+            "object or a map of labels"
+        )
+    return dataset_dicts
+
+
+def repeat_factors(entries: Sequence[Sequence[Any]], names: Sequence[str]) -> dict[str, int]:
+    """``DATASETS.TRAIN_REPEAT_FACTOR`` -> how often each dataset of ``names`` is taken.
+
+    Raises:
+        ValueError: an entry is not a name of ``names`` and a whole number from 1.
+    """
+    times = dict.fromkeys(names, 1)
+    for entry in entries:
+        is_pair = isinstance(entry, Sequence) and len(entry) == 2 and entry[0] in times
+        if not is_pair or not entry[1] >= 1 or entry[1] != int(entry[1]):
+            raise ValueError(
+                f"DATASETS.TRAIN_REPEAT_FACTOR: found {entry!r}, expected [name, times] with one "
+                f"of {list(names)} and a whole number from 1"
+            )
+        times[entry[0]] = int(entry[1])
+    return times
+
+
+def _chain(sets: Mapping[str, DatasetDicts], times: Mapping[str, int]) -> DatasetDicts:
+    return list(itertools.chain.from_iterable(sets[name] * times[name] for name in sets))
+
+
+def _with_labelled_keypoints(dataset_dicts: DatasetDicts) -> DatasetDicts:
+    """Where a dataset labels some keypoints only, its dicts say which: ``labelled_keypoints``."""
+    missing: set[int] | None = None
+    number = 0
+    for annotation in itertools.chain.from_iterable(
+        d.get("annotations", ()) for d in dataset_dicts
+    ):
+        visibility = np.ravel(annotation.get("keypoints", ()))[2::3]
+        if len(visibility):
+            number = len(visibility)
+            missing = set(range(number)) if missing is None else missing
+            missing = {index for index in missing if index >= number or not visibility[index]}
+            if not missing:
+                return dataset_dicts
+    if missing is None or len(missing) == number:
+        return dataset_dicts  # none is labelled at all, see KeypointLabel
+    labelled = [index not in missing for index in range(number)]
+    return [{**record, "labelled_keypoints": labelled} for record in dataset_dicts]
+
+
+def _images_alone(
+    cfg: CfgNode, sets: Mapping[str, DatasetDicts], times: Mapping[str, int]
+) -> DatasetDicts:
+    """All images of all sets, without their labels, which therefore need not agree."""
+    for name, dataset_dicts in sets.items():
+        _check_readable(name, dataset_dicts, cfg.INPUT.FORMAT)
+    keys = ("file_name", "image_id", "height", "width")
+    return [{key: record[key] for key in keys if key in record} for record in _chain(sets, times)]
+
+
+def filter_images(
+    dataset_dicts: Sequence[dict[str, Any]],
+    filter_empty: bool,
+    report: ProblemReport = DATA_REPORT,
+) -> DatasetDicts:
+    """Leave out images that no task can learn from; what is left out is counted.
+
+    Args:
+        dataset_dicts: in Detectron2's format.
+        filter_empty: also leave out images that are labelled as having no object (crowds do not
+            count) unless they come with a map of labels of their own. Without it they are kept:
+            they teach what background looks like.
+        report: where they are counted.
+    """
+    map_fields = {field for label in all_labels() for field in label.fields}
+    kept = []
+    for record in dataset_dicts:
+        has_map = any(map(record.get, map_fields))
+        has_objects = any(not a.get("iscrowd", 0) for a in record.get("annotations", ()))
+        if has_map or has_objects or (not filter_empty and "annotations" in record):
+            kept.append(record)
+        else:
+            kind = EMPTY_IMAGE if "annotations" in record else NO_LABEL
+            details = "DATALOADER.FILTER_EMPTY_ANNOTATIONS is True" if kind is EMPTY_IMAGE else ""
+            report.add(kind, str(record["file_name"]), details)
+    logger.info("%d of %d images are used for training", len(kept), len(dataset_dicts))
+    return kept
+
+
+def build_train_loader(
+    cfg: CfgNode, mapper: Callable[[dict[str, Any]], Any] | None = None
+) -> ReportingLoader:
+    """A training loader over ``get_training_dicts``, with the workers' data report.
+
+    The batches are those of :class:`TrainingImages`: with ``SEED`` the same whatever the network,
+    the number of workers, and where a training was interrupted (``loader.images.start``). Another
+    ``DATALOADER.SAMPLER_TRAIN`` than Detectron2's default gives Detectron2's loader, which starts
+    anew when a training is resumed.
+    """
+    dataset_dicts = get_training_dicts(cfg)  # first: it loads the metadata that the mapper needs
+    mapper = mapper if mapper is not None else MultitaskDatasetMapper(cfg, True)
+    if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
+        loader = build_detection_train_loader(
+            cfg,
+            dataset=dataset_dicts,
+            mapper=mapper,
+            # Of the worker processes. Without it their seed would depend on how many random
+            # numbers the network has drawn for its weights.
+            seed=cfg.SEED + comm.get_rank() if cfg.SEED >= 0 else None,
+        )
+        return ReportingLoader(loader)
+    world_size, total = comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
+    if total < 1 or total % world_size:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH: found {total}, expected a multiple of the "
+            f"{world_size} processes"
+        )
+    images = TrainingImages(
+        dataset_dicts,
+        mapper,
+        batch_size=total // world_size,
+        seed=cfg.SEED if cfg.SEED >= 0 else None,
+        group_by_shape=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+    )
+    loader = build_batch_data_loader(images, None, total, num_workers=cfg.DATALOADER.NUM_WORKERS)
+    return ReportingLoader(loader, images=images)
+
+
+def build_test_loader(
+    cfg: CfgNode, name: str, mapper: Callable[[dict[str, Any]], Any] | None = None
+) -> ReportingLoader:
+    """Detectron2's test loader over one dataset, with the workers' data report."""
+    dataset_dicts = load_dataset(name)
+    check_evaluated(name, dataset_dicts)
+    loader = build_detection_test_loader(
+        dataset_dicts,
+        mapper=mapper if mapper is not None else MultitaskDatasetMapper(cfg, False),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+    return ReportingLoader(loader)
+
+
+def check_evaluated(name: str, dataset_dicts: DatasetDicts) -> None:
+    """Whether the labels of a dataset can be scored.
+
+    Raises:
+        ValueError: a class is unknown, or two images have one id; names the dataset and both. Or
+            an image with objects has no size.
+    """
+    _check_category_ids(name, dataset_dicts)
+    _check_image_ids(name, dataset_dicts)
+    for record in dataset_dicts:
+        if record.get("annotations") and not (record.get("height") and record.get("width")):
+            raise ValueError(
+                f"Dataset {name!r}: {record.get('file_name')}: found 'height' "
+                f"{record.get('height')} and 'width' {record.get('width')}, expected the size in "
+                "pixels of each image that is evaluated"
+            )
+
+
+def _check_agreement(key: str, names: Sequence[str]) -> None:
+    known = {name: MetadataCatalog.get(name).get(key) for name in names}
+    known = {name: _as_lists(value) for name, value in known.items() if value is not None}
+    first = next(iter(known), None)
+    for name, value in known.items():
+        if value != known[first]:
+            raise ValueError(
+                f"DATASETS.TRAIN: {key} of dataset {name!r}: found {value}, expected "
+                f"{known[first]} as in {first!r}; train on one of them, or rename and reorder"
+            )
+
+
+def _check_readable(name: str, dataset_dicts: DatasetDicts, image_format: str) -> None:
+    """One bad image is skipped later, but a dataset of nothing else is a wrong folder."""
+    first_error = None
+    for record in dataset_dicts:
+        height, width = record.get("height"), record.get("width")
+        try:
+            read_image(
+                record["file_name"], image_format, (height, width) if height and width else None
+            )
+            return
+        except (ImageReadError, SizeMismatchError) as error:
+            first_error = first_error or error
+    raise ValueError(
+        f"Dataset {name!r}: none of its {len(dataset_dicts)} images can be used, expected them in "
+        f"{MetadataCatalog.get(name).get('image_root', 'their folder')}. The first: {first_error}"
+    )
+
+
+def _check_category_ids(name: str, dataset_dicts: DatasetDicts) -> None:
+    classes = MetadataCatalog.get(name).get("thing_classes")
+    if classes is None:
+        return
+    objects = itertools.chain.from_iterable(r.get("annotations", ()) for r in dataset_dicts)
+    ids = (a.get("category_id") for a in objects)
+    found = {value if type(value) in (int, type(None)) else shown(value) for value in ids}
+    unknown = sorted(found - set(range(len(classes))), key=str)
+    if unknown:
+        raise ValueError(
+            f"Dataset {name!r}: category_id: found {unknown}, expected 0..{len(classes) - 1} for "
+            f"the classes {list(classes)}"
+        )
+
+
+def _check_image_ids(name: str, dataset_dicts: DatasetDicts) -> None:
+    """Metrics count per image: two images of one id would get each other's objects."""
+    files: dict[Any, Any] = {}
+    for record in dataset_dicts:
+        file_name, image_id = record.get("file_name"), record.get("image_id")
+        if image_id is None and "annotations" in record:
+            raise ValueError(
+                f"Dataset {name!r}: {file_name}: image_id: found none, expected a number or text "
+                "of its own for each image with objects"
+            )
+        if image_id is not None and image_id in files:
+            raise ValueError(
+                f"Dataset {name!r}: image_id: found {image_id!r} for {files[image_id]} and for "
+                f"{file_name}, expected another id for each image, and each image once"
+            )
+        files[image_id] = file_name
+
+
+def _check_labels(cfg: CfgNode, dataset_dicts: DatasetDicts, names: Sequence[str]) -> None:
+    """Every task, and every switch that is on, has something to learn from."""
+    asked: list[tuple[str, str, type[Label]]] = [
+        (f"MODEL.TASKS: task {task!r}", "leave the task out", label)
+        for task in cfg.MODEL.TASKS
+        for label in labels_of(task)
+    ]
+    for key, label in _SWITCHES.items():
+        if cfg.MODEL[key]:
+            asked.append((f"MODEL.{key}: True", "set it to False", label))
+    for who, otherwise, kind in asked:
+        label = kind.from_config(cfg)
+        if not any(map(label.has, dataset_dicts)):
+            raise ValueError(
+                f"{who} needs {label.description}, found none in {list(names)}; {otherwise}, or "
+                "add a dataset with such labels to DATASETS.TRAIN"
+            )
+
+
+def _as_lists(value: Any) -> Any:
+    """Detectron2 writes pairs as tuples, others as lists; both mean the same."""
+    return [_as_lists(v) for v in value] if isinstance(value, list | tuple) else value

@@ -1,6 +1,0 @@
-"""Drawn scenes in PASCAL in Detail's layout: people, things and surroundings with every label."""
-
-from d2_multitask.data.synthetic_in_detail.scene import DetailScene, draw_detail_scene
-from d2_multitask.data.synthetic_in_detail.writer import write_synthetic_in_detail
-
-__all__ = ["DetailScene", "draw_detail_scene", "write_synthetic_in_detail"]

@@ -1,0 +1,136 @@
+"""Base class of the evaluators that compare one output of the model with one label of the image."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+
+class LabelEvaluator(DatasetEvaluator):
+    """Finds the label of each image; images without it are not counted, with a warning.
+
+    Attributes:
+        output_name: key of the model's output and of the results.
+        task: the task that predicts it, for messages.
+    """
+
+    output_name: ClassVar[str]
+    task: ClassVar[str]
+
+    def __init__(
+        self, dataset_name: str, records: Sequence[dict[str, Any]], *, distributed: bool = True
+    ) -> None:
+        """
+        Args:
+            dataset_name: registered name, for messages.
+            records: the dataset's dicts.
+            distributed: gather the counts of all processes.
+        """
+        self._dataset_name = dataset_name
+        self._records = {_image_id(record): record for record in records}
+        self._distributed = distributed
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the counts of an earlier round."""
+        self._num_unlabelled = 0
+        self._num_not_finite = 0
+
+    @abstractmethod
+    def labels(self, record: dict[str, Any]) -> Any:
+        """The label of an image, ``None`` if it has none."""
+
+    @abstractmethod
+    def add(self, record: dict[str, Any], labels: Any, output: dict[str, Any]) -> None:
+        """Count one labelled image."""
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Count a few images.
+
+        Args:
+            inputs: what the model was called with; ``image_id`` is used, or, if there is none,
+                ``file_name``.
+            outputs: what it returned, at the size of the original images.
+
+        Raises:
+            ValueError: an output lacks the entry or has another shape than the labels, or an
+                ``image_id`` is not in the dataset.
+        """
+        for input_, output in zip(inputs, outputs, strict=True):
+            record = self._records.get(_image_id(input_))
+            if record is None:
+                raise ValueError(
+                    f"{input_.get('file_name')}: 'image_id' is {_image_id(input_)!r}, expected "
+                    f"the id of an image of dataset {self._dataset_name!r}"
+                )
+            # Records of image folders have no height and width.
+            size = {key: input_[key] for key in ("height", "width") if key in input_}
+            record = {**record, **size}
+            labels = self.labels(record)
+            if labels is None:
+                self._num_unlabelled += 1
+            else:
+                self.add(record, labels, output)
+
+    def prediction(
+        self,
+        record: dict[str, Any],
+        output: dict[str, Any],
+        shape: tuple[int, ...],
+        name: str | None = None,
+        task: str | None = None,
+    ) -> Tensor:
+        """The entry ``name`` of the output, by default `output_name`.
+
+        Raises:
+            ValueError: it is missing, or has another shape than ``shape``.
+        """
+        where, name, task = record.get("file_name"), name or self.output_name, task or self.task
+        if name not in output:
+            raise ValueError(
+                f"{where}: the model's output has {sorted(output)}, expected {name!r}. Is {task!r} "
+                "one of TEST.TASKS?"
+            )
+        found = tuple(output[name].shape)
+        if found != shape:
+            raise ValueError(f"{where}: the model's {name!r} has shape {found}, expected {shape}")
+        return output[name]
+
+    def gather(self, values: list[Any]) -> list[Any] | None:
+        """The values of all processes, one after another; ``None`` in all but the first.
+
+        Warns of images without a label and of predictions that are not finite.
+        """
+        missing = (self._num_unlabelled, self._num_not_finite)
+        if self._distributed:
+            comm.synchronize()
+            gathered = comm.gather((values, missing), dst=0)
+            if not comm.is_main_process():
+                return None
+            values = list(itertools.chain.from_iterable(part for part, _ in gathered))
+            missing = tuple(map(sum, zip(*(counts for _, counts in gathered), strict=True)))
+        num_unlabelled, num_not_finite = missing
+        if num_unlabelled:
+            logger.warning(
+                f"{num_unlabelled} images of {self._dataset_name!r} have no label for "
+                f"{self.output_name!r} and are not counted."
+            )
+        if num_not_finite:
+            logger.warning(
+                f"{num_not_finite} predictions of {self.output_name!r} on {self._dataset_name!r} "
+                "hold a NaN or infinite number. The weights are probably broken."
+            )
+        return values
+
+
+def _image_id(image: dict[str, Any]) -> Any:
+    return image.get("image_id", image.get("file_name"))

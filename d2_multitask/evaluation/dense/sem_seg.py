@@ -1,0 +1,207 @@
+"""Mean IoU of label maps: semantic segmentation and human parts.
+
+Labels are those of training (`d2_multitask.data.labels`). Pixels are counted in one confusion
+matrix in the layout of Detectron2's `SemSegEvaluator`, which computes the metrics from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import SemSegEvaluator
+
+from d2_multitask.data.datasets.catalog import load_dataset
+from d2_multitask.data.labels.base import IGNORE_VALUE
+from d2_multitask.data.labels.parts import part_seg_map
+from d2_multitask.data.labels.sem_seg import load_sem_seg
+from d2_multitask.evaluation.base import LabelEvaluator
+from d2_multitask.evaluation.coco.labels import temporary_dataset
+
+
+def count_confusion(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Count pixels by prediction and label.
+
+    Args:
+        predicted: (H, W) ids in 0..num_classes.
+        labels: (H, W) ids in 0..num_classes; ``num_classes`` = not labelled.
+        num_classes: C.
+
+    Returns:
+        (C + 1, C + 1) int64, rows are predictions, columns are labels.
+    """
+    size = num_classes + 1
+    cells = size * predicted.astype(np.int64, copy=False) + labels
+    return np.bincount(cells.reshape(-1), minlength=size**2).reshape(size, size)
+
+
+def mean_iou_with_background(confusion: np.ndarray) -> float:
+    """Mean IoU where pixels without a label are one more class, "background".
+
+    Background is never predicted, so its IoU is 0, and each prediction on its pixels is an error.
+    (PASCAL-Context's "60 classes" for a network with 59.)
+
+    Args:
+        confusion: (C + 1, C + 1), see `count_confusion`.
+
+    Returns:
+        Mean over the classes that occur in the labels, background among them, in 0-1; NaN without
+        any pixel.
+    """
+    labelled, true_positive = confusion.sum(axis=0), confusion.diagonal()
+    union = labelled + confusion.sum(axis=1) - true_positive
+    occurs = labelled > 0
+    return float((true_positive[occurs] / union[occurs]).mean()) if occurs.any() else float("nan")
+
+
+class LabelMapEvaluator(LabelEvaluator, SemSegEvaluator):
+    """IoU of a label map, by default the semantic one, with the metrics of `SemSegEvaluator`.
+
+    Results are ``{output_name: {...}}`` with ``mIoU``, ``fwIoU``, ``mACC``, ``pACC``,
+    ``IoU-<class>`` and ``ACC-<class>`` in 0-100, over all pixels of all images; NaN for a class
+    that no label map holds.
+    """
+
+    output_name = "sem_seg"
+    task = "seg"
+    _boundary_iou = False
+
+    def __init__(
+        self,
+        dataset_name: str,
+        records: Sequence[dict[str, Any]],
+        class_names: Sequence[str],
+        *,
+        ignore_value: int = IGNORE_VALUE,
+        output_dir: str | None = None,
+        distributed: bool = True,
+    ) -> None:
+        """
+        Args:
+            dataset_name: registered name.
+            records: the dataset's dicts.
+            class_names: C names; the output must have C channels.
+            ignore_value: label of pixels that are not counted.
+            output_dir: folder for the predictions, ``None`` to write none.
+            distributed: gather the counts of all processes.
+        """
+        # Detectron2 wants a registered dataset, and a label file of each image.
+        metadata = {"stuff_classes": list(class_names), "ignore_label": ignore_value}
+        with temporary_dataset(dataset_name, [], **metadata) as name:
+            SemSegEvaluator.__init__(self, name, distributed, output_dir)
+        self._compute_boundary_iou &= self._boundary_iou
+        super().__init__(dataset_name, records, distributed=distributed)
+
+    def reset(self) -> None:
+        """Forget the counts of an earlier round."""
+        super().reset()
+        SemSegEvaluator.reset(self)
+
+    def labels(self, record: dict[str, Any]) -> np.ndarray | None:
+        """(H, W) uint8; ``None`` if there is no usable map, which the data report explains."""
+        return load_sem_seg(
+            record,
+            record["height"],
+            record["width"],
+            num_classes=self._num_classes,
+            ignore_value=self._ignore_label,
+        )
+
+    def add(self, record: dict[str, Any], labels: np.ndarray, output: dict[str, Any]) -> None:
+        """Count one image: labels (H, W) uint8, scores (C, H, W)."""
+        num_classes = self._num_classes
+        scores = self.prediction(record, output, (num_classes, *labels.shape))
+        highest, predicted = scores.max(dim=0)  # NaN is higher than any number
+        self._num_not_finite += not bool(highest.isfinite().all())
+        predicted = predicted.cpu().numpy()
+        labels = np.where(labels == self._ignore_label, np.int64(num_classes), labels)
+        self._conf_matrix += count_confusion(predicted, labels, num_classes)
+        if self._compute_boundary_iou:
+            maps = (self._mask_to_boundary(ids.astype(np.uint8)) for ids in (predicted, labels))
+            self._b_conf_matrix += count_confusion(*maps, num_classes)
+        if self._output_dir:
+            self._predictions += self.encode_json_sem_seg(predicted, record["file_name"])
+
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
+        """Score what was processed; ``None`` in all processes but the first."""
+        self.gather([])
+        with np.errstate(divide="ignore", invalid="ignore"):  # no labelled pixel: NaN
+            results = SemSegEvaluator.evaluate(self)
+        if results is None:
+            return None
+        return {self.output_name: {k: float(v) for k, v in results["sem_seg"].items()}}
+
+
+class MultitaskSemSegEvaluator(LabelMapEvaluator):
+    """Semantic segmentation, with maps from PNG files or derived from the masks of the objects.
+
+    The classes are ``stuff_classes`` of the metadata. Results also have Detectron2's
+    ``BoundaryIoU-<class>`` and ``min(IoU, B-Iou)-<class>``.
+    """
+
+    _boundary_iou = True
+
+    def __init__(
+        self,
+        dataset_name: str,
+        *,
+        output_dir: str | None,
+        records: Sequence[dict[str, Any]] | None = None,
+        ignore_value: int | None = None,
+        distributed: bool = True,
+    ) -> None:
+        """
+        Args:
+            dataset_name: registered name.
+            output_dir: folder for the predictions, ``None`` to write none.
+            records: the dataset's dicts, if they are loaded already.
+            ignore_value: label of pixels that are not counted; by default ``ignore_label`` of the
+                metadata, or 255.
+            distributed: gather the counts of all processes.
+        """
+        if records is None:
+            records = load_dataset(dataset_name)
+        metadata = MetadataCatalog.get(dataset_name)
+        if ignore_value is None:
+            ignore_value = metadata.get("ignore_label", IGNORE_VALUE)
+        super().__init__(
+            dataset_name,
+            records,
+            metadata.stuff_classes,
+            ignore_value=ignore_value,
+            output_dir=output_dir,
+            distributed=distributed,
+        )
+
+
+class SemanticEvaluator(LabelMapEvaluator):
+    """IoU of PASCAL in Detail's 59 classes; pixels without a label are ignored ("PContext-59").
+
+    ``mIoU-60`` counts them as one more class; see `mean_iou_with_background`.
+    """
+
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
+        """Score what was processed; ``None`` in all processes but the first."""
+        results = super().evaluate()
+        if results is None:
+            return None
+        scores = results["sem_seg"]
+        with_background = 100 * mean_iou_with_background(self._conf_matrix)
+        return {"sem_seg": {"mIoU": scores.pop("mIoU"), "mIoU-60": with_background, **scores}}
+
+
+class PartsEvaluator(LabelMapEvaluator):
+    """IoU of background and six human parts; the mean includes background.
+
+    Images without any labelled part are not counted. People without part labels are ignored; in
+    ASTMT and later works they are background.
+    """
+
+    output_name = "part_seg"
+    task = "parts"
+
+    def labels(self, record: dict[str, Any]) -> np.ndarray | None:
+        """(H, W) uint8, 255 = ignored."""
+        return part_seg_map(record, num_classes=self._num_classes)

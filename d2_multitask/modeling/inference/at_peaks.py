@@ -1,0 +1,127 @@
+"""Computes at the found cells only what is read there only.
+
+Of the maps that heads predict, some are read at no more than the peaks: sizes, offsets, keypoint
+offsets. At inference their branch (3x3 convolution, ReLU, 1x1 convolution) can therefore wait until
+the peaks are known and be computed for the 3x3 windows around them, with the same numbers: 100 of
+16,384 cells for an image of 512x512.
+
+Letters: N images, P cells per image, C channels, (h, w) grid size.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from d2_multitask.heads.base import CellBranch
+from d2_multitask.targets.decode import values_at
+
+# Beyond this part of the grid the convolution of the whole map is the faster way.
+DENSE_SHARE = 0.25
+
+
+class BranchAtPeaks(nn.Module):
+    """A branch that is computed where :func:`values_at` asks for its values."""
+
+    def __init__(self, branch: CellBranch) -> None:
+        """
+        Args:
+            branch: see :func:`is_plain_branch`.
+        """
+        super().__init__()
+        self.branch = branch
+        # (9 * C, hidden), ordered as the windows' values: row, column, channel.
+        kernel = branch[0].weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous()
+        self.register_buffer("kernel", kernel, persistent=False)
+
+    def forward(self, feature: Tensor) -> UncomputedMap:
+        """(N, C, h, w) -> the prediction, not computed yet."""
+        return UncomputedMap(self, feature)
+
+    def values_at(self, feature: Tensor, xy: Tensor) -> Tensor:
+        """The prediction at cells.
+
+        Args:
+            feature: (N, C, h, w).
+            xy: (N, P, 2) int64 cells (x, y), inside the grid.
+
+        Returns:
+            (N, P, predictions).
+        """
+        height, width = feature.shape[2:]
+        if xy.shape[1] > DENSE_SHARE * height * width:
+            return values_at(self.branch(feature), xy)
+        windows = windows_at(feature, xy).flatten(2)  # (N, P, 9 * C)
+        conv, predictor = self.branch
+        hidden = F.relu(windows @ self.kernel + conv.bias)
+        return F.linear(hidden, predictor.weight.flatten(1), predictor.bias)
+
+
+class UncomputedMap:
+    """A head's prediction that :func:`d2_multitask.targets.decode.values_at` computes."""
+
+    def __init__(self, branch: BranchAtPeaks, feature: Tensor) -> None:
+        self.branch, self.feature = branch, feature
+
+    def values_at(self, xy: Tensor) -> Tensor:
+        """(N, P, 2) int64 cells (x, y) -> (N, P, predictions)."""
+        return self.branch.values_at(self.feature, xy)
+
+
+def windows_at(feature: Tensor, xy: Tensor) -> Tensor:
+    """The 3x3 windows around cells, zero outside of the map.
+
+    Args:
+        feature: (N, C, h, w); read fastest in the memory order (N, h, w, C).
+        xy: (N, P, 2) int64 cells (x, y).
+
+    Returns:
+        (N, P, 9, C), row by row.
+    """
+    num_images, channels, height, width = feature.shape
+    steps = torch.arange(-1, 2, device=feature.device)
+    x, y = (xy[..., None] + steps).unbind(2)  # (N, P, 3)
+    inside = ((y >= 0) & (y < height))[..., :, None] & ((x >= 0) & (x < width))[..., None, :]
+    first = torch.arange(num_images, device=feature.device)[:, None, None] * height
+    row_start = (first + y.clamp(0, height - 1)) * width
+    row = row_start[..., :, None] + x.clamp(0, width - 1)[..., None, :]  # (N, P, 3, 3)
+    cells = feature.permute(0, 2, 3, 1).reshape(-1, channels)
+    windows = cells.index_select(0, row.flatten()).view(*xy.shape[:2], 9, channels)
+    return windows.mul_(inside.flatten(2)[..., None])
+
+
+def compute_at_peaks(model: nn.Module) -> int:
+    """Let every plain :class:`CellBranch` of a network wait for its cells, in place.
+
+    A model with a flip test averages whole maps; it is left as it is.
+
+    Args:
+        model: its norms already folded; changed.
+
+    Returns:
+        How many branches were replaced.
+    """
+    if getattr(model, "flip_test", False):
+        return 0
+    found = [
+        (parent, name, branch)
+        for parent in model.modules()
+        if not isinstance(parent, BranchAtPeaks)
+        for name, branch in parent.named_children()
+        if is_plain_branch(branch)
+    ]
+    for parent, name, branch in found:
+        setattr(parent, name, BranchAtPeaks(branch))
+    return len(found)
+
+
+def is_plain_branch(branch: nn.Module) -> bool:
+    """Whether it is a :class:`CellBranch` of two convolutions, the first without a norm."""
+    return (
+        isinstance(branch, CellBranch)
+        and len(branch) == 2
+        and branch[0].norm is None
+        and branch[0].kernel_size == (3, 3)
+        and branch[0].groups == 1
+    )

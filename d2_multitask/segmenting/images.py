@@ -1,0 +1,140 @@
+"""Image files that are to be segmented, and how they are brought to the autoencoder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from d2_multitask.data.datasets.folders import ImageFolder
+from d2_multitask.data.io import read_image
+from d2_multitask.modeling.mae import MaskedAutoencoder
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Files below one folder.
+
+    Attributes:
+        root: the folder.
+        names: paths below it, with "/", in the order given; those of a folder are sorted.
+    """
+
+    root: Path
+    names: list[str]
+
+    def outputs(self) -> list[str]:
+        """Names without endings for what is written; with the ending where two would be equal."""
+        stems = [Path(name).with_suffix("").as_posix() for name in self.names]
+        return [
+            stem if stems.count(stem) == 1 else name
+            for stem, name in zip(stems, self.names, strict=True)
+        ]
+
+
+def find_images(inputs: Sequence[str | Path]) -> ImageFiles:
+    """The image files that paths stand for.
+
+    Args:
+        inputs: files, and folders with all that is below them.
+
+    Returns:
+        The files, each once, below their common folder.
+
+    Raises:
+        ValueError: an input does not exist, or a folder holds no image.
+    """
+    found: dict[Path, None] = {}
+    for given in map(Path, inputs):
+        if given.is_dir():
+            records = ImageFolder("--input", str(given))()
+            found.update(dict.fromkeys(Path(record["file_name"]) for record in records))
+        elif given.is_file():
+            found[given] = None
+        else:
+            raise ValueError(f"--input: found no file and no folder {given}")
+    folders = [path if path.is_dir() else path.parent for path in map(Path, inputs)]
+    root = Path(os.path.commonpath([folder.resolve() for folder in folders]))
+    if len(folders) == 1:
+        root = folders[0]
+        return ImageFiles(root, [path.relative_to(root).as_posix() for path in found])
+    return ImageFiles(root, [path.resolve().relative_to(root).as_posix() for path in found])
+
+
+def working_size(image_hw: tuple[int, int], patch_size: int, long_side: int) -> tuple[int, int]:
+    """The size (h, w) at which an image is segmented.
+
+    Args:
+        image_hw: of the image.
+        patch_size: both sides become multiples of it.
+        long_side: of the result, pixels.
+
+    Raises:
+        ValueError: the image is smaller than a patch, or so narrow that its shorter side would
+            hold less than two patches.
+    """
+    height, width = image_hw
+    if min(image_hw) < patch_size:
+        raise ValueError(
+            f"found an image of {width}x{height} pixels (width x height), expected at least one "
+            f"patch of {patch_size}x{patch_size}"
+        )
+    scale = long_side / max(image_hw)
+    rows, columns = (round(side * scale / patch_size) for side in image_hw)
+    if min(rows, columns) < 2:
+        raise ValueError(
+            f"found an image of {width}x{height} pixels (width x height), which at a longer side "
+            f"of {long_side} has less than two patches of {patch_size} pixels across; expected a "
+            "larger --size"
+        )
+    return rows * patch_size, columns * patch_size
+
+
+@dataclass(frozen=True)
+class ReadyImage:
+    """An image for people and for the network.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB, as in the file.
+        tensor: (3, h, w), normalised, on the network's device; multiples of the patch.
+    """
+
+    pixels: np.ndarray
+    tensor: Tensor
+
+
+def read_ready(
+    file: str | Path, model: MaskedAutoencoder, long_side: int, input_format: str = "RGB"
+) -> ReadyImage:
+    """Read an image and bring it to its working size, by bicubic filtering as in training.
+
+    Args:
+        file: the image.
+        model: gives patch, normalisation and device.
+        long_side: see `working_size`.
+        input_format: ``INPUT.FORMAT``, the network's order of channels.
+
+    Raises:
+        ValueError: the file cannot be read (`ImageReadError`), or see `working_size`; names it.
+    """
+    pixels = read_image(str(file), "RGB")
+    try:
+        height, width = working_size(pixels.shape[:2], model.patch_size, long_side)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+    channels = np.asarray(resized) if input_format == "RGB" else np.asarray(resized)[..., ::-1]
+    tensor = torch.from_numpy(np.ascontiguousarray(channels.transpose(2, 0, 1)))
+    tensor = tensor.to(model.device)
+    return ReadyImage(pixels, (tensor - model.pixel_mean) / model.pixel_std)
+
+
+def default_long_side(model: MaskedAutoencoder) -> int:
+    """The longer side of the images that the autoencoder learned from, pixels."""
+    return max(model.encoder.grid_hw) * model.patch_size

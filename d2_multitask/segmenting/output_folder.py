@@ -1,0 +1,191 @@
+"""What is written of each image, and what an earlier run has left.
+
+    OUTPUT/
+        settings.json           what the segments depend on
+        labels/<name>.png       segment of each pixel, 0, 1, ... (8 bits, or 16 if there are more)
+        foreground/<name>.png   255 = object
+        overlays/<name>.png     segments over the image
+        strips/<name>.png       from patches to segments
+        graphs/<name>.npz       the graph of the patches
+        records/<name>.json     segments and objects as COCO annotations, costs
+        segments.json           all segments of all images, COCO format
+        objects.json            the foregrounds' connected parts, COCO format
+
+Contract: each file is written in one step, the record of an image last. A record means that the
+image is done; who stops the program loses the image at work and no other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from d2_multitask.data.whole_files import whole_file, write_json, write_png
+from d2_multitask.patch_graph import Segmentation
+from d2_multitask.patch_graph.graph import save_npz
+from d2_multitask.segmenting.coco_segments import (
+    OBJECTS,
+    SEGMENTS,
+    coco_json,
+    object_annotations,
+    segment_annotations,
+)
+
+SETTINGS_FILE = "settings.json"
+PICTURES = ("overlays", "strips")
+# Fields of settings.json that earlier versions wrote and no option could change.
+FIXED_SETTINGS = ("batch_size", "overlap", "power", "relation_settings")
+RESULTS = ("records/**/*.json", "segments.json", "objects.json")
+
+
+class OutputFolder:
+    """The folder of one run, or of several with the same settings."""
+
+    def __init__(self, path: Path, settings: Mapping[str, Any], overwrite: bool = False) -> None:
+        """
+        Args:
+            path: made if it is not there.
+            settings: everything that the segments depend on, as JSON can hold it.
+            overwrite: forget an earlier run with other settings.
+
+        Raises:
+            ValueError: an earlier run had other settings; says which.
+        """
+        self.path = path
+        self.settings = claim_folder(path, settings, RESULTS, overwrite)
+
+    def file(self, kind: str, name: str) -> Path:
+        """Where a file of an image is; ``name`` as of `ImageFiles.outputs`."""
+        suffix = {"graphs": ".npz", "records": ".json"}.get(kind, ".png")
+        return self.path / kind / f"{name}{suffix}"
+
+    def record(self, name: str) -> dict[str, Any] | None:
+        """What is known of an image that is done, else ``None``."""
+        try:
+            return json.loads(self.file("records", name).read_text())
+        except (OSError, ValueError):
+            return None
+
+    def save(
+        self,
+        name: str,
+        file_name: str,
+        result: Segmentation,
+        pictures: Mapping[str, np.ndarray],
+    ) -> dict[str, Any]:
+        """Write all files of an image; returns its record.
+
+        Args:
+            name: see `file`.
+            file_name: of the image, below the folder of all images.
+            result: its segments.
+            pictures: those of `PICTURES` that are wanted, (H, W, 3) uint8 RGB.
+        """
+        labels, mask = result.pixel_labels, result.foreground_mask
+        dtype = np.uint8 if labels.max() < 256 else np.uint16
+        write_png(self.file("labels", name), labels.astype(dtype), compress_level=6)
+        if result.foreground is not None:
+            shown = np.zeros(labels.shape, np.uint8) if mask is None else mask.astype(np.uint8)
+            write_png(self.file("foreground", name), shown * 255, compress_level=6)
+        for kind, picture in pictures.items():
+            write_png(self.file(kind, name), picture, compress_level=6)
+        with whole_file(self.file("graphs", name)) as unfinished, unfinished.open("wb") as file:
+            save_npz(result.graph, file)
+        record = record_of(file_name, result)
+        write_json(self.file("records", name), record)
+        return record
+
+    def write_datasets(self, names: Sequence[str], min_score: float = 0.0) -> list[Path]:
+        """Write ``segments.json``, and ``objects.json`` if a foreground was asked for.
+
+        Args:
+            names: the images; those that are not done are left out.
+            min_score: of objects.
+
+        Returns:
+            The files.
+        """
+        records = [record for record in map(self.record, names) if record is not None]
+        info = {"description": "Segments found without labels", "settings": self.settings}
+        paths = []
+        for what in (SEGMENTS, OBJECTS):
+            if what == OBJECTS and not any("foreground" in record for record in records):
+                continue
+            least = min_score if what == OBJECTS else 0.0
+            paths.append(self.path / f"{what}.json")
+            write_json(paths[-1], coco_json(records, what, info, least))
+        return paths
+
+
+def record_of(file_name: str, result: Segmentation) -> dict[str, Any]:
+    """What is kept of an image besides its pictures, as JSON can hold it."""
+    height, width = result.pixel_labels.shape
+    record: dict[str, Any] = {
+        "file_name": file_name,
+        "height": height,
+        "width": width,
+        "grid_hw": list(result.graph.grid_hw),
+        "passes": result.passes,
+        "seconds": {stage: round(s, 4) for stage, s in result.seconds.items()},
+        "scores": [round(float(score), 6) for score in result.scores],
+        SEGMENTS: segment_annotations(result.pixel_labels, result.scores),
+        OBJECTS: [],
+    }
+    if result.foreground is not None:
+        score = float(result.foreground.score)
+        score = score if math.isfinite(score) else None  # there was nothing to choose from
+        found = result.foreground_mask is not None
+        record["foreground"] = {"rule": result.foreground.rule, "score": score, "found": found}
+        record[OBJECTS] = object_annotations(result.foreground_mask, score)
+    return record
+
+
+def claim_folder(
+    path: Path, settings: Mapping[str, Any], results: Sequence[str], overwrite: bool
+) -> dict[str, Any]:
+    """Make a folder that holds results of these settings only, and say so in a file there.
+
+    Args:
+        path: the folder; made if it is not there.
+        settings: everything that the results depend on, as JSON can hold it.
+        results: patterns of the files below it that depend on the settings.
+        overwrite: remove such files of an earlier run with other settings.
+
+    Returns:
+        The settings as JSON gives them back.
+
+    Raises:
+        ValueError: an earlier run had other settings; says which.
+    """
+    file = path / SETTINGS_FILE
+    wanted = json.loads(json.dumps(settings))
+    found = _read_settings(file)
+    if found is not None and found != wanted:
+        if not overwrite:
+            raise ValueError(
+                f"{file}: an earlier run had other settings: {_difference(found, wanted)}; pass "
+                "--overwrite to replace its results, or use another --output"
+            )
+        for pattern in results:
+            for old in path.glob(pattern):
+                old.unlink()
+    write_json(file, wanted, indent=1)
+    return wanted
+
+
+def _read_settings(file: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+    return {key: value for key, value in found.items() if key not in FIXED_SETTINGS}
+
+
+def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    keys = [k for k in sorted({*found, *expected}) if found.get(k) != expected.get(k)]
+    return "; ".join(f"{k}: found {found.get(k)!r}, now {expected.get(k)!r}" for k in keys)

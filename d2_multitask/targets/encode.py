@@ -1,0 +1,466 @@
+"""Encoding: the labels of a batch -> the prediction grid. The inverse is in ``decode.py``.
+
+Letters: N images, M objects of the whole batch, A assigned cells, K keypoints, C channels,
+(H, W) padded network input, (h, w) grid.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.structures import ImageList, Instances
+from torch import Tensor
+
+RADIUS_RULES = ("centernet", "exact")
+
+
+def _once(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep what a method of ``BatchLabels`` makes, for each of its arguments."""
+
+    @functools.wraps(method)
+    def made(labels: BatchLabels, *arguments: int) -> Any:
+        key = (method.__name__, *arguments)
+        if key not in labels._made:
+            labels._made[key] = method(labels, *arguments)
+        return labels._made[key]
+
+    return made
+
+
+@dataclass(eq=False)
+class BatchLabels:
+    """The labels of one batch; what several heads need of them is made at most once.
+
+    Attributes:
+        batched_inputs: one dict per image, as the meta-architecture gets them.
+        images: the images, preprocessed and padded; targets are made on their device.
+    """
+
+    batched_inputs: list[dict[str, Any]]
+    images: ImageList
+    _made: dict[tuple[Any, ...], Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where targets live."""
+        return self.images.tensor.device
+
+    @property
+    def instances(self) -> list[Instances | None]:
+        """The objects of each image; ``None`` where an image has no object labels."""
+        return [x.get("instances") for x in self.batched_inputs]
+
+    @_once
+    def objects(self, stride: int) -> BatchObjects:
+        """The labelled objects in stride units; see :func:`gather_objects`."""
+        return gather_objects(self.instances, stride, self.device)
+
+    @_once
+    def keypoints(self, stride: int, num_keypoints: int) -> Tensor:
+        """(M, K, 3), those of :meth:`objects`; see :func:`gather_keypoints`."""
+        return gather_keypoints(self.instances, stride, self.device, num_keypoints)
+
+    @_once
+    def cells(self, stride: int, radius: int) -> CenterCells:
+        """The cells that learn from the objects; see :func:`assign_cells`."""
+        grid_hw = grid_size(self.images, stride)
+        return assign_cells(self.objects(stride), len(self.batched_inputs), grid_hw, radius)
+
+    @_once
+    def ignored_cells(self, stride: int) -> Tensor:
+        """(N, 1, h, w) bool, the cells that any pixel of an ``ignore_mask`` (a crowd) touches."""
+        if all(x.get("ignore_mask") is None for x in self.batched_inputs):
+            grid = (len(self.batched_inputs), 1, *grid_size(self.images, stride))
+            return torch.zeros(grid, dtype=torch.bool, device=self.device)
+        pixels = self.label_map("ignore_mask", 0)[:, None].float()
+        return F.max_pool2d(pixels, stride, ceil_mode=True) > 0
+
+    def label_map(self, name: str, fill_value: int) -> Tensor:
+        """(N, H, W) int64 of the entries ``name``; see :func:`pad_label_maps`."""
+        maps = [x.get(name) for x in self.batched_inputs]
+        return pad_label_maps(maps, tuple(self.images.tensor.shape[-2:]), fill_value, self.device)
+
+
+def grid_size(images: ImageList, stride: int) -> tuple[int, int]:
+    """(h, w) of the prediction grid of a padded batch."""
+    height, width = images.tensor.shape[-2:]
+    return -(-height // stride), -(-width // stride)
+
+
+def image_cells(images: ImageList, stride: int) -> Tensor:
+    """(N, 1, h, w) bool, True for the cells that begin inside the unpadded image."""
+    height, width = grid_size(images, stride)
+    device = images.tensor.device
+    sizes = torch.tensor(images.image_sizes, device=device)  # (N, 2) h, w
+    rows = torch.arange(height, device=device) * stride < sizes[:, 0:1]  # (N, h)
+    columns = torch.arange(width, device=device) * stride < sizes[:, 1:2]  # (N, w)
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+@dataclass(frozen=True)
+class BatchObjects:
+    """The labelled objects of a batch, one after the other, in stride units.
+
+    Attributes:
+        image_index: (M,) int64, which image an object belongs to.
+        boxes: (M, 4) xyxy.
+        classes: (M,) int64.
+        labelled: (N,) bool, False for an image that carries no object labels at all.
+        keypoints_labelled: (N,) bool, False for an image that carries no keypoint labels at all.
+    """
+
+    image_index: Tensor
+    boxes: Tensor
+    classes: Tensor
+    labelled: Tensor
+    keypoints_labelled: Tensor
+
+    @property
+    def wh(self) -> Tensor:
+        """(M, 2) width and height."""
+        return self.boxes[:, 2:] - self.boxes[:, :2]
+
+    @property
+    def center_xy(self) -> Tensor:
+        """(M, 2) box centre (x, y)."""
+        return (self.boxes[:, 2:] + self.boxes[:, :2]) / 2
+
+
+def gather_objects(
+    instances: Sequence[Instances | None], stride: int, device: torch.device
+) -> BatchObjects:
+    """Concatenate the objects of a batch.
+
+    Args:
+        instances: per image; ``None`` where the image has no object labels. Fields ``gt_boxes``
+            (xyxy, pixels of the network input), ``gt_classes``, and perhaps ``gt_keypoints``.
+        stride: input pixels per cell.
+        device: where the result lives.
+    """
+    present = [x for x in instances if x is not None]
+    counts = torch.tensor([0 if x is None else len(x) for x in instances], dtype=torch.long)
+    boxes, classes = torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)
+    if present:
+        boxes = torch.cat([x.gt_boxes.tensor for x in present])
+        classes = torch.cat([x.gt_classes for x in present])
+    with_keypoints = [x is not None and x.has("gt_keypoints") for x in instances]
+    return BatchObjects(
+        image_index=torch.arange(len(counts)).repeat_interleave(counts).to(device),
+        boxes=boxes.to(device, torch.float32) / stride,
+        classes=classes.to(device),
+        labelled=torch.tensor([x is not None for x in instances], device=device),
+        keypoints_labelled=torch.tensor(with_keypoints, device=device),
+    )
+
+
+def gather_keypoints(
+    instances: Sequence[Instances | None], stride: int, device: torch.device, num_keypoints: int
+) -> Tensor:
+    """Concatenate the keypoints of a batch, in the order of :func:`gather_objects`.
+
+    Args:
+        instances: see there; ``gt_keypoints`` (n, K, 3), pixels of the network input.
+        stride: input pixels per cell.
+        device: where the result lives.
+        num_keypoints: K.
+
+    Returns:
+        (M, K, 3) x and y in stride units, visibility (0 = unlabelled).
+
+    Raises:
+        ValueError: an image has another number of keypoints.
+    """
+    keypoints = []
+    for index, image in enumerate(instances):
+        if image is None:
+            continue
+        if not image.has("gt_keypoints"):
+            keypoints.append(image.gt_boxes.tensor.new_zeros(len(image), num_keypoints, 3))
+            continue
+        keypoints.append(image.gt_keypoints.tensor)
+        if keypoints[-1].shape[1] != num_keypoints:
+            raise ValueError(
+                f"gt_keypoints of image {index} of the batch: found {keypoints[-1].shape[1]} "
+                f"keypoints per object, expected MODEL.POSE_HEAD.NUM_KEYPOINTS = {num_keypoints}"
+            )
+    result = torch.cat(keypoints) if keypoints else torch.zeros(0, num_keypoints, 3)
+    result = result.to(device, torch.float32)  # a copy: the labels stay as they are
+    result[..., :2] /= stride
+    return result
+
+
+def keypoints_known(objects: BatchObjects, labelled: Tensor, missing: Tensor) -> Tensor:
+    """(N, K) bool: False where objects of the image have other keypoints but none has this one.
+
+    Args:
+        objects: of the batch.
+        labelled: (M, K) bool, the labelled keypoints.
+        missing: (M, K) bool, those that are not labelled though the object may have them.
+    """
+    shape = (len(objects.labelled), labelled.shape[1])
+    only_others = missing & labelled.any(1, keepdim=True)
+    num_labelled, num_only_others = (
+        torch.zeros(shape, dtype=torch.long, device=labelled.device).index_add_(
+            0, objects.image_index, x.long()
+        )
+        for x in (labelled, only_others)
+    )
+    known = (num_labelled > 0) | (num_only_others == 0)
+    return known & objects.keypoints_labelled[:, None]
+
+
+@dataclass(frozen=True)
+class CenterCells:
+    """Where regressions are read and learned: A assignments of an object to a cell.
+
+    Attributes:
+        object_index: (A,) int64 into the objects of the batch.
+        image_index: (A,) int64.
+        xy: (A, 2) int64 cell (x, y).
+    """
+
+    object_index: Tensor
+    image_index: Tensor
+    xy: Tensor
+
+    def __len__(self) -> int:
+        return len(self.object_index)
+
+    @property
+    def index(self) -> tuple[Tensor, slice, Tensor, Tensor]:
+        """``prediction[index]``: (N, C, h, w) -> (A, C), values at the assigned cells."""
+        return self.image_index, slice(None), self.xy[:, 1], self.xy[:, 0]
+
+
+def cells_of(points_xy: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+    """The cell of each point.
+
+    Args:
+        points_xy: (..., 2) points (x, y), stride units.
+        grid_hw: (h, w) of the grid.
+
+    Returns:
+        (..., 2) int64 cell (x, y). A point on the far border belongs to the last cell.
+    """
+    limit = points_xy.new_tensor([grid_hw[1] - 1, grid_hw[0] - 1])
+    return torch.minimum(points_xy.floor().clamp(min=0), limit).long()
+
+
+def assign_cells(
+    objects: BatchObjects, num_images: int, grid_hw: tuple[int, int], radius: int = 0
+) -> CenterCells:
+    """Give each object its centre cell and, if asked, the cells around it.
+
+    A cell that several objects want goes to the one whose centre cell it is, then to the smaller
+    box, then to the first: the same on every device, unlike an indexed write with duplicates.
+
+    Args:
+        objects: the labelled objects.
+        num_images: N.
+        grid_hw: (h, w) of the grid.
+        radius: 0 trains the centre cell alone, as CenterNet; 1 the 3x3 cells around it.
+
+    Returns:
+        The assignments, at most one object per cell.
+    """
+    num_objects, device = len(objects.boxes), objects.boxes.device
+    height, width = grid_hw
+    center = cells_of(objects.center_xy, grid_hw)  # (M, 2)
+    steps = torch.arange(-radius, radius + 1, device=device)
+    step_xy = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1).reshape(-1, 2)  # (S, 2)
+    xy = (center[:, None] + step_xy).reshape(-1, 2)  # (M * S, 2)
+    object_index = torch.arange(num_objects, device=device).repeat_interleave(len(step_xy))
+    is_neighbour = step_xy.ne(0).any(1).repeat(num_objects)
+
+    # Small boxes first; `rank` orders the objects, neighbours come after every centre.
+    order = torch.argsort(objects.wh.prod(1), stable=True)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(num_objects, device=device)
+    claim = rank[object_index] + is_neighbour * num_objects
+
+    inside = (xy >= 0).all(1) & (xy[:, 0] < width) & (xy[:, 1] < height)
+    xy, object_index, claim = xy[inside], object_index[inside], claim[inside]
+    image_index = objects.image_index[object_index]
+    flat = (image_index * height + xy[:, 1]) * width + xy[:, 0]
+    best = torch.full((num_images * height * width,), 2 * num_objects, device=device)
+    best.scatter_reduce_(0, flat, claim, "amin")
+    won = best[flat] == claim
+    return CenterCells(object_index[won], image_index[won], xy[won])
+
+
+def gaussian_radius(wh: Tensor, min_overlap: float, rule: str = "centernet") -> Tensor:
+    """How far a corner pair may move while the box keeps an IoU of ``min_overlap``.
+
+    CornerNet (arXiv 1808.01244, section 3.1) and CenterNet (arXiv 1904.07850, section 3).
+
+    Args:
+        wh: (M, 2) box width and height, stride units.
+        min_overlap: the IoU that shifted corners must keep, in (0, 1).
+        rule: ``"exact"`` solves the three cases of CornerNet (both corners out, both in, one of
+            each) and takes the smallest root. ``"centernet"`` is what CenterNet and all its
+            descendants compute: the third root lacks its division by 2a, which makes the radius
+            about 3.4 times larger at ``min_overlap`` 0.7. Trained weights and published numbers
+            belong to ``"centernet"``.
+
+    Returns:
+        (M,) float radius, stride units, not rounded.
+
+    Raises:
+        ValueError: unknown ``rule``.
+    """
+    if rule not in RADIUS_RULES:
+        raise ValueError(f"GAUSSIAN_RADIUS: found {rule!r}, expected one of {RADIUS_RULES}")
+    width, height = wh.double().unbind(1)  # double: the roots are differences of near numbers
+    total, area = width + height, width * height
+    shift = total.square() - 4 * area * (1 - min_overlap) / (1 + min_overlap)
+    shrink = total.square() - 4 * (1 - min_overlap) * area
+    grow = (min_overlap * total).square() + 4 * min_overlap * (1 - min_overlap) * area
+    if rule == "exact":
+        roots = (
+            (total - shift.sqrt()) / 2,
+            (total - shrink.sqrt()) / 4,
+            (grow.sqrt() - min_overlap * total) / (4 * min_overlap),
+        )
+    else:
+        # The plus signs and the missing divisions are those of CenterNet's code.
+        roots = (
+            (total + shift.sqrt()) / 2,
+            total + shrink.sqrt(),
+            grow.sqrt() - min_overlap * total,
+        )
+    return torch.stack(roots).amin(0).float()
+
+
+def object_radius(wh: Tensor, min_overlap: float, rule: str = "centernet") -> Tensor:
+    """(M,) int64 radius in cells of each object's Gaussian; see :func:`gaussian_radius`.
+
+    Sizes are rounded up and the radius is rounded down, as in CenterNet.
+    """
+    return gaussian_radius(wh.ceil(), min_overlap, rule).clamp(min=0).floor().long()
+
+
+def draw_gaussians(
+    channel: Tensor, cell_xy: Tensor, radius: Tensor, num_channels: int, grid_hw: tuple[int, int]
+) -> Tensor:
+    """Draw every Gaussian in its window, keeping the larger value where windows meet.
+
+    The window of radius r has side 2r + 1 and sigma (2r + 1) / 6; its peak is exactly 1. A Gaussian
+    is the product of its row and its column, so exponentials are taken along the axes only, of all
+    objects at once. Objects of equal radius are then drawn by one scatter: the Python loop runs
+    over distinct radii (bounded by the grid), never over objects or images.
+
+    Args:
+        channel: (M,) int64 index of the channel that each Gaussian is drawn on.
+        cell_xy: (M, 2) int64 cell (x, y), inside the grid.
+        radius: (M,) int64 radius in cells.
+        num_channels: C.
+        grid_hw: (h, w) of the grid.
+
+    Returns:
+        (C, h, w) float32 in [0, 1].
+    """
+    height, width = grid_hw
+    canvas = torch.zeros(num_channels * height * width, device=channel.device)
+    if len(channel) == 0:
+        return canvas.view(num_channels, height, width)
+    radius, order = radius.sort()
+    radii, radius_index, counts = torch.unique_consecutive(
+        radius, return_inverse=True, return_counts=True
+    )
+    farthest = max(height, width) - 1  # no window need reach further than across the grid
+    reach = min(int(radii[-1]), farthest)
+    steps = torch.arange(-reach, reach + 1, device=channel.device)  # (S,)
+    profile = torch.exp(steps.square() / (-2 * ((2 * radii + 1) / 6).square())[:, None])
+    cell = cell_xy[order].t()[:, :, None] + steps  # (2, M, S), x and y
+    # What falls outside of the grid is moved into it with the value 0, which changes no maximum.
+    last = cell.new_tensor([width - 1, height - 1])[:, None, None]
+    clipped = torch.minimum(cell.clamp(min=0), last)
+    gaussian_x, gaussian_y = profile[radius_index] * (clipped == cell)  # (M, S) each
+    column, row = clipped[0], (clipped[1] + channel[order, None] * height) * width
+    start = 0
+    for r, count in zip(radii.tolist(), counts.tolist(), strict=True):
+        r = min(r, farthest)
+        here = slice(start, start + count), slice(reach - r, reach + r + 1)
+        index = row[here][:, :, None] + column[here][:, None, :]  # (count, 2r + 1, 2r + 1)
+        window = gaussian_y[here][:, :, None] * gaussian_x[here][:, None, :]
+        canvas.scatter_reduce_(0, index.view(-1), window.view(-1), "amax")
+        start += count
+    return canvas.view(num_channels, height, width)
+
+
+def draw_heatmaps(
+    image_index: Tensor,
+    channel: Tensor,
+    cell_xy: Tensor,
+    radius: Tensor,
+    shape: tuple[int, int, int, int],
+) -> Tensor:
+    """Heatmaps of a batch, (N, C, h, w) = ``shape``; see :func:`draw_gaussians`."""
+    num_images, num_channels, *grid_hw = shape
+    channel = image_index * num_channels + channel
+    return draw_gaussians(channel, cell_xy, radius, num_images * num_channels, grid_hw).view(shape)
+
+
+def pad_label_maps(
+    maps: Sequence[Tensor | None],
+    padded_hw: tuple[int, int],
+    fill_value: int,
+    device: torch.device,
+) -> Tensor:
+    """Stack label maps of different sizes, top left aligned as ``ImageList`` aligns images.
+
+    Args:
+        maps: per image (H_i, W_i) int64 or bool; ``None`` where the image has no such label.
+        padded_hw: (H, W) of the padded batch.
+        fill_value: value of padding and of missing maps.
+        device: where the result lives.
+
+    Returns:
+        (N, H, W) int64.
+
+    Raises:
+        ValueError: a map is larger than the padded batch.
+    """
+    batch = torch.full((len(maps), *padded_hw), fill_value, dtype=torch.long, device=device)
+    for index, label_map in enumerate(maps):
+        if label_map is None:
+            continue
+        height, width = label_map.shape
+        if height > padded_hw[0] or width > padded_hw[1]:
+            raise ValueError(
+                f"label map of image {index} of the batch: found {height}x{width} (height x "
+                f"width), expected at most the padded image's {padded_hw[0]}x{padded_hw[1]}"
+            )
+        batch[index, :height, :width] = label_map.to(device)
+    return batch
+
+
+def cells_in_boxes(
+    boxes: Tensor, image_index: Tensor, num_images: int, grid_hw: tuple[int, int]
+) -> Tensor:
+    """Cells whose centre lies in any of the boxes.
+
+    Args:
+        boxes: (M, 4) xyxy, stride units.
+        image_index: (M,) int64.
+        num_images: N.
+        grid_hw: (h, w).
+
+    Returns:
+        (N, 1, h, w) bool.
+    """
+    height, width = grid_hw
+    # A cell's centre lies at + 0.5. The first cell inside and the first one behind, on each axis.
+    x1, y1, x2, y2 = (boxes - 0.5).ceil().long().unbind(1)
+    x1, x2 = x1.clamp(0, width), x2.clamp(0, width)
+    y1, y2 = y1.clamp(0, height), y2.clamp(0, height)
+    # Sums over rows and columns of what begins and ends at the corners count the boxes over a cell.
+    corners = boxes.new_zeros((num_images, height + 1, width + 1))
+    for y, x, value in ((y1, x1, 1.0), (y1, x2, -1.0), (y2, x1, -1.0), (y2, x2, 1.0)):
+        corners.index_put_((image_index, y, x), boxes.new_full((), value), accumulate=True)
+    return corners.cumsum(1).cumsum(2)[:, None, :height, :width] > 0.5

@@ -1,0 +1,1 @@
+"""Checks and conversion of PASCAL in Detail annotation files."""

@@ -1,0 +1,87 @@
+"""Which files are segmented, at which size, and what cannot be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from d2_multitask.segmenting.images import (
+    ImageFiles,
+    default_long_side,
+    find_images,
+    read_ready,
+    working_size,
+)
+from mae_support import small_mae
+
+
+def save(path, size_wh=(40, 30), color=(255, 0, 0)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size_wh, color).save(path)
+    return path
+
+
+def test_a_folder_with_all_below_it(tmp_path):
+    save(tmp_path / "b.png"), save(tmp_path / "a" / "1.jpg")
+    (tmp_path / "notes.txt").write_text("no image")
+    files = find_images([tmp_path])
+    assert files.root == tmp_path and files.names == ["a/1.jpg", "b.png"]
+
+
+def test_files_and_folders_have_a_common_root(tmp_path):
+    one, other = save(tmp_path / "x" / "1.png"), save(tmp_path / "y" / "2.png")
+    files = find_images([other, one.parent, one])
+    assert files.root == tmp_path.resolve() and files.names == ["y/2.png", "x/1.png"]
+
+
+def test_absent_and_empty(tmp_path):
+    with pytest.raises(ValueError, match="found no file and no folder .*absent"):
+        find_images([tmp_path / "absent"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="found 0 files and no image"):
+        find_images([tmp_path / "empty"])
+
+
+def test_names_of_outputs_differ(tmp_path):
+    files = ImageFiles(tmp_path, ["a.jpg", "a.png", "b/a.png"])
+    assert files.outputs() == ["a.jpg", "a.png", "b/a"]
+
+
+@pytest.mark.parametrize(
+    ("image_hw", "expected"),
+    [((300, 400), (48, 64)), ((400, 400), (64, 64)), ((20, 33), (40, 64)), ((640, 160), (64, 16))],
+)
+def test_working_size(image_hw, expected):
+    assert working_size(image_hw, 8, 64) == expected
+
+
+def test_sizes_that_cannot_be_used():
+    with pytest.raises(ValueError, match="200x7 pixels .* at least one patch of 8x8"):
+        working_size((7, 200), 8, 64)
+    with pytest.raises(ValueError, match="less than two patches .* larger --size"):
+        working_size((20, 400), 8, 64)
+
+
+def test_pixels_and_channels(tmp_path):
+    model = small_mae(32)
+    assert default_long_side(model) == 32
+    path = save(tmp_path / "red.png")
+    rgb, bgr = (read_ready(path, model, 32, order) for order in ("RGB", "BGR"))
+    assert rgb.pixels.shape == (30, 40, 3) and rgb.tensor.shape == (3, 24, 32)
+    normalised = (torch.tensor([255.0, 0, 0]) - model.pixel_mean.flatten()) / (
+        model.pixel_std.flatten()
+    )
+    assert torch.allclose(rgb.tensor[:, 0, 0], normalised)
+    assert bgr.tensor[2, 0, 0] > 0 > bgr.tensor[0, 0, 0]
+    assert np.array_equal(rgb.pixels, bgr.pixels)
+
+
+def test_messages_name_the_file(tmp_path):
+    model = small_mae(32)
+    with pytest.raises(ValueError, match=r"thin\.png: found an image of 100x4"):
+        read_ready(save(tmp_path / "thin.png", (100, 4)), model, 32)
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"broken\.jpg: cannot be read"):
+        read_ready(tmp_path / "broken.jpg", model, 32)

@@ -1,0 +1,87 @@
+"""What is left on disk: complete or absent, and a dataset in the end."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from d2_multitask.data.io import read_label_map
+from d2_multitask.patch_graph import SegmenterSettings, segment_image
+from d2_multitask.patch_graph.graph import load_npz
+from d2_multitask.segmenting.coco_segments import object_annotations, segment_annotations
+from d2_multitask.segmenting.output_folder import OutputFolder
+from mae_support import small_mae
+
+SETTINGS = SegmenterSettings(passes=40, foreground="least_border", grow=False)
+
+
+@pytest.fixture(scope="module")
+def result():
+    import torch
+
+    torch.manual_seed(1)
+    model = small_mae(32).eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    return segment_image(model, torch.randn(3, 24, 32), SETTINGS, pixels=pixels)
+
+
+def test_files_of_an_image(tmp_path, result):
+    folder = OutputFolder(tmp_path, {"seed": 0})
+    assert folder.record("x/a") is None
+    picture = np.zeros((5, 5, 3), np.uint8)
+    folder.save("x/a", "x/a.jpg", result, {"overlays": picture})
+    assert np.array_equal(read_label_map(str(tmp_path / "labels/x/a.png")), result.pixel_labels)
+    graph = load_npz(tmp_path / "graphs/x/a.npz")
+    assert np.allclose(graph.dense(), result.graph.dense())
+    record = folder.record("x/a")
+    assert record["file_name"] == "x/a.jpg" and (record["height"], record["width"]) == (30, 40)
+    assert record["grid_hw"] == [3, 4] and record["passes"] == result.passes
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_datasets_hold_what_is_done(tmp_path, result):
+    folder = OutputFolder(tmp_path, {"seed": 0})
+    folder.save("b", "b.png", result, {})
+    folder.save("a", "a.png", result, {})
+    (tmp_path / "records" / "broken.json").write_text('{"file_na')  # as if the disk had been full
+    paths = folder.write_datasets(["a", "absent", "broken", "b"])
+    assert [path.name for path in paths] == ["segments.json", "objects.json"]
+    content = json.loads(paths[0].read_text())
+    assert [(i["id"], i["file_name"]) for i in content["images"]] == [(1, "a.png"), (2, "b.png")]
+    assert [a["id"] for a in content["annotations"]] == [*range(1, len(content["annotations"]) + 1)]
+    for annotation in content["annotations"]:
+        mask = coco_mask.decode(annotation["segmentation"])
+        assert annotation["area"] == mask.sum() and 0 <= annotation["score"] <= 1
+    assert content["categories"] == [{"id": 1, "name": "segment"}]
+
+
+def test_other_settings_are_refused(tmp_path, result):
+    OutputFolder(tmp_path, {"seed": 0, "passes": 9}).save("a", "a.png", result, {})
+    OutputFolder(tmp_path, {"seed": 0, "passes": 9})
+    with pytest.raises(ValueError, match=r"passes: found 9, now 5; pass --overwrite"):
+        OutputFolder(tmp_path, {"seed": 0, "passes": 5})
+    folder = OutputFolder(tmp_path, {"seed": 0, "passes": 5}, overwrite=True)
+    assert folder.record("a") is None
+
+
+def test_folders_of_earlier_versions_go_on(tmp_path):
+    (tmp_path / "settings.json").write_text('{"seed": 0, "overlap": 0.5, "power": 1.0}')
+    OutputFolder(tmp_path, {"seed": 0})
+
+
+def test_objects_are_connected_parts():
+    mask = np.zeros((20, 20), bool)
+    mask[0:4, 0:4], mask[10:18, 10:18], mask[19, 0] = True, True, True
+    objects = object_annotations(mask, 0.7)
+    assert [o["bbox"] for o in objects] == [[10, 10, 8, 8], [0, 0, 4, 4]]  # one pixel is too little
+    assert {o["score"] for o in objects} == {0.7}
+    assert object_annotations(None, 0.0) == []
+
+
+def test_segments_keep_their_scores():
+    labels = np.repeat([[0, 2]], 10, axis=0).repeat(5, axis=1)
+    found = segment_annotations(labels, [0.1, 0.2, 0.3])
+    assert [(s["score"], s["area"]) for s in found] == [(0.1, 50), (0.3, 50)]

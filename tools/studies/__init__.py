@@ -1,0 +1,1 @@
+"""Comparisons of networks, of tasks and of patch relations."""

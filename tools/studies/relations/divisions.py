@@ -1,0 +1,174 @@
+"""From a relation to segments and one foreground, under many settings; and controls.
+
+Letters: h x w patches, Q candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from d2_multitask.modeling.mae import MaskedAutoencoder
+from d2_multitask.patch_graph import (
+    Relation,
+    choose_foreground,
+    graph_from_relation,
+    grow,
+    louvain,
+)
+from d2_multitask.patch_graph.communities import split_disconnected
+from d2_multitask.patch_graph.foreground import (
+    BORDER_RULES,
+    border_share,
+    centre_disc,
+    merge_smallest,
+)
+from studies.relations.normalised_cut import normalised_cut
+
+LOUVAIN, GROWN, CUT = "louvain", "grown", "normalised_cut"
+DIVISIONS = (LOUVAIN, GROWN, CUT)
+"""Louvain's communities; the same after measuring and merging regions (R4); two parts."""
+EIGENVECTOR_RULE = "eigenvector"
+INPAINTING_RULE = "inpainting_error"
+BORDER_WEIGHTS = (1.0, 2.0)
+# Of more segments the smallest are merged before all unions are compared, with 2**5 - 2 passes.
+MAX_SEGMENTS = 5
+NEIGHBOURS = 16
+
+LOCALITIES = (None, 3.0)
+RESOLUTIONS = (0.7, 1.0, 1.4, 2.0, 3.0)
+NUM_REGIONS = (2, 3)
+SHARES = (None, 0.1, 0.25)
+DISC_RADII = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45)  # of the sides
+
+
+class Partition(NamedTuple):
+    """How a graph is made and divided.
+
+    Attributes:
+        variant: number of the relation's variant.
+        locality: of `graph_from_relation`.
+        resolution: of Louvain's method.
+        share: ``binarise`` of the normalised cut.
+        num_regions: that growing leaves.
+    """
+
+    variant: int
+    locality: float | None
+    resolution: float | None = None
+    share: float | None = None
+    num_regions: int | None = None
+
+
+def partitions(division: str, num_variants: int) -> list[Partition]:
+    """All settings of `LOUVAIN` or `CUT`."""
+    return [
+        Partition(variant, locality, *((free, None) if division == LOUVAIN else (None, free)))
+        for variant in range(num_variants)
+        for locality in LOCALITIES
+        for free in (RESOLUTIONS if division == LOUVAIN else SHARES)
+    ]
+
+
+def divide(
+    relation: Relation,
+    division: str,
+    partition: Partition,
+    model: MaskedAutoencoder,
+    image: Tensor,
+    backend: str = "networkx",
+) -> np.ndarray:
+    """Segments of one image.
+
+    Args:
+        relation: of its patches.
+        division: of `DIVISIONS`.
+        partition: the settings.
+        model: grows regions.
+        image: (3, H, W), normalised.
+        backend: of Louvain's method.
+
+    Returns:
+        (h, w) int64; of the normalised cut 1 is what it takes for the foreground.
+    """
+    if division == CUT:
+        graph = graph_from_relation(relation, locality=partition.locality)
+        return graph.patch_labels(normalised_cut(graph, binarise=partition.share))
+    graph = graph_from_relation(relation, locality=partition.locality, neighbours=NEIGHBOURS)
+    labels = louvain(graph, partition.resolution, backend=backend)[-1]
+    labels = graph.patch_labels(split_disconnected(graph, labels))
+    if division == GROWN:
+        return grow(model, image, labels).labels_at(num_regions=partition.num_regions)
+    return labels
+
+
+def cheap_foregrounds(labels: np.ndarray, division: str) -> dict[str, np.ndarray]:
+    """Rule -> (h, w) bool, for the rules that need no forward pass; "no object" is empty."""
+    found = {
+        rule: _mask(choose_foreground(labels, rule, threshold=-np.inf).mask, labels)
+        for rule in BORDER_RULES
+    }
+    if division == CUT:
+        found[EIGENVECTOR_RULE] = labels == 1
+    return found
+
+
+def inpainting_foregrounds(
+    labels: np.ndarray, model: MaskedAutoencoder, image: Tensor
+) -> dict[str, np.ndarray]:
+    """Rule -> (h, w) bool, for each weight of the border; the passes are made once."""
+    choice = choose_foreground(
+        merge_smallest(labels, MAX_SEGMENTS),
+        INPAINTING_RULE,
+        model=model,
+        image=image,
+        border_weight=0.0,
+    )
+    if not len(choice.candidates):
+        return {f"{INPAINTING_RULE}/{w:g}": _mask(None, labels) for w in BORDER_WEIGHTS}
+    border = border_share(choice.candidates)
+    return {
+        f"{INPAINTING_RULE}/{weight:g}": choice.candidates[
+            (choice.scores - weight * border).argmax()
+        ]
+        for weight in BORDER_WEIGHTS
+    }
+
+
+def foreground_of(
+    labels: np.ndarray, division: str, rule: str, model: MaskedAutoencoder, image: Tensor
+) -> np.ndarray:
+    """(h, w) bool by one rule."""
+    if rule.startswith(INPAINTING_RULE):
+        return inpainting_foregrounds(labels, model, image)[rule]
+    return cheap_foregrounds(labels, division)[rule]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Segments and foreground of one method on one image.
+
+    Attributes:
+        labels: (h, w) int64.
+        foreground: (h, w) bool.
+    """
+
+    labels: np.ndarray
+    foreground: np.ndarray
+
+
+def controls(grid_hw: tuple[int, int]) -> Iterator[tuple[str, str, Answer]]:
+    """Method, setting, answer: the whole image, and discs in its middle."""
+    everything = np.ones(grid_hw, bool)
+    yield "whole image", "", Answer(np.zeros(grid_hw, np.int64), everything)
+    for radius in DISC_RADII:
+        disc = centre_disc(grid_hw, radius)
+        yield "centre disc", f"{radius:g}", Answer(disc.astype(np.int64), disc)
+
+
+def _mask(mask: np.ndarray | None, labels: np.ndarray) -> np.ndarray:
+    return np.zeros(labels.shape, bool) if mask is None else mask

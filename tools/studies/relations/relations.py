@@ -1,0 +1,147 @@
+"""The relations that are compared, and their measurement, kept in a file for each image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from d2_multitask.data.whole_files import whole_file
+from d2_multitask.modeling.mae import MaskedAutoencoder
+from d2_multitask.patch_graph import Budget, Relation, measure_relation, rank_average
+from d2_multitask.patch_graph.autoencoder import ErrorMeter, is_flat
+from d2_multitask.patch_graph.relation import ESTIMATORS
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of measuring a relation.
+
+    Attributes:
+        kinds: of `measure_relation`; several are mixed by their ranks.
+        settings: of the kind; of a mixture there are none.
+    """
+
+    kinds: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _scales(kind: str, **settings: Any) -> tuple[Variant, ...]:
+    return tuple(Variant((kind,), {"scale": s, **settings}) for s in (0.25, 0.5, 1.0))
+
+
+CONTROL_RELATION = "distance"
+RELATIONS: dict[str, tuple[Variant, ...]] = {
+    CONTROL_RELATION: tuple(Variant(("distance",), {"distance": d}) for d in (1.0, 2.0, 4.0)),
+    "color": _scales("color"),
+    "color_deviation": _scales("color", deviation=True),
+    "raw_pixels": _scales("raw_pixels"),
+    "encoder_features": (Variant(("encoder_features",)),),
+    "single_source": (Variant(("single_source",)),),
+    "conditional_means": (Variant(("conditional_means",)),),
+    "ridge": (Variant(("ridge",)),),
+    "leave_one_out": (Variant(("leave_one_out",)),),
+    "single_source+ridge": (Variant(("single_source", "ridge")),),
+    "encoder_features+ridge": (Variant(("encoder_features", "ridge")),),
+    "encoder_features+leave_one_out": (Variant(("encoder_features", "leave_one_out")),),
+}
+"""Name -> variants, of which one is chosen. "distance" is the control that looks at no image."""
+
+
+# Kinds that draw the same visible sets, with settings of theirs that are not compared.
+SAME_SETS: dict[str, dict[str, Any]] = {
+    "ridge": {"with_standard_error": False},
+    "conditional_means": {},
+}
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Measures relations of one autoencoder.
+
+    Attributes:
+        model: the autoencoder.
+        passes: forward passes of each relation from errors (``single_source``: one per patch).
+        seed: of the visible sets.
+        folder: where relations from errors are kept, one npz an image.
+    """
+
+    model: MaskedAutoencoder
+    passes: int
+    seed: int
+    folder: Path
+
+    def base_relations(
+        self, name: str, image: Tensor, kinds: set[str]
+    ) -> tuple[dict[str, Tensor], tuple[int, int]]:
+        """Relations from errors of one image, measured or read.
+
+        Args:
+            name: of the image.
+            image: (3, H, W), normalised.
+            kinds: keys of `ESTIMATORS`.
+
+        Returns:
+            Kind -> (L, L) float32, and the grid (h, w).
+        """
+        patch = self.model.patch_size
+        grid_hw = (image.shape[-2] // patch, image.shape[-1] // patch)
+        file = self.folder / f"{name}.npz"
+        known = _read(file)
+        missing = sorted(kinds - known.keys())
+        known.update(self._from_same_sets(image, [k for k in missing if k in SAME_SETS]))
+        for kind in missing:
+            if kind not in known:
+                # single_source is exact after a pass a patch, and no estimate before
+                budget = Budget(None if kind == "single_source" else self.passes)
+                relation = measure_relation(self.model, image, kind, budget, seed=self.seed)
+                known[kind] = relation.matrix
+        if missing:
+            with whole_file(file) as unfinished, unfinished.open("wb") as stream:
+                np.savez_compressed(stream, **{k: m.numpy() for k, m in known.items()})
+        return {kind: known[kind] for kind in kinds}, grid_hw
+
+    def _from_same_sets(self, image: Tensor, kinds: list[str]) -> dict[str, Tensor]:
+        """Relations of `SAME_SETS` from one measurement of the sets that they share."""
+        if len(kinds) < 2 or is_flat(image):
+            return {}
+        meter = ErrorMeter(self.model, image)
+        estimators = {
+            kind: ESTIMATORS[kind](meter.num_patches, seed=self.seed, **SAME_SETS[kind])
+            for kind in kinds
+        }
+        visible = estimators[kinds[0]].draw(self.passes)
+        errors = meter.errors(visible)
+        for estimator in estimators.values():
+            estimator.add(visible, errors)
+        return {kind: estimator.estimate()[0] for kind, estimator in estimators.items()}
+
+    def relations(
+        self, name: str, image: Tensor, variants: Mapping[str, Variant]
+    ) -> dict[str, Relation]:
+        """Relations of one image, by the keys of ``variants``."""
+        kinds = {kind for variant in variants.values() for kind in variant.kinds}
+        measured, grid_hw = self.base_relations(name, image, kinds & ESTIMATORS.keys())
+        relations = {}
+        for key, variant in variants.items():
+            parts = [
+                Relation(measured[kind], grid_hw)
+                if kind in measured
+                else measure_relation(self.model, image, kind, **variant.settings)
+                for kind in variant.kinds
+            ]
+            relations[key] = parts[0] if len(parts) == 1 else rank_average(parts)
+        return relations
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            return {kind: torch.from_numpy(content[kind]) for kind in content}
+    except (OSError, ValueError, EOFError):
+        return {}

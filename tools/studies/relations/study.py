@@ -1,0 +1,272 @@
+"""The study: every method's settings are chosen on some images, and reported on others.
+
+Choosing uses the masks of the images that it is done on; reporting only measures. Each image leaves
+a file, so that a stopped study goes on. Letters: h x w patches.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from d2_multitask.data.whole_files import write_json
+from d2_multitask.evaluation.segments import (
+    best_segment_iou,
+    mask_iou,
+    patch_mask,
+    read_object_mask,
+)
+from d2_multitask.evaluation.segments.evaluator import label_annotations
+from d2_multitask.modeling.mae import MaskedAutoencoder
+from d2_multitask.patch_graph import Relation, grow
+from d2_multitask.segmenting.images import read_ready
+from studies.relations.divisions import (
+    CUT,
+    DIVISIONS,
+    GROWN,
+    LOUVAIN,
+    NUM_REGIONS,
+    Answer,
+    Partition,
+    cheap_foregrounds,
+    controls,
+    divide,
+    foreground_of,
+    inpainting_foregrounds,
+    partitions,
+)
+from studies.relations.methods import (
+    BEST_SEGMENT,
+    Method,
+    best_methods,
+    mean_table,
+    setting_key,
+)
+from studies.relations.relations import RELATIONS, Measuring, Variant
+from studies.relations.scoring import (
+    coherence,
+    reconstruction_errors,
+    score_answer,
+    shrunk,
+)
+
+RESULTS = (
+    "relations/**/*.npz",
+    "choose/**/*.json",
+    "choose_asking/**/*.json",
+    "report/**/*.json",
+)
+"""Files of a study that hold single images."""
+
+Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """A file and its mask.
+
+    Attributes:
+        name: without ending, for files of results.
+        file: the image.
+        mask_file: the mask.
+    """
+
+    name: str
+    file: Path
+    mask_file: Path
+
+
+class RelationStudy:
+    """One autoencoder, one folder of results."""
+
+    def __init__(
+        self,
+        measuring: Measuring,
+        folder: Path,
+        *,
+        long_side: int,
+        input_format: str = "RGB",
+        relations: Sequence[str] = tuple(RELATIONS),
+        divisions: Sequence[str] = DIVISIONS,
+        backend: str = "networkx",
+        progress: Progress = lambda items, what: items,
+    ) -> None:
+        """
+        Args:
+            measuring: measures relations.
+            folder: of all files of the study.
+            long_side: images are brought to it, pixels.
+            input_format: ``INPUT.FORMAT``.
+            relations: keys of `RELATIONS`.
+            divisions: of `DIVISIONS`.
+            backend: of Louvain's method.
+            progress: wraps what is iterated over, with a title.
+        """
+        self.measuring = measuring
+        self.model: MaskedAutoencoder = measuring.model
+        self.folder = folder
+        self.long_side = long_side
+        self.input_format = input_format
+        self.relations = tuple(relations)
+        self.divisions = tuple(divisions)
+        self.backend = backend
+        self.progress = progress
+
+    def choose(self, images: Sequence[LabelledImage]) -> list[Method]:
+        """Choose each method's settings by the mean IoU on patches.
+
+        First the rules that cost nothing are tried on all partitions. What asks the autoencoder
+        is tried on the partition whose best segment fits best: the rule that does, and growing.
+
+        Args:
+            images: with masks, which are used.
+
+        Returns:
+            A method for each control, and each relation and division.
+        """
+        tables = [
+            self._kept("choose", image, self._try_all)
+            for image in self.progress(images, "settings")
+        ]
+        mean = mean_table(tables)
+        best = {
+            (relation, division): max(
+                partitions(division, len(RELATIONS[relation])),
+                key=lambda p, r=relation, d=division: mean[setting_key(r, d, p, BEST_SEGMENT)],
+            )
+            for relation in self.relations
+            for division in (LOUVAIN, CUT)
+        }
+        for image in self.progress(images, "settings of what asks the autoencoder"):
+            tables.append(self._kept("choose_asking", image, lambda i: self._try_asking(i, best)))
+        methods = best_methods(mean_table(tables))
+        return [m for m in methods if not m.division or m.division in self.divisions]
+
+    def report(self, images: Sequence[LabelledImage], methods: Sequence[Method]) -> list[Any]:
+        """Measure chosen methods on images that they were not chosen on.
+
+        Args:
+            images: with masks.
+            methods: from `choose`.
+
+        Returns:
+            One dict an image: ``metrics`` (method -> `SegmentMetrics` as a list), ``results``
+            (method -> COCO results), ``objects`` (COCO annotations), ``size`` (h, w),
+            ``reconstruction_error`` and ``error_of_mean_color`` of the autoencoder.
+        """
+        return [
+            self._kept("report", image, lambda i: self._measure(i, methods))
+            for image in self.progress(images, "report")
+        ]
+
+    def _kept(self, stage: str, image: LabelledImage, work: Callable[[LabelledImage], Any]) -> Any:
+        """What an earlier run has found for the image, or else what ``work`` finds."""
+        file = self.folder / stage / f"{image.name}.json"
+        try:
+            return json.loads(file.read_text())
+        except (OSError, ValueError):
+            found = json.loads(json.dumps(work(image)))
+            write_json(file, found)
+            return found
+
+    def _read(self, image: LabelledImage) -> tuple[np.ndarray, Tensor, np.ndarray]:
+        """Pixels (H, W, 3), tensor (3, H', W'), mask (H, W)."""
+        ready = read_ready(image.file, self.model, self.long_side, self.input_format)
+        return ready.pixels, ready.tensor, read_object_mask(image.mask_file, ready.pixels.shape[:2])
+
+    def _divide(
+        self, relation: Relation, division: str, partition: Partition, image: Tensor
+    ) -> np.ndarray:
+        return divide(relation, division, partition, self.model, image, self.backend)
+
+    def _variants(self) -> dict[tuple[str, int], Variant]:
+        return {
+            (name, number): variant
+            for name in self.relations
+            for number, variant in enumerate(RELATIONS[name])
+        }
+
+    def _try_all(self, image: LabelledImage) -> dict[str, float]:
+        """Setting -> IoU on patches, for all that needs no choice by the autoencoder."""
+        _, tensor, mask = self._read(image)
+        relations = self.measuring.relations(image.name, tensor, self._variants())
+        grid_hw = next(iter(relations.values())).grid_hw
+        target = patch_mask(mask, grid_hw)
+        table = {
+            setting_key(name, "", None, setting): mask_iou(answer.foreground, target)
+            for name, setting, answer in controls(grid_hw)
+        }
+        for name, division in itertools.product(self.relations, (LOUVAIN, CUT)):
+            for partition in partitions(division, len(RELATIONS[name])):
+                relation = relations[name, partition.variant]
+                labels = self._divide(relation, division, partition, tensor)
+                ious = {
+                    rule: mask_iou(found, target)
+                    for rule, found in cheap_foregrounds(labels, division).items()
+                }
+                ious[BEST_SEGMENT] = best_segment_iou(labels, target)
+                for rule, iou in ious.items():
+                    table[setting_key(name, division, partition, rule)] = iou
+        return table
+
+    def _try_asking(
+        self, image: LabelledImage, best: Mapping[tuple[str, str], Partition]
+    ) -> dict[str, float]:
+        """Setting -> IoU on patches, for the rule that asks the autoencoder, and for growing."""
+        _, tensor, mask = self._read(image)
+        variants = {key: RELATIONS[key[0]][p.variant] for key, p in best.items()}
+        relations = self.measuring.relations(image.name, tensor, variants)
+        table = {}
+        for (name, division), partition in best.items():
+            relation = relations[name, division]
+            target = patch_mask(mask, relation.grid_hw)
+            labels = self._divide(relation, division, partition, tensor)
+            candidates = [(division, partition, labels, {})]
+            if division == LOUVAIN and GROWN in self.divisions:
+                grown = grow(self.model, tensor, labels)
+                for count in NUM_REGIONS:
+                    larger = grown.labels_at(num_regions=count)
+                    found = cheap_foregrounds(larger, GROWN)
+                    setting = partition._replace(num_regions=count)
+                    candidates.append((GROWN, setting, larger, found))
+            for how, setting, segments, found in candidates:
+                asked = inpainting_foregrounds(segments, self.model, tensor)
+                for rule, answer in {**found, **asked}.items():
+                    table[setting_key(name, how, setting, rule)] = mask_iou(answer, target)
+        return table
+
+    def _measure(self, image: LabelledImage, methods: Sequence[Method]) -> dict[str, Any]:
+        pixels, tensor, mask = self._read(image)
+        pixels, mask = shrunk(pixels, mask)
+        relations = self.measuring.relations(
+            image.name,
+            tensor,
+            {m.name: RELATIONS[m.relation][m.partition.variant] for m in methods if m.partition},
+        )
+        patch = self.model.patch_size
+        grid_hw = (tensor.shape[-2] // patch, tensor.shape[-1] // patch)
+        simple = {(name, setting): answer for name, setting, answer in controls(grid_hw)}
+        metrics, results = {}, {}
+        for method in methods:
+            if method.partition is None:
+                answer, scores = simple[method.relation, method.rule], np.ones(2)
+            else:
+                relation = relations[method.name]
+                labels = self._divide(relation, method.division, method.partition, tensor)
+                found = foreground_of(labels, method.division, method.rule, self.model, tensor)
+                answer, scores = Answer(labels, found), coherence(relation, labels)
+            metrics[method.name], results[method.name] = score_answer(answer, scores, pixels, mask)
+        return {
+            "metrics": metrics,
+            "results": results,
+            "objects": label_annotations(mask.astype(np.int64), image.name),
+            "size": list(mask.shape),
+            **reconstruction_errors(self.model, tensor, str(image.file)),
+        }

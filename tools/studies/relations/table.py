@@ -1,0 +1,193 @@
+"""The study's table: means, standard errors and paired differences, as Markdown and JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from tabulate import tabulate
+
+from d2_multitask.evaluation.segments.metrics import SegmentMetrics
+from studies.relations.methods import Method, method_as_json
+from studies.relations.relations import RELATIONS
+from studies.relations.scoring import average_recalls
+
+RECALLS = ("AR@1", "AR@10", "AR@100")
+MAIN = "patch_iou"
+_HEADERS = {
+    "patch_iou": "IoU, patches",
+    "iou": "IoU, pixels",
+    "best_iou": "best segment",
+    "corloc": "CorLoc",
+    "ari": "ARI",
+}
+
+
+class Estimate(NamedTuple):
+    """A mean over images and its standard error, in 0-100."""
+
+    mean: float
+    error: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f} ± {self.error:.1f}"
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What was measured.
+
+    Attributes:
+        methods: as they were chosen.
+        metrics: method -> metric of `SegmentMetrics` -> (N,) values of the images, in 0-100.
+        recalls: method -> ``AR@1`` and so on, in 0-100.
+        relative_error: of the autoencoder on the reported images: error of removed patches as a
+            share of that of their mean colour.
+        num_chosen_on: images that settings were chosen on.
+    """
+
+    methods: Sequence[Method]
+    metrics: Mapping[str, Mapping[str, np.ndarray]]
+    recalls: Mapping[str, Mapping[str, float]]
+    relative_error: float
+    num_chosen_on: int
+
+    @property
+    def num_images(self) -> int:
+        """N, the reported images."""
+        return len(self.metrics[self.methods[0].name][MAIN])
+
+    def estimate(self, name: str, metric: str = MAIN) -> Estimate:
+        """Of one method."""
+        return estimate(self.metrics[name][metric])
+
+    def difference(self, name: str, baseline: str, metric: str = MAIN) -> Estimate:
+        """Of two methods on the same images."""
+        return estimate(self.metrics[name][metric] - self.metrics[baseline][metric])
+
+
+def collect_result(
+    records: Sequence[Mapping[str, Any]], methods: Sequence[Method], num_chosen_on: int
+) -> StudyResult:
+    """Records of `RelationStudy.report` -> result."""
+    names = [method.name for method in methods]
+    metrics = {
+        name: {
+            field: 100 * np.array([r["metrics"][name][index] for r in records], np.float64)
+            for index, field in enumerate(SegmentMetrics._fields)
+        }
+        for name in names
+    }
+    error, usual = (
+        sum(record[key] for record in records)
+        for key in ("reconstruction_error", "error_of_mean_color")
+    )
+    return StudyResult(
+        methods,
+        metrics,
+        average_recalls(records, names),
+        error / usual if usual else math.nan,
+        num_chosen_on,
+    )
+
+
+def estimate(values: np.ndarray) -> Estimate:
+    """Mean and standard error of the values that are numbers."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return Estimate(math.nan, math.nan)
+    error = known.std(ddof=1) / math.sqrt(len(known)) if len(known) > 1 else math.nan
+    return Estimate(float(known.mean()), float(error))
+
+
+def markdown(result: StudyResult, baselines: Sequence[str], command: str = "") -> str:
+    """Tables of results, differences and settings.
+
+    Args:
+        result: what was measured.
+        baselines: names of methods that all others are compared with.
+        command: that made it.
+    """
+    parts = ["# Relations compared"]
+    if command:
+        parts.append(f"```sh\n{command}\n```")
+    parts.append(
+        f"{result.num_images} images; mean ± standard error, in 0-100. Each method's settings have "
+        f"the highest mean IoU on patches of {result.num_chosen_on} other images, whose masks were "
+        "used for that. The autoencoder's relative error on the reported images is "
+        f"{result.relative_error:.3f} (1 = knows each removed patch's mean colour alone)."
+    )
+    parts += [_values(result), "## Differences of IoU on patches, image by image"]
+    parts += [_differences(result, baselines), "## Settings", _settings(result)]
+    return "\n\n".join(parts) + "\n"
+
+
+def as_json(result: StudyResult, baselines: Sequence[str], command: str = "") -> dict[str, Any]:
+    """The same numbers, and those of each image."""
+    return {
+        "command": command,
+        "num_images": result.num_images,
+        "num_chosen_on": result.num_chosen_on,
+        "relative_error": result.relative_error,
+        "methods": [method_as_json(method) for method in result.methods],
+        "results": {
+            method.name: {
+                **{k: result.estimate(method.name, k)._asdict() for k in _HEADERS},
+                **result.recalls[method.name],
+                "differences": {b: result.difference(method.name, b)._asdict() for b in baselines},
+                "images": {
+                    k: np.round(v, 4).tolist() for k, v in result.metrics[method.name].items()
+                },
+            }
+            for method in result.methods
+        },
+    }
+
+
+def _values(result: StudyResult) -> str:
+    rows = [
+        [
+            method.name,
+            *(result.estimate(method.name, metric) for metric in _HEADERS),
+            *(f"{result.recalls[method.name][recall]:.1f}" for recall in RECALLS),
+        ]
+        for method in result.methods
+    ]
+    return _table(rows, ["relation / division", *_HEADERS.values(), *RECALLS])
+
+
+def _differences(result: StudyResult, baselines: Sequence[str]) -> str:
+    rows = [
+        [
+            m.name,
+            *("–" if m.name == b else _signed(result.difference(m.name, b)) for b in baselines),
+        ]
+        for m in result.methods
+    ]
+    return _table(rows, ["relation / division", *(f"against {b}" for b in baselines)])
+
+
+def _settings(result: StudyResult) -> str:
+    rows = []
+    for method in result.methods:
+        settings = {} if method.partition is None else method.partition._asdict()
+        if settings:
+            variant = RELATIONS[method.relation][settings.pop("variant")]
+            settings = {**variant.settings, **settings}
+        shown = ", ".join(f"{k} {v:g}" for k, v in settings.items() if v is not None)
+        rows.append([method.name, shown, method.rule, f"{100 * method.chosen_iou:.1f}"])
+    headers = ["relation / division", "partition", "foreground", "IoU where chosen"]
+    return _table(rows, headers)
+
+
+def _signed(value: Estimate) -> str:
+    return f"{value.mean:+.1f} ± {value.error:.1f}"
+
+
+def _table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
+    text = [[str(cell) for cell in row] for row in rows]
+    align = ["left"] + ["right"] * (len(headers) - 1)
+    return tabulate(text, headers, tablefmt="github", colalign=align, disable_numparse=True)
