@@ -19,6 +19,16 @@ from d2_multitask.model_configs import get_config_file
 from d2_multitask.modeling import add_backbone_config, add_mae_config, add_rcnn_config
 
 _BASE = "_BASE_"
+
+# Keys of the last version that no config set: they have this value now. Old files still load.
+FIXED_KEYS = {
+    "MODEL.BOUNDARY_HEAD.IGNORE_VALUE": 255,
+    "MODEL.CLASSIFICATION_HEAD.IGNORE_VALUE": 255,
+    "MODEL.FEATURE_EXTRACTOR.FREEZE_AT": 0,
+    "MODEL.FEATURE_EXTRACTOR.FREEZE_NORM": False,
+    "MODEL.FOREGROUND_HEAD.IGNORE_VALUE": 255,
+    "MODEL.PARTS_HEAD.IGNORE_VALUE": 255,
+}
 # Far above every config; beyond them, a file is a mistake or wants to fill the memory.
 _MOST_FILES = 100
 _MOST_BYTES = 1 << 22
@@ -68,6 +78,8 @@ def add_multitask_config(cfg: CfgNode) -> None:
     add_data_config(cfg)
     add_pascal_in_detail_config(cfg)
     _add_solver_config(cfg)
+    for key in FIXED_KEYS:
+        cfg.register_deprecated_key(key)
 
 
 def _add_tiles_config(cfg: CfgNode) -> None:
@@ -213,7 +225,18 @@ def _parse(path: str) -> dict[str, Any]:
         found = "an empty file" if content is None else type(content).__name__
         raise ValueError(f"{path}: found {found}, expected a mapping such as SOLVER: {{...}}")
     _check_values(path, content)
+    _check_fixed_keys(path, content)
     return content
+
+
+def _check_fixed_keys(path: str, content: dict[str, Any]) -> None:
+    """Detectron2 skips deprecated keys: another value than the fixed one would be lost."""
+    for key, value in FIXED_KEYS.items():
+        found: Any = content
+        for name in key.split("."):
+            found = found.get(name, value) if isinstance(found, dict) else value
+        if found != value:
+            raise ValueError(f"{path}: {key}: found {found}, expected {value}: the key is gone")
 
 
 def _yaml_problem(error: yaml.YAMLError, text: str) -> str:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from detectron2.config import CfgNode
+import yaml
+from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 from d2_multitask.checkpoint import load_weights
-from d2_multitask.config import load_config
+from d2_multitask.config import FIXED_KEYS, get_multitask_cfg, load_config
 from d2_multitask.modeling.mae.config import encoder_arguments
 from support import REPOSITORY, labelled_image
 
@@ -127,3 +130,37 @@ def test_networks_on_the_tiny_mae_take_all_of_its_encoder(name: str, tmp_path: P
     assert not report.resized and not report.mismatched
     learnt = {n for n, _ in model.named_parameters() if n.startswith("backbone.net.")}
     assert learnt == {n for n in report.matched if n.startswith("backbone.net.")}
+
+
+def test_every_key_is_set_by_a_config_or_documented() -> None:
+    ours = set(flat_keys(get_multitask_cfg())) - set(flat_keys(get_cfg()))
+    used = {key for path in FILES for key in flat_keys(yaml.safe_load(path.read_text()))}
+    pages = [REPOSITORY / "README.md", *REPOSITORY.glob("docs/*.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    assert not {key for key in ours - used if key not in text}
+
+
+def flat_keys(node: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in node.items():
+        keys.append(prefix + key)
+        if isinstance(value, Mapping):
+            keys += flat_keys(value, f"{prefix}{key}.")
+    return keys
+
+
+def test_fixed_keys_of_old_files(tmp_path: Path) -> None:
+    file = tmp_path / "old.yaml"
+    nested: dict[str, Any] = {}
+    for key, value in FIXED_KEYS.items():
+        *names, last = key.split(".")
+        node = nested
+        for name in names:
+            node = node.setdefault(name, {})
+        node[last] = value
+    file.write_text(yaml.safe_dump(nested))
+    load_config(file)
+    nested["MODEL"]["PARTS_HEAD"]["IGNORE_VALUE"] = 0
+    file.write_text(yaml.safe_dump(nested))
+    with pytest.raises(ValueError, match="PARTS_HEAD.IGNORE_VALUE: found 0, expected 255"):
+        load_config(file)

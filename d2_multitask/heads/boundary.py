@@ -62,7 +62,6 @@ class BoundaryHead(DenseHead):
         # Weight of boundary pixels against 1 minus it for all others: ASTMT's value and that of the
         # work after it. 0 = HED's, from the batch's own shares.
         node.POSITIVE_WEIGHT = 0.95
-        node.IGNORE_VALUE = 255
         # The loss is a weighted mean, so it starts at the size of the others.
         node.LOSS_WEIGHT = 1.0
 

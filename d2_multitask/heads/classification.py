@@ -90,7 +90,6 @@ class ClassificationHead(TaskHead):
         node.NUM_CLASSES = 59
         # One answer per image needs no fine map: at stride 32 the head costs next to nothing.
         node.MAP_STRIDE = 32
-        node.IGNORE_VALUE = 255
         node.LOSS_WEIGHT = 1.0
 
     @classmethod

@@ -59,7 +59,6 @@ class ForegroundHead(DenseHead):
         # Sub-cells along a cell's side. 1: a stride-4 map is fine enough for whole objects. With
         # CONV_DIM 0 on an MAE's tokens: the side of a patch.
         node.UPSCALE = 1
-        node.IGNORE_VALUE = 255
         # Equal weights, as in the salient-object networks that pair cross-entropy with an overlap
         # loss: the first is right about pixels, the second about small objects.
         node.BCE_WEIGHT = 1.0

@@ -27,7 +27,6 @@ class PartsHead(LabelMapHead):
         # Background and the six parts of the multitask literature on PASCAL-Context (ASTMT on).
         node.NUM_CLASSES = 7
         # People without part labels, and padding.
-        node.IGNORE_VALUE = 255
         add_branch_config(node, conv_dim=64)
         # That literature's semantic : parts = 1 : 2, since most pixels are background.
         node.LOSS_WEIGHT = 2.0

@@ -29,8 +29,6 @@ def add_backbone_config(cfg: CfgNode) -> None:
     # for the classifier, is lighter: ["features.3", "features.6", "features.13", "features.17"].
     node.OUT_NODES = []
     cfg.MODEL.FEATURE_EXTRACTOR = node
-    for key in ("FREEZE_AT", "FREEZE_NORM"):
-        cfg.register_deprecated_key(f"MODEL.FEATURE_EXTRACTOR.{key}")
 
     # Read by `build_dla_up_backbone`.
     cfg.MODEL.DLA = CfgNode()
