@@ -306,11 +306,3 @@ def test_trained_weights_are_not_scaled(tmp_path):
     cfg = extractor_config(INIT_SCALE=0.25, WEIGHTS=str(tmp_path / "trained.pth"))
     first = next(build_feature_extractor(cfg, RGB).parameters())
     torch.testing.assert_close(first, next(trained.parameters()))
-
-
-def test_configs_with_keys_of_the_last_version_load(tmp_path):
-    cfg = extractor_config()
-    file = tmp_path / "config.yaml"
-    file.write_text("VERSION: 2\nMODEL: {FEATURE_EXTRACTOR: {FREEZE_AT: 0, FREEZE_NORM: False}}")
-    cfg.merge_from_file(str(file))
-    assert "FREEZE_AT" not in cfg.MODEL.FEATURE_EXTRACTOR
