@@ -40,7 +40,6 @@ SAME_ANNOTATION_TWICE = "object listed twice, one entry left out"
 OTHER_FORM = "image id written as text where the image has a number, or the reverse"
 UNKNOWN_IMAGE = "annotation of an unknown image, left out"
 NO_SEM_SEG_FILE = "image without a semantic map, not used for segmentation"
-NO_OBJECTS = "images without annotations, kept as images without objects"
 
 # Metadata that must not change between the registration and the file.
 _FIXED_METADATA = (
@@ -180,10 +179,6 @@ class CocoFormatDataset:
                 f"{self.json_file}: none of its {len(annotations)} annotations can be used. The "
                 f"first problem: {problems[num_before]}"
             )
-        num_empty = sum(not record["annotations"] for record in records.values())
-        if num_empty:
-            details = f"{num_empty} of {len(records)} images"
-            problems.append(Problem(NO_OBJECTS, self.json_file, details))
 
     def _add_sem_seg(self, dataset_dicts: list[dict[str, Any]], problems: list[Problem]) -> bool:
         """Say for each image where its semantic map comes from; returns whether any has one."""
@@ -359,9 +354,11 @@ def _log_size(name: str, json_file: str, dataset_dicts: Sequence[Mapping[str, An
     crowds = sum(a["iscrowd"] for a in labels)
     keypoints = sum(any(a.get("keypoints", ())) for a in labels)
     logger.info(
-        "Dataset %s: %d images, %d objects (%d with keypoints), %d ignored regions, from %s",
+        "Dataset %s: %d images (%d of them labelled as empty), %d objects (%d with keypoints), "
+        "%d ignored regions, from %s",
         name,
         len(dataset_dicts),
+        sum(record.get("annotations") == [] for record in dataset_dicts),
         len(labels) - crowds,
         keypoints,
         crowds,
