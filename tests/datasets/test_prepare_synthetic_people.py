@@ -124,7 +124,9 @@ def test_interrupt_and_repeat(tmp_path, number):
         assert "Traceback" not in errors
     time.sleep(2)
     assert not any(_alive(child) for child in children)
-    assert not list(tmp_path.rglob("*.json"))
+    # No annotations; a killed process also leaves its lock, which the next run takes over.
+    left = {file.name for file in tmp_path.rglob("*.json")}
+    assert left <= ({"lock.json"} if number == signal.SIGKILL else set())
 
     code, _, errors = run(tmp_path, "--root", ".", *TINY)
     assert code == 0, errors
