@@ -18,6 +18,7 @@ from detectron2.data.detection_utils import SizeMismatchError
 
 from d2_multitask.data.datasets.catalog import needs_labels, with_keypoints
 from d2_multitask.data.datasets.keypoint_flips import flip_indices
+from d2_multitask.data.datasets.sem_seg_files import from_source
 from d2_multitask.data.io import ImageReadError, read_image
 from d2_multitask.data.labels.base import Label
 from d2_multitask.data.labels.instances import InstanceBuilder, is_mirrored
@@ -117,7 +118,12 @@ class MultitaskDatasetMapper:
         }
         if "image_id" in dataset_dict:
             result["image_id"] = dataset_dict["image_id"]
-        sized = {**dataset_dict, "height": original_size[0], "width": original_size[1]}
+        # Dicts of Detectron2's own loaders name the map of class ids instead of the file behind it.
+        sized = {
+            **from_source(dataset_dict),
+            "height": original_size[0],
+            "width": original_size[1],
+        }
         aug_input = _AugInput(image, self._sem_seg if self.is_train else None, sized)
         transforms = self.augmentations(aug_input)
         image = aug_input.image

@@ -15,6 +15,8 @@ from PIL import Image
 
 from d2_multitask.data.datasets.catalog import load_dataset
 from d2_multitask.data.datasets.coco import register_coco_format
+from d2_multitask.data.labels.sem_seg import SemSegLabel
+from d2_multitask.data.mapper import MultitaskDatasetMapper
 
 
 @pytest.fixture
@@ -47,6 +49,20 @@ def test_other_values_open_as_class_ids(register: Callable[..., list], tmp_path:
     ids = read_image(record["sem_seg_file_name"], "L")[..., 0]
     assert (ids[:2] == 255).all() and (ids[2:12] == 1).all() and (ids[12:] == 0).all()
     assert load_dataset("maps")[0]["sem_seg_file_name"].startswith(str(folder))
+
+
+def test_our_mapper_translates_values_once(register: Callable[..., list], tmp_path: Path) -> None:
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    values = np.full((24, 32), 7, np.uint8)
+    values[:12], values[:2] = 200, 9
+    for stem in "ab":
+        Image.fromarray(values).save(folder / f"{stem}.png")
+    # Detectron2's loaders give a mapper the catalog's own dicts.
+    record = register(sem_seg_root=folder, sem_seg_ids={7: 0, 200: 1}, sem_seg_ignore=9)[0]
+    mapper = MultitaskDatasetMapper(True, augmentations=[], labels=[SemSegLabel(2)])
+    ids = mapper(record)["sem_seg"]
+    assert (ids[:2] == 255).all() and (ids[2:12] == 1).all() and (ids[12:] == 0).all()
 
 
 def test_made_maps_cannot_be_written(register: Callable[..., list]) -> None:
