@@ -235,8 +235,14 @@ def _check_fixed_keys(path: str, content: dict[str, Any]) -> None:
         found: Any = content
         for name in key.split("."):
             found = found.get(name, value) if isinstance(found, dict) else value
-        if found != value:
-            raise ValueError(f"{path}: {key}: found {found}, expected {value}: the key is gone")
+        _check_fixed_key(path, key, found)
+
+
+def _check_fixed_key(where: str, key: str, found: Any) -> None:
+    if found != FIXED_KEYS[key]:
+        raise ValueError(
+            f"{where}: {key}: found {found}, expected {FIXED_KEYS[key]}: the key is gone"
+        )
 
 
 def _yaml_problem(error: yaml.YAMLError, text: str) -> str:
@@ -282,7 +288,9 @@ def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
         )
     known = set(_known_keys(cfg))
     for key, value in zip(opts[::2], opts[1::2], strict=True):
-        if key not in known:
+        if key in FIXED_KEYS:
+            _check_fixed_key("command line", key, cfg._decode_cfg_value(value))
+        elif key not in known:
             raise ValueError(f"command line: {_suggest(key, known)}")
         try:
             cfg.merge_from_list([key, value])

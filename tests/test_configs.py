@@ -164,3 +164,9 @@ def test_fixed_keys_of_old_files(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(nested))
     with pytest.raises(ValueError, match="PARTS_HEAD.IGNORE_VALUE: found 0, expected 255"):
         load_config(file)
+
+
+def test_fixed_keys_of_old_commands() -> None:
+    load_config(opts=[str(x) for pair in FIXED_KEYS.items() for x in pair])
+    with pytest.raises(ValueError, match="PARTS_HEAD.IGNORE_VALUE: found 0, expected 255"):
+        load_config(opts=["MODEL.PARTS_HEAD.IGNORE_VALUE", "0"])
