@@ -205,8 +205,8 @@ class PoseHead(ObjectHead):
 
     def _heatmap_targets(self, labels: BatchLabels) -> Targets:
         """Heatmaps (N, K, h, w), valid cells, and the J labelled keypoints' own cells."""
-        every = torch.ones(self.num_keypoints, dtype=torch.bool)
-        device = labels.images.tensor.device
+        device = labels.device
+        every = torch.ones(self.num_keypoints, dtype=torch.bool, device=device)
         rows = [x.get("labelled_keypoints", every).to(device) for x in labels.batched_inputs]
         in_dataset = torch.stack(rows)  # (N, K)
         objects, grid_hw = labels.objects(self.stride), grid_size(labels.images, self.stride)
