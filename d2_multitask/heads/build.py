@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -170,7 +172,7 @@ class TaskHeads(nn.ModuleDict):
         losses: dict[str, Tensor] = {}
         for head in self.values():
             predictions = head.layers(features)
-            losses.update(head.losses(predictions, head.targets(labels)))
+            losses.update(head.losses(predictions, _targets(head, labels)))
         return losses
 
     def _warn_of_optimizer(self) -> None:
@@ -217,6 +219,19 @@ class TaskHeads(nn.ModuleDict):
             for head in heads:
                 results[-1].update(head.postprocess(decoded, index, *sizes))
         return results
+
+
+def _targets(head: TaskHead, labels: BatchLabels) -> Any:
+    """``head.targets(labels)``; heads of the last version take the batch and its images."""
+    if "images" not in inspect.signature(head.targets).parameters:
+        return head.targets(labels)
+    warnings.warn(
+        f"{type(head).__name__}.targets(batched_inputs, images) is now targets(labels), with "
+        "labels.batched_inputs and labels.images; the old way goes with the next version",
+        FutureWarning,
+        stacklevel=2,
+    )
+    return head.targets(labels.batched_inputs, labels.images)
 
 
 def build_heads(

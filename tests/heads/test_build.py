@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import torch
+from detectron2.structures import ImageList
+from torch import Tensor
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.heads import build_heads
-from d2_multitask.heads.build import with_required
+from d2_multitask.heads.base import TaskHead
+from d2_multitask.heads.build import TaskHeads, with_required
 from support import TinyBackbone
 
 
@@ -42,3 +48,22 @@ def test_unknown_feature_names_the_known_ones() -> None:
     cfg.MODEL.CENTER_HEAD.IN_FEATURE = "p3"
     with pytest.raises(ValueError, match=r"CENTER_HEAD.IN_FEATURE.*'p3'.*\['p2'\]"):
         build_heads(cfg, TinyBackbone().output_shape())
+
+
+def test_targets_of_the_last_version_work_with_a_warning() -> None:
+    class OldHead(TaskHead):
+        task = "seg"
+
+        def layers(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+            return features
+
+        def targets(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> Any:
+            return len(batched_inputs), images.image_sizes
+
+        def losses(self, predictions: Any, targets: Any) -> dict[str, Any]:
+            return {"loss_seg": targets}
+
+    images = ImageList(torch.zeros(1, 3, 8, 8), [(8, 8)])
+    with pytest.warns(FutureWarning, match="OldHead.targets.* is now targets\\(labels\\)"):
+        losses = TaskHeads([OldHead()]).losses({}, [{}], images)
+    assert losses == {"loss_seg": (1, [(8, 8)])}
