@@ -140,6 +140,9 @@ def _map_unordered(draw: Callable[[int], T], count: int, num_workers: int) -> It
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     with context.Pool(num_workers, _start_worker, (os.getpid(),)) as pool:
         yield from pool.imap_unordered(draw, range(count), chunksize=4)
+        # Not terminated, as `with` does: a signal that meets a starting worker may be lost.
+        pool.close()
+        pool.join()
 
 
 def _start_worker(parent: int) -> None:
