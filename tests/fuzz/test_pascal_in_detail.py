@@ -90,8 +90,8 @@ def _is_said(content: Any, place: Any) -> bool:
         there = step in value if isinstance(value, dict) else step < len(value)
         old, new = whole[step], value[step] if there else missing
         value, whole = new, old
-    if new is missing or new in (None, [], {}):
-        return True
+    if new is missing or new in (None, [], {}) or (place[-1] == "iscrowd" and new is True):
+        return True  # true is a form of 1
     numbers = (int, float)
     if type(old) in numbers:
         return type(new) in numbers
