@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -230,4 +231,8 @@ def _check_entry(entry: Any, where: str) -> None:
 
 
 def _expand(path: str | None) -> str:
-    return os.path.expanduser(os.path.expandvars(path)) if path else ""
+    if not path:
+        return ""
+    if "DETECTRON2_DATASETS" not in os.environ:  # the one variable that has a default
+        path = re.sub(r"\$(DETECTRON2_DATASETS\b|\{DETECTRON2_DATASETS\})", "datasets", path)
+    return os.path.expanduser(os.path.expandvars(path))

@@ -56,6 +56,20 @@ def test_environment_variables(entry, monkeypatch, tmp_path):
     assert MetadataCatalog.get("mine").json_file == str(tmp_path / "annotations.json")
 
 
+@pytest.mark.parametrize("form", ["$DETECTRON2_DATASETS", "${DETECTRON2_DATASETS}"])
+def test_the_datasets_folder_has_its_default_in_paths_too(entry, monkeypatch, tmp_path, form):
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    monkeypatch.setenv("DETECTRON2_DATASETS_2", "other")
+    root = "$DETECTRON2_DATASETS_2/images"
+    file = tmp_path / "annotations.json"
+    (tmp_path / "datasets").mkdir()
+    file.rename(tmp_path / "datasets" / file.name)
+    monkeypatch.chdir(tmp_path)
+    register_datasets([entry | {"JSON": f"{form}/annotations.json", "IMAGE_ROOT": root}])
+    assert MetadataCatalog.get("mine").json_file == "datasets/annotations.json"
+    assert MetadataCatalog.get("mine").image_root == "other/images"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
