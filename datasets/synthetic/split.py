@@ -8,6 +8,7 @@ it is the one that is asked for. What an interrupted run left is made again by t
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import re
@@ -15,11 +16,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from d2_multitask.data.folder_lock import FolderLock
 from d2_multitask.data.whole_files import UNFINISHED
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
@@ -107,6 +111,57 @@ def remove_others(folder: Path, names: set[str]) -> None:
     for file in folder.iterdir() if folder.is_dir() else ():
         if ours.fullmatch(file.name) and file.name not in names:
             file.unlink()
+
+
+def write_once(
+    folder: Path,
+    last_file: Path,
+    arguments: dict[str, Any],
+    files: Sequence[Path],
+    draw: Callable[[int], tuple[int, T]],
+    count: int,
+    write_last: Callable[[list[T]], None],
+    *,
+    num_workers: int,
+    overwrite: bool,
+    progress: Progress | None,
+) -> Path:
+    """Make a dataset, unless it is complete; see `is_complete` and `draw_all`.
+
+    Args:
+        folder: of the dataset, which one process at a time may write.
+        last_file: means that the dataset is complete.
+        arguments: all that decides the content.
+        files: all other files.
+        draw: writes the files of one image.
+        count: of images.
+        write_last: writes ``last_file`` from what `draw` kept.
+        num_workers: processes that draw.
+        overwrite: replace a dataset with other arguments.
+        progress: is called with (images done, images in all).
+
+    Returns:
+        ``last_file``.
+
+    Raises:
+        ValueError: there is another dataset.
+        LockHeldError: another process writes there.
+    """
+    progress = progress or (lambda done, total: None)
+    if is_complete(last_file, arguments, files, overwrite):
+        logger.info("%s is complete, nothing to draw", last_file)
+        progress(count, count)
+        return last_file
+    with FolderLock(folder):
+        # From here on the dataset is incomplete, and must not look complete if it is interrupted.
+        last_file.unlink(missing_ok=True)
+        names: dict[Path, set[str]] = {}
+        for file in files:
+            names.setdefault(file.parent, set()).add(file.name)
+        for parent, kept in names.items():
+            remove_others(parent, kept)
+        write_last(draw_all(draw, count, num_workers, progress))
+    return last_file
 
 
 def draw_all(

@@ -12,7 +12,6 @@ was made with other arguments is never replaced unasked.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,6 @@ from typing import Any
 from PIL import Image
 
 from d2_multitask.data.datasets.pascal_in_detail.loader import WITH_JOINTS, WITHOUT_JOINTS
-from d2_multitask.data.folder_lock import FolderLock
 from d2_multitask.data.whole_files import whole_file, write_json
 from synthetic.in_detail.annotate import (
     edge_annotations,
@@ -32,13 +30,7 @@ from synthetic.in_detail.annotate import (
 from synthetic.in_detail.labels import category_entries, part_entries
 from synthetic.in_detail.scene import DETAIL_CONFIG, draw_detail_scene
 from synthetic.people.scene_config import SceneConfig
-from synthetic.split import (
-    Progress,
-    as_json,
-    check_drawing,
-    draw_all,
-    is_complete,
-)
+from synthetic.split import Progress, as_json, check_drawing, write_once
 
 GENERATOR_VERSION = 1
 """Rises whenever the same arguments give other pixels or labels."""
@@ -48,8 +40,6 @@ _JPEG_QUALITY = 95
 # The year in the images' names, as VOC names them; ids are the digits of the name.
 _YEARS = {"train": 2008, "val": 2009}
 _MAX_IMAGES = 999_999
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -128,22 +118,26 @@ def write_synthetic_in_detail(
     check_drawing(seed, num_workers)
     counts = {"train": num_train, "val": num_val}
     work = _Work(Path(root) / FOLDER_NAME, counts, seed, config or DETAIL_CONFIG)
-    progress = progress or (lambda done, total: None)
-    last = work.annotation_file(WITH_JOINTS)
-    files = (work.image_root / _file_name(*work.place(number)) for number in range(work.total))
-    if is_complete(last, work.arguments(), files, overwrite):
-        logger.info("%s is complete, nothing to draw", last)
-        progress(work.total, work.total)
-    else:
-        with FolderLock(Path(root) / FOLDER_NAME):
-            # From here on the set is incomplete, and must not look complete if we are interrupted.
-            last.unlink(missing_ok=True)
-            drawn = draw_all(partial(_draw_one, work), work.total, num_workers, progress)
-            content = _content(work, drawn)
-            without = {key: value for key, value in content.items() if key != "annos_joints"}
-            write_json(work.annotation_file(WITHOUT_JOINTS), without)
-            write_json(last, content)
-    return last
+    return write_once(
+        work.folder,
+        work.annotation_file(WITH_JOINTS),
+        work.arguments(),
+        [work.image_root / _file_name(*work.place(number)) for number in range(work.total)],
+        partial(_draw_one, work),
+        work.total,
+        partial(_write_annotations, work),
+        num_workers=num_workers,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def _write_annotations(work: _Work, drawn: list[dict[str, Any]]) -> None:
+    """The file with joints last: it means that the set is complete."""
+    content = _content(work, drawn)
+    without = {key: value for key, value in content.items() if key != "annos_joints"}
+    write_json(work.annotation_file(WITHOUT_JOINTS), without)
+    write_json(work.annotation_file(WITH_JOINTS), content)
 
 
 def _file_name(phase: str, index: int) -> str:

@@ -13,13 +13,11 @@ the arguments, and a split that was made with other arguments is never replaced 
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from d2_multitask.data.folder_lock import FolderLock
 from d2_multitask.data.whole_files import write_json, write_png
 from synthetic.people.labels import (
     IGNORE_VALUE,
@@ -31,15 +29,7 @@ from synthetic.people.labels import (
 )
 from synthetic.people.scene import draw_scene
 from synthetic.people.scene_config import SceneConfig
-from synthetic.split import (
-    Progress,
-    as_json,
-    check_drawing,
-    check_split,
-    draw_all,
-    is_complete,
-    remove_others,
-)
+from synthetic.split import Progress, as_json, check_drawing, check_split, write_once
 
 GENERATOR_VERSION = 1
 """Rises whenever the same arguments give other pixels or labels."""
@@ -48,8 +38,6 @@ FOLDER_NAME = "synthetic_people"
 _MAP_NAMES = ("images", "sem_seg", "parts")
 
 _Entry = dict[str, Any]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -118,21 +106,18 @@ def write_synthetic_people(
     check_split(split, num_images)
     check_drawing(seed, num_workers)
     work = _Split(Path(root) / FOLDER_NAME, split, num_images, seed, config or SceneConfig())
-    progress = progress or (lambda done, total: None)
-    files = (work.map_file(name, i) for name in _MAP_NAMES for i in range(num_images))
-    if is_complete(work.json_file, work.arguments(), files, overwrite):
-        logger.info("%s is complete, nothing to draw", work.json_file)
-        progress(num_images, num_images)
-        return work.json_file
-    with FolderLock(work.folder):
-        # From here on the split is incomplete, and must not look complete if we are interrupted.
-        work.json_file.unlink(missing_ok=True)
-        for map_name in _MAP_NAMES:
-            names = {work.map_file(map_name, index).name for index in range(num_images)}
-            remove_others(work.folder / split / map_name, names)
-        drawn = draw_all(partial(_draw_one, work), num_images, num_workers, progress)
-        write_json(work.json_file, _content(work, drawn))
-    return work.json_file
+    return write_once(
+        work.folder,
+        work.json_file,
+        work.arguments(),
+        [work.map_file(name, i) for name in _MAP_NAMES for i in range(num_images)],
+        partial(_draw_one, work),
+        num_images,
+        lambda drawn: write_json(work.json_file, _content(work, drawn)),
+        num_workers=num_workers,
+        overwrite=overwrite,
+        progress=progress,
+    )
 
 
 def _draw_one(work: _Split, index: int) -> tuple[int, tuple[_Entry, list[_Entry]]]:

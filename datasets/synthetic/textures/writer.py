@@ -18,19 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from d2_multitask.data.folder_lock import FolderLock
 from d2_multitask.data.labels.masks import encode
 from d2_multitask.data.whole_files import write_json, write_png
 from synthetic.people.annotate import tight_box
-from synthetic.split import (
-    Progress,
-    as_json,
-    check_drawing,
-    check_split,
-    draw_all,
-    is_complete,
-    remove_others,
-)
+from synthetic.split import Progress, as_json, check_drawing, check_split, write_once
 from synthetic.textures.scene import KINDS, TextureConfig, draw_textures
 
 GENERATOR_VERSION = 1
@@ -114,20 +105,18 @@ def write_synthetic_textures(
     check_drawing(seed, num_workers)
     folder = Path(root) / FOLDER_NAME / kind
     work = _Split(folder, kind, split, num_images, seed, config or TextureConfig())
-    progress = progress or (lambda done, total: None)
-    files = (work.file(what, index) for what in _FOLDERS for index in range(num_images))
-    if is_complete(work.json_file, work.arguments(), files, overwrite):
-        progress(num_images, num_images)
-        return work.json_file
-    with FolderLock(work.folder):
-        # From here on the split is incomplete, and must not look complete if we are interrupted.
-        work.json_file.unlink(missing_ok=True)
-        for what in _FOLDERS:
-            names = {work.file(what, index).name for index in range(num_images)}
-            remove_others(work.folder / split / what, names)
-        annotations = draw_all(partial(_draw_one, work), num_images, num_workers, progress)
-        write_json(work.json_file, _content(work, annotations))
-    return work.json_file
+    return write_once(
+        work.folder,
+        work.json_file,
+        work.arguments(),
+        [work.file(what, index) for what in _FOLDERS for index in range(num_images)],
+        partial(_draw_one, work),
+        num_images,
+        lambda annotations: write_json(work.json_file, _content(work, annotations)),
+        num_workers=num_workers,
+        overwrite=overwrite,
+        progress=progress,
+    )
 
 
 def _draw_one(work: _Split, index: int) -> tuple[int, dict[str, Any]]:
