@@ -144,6 +144,7 @@ class TaskHeads(nn.ModuleDict):
         if missing:
             raise ValueError(f"heads: found {list(heads)}, expected {missing} beside them")
         super().__init__({name: heads[name] for name in order})
+        self._old_targets = {name for name, head in self.items() if _has_old_targets(head)}
 
     def chosen(self, tasks: Sequence[str]) -> list[str]:
         """The heads that run for ``tasks``, in order; all of them if ``tasks`` is empty.
@@ -170,9 +171,10 @@ class TaskHeads(nn.ModuleDict):
         self._warn_of_optimizer()
         labels = BatchLabels(batched_inputs, images)
         losses: dict[str, Tensor] = {}
-        for head in self.values():
+        for name, head in self.items():
             predictions = head.layers(features)
-            losses.update(head.losses(predictions, _targets(head, labels)))
+            arguments = (batched_inputs, images) if name in self._old_targets else (labels,)
+            losses.update(head.losses(predictions, head.targets(*arguments)))
         return losses
 
     def _warn_of_optimizer(self) -> None:
@@ -221,17 +223,17 @@ class TaskHeads(nn.ModuleDict):
         return results
 
 
-def _targets(head: TaskHead, labels: BatchLabels) -> Any:
-    """``head.targets(labels)``; heads of the last version take the batch and its images."""
+def _has_old_targets(head: TaskHead) -> bool:
+    """Whether a head is of the last version, whose targets are made of the batch and its images."""
     if "images" not in inspect.signature(head.targets).parameters:
-        return head.targets(labels)
+        return False
     warnings.warn(
         f"{type(head).__name__}.targets(batched_inputs, images) is now targets(labels), with "
         "labels.batched_inputs and labels.images; the old way goes with the next version",
         FutureWarning,
         stacklevel=2,
     )
-    return head.targets(labels.batched_inputs, labels.images)
+    return True
 
 
 def build_heads(

@@ -10,18 +10,19 @@ from detectron2.data.datasets.builtin_meta import (
     KEYPOINT_CONNECTION_RULES,
 )
 
-from d2_multitask.data.datasets.catalog import BACKGROUND, IGNORE_LABEL
+from d2_multitask.data.datasets.catalog import BACKGROUND
 from d2_multitask.data.datasets.coco import register_coco_format
 from d2_multitask.data.datasets.pascal_in_detail import (
     register_pascal_in_detail,
     register_synthetic_in_detail,
 )
+from d2_multitask.data.labels.base import IGNORE_VALUE
 
 COCO_PERSON_METADATA = {
     "thing_classes": ["person"],
     "thing_dataset_id_to_contiguous_id": {1: 0},
     "stuff_classes": [BACKGROUND, "person"],
-    "ignore_label": IGNORE_LABEL,
+    "ignore_label": IGNORE_VALUE,
     "keypoint_names": list(COCO_PERSON_KEYPOINT_NAMES),
     "keypoint_flip_map": list(COCO_PERSON_KEYPOINT_FLIP_MAP),
     "keypoint_connection_rules": list(KEYPOINT_CONNECTION_RULES),

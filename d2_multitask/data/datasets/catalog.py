@@ -11,9 +11,9 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from d2_multitask.data.datasets.dict_fields import with_plain_fields
 from d2_multitask.data.datasets.same_file import merge_same_files
 from d2_multitask.data.datasets.sem_seg_files import from_source
+from d2_multitask.data.labels.base import IGNORE_VALUE
 
 BACKGROUND = "background"
-IGNORE_LABEL = 255
 RECONSTRUCTION_TASK = "reconstruction"
 """What masked autoencoders learn."""
 
@@ -77,7 +77,7 @@ def _with_maps_of_masks(name: str, records: list[dict[str, Any]]) -> list[dict[s
         a.get("segmentation") for record in records for a in record.get("annotations", ())
     ):
         return records
-    metadata.set(stuff_classes=names, ignore_label=IGNORE_LABEL)
+    metadata.set(stuff_classes=names, ignore_label=IGNORE_VALUE)
     return [{**record, "sem_seg_from_annotations": True} for record in records]
 
 

@@ -22,13 +22,13 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from d2_multitask.data.datasets.catalog import BACKGROUND, IGNORE_LABEL, register
+from d2_multitask.data.datasets.catalog import BACKGROUND, register
 from d2_multitask.data.datasets.coco_annotations import ObjectReader
 from d2_multitask.data.datasets.coco_categories import Categories, read_categories
 from d2_multitask.data.datasets.coco_json import no_collection, read_images, read_json
 from d2_multitask.data.datasets.json_values import as_category_id, as_id, other_form, shown
 from d2_multitask.data.datasets.sem_seg_files import open_as_class_ids
-from d2_multitask.data.labels.base import checked_ids, checked_ignore
+from d2_multitask.data.labels.base import IGNORE_VALUE, checked_ids, checked_ignore
 from d2_multitask.data.problems import DATA_REPORT, Problem
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class CocoFormatDataset:
         dataset_dicts = list(records.values())
         if self._add_sem_seg(dataset_dicts, problems):
             metadata["stuff_classes"] = self._stuff_classes(metadata)
-            metadata["ignore_label"] = IGNORE_LABEL
+            metadata["ignore_label"] = IGNORE_VALUE
             ids = range(len(metadata["stuff_classes"]))
             metadata["stuff_dataset_id_to_contiguous_id"] = dict(zip(ids, ids, strict=True))
             open_as_class_ids(self.name, dataset_dicts)

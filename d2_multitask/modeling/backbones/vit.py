@@ -17,6 +17,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.utils import get_rel_pos
 from detectron2.modeling.backbone.vit import Attention, SimpleFeaturePyramid, ViT
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -147,7 +148,7 @@ class MAEViT(ViT):
         activation_checkpointing: bool = False,
         freeze_blocks: int = 0,
     ) -> None:
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        height, width = to_2tuple(image_size)
         global_blocks = _checked_blocks(depth, embed_dim, num_heads, window_size, global_blocks)
         with warnings.catch_warnings():
             # Detectron2 imports timm's layers from where they were before timm 1.0.

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from d2_multitask.modeling.mae.blocks import (
@@ -69,7 +70,7 @@ class MAEEncoder(nn.Module):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        height, width = to_2tuple(image_size)
         self.patch_size = patch_size
         self.embed_dim = embed_dim
         self.grid_hw = patch_grid((height, width), patch_size)

@@ -11,8 +11,9 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
+from d2_multitask.data.labels.base import IGNORE_VALUE
+
 PERSON = "person"
-IGNORE_LABEL = 255
 SILHOUETTE_PART_ID = 255
 """``part_id`` of a mask that covers a whole object without part labels."""
 
@@ -132,5 +133,5 @@ def pascal_in_detail_metadata(person_only: bool = False) -> dict[str, Any]:
         "keypoint_flip_map": list(KEYPOINT_FLIP_MAP),
         "keypoint_connection_rules": list(KEYPOINT_CONNECTION_RULES),
         "keypoint_oks_sigmas": list(KEYPOINT_OKS_SIGMAS),
-        "ignore_label": IGNORE_LABEL,
+        "ignore_label": IGNORE_VALUE,
     }

@@ -13,13 +13,13 @@ from typing import Any
 from d2_multitask.data.datasets.coco_annotations import ObjectReader
 from d2_multitask.data.datasets.pascal_in_detail.annotation_file import AnnotationFile
 from d2_multitask.data.datasets.pascal_in_detail.names import (
-    IGNORE_LABEL,
     NUM_KEYPOINTS,
     PERSON,
     SILHOUETTE_PART_ID,
     STUFF_CLASSES,
     THING_CLASSES,
 )
+from d2_multitask.data.labels.base import IGNORE_VALUE
 from d2_multitask.data.labels.masks import to_rle
 
 Record = dict[str, Any]
@@ -148,9 +148,9 @@ def _part_segments(
         labelled, complete = _parts_of_person(file, record, entry, where)
         if not complete or not labelled:
             segmentation = instance.get("segmentation") or _box_mask(instance["bbox"], record)
-            ignored.append({"category_id": IGNORE_LABEL, "segmentation": segmentation})
+            ignored.append({"category_id": IGNORE_VALUE, "segmentation": segmentation})
         parts += labelled
-    if not any(segment["category_id"] != IGNORE_LABEL for segment in parts):
+    if not any(segment["category_id"] != IGNORE_VALUE for segment in parts):
         return None
     return ignored + parts
 
@@ -179,7 +179,7 @@ def _parts_of_person(
         if not class_id:
             details = f"field 'part_id': found {part_id!r}, expected a person's part of 'parts'"
             file.add(UNKNOWN_PART, f"{where}, part {part_id}", details)
-        segments.append({"category_id": class_id or IGNORE_LABEL, "segmentation": segmentation})
+        segments.append({"category_id": class_id or IGNORE_VALUE, "segmentation": segmentation})
     return segments, complete
 
 
