@@ -216,7 +216,7 @@ class MapLabel(Label):
                 where,
                 f"found ids {found[:10].tolist()} in {counts.sum()} pixels, expected "
                 f"0..{self.num_classes - 1} or {self.ignore_value} (pixels of each: "
-                f"{', '.join(map(str, counts[:10]))}). {self._advice(found.tolist())}",
+                f"{', '.join(map(str, counts[:10]))}). {self._advice([0, *found], found)}",
             )
             ids = np.where(unknown, self.ignore_value, ids)
         return ids.astype(np.uint8, copy=False)
@@ -296,20 +296,20 @@ class MapLabel(Label):
         if num_hiding:
             message += f". Found the values (value: pixels) {dict(sorted(pixels.items()))} in the "
             message += f"files, such as {files[0]}; all but those of class {class_id} are ignored. "
-            message += self._advice(sorted(pixels))
+            message += self._advice(list(pixels), [v for v in sorted(pixels) if v != class_id])
         said = (f"{self.key}_ids", f"{self.key}_ignore")
         is_said = any(r.get(field) is not None for r in records for field in said)
         if num_hiding * 2 >= len(records) and self.one_class_is_odd and not is_said:
             raise ValueError(message)
         logger.warning(message)
 
-    def _advice(self, values: Sequence[int]) -> str:
-        """What to do if ``values`` of files are not class ids."""
-        ids = {value: class_id for class_id, value in enumerate(values[:10])}
-        prefix = self.key.upper()
+    def _advice(self, values: Any, others: Any) -> str:
+        """What to do about ``values`` of files of which some, ``others``, are not class ids."""
+        ids = {value: class_id for class_id, value in enumerate(np.unique(values)[:10].tolist())}
+        ignored, prefix = np.ravel(others)[:10].tolist(), self.key.upper()
         return (
             f"If they are classes, set {prefix}_IDS of the dataset (in dicts {self.key}_ids), such "
-            f"as {ids}; if they mean no label, {prefix}_IGNORE, such as {list(values[1:10])}"
+            f"as {ids}; if they mean no label, {prefix}_IGNORE, such as {ignored}"
         )
 
 

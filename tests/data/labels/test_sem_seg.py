@@ -94,6 +94,9 @@ def test_unknown_ids_are_ignored_and_counted(tmp_path, dtype):
     np.testing.assert_array_equal(sem_seg, [[0, 1, 255], [255, 255, 255]])
     assert DATA_REPORT.counts == {UNKNOWN_IDS.format("semantic maps"): 1}
     assert "found ids [2, 9] in 3 pixels, expected 0..1 or 255" in DATA_REPORT.summary()
+    assert "such as {0: 0, 2: 1, 9: 2}; if they mean no label, SEM_SEG_IGNORE, such as [2, 9]" in (
+        DATA_REPORT.summary()
+    )
 
 
 @pytest.mark.parametrize(
