@@ -10,11 +10,8 @@ import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 from scipy.ndimage import distance_transform_edt
 
-from d2_multitask.data.labels.boundary import boundary_map
-from d2_multitask.data.labels.image_labels import image_label_vector
-from d2_multitask.data.labels.occlusion import occlusion_map
-from d2_multitask.data.labels.parts import part_seg_map
-from d2_multitask.data.labels.sem_seg import sem_seg_map
+from d2_multitask.data.labels.edges import BoundaryLabel, OcclusionLabel
+from d2_multitask.data.labels.sem_seg import ImageLabels, PartSegLabel, SemSegLabel
 
 HEIGHT, WIDTH = 60, 80
 PERSON, CHAIR, GRASS, SKY = 14, 8, 35, 49
@@ -157,16 +154,16 @@ def extended(field: np.ndarray) -> np.ndarray:
 
 def perfect_output(record: dict[str, Any]) -> dict[str, Any]:
     """The labels themselves, as a model would answer."""
-    parts = part_seg_map(record)
+    parts = PartSegLabel().read(record)
     nothing = np.zeros((HEIGHT, WIDTH), np.uint8)
-    boundary = boundary_map(record)
+    boundary = BoundaryLabel().read(record)
     return {
         "instances": detail_instances(record),
-        "sem_seg": one_hot(sem_seg_map(record), NUM_CLASSES),
+        "sem_seg": one_hot(SemSegLabel().read(record), NUM_CLASSES),
         "part_seg": one_hot(nothing if parts is None else parts, NUM_PARTS),
         "boundary": torch.from_numpy((nothing if boundary is None else boundary) == 1).float(),
-        "occlusion": torch.from_numpy(extended(occlusion_map(record))),
-        "image_labels": torch.from_numpy(image_label_vector(record)).float(),
+        "occlusion": torch.from_numpy(extended(OcclusionLabel().read(record))),
+        "image_labels": torch.from_numpy(ImageLabels().read(record)).float(),
     }
 
 

@@ -37,12 +37,9 @@ from d2_multitask.config import load_config
 from d2_multitask.data.datasets.catalog import load_dataset, loaded_metadata
 from d2_multitask.data.datasets.from_config import register_datasets
 from d2_multitask.data.io import read_image
-from d2_multitask.data.labels.boundary import boundary_map
-from d2_multitask.data.labels.foreground import foreground_map
-from d2_multitask.data.labels.image_labels import image_label_vector
-from d2_multitask.data.labels.occlusion import occlusion_map
-from d2_multitask.data.labels.parts import part_seg_map
-from d2_multitask.data.labels.sem_seg import load_sem_seg
+from d2_multitask.data.labels.edges import BoundaryLabel, OcclusionLabel
+from d2_multitask.data.labels.foreground import ForegroundLabel
+from d2_multitask.data.labels.sem_seg import ImageLabels, PartSegLabel, SemSegLabel
 from d2_multitask.data.mapper import MultitaskDatasetMapper
 from d2_multitask.data.problems import DATA_REPORT
 from d2_multitask.engine.setup import exit_code
@@ -110,13 +107,9 @@ def annotation_pictures(cfg: CfgNode, dicts: list[dict[str, Any]]) -> Iterator[n
         image = read_image(dataset_dict["file_name"], "RGB", expected)
         sem_seg = None
         if "sem_seg_file_name" in dataset_dict or "sem_seg_segments" in dataset_dict:
-            node = cfg.MODEL.SEM_SEG_HEAD
-            sem_seg = load_sem_seg(
-                dataset_dict,
-                *image.shape[:2],
-                num_classes=node.NUM_CLASSES,
-                ignore_value=node.IGNORE_VALUE,
-            )
+            height, width = image.shape[:2]
+            sized = {**dataset_dict, "height": height, "width": width}
+            sem_seg = SemSegLabel.from_config(cfg).read(sized)
         picture = draw_dataset_dict(image, dataset_dict, metadata, sem_seg=sem_seg)
         labels = whole_image_labels(dataset_dict, "foreground" in cfg.MODEL.TASKS, image.shape[:2])
         yield with_dense(picture, image, labels, metadata)
@@ -130,14 +123,9 @@ def whole_image_labels(
     The foreground too, if it is asked for: other datasets have objects, whose union is one.
     """
     dataset_dict = {"height": size[0], "width": size[1], **dataset_dict}
-    makers = {
-        "part_seg": part_seg_map,
-        "boundary": boundary_map,
-        "occlusion": occlusion_map,
-        "image_labels": image_label_vector,
-        **({"foreground": foreground_map} if foreground else {}),
-    }
-    maps = {name: make(dataset_dict) for name, make in makers.items()}
+    kinds = [PartSegLabel, BoundaryLabel, OcclusionLabel, ImageLabels]
+    kinds += [ForegroundLabel] if foreground else []
+    maps = {kind.key: kind().read(dataset_dict) for kind in kinds}
     return {name: values for name, values in maps.items() if values is not None}
 
 

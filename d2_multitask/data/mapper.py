@@ -18,10 +18,10 @@ from detectron2.data.detection_utils import SizeMismatchError
 
 from d2_multitask.data.datasets.catalog import needs_labels, with_keypoints
 from d2_multitask.data.datasets.keypoint_flips import flip_indices
-from d2_multitask.data.datasets.sem_seg_files import from_source
 from d2_multitask.data.io import ImageReadError, read_image
-from d2_multitask.data.labels.base import Label
-from d2_multitask.data.labels.instances import InstanceBuilder, is_mirrored
+from d2_multitask.data.labels.base import Label, is_mirrored
+from d2_multitask.data.labels.instances import InstanceBuilder
+from d2_multitask.data.labels.sem_seg import from_source
 from d2_multitask.data.problems import DATA_REPORT, PROBLEMS_KEY
 from d2_multitask.data.transforms.build import build_augmentations
 from d2_multitask.data.transforms.test_resize import image_window

@@ -15,13 +15,10 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
 from d2_multitask.data.datasets.catalog import RECONSTRUCTION_TASK, load_dataset
-from d2_multitask.data.labels.boundary import BoundaryLabel
+from d2_multitask.data.labels.edges import BoundaryLabel, OcclusionLabel
 from d2_multitask.data.labels.foreground import ForegroundLabel
-from d2_multitask.data.labels.image_labels import ImageLabels
-from d2_multitask.data.labels.instances import KeypointLabel, check_boxes
-from d2_multitask.data.labels.occlusion import OcclusionLabel
-from d2_multitask.data.labels.parts import PartSegLabel
-from d2_multitask.data.labels.sem_seg import SemSegLabel
+from d2_multitask.data.labels.instances import BoxLabel, KeypointLabel
+from d2_multitask.data.labels.sem_seg import ImageLabels, PartSegLabel, SemSegLabel
 from d2_multitask.data.loader import check_evaluated
 from d2_multitask.evaluation.boundary.evaluator import BOUNDARY, OCCLUSION, EdgeEvaluator
 from d2_multitask.evaluation.build_detail import (
@@ -58,7 +55,7 @@ def build_coco_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEva
     metrics = [metric for task, metric in COCO_METRICS.items() if task in request.tasks]
     if cfg.MODEL.MASK_ON and "det" in request.tasks:
         metrics.append("segm")
-    check_boxes(request.dataset_name, request.records)
+    BoxLabel().check(request.dataset_name, request.records)
     if "keypoints" in metrics:
         KeypointLabel.from_config(cfg).check_classes(request.dataset_name, request.records)
     evaluator = MultitaskCOCOEvaluator(

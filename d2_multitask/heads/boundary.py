@@ -14,7 +14,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from torch import Tensor
 
-from d2_multitask.data.labels.boundary import BoundaryLabel
+from d2_multitask.data.labels.edges import BoundaryLabel
 from d2_multitask.heads.base import Predictions, Targets
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
 from d2_multitask.heads.dense import DenseHead, add_branch_config

@@ -16,7 +16,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList
 from torch import Tensor
 
-from d2_multitask.data.labels.image_labels import ImageLabels
+from d2_multitask.data.labels.sem_seg import ImageLabels
 from d2_multitask.heads.base import Branch, Decoded, Predictions, Size, Targets, TaskHead
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
 from d2_multitask.heads.dense import add_branch_config, node_arguments

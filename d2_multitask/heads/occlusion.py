@@ -20,7 +20,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList
 from torch import Tensor
 
-from d2_multitask.data.labels.occlusion import OcclusionLabel
+from d2_multitask.data.labels.edges import OcclusionLabel
 from d2_multitask.heads.base import Decoded, Predictions, Targets
 from d2_multitask.heads.boundary import PRIOR_LOGIT
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY

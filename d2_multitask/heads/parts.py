@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from detectron2.config import CfgNode
 
-from d2_multitask.data.labels.parts import PartSegLabel
+from d2_multitask.data.labels.sem_seg import PartSegLabel
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
 from d2_multitask.heads.dense import LabelMapHead, add_branch_config
 

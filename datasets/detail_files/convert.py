@@ -34,21 +34,16 @@ from d2_multitask.data.datasets.pascal_in_detail.names import (
     pascal_in_detail_metadata,
 )
 from d2_multitask.data.folder_lock import FolderLock
-from d2_multitask.data.labels.boundary import boundary_map
+from d2_multitask.data.labels.edges import BoundaryLabel
 from d2_multitask.data.labels.masks import MaskError, to_rle
-from d2_multitask.data.labels.parts import part_seg_map
-from d2_multitask.data.labels.sem_seg import sem_seg_map
+from d2_multitask.data.labels.sem_seg import PartSegLabel, SemSegLabel
 from d2_multitask.data.problems import DATA_REPORT
 from d2_multitask.data.whole_files import write_json, write_png
 
 Record = dict[str, Any]
 Progress = Callable[[int, int], None]
 
-MAPS: dict[str, Callable[[Record], np.ndarray | None]] = {
-    "sem_seg": sem_seg_map,
-    "part_seg": part_seg_map,
-    "boundary": boundary_map,
-}
+MAPS = (SemSegLabel(), PartSegLabel(), BoundaryLabel())
 
 
 def convert_file(
@@ -185,8 +180,8 @@ def _number(annotations: list[dict[str, Any]]) -> None:
 def _write_maps(output: Path, records: Sequence[Record], progress: Progress) -> None:
     for done, record in enumerate(records, start=1):
         stem = Path(record["file_name"]).stem
-        for name, make in MAPS.items():
-            values = make(record)
+        for label in MAPS:
+            values = label.read(record)
             if values is not None:
-                write_png(output / name / f"{stem}.png", values, compress_level=6)
+                write_png(output / label.key / f"{stem}.png", values, compress_level=6)
         progress(done, len(records))

@@ -13,9 +13,9 @@ from d2_multitask.data.datasets.pascal_in_detail.annotation_file import Annotati
 from d2_multitask.data.datasets.pascal_in_detail.edges import read_edges
 from d2_multitask.data.datasets.pascal_in_detail.loader import LoadedPhase
 from d2_multitask.data.labels.base import IGNORE_VALUE
-from d2_multitask.data.labels.boundary import boundary_map
+from d2_multitask.data.labels.edges import BoundaryLabel
 from d2_multitask.data.labels.masks import paint_segments
-from d2_multitask.data.labels.sem_seg import sem_seg_map
+from d2_multitask.data.labels.sem_seg import SemSegLabel
 
 _NUM_SAMPLED = 200
 _KNOWN_KEYS = frozenset(("image_id", "imsize", "ne", "edges"))
@@ -34,7 +34,7 @@ def boundary_lines(loaded: dict[str, LoadedPhase]) -> Iterator[str]:
     found: dict[str, list[tuple[float, float]]] = {"instances": [], "semantic classes": []}
     density = []
     for record in sampled:
-        boundary = boundary_map(record)
+        boundary = BoundaryLabel().read(record)
         if boundary is None or not boundary.any():
             continue
         density.append(float(boundary.mean()))
@@ -58,7 +58,7 @@ def contours_of(record: dict[str, Any]) -> dict[str, np.ndarray]:
         for index, a in enumerate(record["annotations"])
         if "segmentation" in a
     ]
-    semantic = sem_seg_map(record)
+    semantic = SemSegLabel().read(record)
     assert semantic is not None, "images with annotations have semantic segments"
     return {
         "instances": _edges(paint_segments(instances, *size, background=0)),
@@ -113,7 +113,9 @@ def occlusion_lines(file: AnnotationFile, loaded: dict[str, LoadedPhase]) -> Ite
     hits = np.zeros(2, dtype=np.int64)
     for image_id, fragments in chains.items():
         if fragments and "boundary_segmentation" in records[image_id]:
-            hits += _boundary_hits(np.concatenate(fragments), boundary_map(records[image_id]))
+            hits += _boundary_hits(
+                np.concatenate(fragments), BoundaryLabel().read(records[image_id])
+            )
     from_one = "! " if hits[1] > hits[0] else ""
     on = [f"{count / total:.1%} of them if they count from {b}" for b, count in enumerate(hits)]
     yield f"indices on the boundary mask: {from_one}{', '.join(on)}"

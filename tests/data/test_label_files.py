@@ -11,7 +11,7 @@ from PIL import Image
 
 from d2_multitask.config import load_config
 from d2_multitask.data.datasets.from_config import register_datasets
-from d2_multitask.data.labels.parts import PartSegLabel
+from d2_multitask.data.labels.sem_seg import PartSegLabel
 from d2_multitask.data.loader import get_training_dicts
 from d2_multitask.engine.trainer import MultitaskTrainer
 from support import REPOSITORY

@@ -7,7 +7,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_tra
 from PIL import Image
 
 from d2_multitask.data.datasets.coco import register_coco_format
-from d2_multitask.data.datasets.sem_seg_files import from_source
+from d2_multitask.data.labels.sem_seg import from_source
 from d2_multitask.data.loader import (
     EMPTY_IMAGE,
     NO_LABEL,

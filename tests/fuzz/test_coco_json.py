@@ -16,8 +16,8 @@ import pycocotools.mask as mask_util
 from detectron2.data import MetadataCatalog
 
 from d2_multitask.data.datasets.coco import CocoFormatDataset
-from d2_multitask.data.datasets.sem_seg_files import from_source
 from d2_multitask.data.labels.masks import to_rle
+from d2_multitask.data.labels.sem_seg import from_source
 from d2_multitask.data.problems import DATA_REPORT
 from fuzz.mutation import mutated_form, mutated_json, number_of_mutants
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.data.datasets.catalog import load_dataset
-from d2_multitask.data.labels.instances import check_boxes
+from d2_multitask.data.labels.instances import BoxLabel
 from d2_multitask.data.loader import check_evaluated, get_training_dicts
 from d2_multitask.data.mapper import MultitaskDatasetMapper
 from d2_multitask.evaluation.coco.evaluator import MultitaskCOCOEvaluator
@@ -117,7 +117,7 @@ def _train(cfg) -> list[dict[str, Any]]:
 def _evaluate(cfg) -> None:
     records = load_dataset(NAME)
     check_evaluated(NAME, records)
-    check_boxes(NAME, records)
+    BoxLabel().check(NAME, records)
     metrics = ("bbox", "segm", "keypoints")
     MultitaskCOCOEvaluator(NAME, metrics, output_dir=None, records=records)
 

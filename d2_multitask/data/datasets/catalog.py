@@ -10,8 +10,8 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 from d2_multitask.data.datasets.dict_fields import with_plain_fields
 from d2_multitask.data.datasets.same_file import merge_same_files
-from d2_multitask.data.datasets.sem_seg_files import from_source
 from d2_multitask.data.labels.base import IGNORE_VALUE
+from d2_multitask.data.labels.sem_seg import from_source
 
 BACKGROUND = "background"
 RECONSTRUCTION_TASK = "reconstruction"

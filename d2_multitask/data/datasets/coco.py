@@ -27,8 +27,8 @@ from d2_multitask.data.datasets.coco_annotations import ObjectReader
 from d2_multitask.data.datasets.coco_categories import Categories, read_categories
 from d2_multitask.data.datasets.coco_json import no_collection, read_images, read_json
 from d2_multitask.data.datasets.json_values import as_category_id, as_id, other_form, shown
-from d2_multitask.data.datasets.sem_seg_files import open_as_class_ids
 from d2_multitask.data.labels.base import IGNORE_VALUE, checked_ids, checked_ignore
+from d2_multitask.data.labels.sem_seg import open_as_class_ids
 from d2_multitask.data.problems import DATA_REPORT, Problem
 
 logger = logging.getLogger(__name__)

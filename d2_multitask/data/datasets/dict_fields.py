@@ -47,7 +47,7 @@ def with_plain_fields(
 
     Boxes, keypoints (also (K, 3)) and polygons may be arrays or tensors; they become lists.
     An object whose box is no finite numbers, or has no size, is left out, and counted; a box that
-    is missing or of another length stays, for `d2_multitask.data.labels.instances.check_boxes`.
+    is missing or of another length stays, for `BoxLabel.check`.
 
     Args:
         dataset_dicts: Detectron2's dicts; they are not changed.

@@ -74,6 +74,18 @@ class Label:
         """Whether an image has this label."""
         return any(field in record for field in self.fields)
 
+    def read(self, record: Record, report: ProblemReport = DATA_REPORT) -> np.ndarray | None:
+        """The label of one image at its original size, as evaluation and pictures want it.
+
+        Args:
+            record: with ``height`` and ``width`` of the original image.
+            report: where what cannot be used is counted.
+
+        Returns:
+            An array; ``None`` if the image has no label that can be used.
+        """
+        return None
+
     def load(
         self, record: Record, transforms: T.TransformList, image_size: tuple[int, int]
     ) -> Tensor | None:
@@ -370,6 +382,18 @@ def config_value(cfg: CfgNode, key: str) -> Any:
 def as_tensor(ids: np.ndarray) -> Tensor:
     """(H, W) integers -> (H, W) int64."""
     return torch.from_numpy(ids.astype(np.int64))
+
+
+def is_mirrored(transforms: T.Transform | T.TransformList) -> bool:
+    """Whether left and right of a direction change sides: the determinant is negative.
+
+    All transforms of this package and the geometric ones of Detectron2 are affine, so three points
+    tell.
+    """
+    corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    origin, along_x, along_y = np.asarray(transforms.apply_coords(corners), dtype=np.float64)
+    (a, b), (c, d) = along_x - origin, along_y - origin
+    return a * d - b * c < 0
 
 
 def spread(records: Sequence[Any], most: int) -> Iterator[Any]:

@@ -98,7 +98,7 @@ def _as_values(kind: str, found: Any) -> tuple[int, ...]:
 
 
 class ForegroundLabel(MapLabel):
-    """``foreground``: 1 = foreground, 0 = background, 255 = no label; see `foreground_map`.
+    """``foreground``: 1 = foreground, 0 = background, 255 = no label; see `read`.
 
     Where a mask file cannot be used, `load` raises `ImageReadError`, as for the image itself.
     """
@@ -124,39 +124,26 @@ class ForegroundLabel(MapLabel):
         return any(annotation.get("segmentation") for annotation in record["annotations"])
 
     def read(self, record: Record, report: ProblemReport = DATA_REPORT) -> np.ndarray | None:
-        """See `foreground_map`."""
-        return foreground_map(record, report)
+        """From ``foreground_file_name`` (with ``foreground_values``, a `MaskValues`), or the union
+        of the masks in ``annotations``: crowds, and boxes of objects without a usable mask, have no
+        label.
 
+        Returns:
+            (H, W) uint8, see the top of the file; ``None`` if the image has no such label.
 
-def foreground_map(
-    dataset_dict: Mapping[str, Any], report: ProblemReport = DATA_REPORT
-) -> np.ndarray | None:
-    """The foreground of one image.
-
-    From ``foreground_file_name`` (with ``foreground_values``, a `MaskValues`), or the union of the
-    masks in ``annotations``: crowds, and boxes of objects without a usable mask, have no label.
-
-    Returns:
-        (H, W) uint8, see the top of the file; ``None`` if the image has no such label.
-
-    Raises:
-        ImageReadError: the mask file is missing or broken, has another size than the image, or
-            holds other values; a `ValueError`.
-    """
-    if not ForegroundLabel().has(dataset_dict):
-        return None
-    size = size_of(dataset_dict)
-    file_name = dataset_dict.get("foreground_file_name")
-    if file_name:
-        return read_foreground(file_name, size, dataset_dict.get("foreground_values"), report)
-    classes = sem_seg_from_annotations(
-        dataset_dict["annotations"],
-        *size,
-        ignore_value=IGNORE_VALUE,
-        report=report,
-        where=name_of(dataset_dict),
-    )
-    return np.where(classes == IGNORE_VALUE, classes, (classes > 0).astype(np.uint8))
+        Raises:
+            ImageReadError: the mask file is missing or broken, has another size than the image, or
+                holds other values; a `ValueError`.
+        """
+        if not self.has(record):
+            return None
+        size, file_name = size_of(record), record.get("foreground_file_name")
+        if file_name:
+            return read_foreground(file_name, size, record.get("foreground_values"), report)
+        classes = sem_seg_from_annotations(
+            record["annotations"], *size, report=report, where=name_of(record)
+        )
+        return np.where(classes == IGNORE_VALUE, classes, (classes > 0).astype(np.uint8))
 
 
 def read_foreground(
@@ -177,7 +164,7 @@ def read_foreground(
         (H, W) uint8.
 
     Raises:
-        ImageReadError: see `foreground_map`; names the file, what was found and expected.
+        ImageReadError: see `ForegroundLabel.read`; names the file, what was found and expected.
     """
     values = values or MaskValues()
     mask = read_label_map(

@@ -22,7 +22,7 @@ from detectron2.data import transforms as T
 from detectron2.data.detection_utils import transform_keypoint_annotations
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, Keypoints
 
-from d2_multitask.data.labels.base import Label, Record, config_value
+from d2_multitask.data.labels.base import Label, Record, config_value, is_mirrored
 from d2_multitask.data.labels.masks import decode
 from d2_multitask.data.labels.sem_seg import annotation_rle, paint_box
 from d2_multitask.data.problems import DATA_REPORT
@@ -55,8 +55,16 @@ class BoxLabel(Label):
         return any(not a.get("iscrowd") for a in record.get("annotations", ()))
 
     def check(self, name: str, records: Sequence[Record]) -> None:
-        """See `check_boxes`."""
-        check_boxes(name, records)
+        """Every object has a box; the error names image and object."""
+        for record in records:
+            for index, annotation in enumerate(record.get("annotations", ())):
+                box, mode = annotation.get("bbox"), annotation.get("bbox_mode")
+                if box is None or len(box) != 4 or mode is None:
+                    raise ValueError(
+                        f"Dataset {name!r}: {record.get('file_name')}: object {index}: found "
+                        f"'bbox' {box} and 'bbox_mode' {mode}, expected four numbers and one of "
+                        "detectron2.structures.BoxMode, such as BoxMode.XYXY_ABS"
+                    )
 
 
 class MaskLabel(Label):
@@ -113,23 +121,6 @@ class RoiKeypointLabel(KeypointLabel):
     """The same for Detectron2's keypoint head."""
 
     size_key = "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"
-
-
-def check_boxes(name: str, records: Sequence[Record]) -> None:
-    """Every object of a dataset has a box.
-
-    Raises:
-        ValueError: one has none, or not four numbers, or no ``bbox_mode``; names image and object.
-    """
-    for record in records:
-        for index, annotation in enumerate(record.get("annotations", ())):
-            box, mode = annotation.get("bbox"), annotation.get("bbox_mode")
-            if box is None or len(box) != 4 or mode is None:
-                raise ValueError(
-                    f"Dataset {name!r}: {record.get('file_name')}: object {index}: found 'bbox' "
-                    f"{box} and 'bbox_mode' {mode}, expected four numbers and one of "
-                    "detectron2.structures.BoxMode, such as BoxMode.XYXY_ABS"
-                )
 
 
 class InstanceBuilder:
@@ -283,12 +274,6 @@ class InstanceBuilder:
             else:
                 mask |= decode(rle)
         return _transform_mask(mask, transforms)
-
-
-def is_mirrored(transforms: T.TransformList) -> bool:
-    """Whether left and right have changed sides, in an odd number of flips of either kind."""
-    flips = (T.HFlipTransform, T.VFlipTransform)
-    return sum(isinstance(t, flips) for t in transforms.transforms) % 2 == 1
 
 
 def transform_boxes(

@@ -1,25 +1,38 @@
-"""Semantic maps of whole images: read from a PNG, or derived from the objects' masks.
+"""Labels by class: semantic maps, human parts, and the classes that an image shows.
 
-Both the mapper and the evaluator use them, so that training and evaluation see the same labels.
+Detectron2's own `DatasetMapper` and `SemSegEvaluator` read ``sem_seg_file_name``. Maps that are
+derived from masks have no file, and files with other values than class ids mean others to
+Detectron2. For both, the path is ``sem-seg://<dataset>/<number of the image>``, at which its
+`PathManager` gets a PNG of class ids that is made when it is opened. Our own mapper and evaluators
+take the masks or the file itself.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import io
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 import pycocotools.mask as mask_util
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
+from detectron2.utils.file_io import PathManager
+from iopath.common.file_io import PathHandler
+from PIL import Image
+from torch import Tensor
 
 from d2_multitask.data.io import ImageReadError, read_label_map
 from d2_multitask.data.labels.base import (
     IGNORE_VALUE,
     MAX_ONE_CLASS,
+    Label,
     MapLabel,
     Record,
     is_in,
@@ -31,6 +44,11 @@ from d2_multitask.data.labels.masks import MaskError, decode, to_rle
 from d2_multitask.data.problems import DATA_REPORT, ProblemReport
 
 MASK_NOT_DECODED = "mask that cannot be decoded, its box is ignored for segmentation"
+NUM_IMAGE_LABELS = 59  # of PASCAL in Detail
+
+SEM_SEG_PREFIX = "sem-seg://"
+SEM_SEG_SOURCE = "sem_seg_source"
+"""Key of a dict: the file behind a ``sem-seg://`` path, ``None`` if it is derived from masks."""
 
 
 class SemSegLabel(MapLabel):
@@ -137,23 +155,86 @@ class SemSegLabel(MapLabel):
         )
 
 
-def load_sem_seg(
-    record: Record,
-    height: int,
-    width: int,
-    *,
-    num_classes: int,
-    ignore_value: int = IGNORE_VALUE,
-    report: ProblemReport = DATA_REPORT,
-) -> np.ndarray | None:
-    """The semantic map of one image of (height, width), see `SemSegLabel` and `MapLabel.read`."""
-    sized = {**record, "height": height, "width": width}
-    return SemSegLabel(num_classes, ignore_value).read(sized, report)
+class PartSegLabel(MapLabel):
+    """``part_seg``: 0 = background, 255 = not labelled (a person without parts)."""
+
+    key = "part_seg"
+    description = "human parts"
+    fields = ("part_seg_file_name", "part_seg_segments")
+    names_key = "part_classes"
+    size_key = "MODEL.PARTS_HEAD.NUM_CLASSES"
+    # Images without people are common.
+    one_class_is_odd: ClassVar[bool] = False
+    is_mirrored = False  # training images may be
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Label:
+        """See `Label`."""
+        label = super().from_config(cfg)
+        label.is_mirrored = cfg.INPUT.RANDOM_FLIP != "none"
+        return label
+
+    def check_classes(self, name: str, records: Sequence[Record]) -> None:
+        """Also no part has a side if images are mirrored: ids do not change sides."""
+        super().check_classes(name, records)
+        names = MetadataCatalog.get(name).get(self.names_key) or ()
+        sides = [x for x in names if "left" in x and x.replace("left", "right") in names]
+        if sides and self.is_mirrored:
+            raise ValueError(
+                f"Dataset {name!r}: part_classes: found {sides} beside their right sides, expected "
+                "one class for both sides, because training images are mirrored: give both the "
+                "same id with PART_SEG_IDS, or set INPUT.RANDOM_FLIP to 'none'"
+            )
 
 
-def sem_seg_map(record: Record, report: ProblemReport = DATA_REPORT) -> np.ndarray | None:
-    """(h, w) uint8 at the original size, 255 = no label; ``None`` if there is none."""
-    return SemSegLabel().read(record, report)
+class ImageLabels(Label):
+    """``image_labels``: (num_classes,) int64, 1 = the network input shows the class."""
+
+    key = "image_labels"
+    description = "image labels"
+    fields = ("image_labels",)
+    names_key = "stuff_classes"
+    size_key = "MODEL.CLASSIFICATION_HEAD.NUM_CLASSES"
+
+    def __init__(self, num_classes: int = NUM_IMAGE_LABELS) -> None:
+        super().__init__(num_classes)
+
+    def read(self, record: Record, report: ProblemReport = DATA_REPORT) -> np.ndarray | None:
+        """Classes that the whole image shows.
+
+        Raises:
+            ValueError: a class id outside of 0..num_classes - 1.
+        """
+        if "image_labels" not in record:
+            return None
+        present = np.asarray(record["image_labels"], dtype=np.int64)
+        if len(present) and not 0 <= present.min() <= present.max() < self.num_classes:
+            raise ValueError(
+                f"{name_of(record)}: image_labels: found {present.tolist()}, expected ids of 0.."
+                f"{self.num_classes - 1}"
+            )
+        labels = np.zeros(self.num_classes, dtype=np.int64)
+        labels[present] = 1
+        return labels
+
+    def load(
+        self, record: Record, transforms: T.TransformList, image_size: tuple[int, int]
+    ) -> Tensor | None:
+        """Classes of the image; where it was cropped, only those of which a pixel is left.
+
+        The network cannot know what was cut away. Without a semantic map the image's own labels
+        are the best that there is.
+        """
+        labels = self.read(record)
+        if labels is None:
+            return None
+        if not _shows_all(record, transforms, image_size):
+            sem_seg = SemSegLabel().read(record)
+            if sem_seg is not None:
+                left = np.unique(transforms.apply_segmentation(sem_seg))
+                cut_away = np.setdiff1d(np.unique(sem_seg), left)
+                labels[cut_away[cut_away < len(labels)]] = 0
+        return torch.from_numpy(labels)
 
 
 def sem_seg_from_annotations(
@@ -240,3 +321,65 @@ def paint_box(canvas: np.ndarray, annotation: Mapping[str, Any], value: int) -> 
 
 def _short(values: Sequence[Any]) -> str:
     return f"{list(values[:20])}" + (f" and {len(values) - 20} more" if len(values) > 20 else "")
+
+
+def _shows_all(record: Record, transforms: T.TransformList, image_size: tuple[int, int]) -> bool:
+    """Whether the corners of the original are still in the image, up to a pixel."""
+    height, width = size_of(record)
+    corners = np.array([[0.0, 0.0], [width, 0.0], [0.0, height], [width, height]])
+    moved = np.asarray(transforms.apply_coords(corners))
+    return bool(((moved >= -1) & (moved <= np.array(image_size[::-1]) + 1)).all())
+
+
+def open_as_class_ids(name: str, dataset_dicts: list[dict[str, Any]]) -> None:
+    """Give derived maps, and files of other values, a path that opens as a map of class ids.
+
+    Args:
+        name: of the registered dataset.
+        dataset_dicts: all its dicts, in order; changed in place.
+    """
+    for number, record in enumerate(dataset_dicts):
+        has_values = "sem_seg_ids" in record or "sem_seg_ignore" in record
+        if has_values or record.get("sem_seg_from_annotations"):
+            record[SEM_SEG_SOURCE] = record.get("sem_seg_file_name")
+            record["sem_seg_file_name"] = f"{SEM_SEG_PREFIX}{name}/{number}"
+
+
+def from_source(record: dict[str, Any]) -> dict[str, Any]:
+    """A dict with the file itself, or without one if its map is derived from masks."""
+    if SEM_SEG_SOURCE not in record:
+        return record
+    record = dict(record)
+    record["sem_seg_file_name"] = record.pop(SEM_SEG_SOURCE)
+    return {k: v for k, v in record.items() if k != "sem_seg_file_name" or v is not None}
+
+
+@functools.lru_cache(maxsize=4)
+def _records(name: str, load: Any) -> list[dict[str, Any]]:
+    return load()  # `load` is in the key: a name may be registered anew
+
+
+class _SemSegFiles(PathHandler):
+    def _get_supported_prefixes(self) -> list[str]:
+        return [SEM_SEG_PREFIX]
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **_: Any) -> IO[bytes]:
+        if mode != "rb":
+            raise ValueError(f"{path}: found mode {mode!r}, expected 'rb': these maps are made")
+        name, _, number = path.removeprefix(SEM_SEG_PREFIX).rpartition("/")
+        record = from_source(_records(name, DatasetCatalog[name])[int(number)])
+        ids = SemSegLabel(len(MetadataCatalog.get(name).stuff_classes)).read(record)
+        if ids is None:
+            raise ValueError(f"{record['file_name']}: has no semantic map that can be used")
+        file = io.BytesIO()
+        Image.fromarray(ids).save(file, "PNG")
+        file.seek(0)
+        return file
+
+    def _exists(self, path: str, **_: Any) -> bool:
+        return path.removeprefix(SEM_SEG_PREFIX).rpartition("/")[0] in DatasetCatalog
+
+    _isfile = _exists
+
+
+PathManager.register_handler(_SemSegFiles())

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from detectron2.utils import comm
 
-from d2_multitask.data.labels.boundary import boundary_map
-from d2_multitask.data.labels.occlusion import occlusion_map
+from d2_multitask.data.labels.edges import BoundaryLabel, OcclusionLabel
 from d2_multitask.evaluation.base import LabelEvaluator
 from d2_multitask.evaluation.boundary.precision_recall import (
     EdgeCounts,
@@ -89,9 +88,9 @@ class EdgeEvaluator(LabelEvaluator):
         """What the image has of both labels."""
         maps = {}
         # The boundary label also says where occlusion is not labelled.
-        if (boundary := boundary_map(record)) is not None:
+        if (boundary := BoundaryLabel().read(record)) is not None:
             maps[BOUNDARY] = boundary
-        if OCCLUSION in self._tasks and (occlusion := occlusion_map(record)) is not None:
+        if OCCLUSION in self._tasks and (occlusion := OcclusionLabel().read(record)) is not None:
             maps[OCCLUSION] = occlusion
         return maps if set(maps) & set(self._tasks) else None
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from d2_multitask.data.labels.image_labels import image_label_vector
+from d2_multitask.data.labels.sem_seg import ImageLabels
 from d2_multitask.evaluation.base import LabelEvaluator
 from d2_multitask.evaluation.legacy import official_mean_ap
 
@@ -77,7 +77,7 @@ class ClassificationEvaluator(LabelEvaluator):
 
     def labels(self, record: dict[str, Any]) -> np.ndarray | None:
         """(C,) int64, 1 = present."""
-        return image_label_vector(record, len(self._class_names))
+        return ImageLabels(len(self._class_names)).read(record)
 
     def add(self, record: dict[str, Any], labels: np.ndarray, output: dict[str, Any]) -> None:
         """Keep the scores (C,) of one image."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from d2_multitask.data.labels.base import IGNORE_VALUE
-from d2_multitask.data.labels.foreground import foreground_map
+from d2_multitask.data.labels.foreground import ForegroundLabel
 from d2_multitask.evaluation.base import LabelEvaluator
 from d2_multitask.evaluation.dense import saliency
 
@@ -69,7 +69,7 @@ class ForegroundEvaluator(LabelEvaluator):
 
     def labels(self, record: dict[str, Any]) -> np.ndarray | None:
         """(H, W) uint8: 0, 1, 255 = no label."""
-        labels = foreground_map(record)
+        labels = ForegroundLabel().read(record)
         return None if labels is None or (labels == IGNORE_VALUE).all() else labels
 
     def add(self, record: dict[str, Any], labels: np.ndarray, output: dict[str, Any]) -> None:

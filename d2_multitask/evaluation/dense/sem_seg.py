@@ -15,8 +15,7 @@ from detectron2.evaluation import SemSegEvaluator
 
 from d2_multitask.data.datasets.catalog import load_dataset
 from d2_multitask.data.labels.base import IGNORE_VALUE
-from d2_multitask.data.labels.parts import part_seg_map
-from d2_multitask.data.labels.sem_seg import load_sem_seg
+from d2_multitask.data.labels.sem_seg import PartSegLabel, SemSegLabel
 from d2_multitask.evaluation.base import LabelEvaluator
 from d2_multitask.evaluation.coco.labels import temporary_dataset
 
@@ -101,13 +100,7 @@ class LabelMapEvaluator(LabelEvaluator, SemSegEvaluator):
 
     def labels(self, record: dict[str, Any]) -> np.ndarray | None:
         """(H, W) uint8; ``None`` if there is no usable map, which the data report explains."""
-        return load_sem_seg(
-            record,
-            record["height"],
-            record["width"],
-            num_classes=self._num_classes,
-            ignore_value=self._ignore_label,
-        )
+        return SemSegLabel(self._num_classes, self._ignore_label).read(record)
 
     def add(self, record: dict[str, Any], labels: np.ndarray, output: dict[str, Any]) -> None:
         """Count one image: labels (H, W) uint8, scores (C, H, W)."""
@@ -204,4 +197,4 @@ class PartsEvaluator(LabelMapEvaluator):
 
     def labels(self, record: dict[str, Any]) -> np.ndarray | None:
         """(H, W) uint8, 255 = ignored."""
-        return part_seg_map(record, num_classes=self._num_classes)
+        return PartSegLabel(self._num_classes).read(record)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from d2_multitask.data.labels.occlusion import LEFT, RIGHT, Fragments, occluder_directions
+from d2_multitask.data.labels.edges import LEFT, RIGHT, Fragments, occluder_directions
 
 _ALL, _FIRST, _SECOND = slice(None), slice(None, -1), slice(1, None)
 # Index expressions of the pixels and of their neighbours below, above, to the right, to the left.

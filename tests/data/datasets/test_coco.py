@@ -11,7 +11,7 @@ from d2_multitask.data.datasets import coco as coco_format
 from d2_multitask.data.datasets import coco_annotations as coco_objects
 from d2_multitask.data.datasets import coco_json
 from d2_multitask.data.datasets.coco import register_coco_format
-from d2_multitask.data.datasets.sem_seg_files import from_source
+from d2_multitask.data.labels.sem_seg import from_source
 from d2_multitask.data.problems import DATA_REPORT
 
 NAN = float("nan")

@@ -5,7 +5,7 @@ import pytest
 from detectron2.data import transforms as T
 from scipy.ndimage import label
 
-from d2_multitask.data.labels.boundary import transform_boundary
+from d2_multitask.data.labels.edges import transform_boundary
 from d2_multitask.data.transforms.crops import ScaleCropTransform
 
 

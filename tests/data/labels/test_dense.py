@@ -8,11 +8,8 @@ from detectron2.data import transforms as T
 from PIL import Image
 
 from d2_multitask.data.labels.base import UNKNOWN_IDS
-from d2_multitask.data.labels.boundary import BoundaryLabel, boundary_map
-from d2_multitask.data.labels.image_labels import ImageLabels
-from d2_multitask.data.labels.occlusion import OcclusionLabel
-from d2_multitask.data.labels.parts import PartSegLabel, part_seg_map
-from d2_multitask.data.labels.sem_seg import SemSegLabel, sem_seg_map
+from d2_multitask.data.labels.edges import BoundaryLabel, OcclusionLabel
+from d2_multitask.data.labels.sem_seg import ImageLabels, PartSegLabel, SemSegLabel
 from d2_multitask.data.mapper import MultitaskDatasetMapper
 from d2_multitask.data.problems import ProblemReport
 from d2_multitask.heads.build import task_labels
@@ -61,9 +58,9 @@ def mapped(record, *transforms, labels=LABELS):
 
 def test_without_augmentation_the_labels_are_the_maps(record):
     result = mapped(record)
-    assert np.array_equal(result["sem_seg"], sem_seg_map(record))
-    assert np.array_equal(result["part_seg"], part_seg_map(record))
-    assert np.array_equal(result["boundary"], boundary_map(record))
+    assert np.array_equal(result["sem_seg"], SemSegLabel().read(record))
+    assert np.array_equal(result["part_seg"], PartSegLabel().read(record))
+    assert np.array_equal(result["boundary"], BoundaryLabel().read(record))
     assert result["occlusion"].shape == (2, HEIGHT, WIDTH)
     assert (result["occlusion"][0, 1:, 4] == -1).all()
     assert result["image_labels"].nonzero().flatten().tolist() == [14, 49]
@@ -133,24 +130,24 @@ def test_the_heads_of_the_tasks_say_what_is_loaded(cfg):
 
 
 def test_maps_from_files(record, tmp_path):
-    boundary, parts = boundary_map(record), part_seg_map(record)
+    boundary, parts = BoundaryLabel().read(record), PartSegLabel().read(record)
     boundary[0, 0] = 255
     for name, values in (("boundary", boundary), ("part_seg", parts)):
         path = tmp_path / f"{name}.png"
         Image.fromarray(values).save(path)
         record[f"{name}_file_name"] = str(path)
-    assert np.array_equal(boundary_map(record), boundary)
-    assert np.array_equal(part_seg_map(record), parts)
+    assert np.array_equal(BoundaryLabel().read(record), boundary)
+    assert np.array_equal(PartSegLabel().read(record), parts)
 
 
 @pytest.mark.parametrize("from_file", [False, True])
 def test_parts_that_the_network_does_not_know_are_ignored(record, tmp_path, from_file):
     """They would be out of the range of its loss."""
-    parts, report = part_seg_map(record), ProblemReport()
+    parts, report = PartSegLabel().read(record), ProblemReport()
     if from_file:
         Image.fromarray(parts).save(tmp_path / "parts.png")
         record["part_seg_file_name"] = str(tmp_path / "parts.png")
-    found = part_seg_map(record, report, num_classes=2)
+    found = PartSegLabel(2).read(record, report)
     assert np.array_equal(found, np.where(parts == 2, 255, parts)) and (parts == 2).any()
     assert report.counts == {UNKNOWN_IDS.format("human parts"): 1}
     moved = PartSegLabel(2).load(record, T.TransformList([]), (HEIGHT, WIDTH))
@@ -162,9 +159,11 @@ def test_bad_files_are_counted(record, tmp_path):
     path = tmp_path / "map.png"
     Image.fromarray(np.full((3, 3), 7, np.uint8)).save(path)
     record["part_seg_file_name"] = record["boundary_file_name"] = str(path)
-    assert part_seg_map(record, report) is None and boundary_map(record, report) is None
+    assert (
+        PartSegLabel().read(record, report) is None and BoundaryLabel().read(record, report) is None
+    )
     Image.fromarray(np.full((HEIGHT, WIDTH), 7, np.uint8)).save(path)
-    assert (boundary_map(record, report) == 255).all()
+    assert (BoundaryLabel().read(record, report) == 255).all()
     record["boundary_file_name"] = str(tmp_path / "nothing.png")
-    assert boundary_map(record, report) is None
+    assert BoundaryLabel().read(record, report) is None
     assert len(report.counts) == 3

@@ -11,7 +11,6 @@ from d2_multitask.data.io import MASK_IN_ALPHA, ImageReadError
 from d2_multitask.data.labels.foreground import (
     ForegroundLabel,
     MaskValues,
-    foreground_map,
     read_foreground,
 )
 from d2_multitask.data.labels.sem_seg import MASK_NOT_DECODED
@@ -130,10 +129,10 @@ def record(*annotations, **more):
 
 def test_union_of_objects_with_crowds_ignored():
     crowd = annotation(4, 7, iscrowd=1)
-    found = foreground_map(record(annotation(0, 2), annotation(1, 3, category_id=5), crowd))
+    found = ForegroundLabel().read(record(annotation(0, 2), annotation(1, 3, category_id=5), crowd))
     assert found.tolist() == [[1, 1, 1, 0, 255, 255, 255, 0]]
     # An object in a crowd is seen.
-    found = foreground_map(record(annotation(5, 6), crowd))
+    found = ForegroundLabel().read(record(annotation(5, 6), crowd))
     assert found.tolist() == [[0, 0, 0, 0, 255, 1, 255, 0]]
 
 
@@ -141,7 +140,7 @@ def test_an_object_without_a_usable_mask_is_ignored_in_its_box():
     report = ProblemReport()
     broken = annotation(4, 6, segmentation=[[1, 2, 3]])
     bare = {k: v for k, v in annotation(6, 8).items() if k != "segmentation"}
-    found = foreground_map(record(annotation(0, 2), broken, bare), report)
+    found = ForegroundLabel().read(record(annotation(0, 2), broken, bare), report)
     assert found.tolist() == [[1, 1, 0, 0, 255, 255, 255, 255]]
     assert report.counts == {MASK_NOT_DECODED: 1}
 
@@ -152,9 +151,9 @@ def test_which_images_have_a_foreground():
     assert not ForegroundLabel().has(record(bare))  # boxes are no masks
     assert not ForegroundLabel().has(record())  # maybe of a data set of boxes
     empty = record(sem_seg_from_annotations=True)
-    assert ForegroundLabel().has(empty) and not foreground_map(empty).any()
+    assert ForegroundLabel().has(empty) and not ForegroundLabel().read(empty).any()
     assert not ForegroundLabel().has({"file_name": "a"})
-    assert foreground_map({"file_name": "a", "height": 1, "width": 1}) is None
+    assert ForegroundLabel().read({"file_name": "a", "height": 1, "width": 1}) is None
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])

@@ -8,7 +8,7 @@ from detectron2.data import transforms as T
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2_multitask.data.labels.occlusion import (
+from d2_multitask.data.labels.edges import (
     LEFT,
     RIGHT,
     is_mirrored,

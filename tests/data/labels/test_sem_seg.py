@@ -10,7 +10,7 @@ from PIL import Image
 from d2_multitask.data.labels.base import BAD_MAP, UNKNOWN_IDS
 from d2_multitask.data.labels.sem_seg import (
     MASK_NOT_DECODED,
-    load_sem_seg,
+    SemSegLabel,
     sem_seg_from_annotations,
 )
 from d2_multitask.data.problems import DATA_REPORT
@@ -90,7 +90,7 @@ def _save(tmp_path, ids, dtype=np.uint8):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_unknown_ids_are_ignored_and_counted(tmp_path, dtype):
     path = _save(tmp_path, [[0, 1, 2], [255, 9, 9]], dtype)
-    sem_seg = load_sem_seg({"sem_seg_file_name": path}, 2, 3, num_classes=2)
+    sem_seg = SemSegLabel(2).read({"sem_seg_file_name": path, "height": 2, "width": 3})
     np.testing.assert_array_equal(sem_seg, [[0, 1, 255], [255, 255, 255]])
     assert DATA_REPORT.counts == {UNKNOWN_IDS.format("semantic maps"): 1}
     assert "found ids [2, 9] in 3 pixels, expected 0..1 or 255" in DATA_REPORT.summary()
@@ -111,7 +111,7 @@ def test_unknown_ids_are_ignored_and_counted(tmp_path, dtype):
 def test_values_of_the_file_are_translated(tmp_path, ids, ignore, expected, unknown):
     path = _save(tmp_path, [[0, 64, 1000, 255]], np.uint16)
     record = {"sem_seg_file_name": path, "sem_seg_ids": ids, "sem_seg_ignore": ignore}
-    sem_seg = load_sem_seg(record, 1, 4, num_classes=2)
+    sem_seg = SemSegLabel(2).read({**record, "height": 1, "width": 4})
     assert sem_seg.tolist() == [expected] and sem_seg.dtype == np.uint8
     assert not unknown or f"found ids {unknown}" in DATA_REPORT.summary()
     assert bool(unknown) == bool(DATA_REPORT.counts)
@@ -119,7 +119,7 @@ def test_values_of_the_file_are_translated(tmp_path, ids, ignore, expected, unkn
 
 def test_map_of_another_size(tmp_path):
     record = {"sem_seg_file_name": _save(tmp_path, [[0, 1, 2], [0, 0, 0]])}
-    assert load_sem_seg(record, 2, 4, num_classes=3) is None
+    assert SemSegLabel(3).read({**record, "height": 2, "width": 4}) is None
     assert re.search(r"map\.png: found 3x2, expected 4x2", DATA_REPORT.summary())
 
 
@@ -152,13 +152,13 @@ def test_load(tmp_path, record, expected):
     path = _save(tmp_path, ids)
     if "sem_seg_file_name" in record:
         record = record | {"sem_seg_file_name": path}
-    sem_seg = load_sem_seg(record, H, W, num_classes=2)
+    sem_seg = SemSegLabel(2).read({**record, "height": H, "width": W})
     assert sem_seg is None if expected is None else (sem_seg == 1).sum() == expected
 
 
 def test_a_bad_map_costs_the_map_only_and_is_counted(tmp_path):
     record = {"sem_seg_file_name": str(tmp_path / "missing.png")}
-    assert load_sem_seg(record, H, W, num_classes=2) is None
+    assert SemSegLabel(2).read({**record, "height": H, "width": W}) is None
     assert DATA_REPORT.counts == {BAD_MAP.format("semantic maps"): 1}
 
 

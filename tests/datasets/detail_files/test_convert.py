@@ -12,9 +12,8 @@ from d2_multitask.data.datasets.coco import CocoFormatDataset
 from d2_multitask.data.datasets.pascal_in_detail import load_phase, register_detail_layout
 from d2_multitask.data.datasets.pascal_in_detail.loader import find_files
 from d2_multitask.data.datasets.pascal_in_detail.names import THING_CATEGORY_IDS
-from d2_multitask.data.labels.boundary import boundary_map
-from d2_multitask.data.labels.parts import part_seg_map
-from d2_multitask.data.labels.sem_seg import sem_seg_map
+from d2_multitask.data.labels.edges import BoundaryLabel
+from d2_multitask.data.labels.sem_seg import PartSegLabel, SemSegLabel
 from detail_files.convert import convert_file
 from detail_files.validate import validate_file
 from detail_miniature import miniature, write
@@ -71,11 +70,11 @@ def test_pycocotools_reads_them(converted):
 
 def test_maps_are_those_of_the_loader(converted):
     source, folder, _ = converted
-    makers = {"sem_seg": sem_seg_map, "part_seg": part_seg_map, "boundary": boundary_map}
+    labels = (SemSegLabel(), PartSegLabel(), BoundaryLabel())
     for record in load_phase(str(source), "", "val").dataset_dicts:
-        for name, make in makers.items():
-            path = folder / name / record["file_name"].replace(".jpg", ".png")
-            expected = make(record)
+        for label in labels:
+            path = folder / label.key / record["file_name"].replace(".jpg", ".png")
+            expected = label.read(record)
             assert path.exists() == (expected is not None)
             if expected is not None:
                 assert np.array_equal(np.asarray(Image.open(path)), expected)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from d2_multitask.data.datasets.pascal_in_detail import load_phase
-from d2_multitask.data.labels.image_labels import image_label_vector
+from d2_multitask.data.labels.sem_seg import ImageLabels
 from d2_multitask.evaluation.build import build_evaluator
 from detail_support import HEIGHT, MAIN, WIDTH, inputs_of, perfect_output
 from synthetic.in_detail import write_synthetic_in_detail
@@ -65,6 +65,6 @@ def test_labels_of_another_scene_are_near_chance(evaluate, records):
     # A half of few directions that are alike; and some scenes have none to give away.
     assert 20 < results["occlusion"]["orientation-accuracy-at-labels"] < 65
     # The AP of a class that is in a share p of the scenes is about p.
-    labels = np.stack([image_label_vector(record) for record in records])
+    labels = np.stack([ImageLabels().read(record) for record in records])
     shares = labels.mean(axis=0)
     assert results["image_labels"]["mAP"] == pytest.approx(100 * shares[shares > 0].mean(), abs=12)

@@ -11,10 +11,8 @@ from benchmark.pascal_in_detail import (
     time_evaluators,
     total_minutes,
 )
-from d2_multitask.data.labels.boundary import boundary_map
-from d2_multitask.data.labels.occlusion import occlusion_map
-from d2_multitask.data.labels.parts import part_seg_map
-from d2_multitask.data.labels.sem_seg import sem_seg_map
+from d2_multitask.data.labels.edges import BoundaryLabel, OcclusionLabel
+from d2_multitask.data.labels.sem_seg import PartSegLabel, SemSegLabel
 
 
 def test_all_evaluators_are_timed():
@@ -31,7 +29,7 @@ def test_time_in_proportion():
 
 def test_drawn_images_have_every_label():
     record, output = drawn_image(np.random.default_rng(0), (375, 500))
-    assert (sem_seg_map(record) < 59).any() and (part_seg_map(record) > 0).any()
-    assert boundary_map(record).sum() > 500
-    assert (occlusion_map(record) != 0).any(axis=0).sum() > 500
+    assert (SemSegLabel().read(record) < 59).any() and (PartSegLabel().read(record) > 0).any()
+    assert BoundaryLabel().read(record).sum() > 500
+    assert (OcclusionLabel().read(record) != 0).any(axis=0).sum() > 500
     assert output["boundary"].shape == (375, 500) and len(output["instances"]) == 20

@@ -9,7 +9,7 @@ import numpy as np
 
 from d2_multitask.data.datasets.pascal_in_detail.annotation_file import AnnotationFile
 from d2_multitask.data.datasets.pascal_in_detail.segmentation import rle_error
-from d2_multitask.data.labels.occlusion import LEFT, RIGHT
+from d2_multitask.data.labels.edges import LEFT, RIGHT
 
 Record = dict[str, Any]
 
@@ -38,7 +38,7 @@ def add_boundaries(file: AnnotationFile, records: Mapping[int, Record]) -> None:
 
 def add_occlusions(file: AnnotationFile, records: Mapping[int, Record]) -> None:
     """Add ``occlusion_fragments``: ``indices`` (column-major, 0-based) and ``labels``, see
-    :mod:`d2_multitask.data.labels.occlusion`.
+    :mod:`d2_multitask.data.labels.edges`.
 
     Raises:
         ValueError: the indices count from 1, as in MATLAB: each would be another pixel.

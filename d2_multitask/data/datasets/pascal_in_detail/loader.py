@@ -8,7 +8,7 @@ instances, as run-length masks):
 - ``part_seg_segments``: ``category_id`` (1..6, or 255 for people without part labels) and
   ``segmentation``, painted in order over 0; absent if no person of the image has parts;
 - ``boundary_segmentation``: one mask;
-- ``occlusion_fragments``: ``indices`` and ``labels``, see `d2_multitask.data.labels.occlusion`;
+- ``occlusion_fragments``: ``indices`` and ``labels``, see `d2_multitask.data.labels.edges`;
 - ``image_labels``: sorted classes (0..58) that the image shows;
 - ``unmatched_keypoints``: skeletons that belong to none of the instances.
 

@@ -7,8 +7,7 @@ import pytest
 
 from d2_multitask.data.datasets.pascal_in_detail import annotation_file as files
 from d2_multitask.data.datasets.pascal_in_detail import edges, joints, segmentation
-from d2_multitask.data.labels.parts import part_seg_map
-from d2_multitask.data.labels.sem_seg import sem_seg_map
+from d2_multitask.data.labels.sem_seg import PartSegLabel, SemSegLabel
 from d2_multitask.data.problems import ProblemReport
 from detail_files.validate import validate_file
 from detail_miniature import IMAGE_ID, NOWHERE, miniature
@@ -208,14 +207,14 @@ def test_a_bad_mask_keeps_the_box_and_hides_the_person_from_the_part_map(load):
     record = load(content).dataset_dicts[0]
     assert record["annotations"][1]["bbox"] == [5, 1, 4, 5]
     assert "segmentation" not in record["annotations"][1]
-    assert (part_seg_map(record)[1:, 6:9] == 255).all()
-    assert (sem_seg_map(record)[1:, 6:9] == 255).all()
+    assert (PartSegLabel().read(record)[1:, 6:9] == 255).all()
+    assert (SemSegLabel().read(record)[1:, 6:9] == 255).all()
 
 
 def test_an_unknown_part_is_ignored_not_background(load):
     content = miniature()
     change(content, "annos_segmentation.2.parts.1.part_id", 1234)
-    parts = part_seg_map(load(content).dataset_dicts[0])
+    parts = PartSegLabel().read(load(content).dataset_dicts[0])
     assert (parts[2:4, 2:6] == 255).all()
 
 

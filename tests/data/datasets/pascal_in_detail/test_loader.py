@@ -18,11 +18,8 @@ from d2_multitask.data.datasets.pascal_in_detail.names import (
     STUFF_CLASSES,
     pascal_in_detail_metadata,
 )
-from d2_multitask.data.labels.boundary import boundary_map
-from d2_multitask.data.labels.image_labels import image_label_vector
-from d2_multitask.data.labels.occlusion import occlusion_map
-from d2_multitask.data.labels.parts import part_seg_map
-from d2_multitask.data.labels.sem_seg import sem_seg_map
+from d2_multitask.data.labels.edges import BoundaryLabel, OcclusionLabel
+from d2_multitask.data.labels.sem_seg import ImageLabels, PartSegLabel, SemSegLabel
 from detail_miniature import IMAGE_ID, miniature, write
 
 PERSON, GRASS, SKY = (STUFF_CLASSES.index(name) for name in ("person", "grass", "sky"))
@@ -63,13 +60,13 @@ def test_semantic_map(record):
     expected = np.full((6, 10), GRASS)
     expected[0] = SKY
     expected[1:, 2:9] = PERSON
-    assert np.array_equal(sem_seg_map(record), expected)
+    assert np.array_equal(SemSegLabel().read(record), expected)
 
 
 def test_unlabelled_pixels_are_ignored(load):
     content = miniature()
     del content["annos_segmentation"][1]  # the sky
-    sem_seg = sem_seg_map(load(content).dataset_dicts[0])
+    sem_seg = SemSegLabel().read(load(content).dataset_dicts[0])
     assert (sem_seg[0] == 255).all() and (sem_seg[1:] != 255).all()
 
 
@@ -82,8 +79,8 @@ def test_part_map(record):
         "0000000000",
         "0000000000",
     )
-    expected[1, 5] = part_seg_map(record)[1, 5]
-    assert np.array_equal(part_seg_map(record), expected)
+    expected[1, 5] = PartSegLabel().read(record)[1, 5]
+    assert np.array_equal(PartSegLabel().read(record), expected)
 
 
 def test_person_without_parts_is_ignored_where_no_part_is_painted(load):
@@ -91,7 +88,7 @@ def test_person_without_parts_is_ignored_where_no_part_is_painted(load):
     content["annos_segmentation"][3]["parts"] = [
         {"part_id": 255, "segmentation": {"size": [6, 10], "counts": "o051000005"}}
     ]
-    parts = part_seg_map(load(content).dataset_dicts[0])
+    parts = PartSegLabel().read(load(content).dataset_dicts[0])
     assert (parts[1:, 6:9] == 255).all()
     # The left person's torso reaches into column 5, which both masks hold.
     assert (parts[2:4, 2:6] == TORSO).all()
@@ -104,7 +101,7 @@ def test_no_part_map_without_any_parts(load):
         entry.pop("parts")
     record = load(content).dataset_dicts[0]
     assert "part_seg_segments" not in record
-    assert part_seg_map(record) is None
+    assert PartSegLabel().read(record) is None
 
 
 def test_boundary_map(record):
@@ -112,19 +109,19 @@ def test_boundary_map(record):
     expected = np.zeros((6, 10))
     expected[1, 2:6] = 1
     expected[1:, 5] = 1
-    assert np.array_equal(boundary_map(record), expected)
+    assert np.array_equal(BoundaryLabel().read(record), expected)
 
 
 def test_occlusion_map(record):
     """Down along column 5 with label 2: the left person is in front."""
     expected = np.zeros((2, 6, 10))
     expected[0, 1:, 5] = -1
-    assert np.allclose(occlusion_map(record), expected)
+    assert np.allclose(OcclusionLabel().read(record), expected)
 
 
 def test_image_labels(record):
     assert record["image_labels"] == [PERSON, GRASS, SKY]
-    vector = image_label_vector(record)
+    vector = ImageLabels().read(record)
     assert vector.shape == (59,) and vector.sum() == 3 and vector[PERSON] == 1
 
 

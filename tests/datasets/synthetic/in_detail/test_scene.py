@@ -10,7 +10,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from d2_multitask.data.datasets.pascal_in_detail.names import CATEGORY_IDS, PART_CLASS_OF_NAME
-from d2_multitask.data.labels.occlusion import occluder_directions, read_fragments
+from d2_multitask.data.labels.edges import occluder_directions, read_fragments
 from synthetic.in_detail import draw_detail_scene
 from synthetic.in_detail.annotate import (
     edge_annotations,

@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from d2_multitask.data.datasets.pascal_in_detail import load_phase
-from d2_multitask.data.labels.parts import part_seg_map
-from d2_multitask.data.labels.sem_seg import sem_seg_map
+from d2_multitask.data.labels.sem_seg import PartSegLabel, SemSegLabel
 from synthetic.in_detail import draw_detail_scene, write_synthetic_in_detail
 from synthetic.in_detail.scene import DETAIL_CONFIG
 
@@ -57,7 +56,7 @@ def test_what_is_loaded_is_what_was_drawn(written):
     assert loaded.matches.matched == loaded.matches.skeletons > 0
     for index, record in enumerate(loaded.dataset_dicts):
         scene = draw_detail_scene(3, "train", index, SMALL)
-        sem_seg = sem_seg_map(record)
+        sem_seg = SemSegLabel().read(record)
         assert len(record["annotations"]) == len(scene.instances)
         things = [i.class_name for i in scene.instances]
         seen = scene.owner >= 0
@@ -66,7 +65,7 @@ def test_what_is_loaded_is_what_was_drawn(written):
             (sem_seg == 14)
             == np.isin(scene.owner, [i for i, n in enumerate(things) if n == "person"])
         ).all()
-        parts = part_seg_map(record)
+        parts = PartSegLabel().read(record)
         assert (parts is not None) == ("person" in things)
         if parts is not None:
             assert np.array_equal(parts > 0, sem_seg == 14)

@@ -1,8 +1,12 @@
-"""Occlusion labels: boundary fragments that say on which side the object in front is.
+"""Labels that are lines: boundary maps, and occlusion fragments, which say who is in front.
 
-A fragment is a chain of pixels in the order of travel, with a label: 1 = the object in front (the
-occluder) is on the left of travel, 2 = on the right. Left and right are those of the image, y down:
-for the direction of travel (x, y), left is (y, -x). A mirrored image therefore swaps the labels.
+Boundaries stay lines, one pixel thin, whatever the scale of the image. Nearest-neighbor resizing,
+right for regions, would break lines when an image shrinks and thicken them when it grows.
+
+An occlusion fragment is a chain of pixels in the order of travel, with a label: 1 = the object in
+front (the occluder) is on the left of travel, 2 = on the right. Left and right are those of the
+image, y down: for the direction of travel (x, y), left is (y, -x). A mirrored image therefore swaps
+the labels.
 
 Letters: n points, f fragments. Coordinates are continuous pixels (x, y).
 """
@@ -18,13 +22,61 @@ import torch
 from detectron2.data import transforms as T
 from torch import Tensor
 
-from d2_multitask.data.labels.base import Label, Record, name_of, size_of
+from d2_multitask.data.labels.base import (
+    Label,
+    MapLabel,
+    Record,
+    as_tensor,
+    is_mirrored,
+    name_of,
+    size_of,
+)
+from d2_multitask.data.labels.masks import decode_or_report
+from d2_multitask.data.problems import DATA_REPORT, ProblemReport
 
 LEFT, RIGHT = 1, 2
 
 # Direction of travel at a point: from 3 points before it to 3 points after it, 7 pixels in all, as
 # the dataset's own drawing code estimates it.
 _REACH = 3
+
+# A pixel and its neighbors to the right, below, and on both lower diagonals (rows, columns): each
+# pair of neighbors once.
+_NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
+
+
+class BoundaryLabel(MapLabel):
+    """``boundary``: 1 = boundary, 0 = none, 255 = not labelled.
+
+    From ``boundary_segmentation`` (a run-length mask) or ``boundary_file_name``.
+    """
+
+    key = "boundary"
+    description = "boundary maps"
+    fields = ("boundary_segmentation", "boundary_file_name")
+
+    def __init__(self) -> None:
+        super().__init__(num_classes=2)
+
+    def read(self, record: Record, report: ProblemReport = DATA_REPORT) -> np.ndarray | None:
+        """See `MapLabel`."""
+        if "boundary_file_name" in record or "boundary_segmentation" not in record:
+            return super().read(record, report)
+        mask = decode_or_report(
+            record["boundary_segmentation"],
+            *size_of(record),
+            report,
+            f"{name_of(record)}: boundary",
+            allow_empty=True,  # an image may show nothing that has a boundary
+        )
+        return None if mask is None else np.ascontiguousarray(mask).astype(np.uint8)
+
+    def load(
+        self, record: Record, transforms: T.TransformList, image_size: tuple[int, int]
+    ) -> Tensor | None:
+        """(H, W) int64, the lines drawn anew."""
+        boundary = self.read(record)
+        return None if boundary is None else as_tensor(transform_boundary(boundary, transforms))
 
 
 class OcclusionLabel(Label):
@@ -34,15 +86,27 @@ class OcclusionLabel(Label):
     description = "occlusion fragments"
     fields = ("occlusion_fragments",)
 
+    def read(self, record: Record, report: ProblemReport = DATA_REPORT) -> np.ndarray | None:
+        """At the original size.
+
+        Raises:
+            ValueError: an index outside of the image, or labels that do not fit the fragments.
+        """
+        if not self.has(record):
+            return None
+        return rasterize_fragments(self._fragments(record), *size_of(record))
+
     def load(
         self, record: Record, transforms: T.TransformList, image_size: tuple[int, int]
     ) -> Tensor | None:
         """The lines drawn anew, the directions turned and mirrored with the image."""
-        fragments = _fragments_of(record)
-        if fragments is None:
+        if not self.has(record):
             return None
-        moved = transform_fragments(fragments, transforms)
+        moved = transform_fragments(self._fragments(record), transforms)
         return torch.from_numpy(rasterize_fragments(moved, *image_size))
+
+    def _fragments(self, record: Record) -> Fragments:
+        return read_fragments(record["occlusion_fragments"], *size_of(record), name_of(record))
 
 
 @dataclass(frozen=True)
@@ -104,22 +168,6 @@ def read_fragments(
     return Fragments(points, np.repeat(np.arange(len(lengths)), lengths), labels)
 
 
-def _fragments_of(record: Record) -> Fragments | None:
-    if "occlusion_fragments" not in record:
-        return None
-    return read_fragments(record["occlusion_fragments"], *size_of(record), name_of(record))
-
-
-def occlusion_map(record: Record) -> np.ndarray | None:
-    """(2, h, w) float32 at the original size, see `rasterize_fragments`; ``None`` if there is none.
-
-    Raises:
-        ValueError: an index outside of the image, or labels that do not fit the fragments.
-    """
-    fragments = _fragments_of(record)
-    return None if fragments is None else rasterize_fragments(fragments, *size_of(record))
-
-
 def transform_fragments(
     fragments: Fragments, transforms: T.Transform | T.TransformList
 ) -> Fragments:
@@ -131,18 +179,6 @@ def transform_fragments(
     if is_mirrored(transforms):
         labels = LEFT + RIGHT - labels
     return Fragments(points, fragment=fragments.fragment, labels=labels)
-
-
-def is_mirrored(transforms: T.Transform | T.TransformList) -> bool:
-    """Whether left and right of a direction of travel change sides: the determinant is negative.
-
-    All transforms of this package and the geometric ones of Detectron2 are affine, so three points
-    tell.
-    """
-    corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    origin, along_x, along_y = np.asarray(transforms.apply_coords(corners), dtype=np.float64)
-    (a, b), (c, d) = along_x - origin, along_y - origin
-    return a * d - b * c < 0
 
 
 def occluder_directions(fragments: Fragments) -> np.ndarray:
@@ -202,6 +238,56 @@ def draw_points(canvas: np.ndarray, xy: np.ndarray, value: int) -> None:
     """Set the pixels of (n, 2) points in ``canvas`` (H, W), in place, as far as they are inside."""
     columns, rows, _ = _pixels(xy, *canvas.shape)
     canvas[rows, columns] = value
+
+
+def transform_boundary(
+    boundary: np.ndarray, transforms: T.Transform | T.TransformList
+) -> np.ndarray:
+    """Move a boundary map.
+
+    Args:
+        boundary: (h, w) uint8, 1 = boundary, 0 = none, 255 = not labelled.
+        transforms: what was done to the image.
+
+    Returns:
+        (H, W) uint8, the same values. Neighboring boundary pixels are joined by straight lines in
+        the new frame.
+    """
+    is_line = boundary == 1
+    moved = np.where(is_line, 0, boundary).astype(np.uint8)
+    moved = np.array(transforms.apply_segmentation(moved))  # may come read-only
+    starts, ends = _segments(is_line)
+    if len(starts):
+        starts, ends = (np.asarray(transforms.apply_coords(p), np.float64) for p in (starts, ends))
+        draw_points(moved, walk_segments(starts, ends)[0], 1)
+    return moved
+
+
+def _segments(is_line: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of a map (h, w) joined with their neighbors: (n, 2) starts and ends, xy of centres.
+
+    Every pixel is also a segment of its own. Diagonal neighbors are joined only where no path over
+    a shared neighbor joins them, or corners would be cut.
+    """
+    rows, columns = np.nonzero(is_line)
+    all_rows, all_columns = [(rows, rows)], [(columns, columns)]
+    padded = np.pad(is_line, ((0, 1), (1, 1)))
+    for down, right in _NEIGHBOURS:
+        joined = padded[rows + down, columns + right + 1]
+        if down and right:
+            joined = joined & ~padded[rows + 1, columns + 1] & ~padded[rows, columns + right + 1]
+        all_rows.append((rows[joined], rows[joined] + down))
+        all_columns.append((columns[joined], columns[joined] + right))
+    return tuple(
+        np.stack(
+            [
+                np.concatenate([pair[end] for pair in all_columns]) + 0.5,
+                np.concatenate([pair[end] for pair in all_rows]) + 0.5,
+            ],
+            axis=1,
+        )
+        for end in range(2)
+    )
 
 
 def _pixels(xy: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
