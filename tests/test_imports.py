@@ -18,7 +18,6 @@ LEVELS = {
     "model_configs": 0,
     "data": 1,
     "data.labels": 1,
-    "data.datasets.json_values": 1,
     "data.datasets": 2,
     # So that a task can register its evaluator in the file of its head.
     "evaluation.request": 2,

@@ -18,14 +18,17 @@ from detectron2.data import (
 )
 from detectron2.utils import comm
 
-from d2_multitask.data.datasets.catalog import LABEL_FREE_TASKS, load_dataset, needs_labels
-from d2_multitask.data.datasets.json_values import shown
-from d2_multitask.data.datasets.same_file import report_shared_files
+from d2_multitask.data.datasets.catalog import (
+    LABEL_FREE_TASKS,
+    load_dataset,
+    needs_labels,
+    report_shared_files,
+)
 from d2_multitask.data.io import ImageReadError, SizeMismatchError, read_image
 from d2_multitask.data.labels.base import Label, all_labels
 from d2_multitask.data.labels.instances import MaskLabel, RoiKeypointLabel
 from d2_multitask.data.mapper import MultitaskDatasetMapper
-from d2_multitask.data.problems import DATA_REPORT, ProblemReport, ReportingLoader
+from d2_multitask.data.problems import DATA_REPORT, ProblemReport, ReportingLoader, shown
 from d2_multitask.data.sampler import TrainingImages
 from d2_multitask.heads.build import labels_of, task_labels
 

@@ -154,3 +154,9 @@ class ReportingLoader:
 
     def __len__(self) -> int:
         return len(self.data_loader)
+
+
+def shown(value: Any, max_length: int = 80) -> str:
+    """A value for a message, cut if it is long."""
+    text = repr(value)
+    return text if len(text) <= max_length else f"{text[:max_length]}..."

@@ -12,8 +12,8 @@ import pycocotools.mask as mask_util
 from detectron2.data import Metadata
 from detectron2.structures import Instances
 
+from d2_multitask.data.datasets.coco_annotations import as_id
 from d2_multitask.data.datasets.coco_json import read_json
-from d2_multitask.data.datasets.json_values import as_id
 from d2_multitask.data.whole_files import write_json
 from d2_multitask.evaluation.coco.predictions import coco_results
 

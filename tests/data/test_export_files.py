@@ -9,7 +9,6 @@ from PIL import Image
 
 from d2_multitask.data.datasets import coco as coco_format
 from d2_multitask.data.datasets import coco_annotations as coco_objects
-from d2_multitask.data.datasets import coco_categories as coco_metadata
 from d2_multitask.data.datasets import coco_json
 from d2_multitask.data.datasets.coco import register_coco_format
 from d2_multitask.data.problems import DATA_REPORT
@@ -232,7 +231,7 @@ def test_joints_of_cvat_and_roboflow(load):
         ),
         pytest.param(
             _changed(ROBOFLOW, categories=[{"id": i, "name": "person"} for i in (0, 1)]),
-            {coco_metadata.SAME_NAME: 1},
+            {coco_json.SAME_NAME: 1},
             id="Roboflow: the project is called as its class",
         ),
     ],

@@ -23,10 +23,20 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from d2_multitask.data.datasets.catalog import BACKGROUND, register
-from d2_multitask.data.datasets.coco_annotations import ObjectReader
-from d2_multitask.data.datasets.coco_categories import Categories, read_categories
-from d2_multitask.data.datasets.coco_json import no_collection, read_images, read_json
-from d2_multitask.data.datasets.json_values import as_category_id, as_id, other_form, shown
+from d2_multitask.data.datasets.coco_annotations import (
+    ObjectReader,
+    as_category_id,
+    as_id,
+    other_form,
+    shown,
+)
+from d2_multitask.data.datasets.coco_json import (
+    Categories,
+    no_collection,
+    read_categories,
+    read_images,
+    read_json,
+)
 from d2_multitask.data.labels.base import IGNORE_VALUE, checked_ids, checked_ignore
 from d2_multitask.data.labels.sem_seg import open_as_class_ids
 from d2_multitask.data.problems import DATA_REPORT, Problem
@@ -39,7 +49,7 @@ SAME_ANNOTATION_ID = "annotation id used twice, both objects are kept"
 SAME_ANNOTATION_TWICE = "object listed twice, one entry left out"
 OTHER_FORM = "image id written as text where the image has a number, or the reverse"
 UNKNOWN_IMAGE = "annotation of an unknown image, left out"
-NO_SEM_SEG_FILE = "image without a semantic map, not used for segmentation"
+NO_LABEL_FILE = "image without a file of {!r}, not used for it"
 
 # Metadata that must not change between the registration and the file.
 _FIXED_METADATA = (
@@ -55,16 +65,32 @@ class LabelFiles:
     """A folder of label files that have the images' names.
 
     Attributes:
-        key: of the label: ``part_seg``, ``boundary``, ``foreground`` or that of another head.
+        key: of the label: ``sem_seg``, ``part_seg``, ``boundary``, ``foreground`` or that of
+            another head.
         root: the folder, of PNG files of class ids (255 = no label).
-        ids: (value in the files, class id) pairs, if the values are not the ids.
-        ignore: values that mean no label.
+        ids: value in the files -> class id, or pairs of both, if the values are not the ids.
+        ignore: value or values that mean no label.
     """
 
     key: str
     root: str
-    ids: tuple[tuple[int, int], ...] | None = None
-    ignore: tuple[int, ...] | None = None
+    ids: Mapping[int, int] | tuple[tuple[int, int], ...] | None = None
+    ignore: int | Sequence[int] | None = None
+
+    def checked(self, where: str) -> LabelFiles:
+        """The same with values that can be compared and hashed.
+
+        Raises:
+            ValueError: the values of files are no numbers, or there is no folder.
+        """
+        prefix = self.key.upper()
+        ids = dict(self.ids) if isinstance(self.ids, tuple) else self.ids
+        ids = checked_ids(f"{where} {prefix}_IDS", ids)
+        ignore = checked_ignore(f"{where} {prefix}_IGNORE", self.ignore)
+        if not self.root:
+            found = f"{prefix}_{'IGNORE' if self.ids is None else 'IDS'}"
+            raise ValueError(f"{where} found {found} without {prefix}_ROOT, expected a folder")
+        return LabelFiles(self.key, str(self.root), ids, ignore)
 
     def fields(self, path: str) -> dict[str, Any]:
         """What an image's dict says about its file."""
@@ -80,19 +106,21 @@ class LabelFiles:
 class CocoFormatDataset:
     """What ``DatasetCatalog`` holds for a registered COCO-format dataset; calling it loads it.
 
-    Attributes: as the arguments of ``register_coco_format``.
+    Attributes: as the arguments of ``register_coco_format``; semantic maps are in `label_files`.
     """
 
     name: str
     json_file: str
     image_root: str
-    sem_seg_root: str | None = None
     sem_seg_from_masks: bool = True
     stuff_classes: tuple[str, ...] | None = None
     keypoint_flip_pairs: tuple[tuple[str, str], ...] | None = None
-    sem_seg_ids: tuple[tuple[int, int], ...] | None = None
-    sem_seg_ignore: tuple[int, ...] | None = None
     label_files: tuple[LabelFiles, ...] = ()
+
+    @property
+    def has_sem_seg_files(self) -> bool:
+        """Whether semantic maps are files, not derived from masks."""
+        return any(files.key == "sem_seg" for files in self.label_files)
 
     @no_collection()
     def __call__(self) -> list[dict[str, Any]]:
@@ -118,15 +146,14 @@ class CocoFormatDataset:
             metadata.update(categories.as_metadata())
             self._read_annotations(content["annotations"], records, categories, problems)
         dataset_dicts = list(records.values())
-        if self._add_sem_seg(dataset_dicts, problems):
+        for files in self.label_files:
+            self._add_files(dataset_dicts, files, problems)
+        if self.has_sem_seg_files or self._derive_sem_seg(dataset_dicts):
             metadata["stuff_classes"] = self._stuff_classes(metadata)
             metadata["ignore_label"] = IGNORE_VALUE
             ids = range(len(metadata["stuff_classes"]))
             metadata["stuff_dataset_id_to_contiguous_id"] = dict(zip(ids, ids, strict=True))
             open_as_class_ids(self.name, dataset_dicts)
-        for files in self.label_files:
-            kind = f"image without a file of {files.key!r}, not used for it"
-            self._add_files(dataset_dicts, files, kind, problems)
         self._publish(metadata)
         DATA_REPORT.extend(problems)
         _log_size(self.name, self.json_file, dataset_dicts)
@@ -180,13 +207,8 @@ class CocoFormatDataset:
                 f"first problem: {problems[num_before]}"
             )
 
-    def _add_sem_seg(self, dataset_dicts: list[dict[str, Any]], problems: list[Problem]) -> bool:
-        """Say for each image where its semantic map comes from; returns whether any has one."""
-        if self.sem_seg_root:
-            values = self.sem_seg_ids, self.sem_seg_ignore
-            files = LabelFiles("sem_seg", self.sem_seg_root, *values)
-            self._add_files(dataset_dicts, files, NO_SEM_SEG_FILE, problems)
-            return True
+    def _derive_sem_seg(self, dataset_dicts: list[dict[str, Any]]) -> bool:
+        """Say of each image that its semantic map is derived from masks, if there are any."""
         if not self.sem_seg_from_masks or not any(
             "segmentation" in annotation
             for record in dataset_dicts
@@ -201,7 +223,6 @@ class CocoFormatDataset:
         self,
         dataset_dicts: list[dict[str, Any]],
         files: LabelFiles,
-        kind: str,
         problems: list[Problem],
     ) -> None:
         """Name the files that are there in the images' dicts; count the others."""
@@ -220,6 +241,7 @@ class CocoFormatDataset:
                 record.update(files.fields(path))
                 found = True
             else:
+                kind = NO_LABEL_FILE.format(files.key)
                 problems.append(Problem(kind, path, "the file does not exist"))
         if not found:
             raise ValueError(
@@ -236,7 +258,7 @@ class CocoFormatDataset:
             )
         default = [BACKGROUND, *metadata.get("thing_classes", ())]
         names = default if self.stuff_classes is None else list(self.stuff_classes)
-        if not self.sem_seg_root and len(names) != len(default):
+        if not self.has_sem_seg_files and len(names) != len(default):
             raise ValueError(
                 f"{where}: found {names}, expected {len(default)} names: the background and one "
                 "for each category, because the semantic map is derived from the objects' masks"
@@ -299,33 +321,26 @@ def register_coco_format(
         ValueError: the name is taken by another dataset, or the values of maps are no numbers.
     """
     where = f"Dataset {name!r}:"
+    if sem_seg_root or sem_seg_ids is not None or sem_seg_ignore is not None:
+        sem_seg = LabelFiles("sem_seg", sem_seg_root or "", sem_seg_ids, sem_seg_ignore)
+        label_files = [sem_seg, *label_files]
+    label_files = tuple(files.checked(where) for files in label_files)
     dataset = CocoFormatDataset(
         name=name,
         json_file=str(json_file),
         image_root=str(image_root),
-        sem_seg_root=str(sem_seg_root) if sem_seg_root else None,
         sem_seg_from_masks=sem_seg_from_masks,
         stuff_classes=None if stuff_classes is None else tuple(stuff_classes),
         keypoint_flip_pairs=(
             None if keypoint_flip_pairs is None else tuple(map(tuple, keypoint_flip_pairs))
         ),
-        sem_seg_ids=None
-        if sem_seg_ids is None
-        else checked_ids(f"{where} SEM_SEG_IDS", sem_seg_ids),
-        sem_seg_ignore=None
-        if sem_seg_ignore is None
-        else checked_ignore(f"{where} SEM_SEG_IGNORE", sem_seg_ignore),
-        label_files=tuple(label_files),
+        label_files=label_files,
     )
-    if not sem_seg_root and (sem_seg_ids is not None or sem_seg_ignore is not None):
-        raise ValueError(
-            f"{where} found SEM_SEG_IDS or SEM_SEG_IGNORE without SEM_SEG_ROOT, expected a folder "
-            "of semantic maps"
-        )
     values = {"evaluator_type": EVALUATOR_TYPE, **(metadata or {})}
     values |= {"json_file": dataset.json_file, "image_root": dataset.image_root}
-    if dataset.sem_seg_root:
-        values["sem_seg_root"] = dataset.sem_seg_root
+    for files in label_files:
+        if files.key == "sem_seg":
+            values["sem_seg_root"] = files.root
     register(name, dataset, **values)
 
 

@@ -1,21 +1,36 @@
-"""The file level of COCO's format: a JSON object with images that have an id, a name and a size."""
+"""The file level of COCO's format: a JSON object with images (id, name, size) and categories
+(classes, keypoints, left/right pairs, skeleton).
+"""
 
 from __future__ import annotations
 
+import colorsys
 import contextlib
 import gc
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from detectron2.utils.file_io import PathManager
 
-from d2_multitask.data.datasets.json_values import as_file_name, as_id, as_integer, shown
+from d2_multitask.data.datasets.coco_annotations import (
+    as_category_id,
+    as_file_name,
+    as_id,
+    as_integer,
+    is_text,
+)
+from d2_multitask.data.datasets.keypoint_flips import find_flip_pairs, partners_of
 from d2_multitask.data.io import ImageReadError, image_size
-from d2_multitask.data.problems import Problem
+from d2_multitask.data.problems import Problem, shown
 
 SIZE_OF_FILE = "image without width and height, taken from its file"
+ConnectionRule = tuple[str, str, tuple[int, int, int]]
+
+SKELETON_PROBLEM = "skeleton edge without keypoints, left out of pictures"
+SAME_NAME = "name of another category, the id is added"
+LONELY_SIDE_PROBLEM = "left or right keypoint without a partner, not swapped when images flip"
 SAME_IMAGE_TWICE = "image listed twice, one entry left out"
 
 # pycocotools counts a mask's pixels in 32 bits.
@@ -186,3 +201,180 @@ def _sizes_of_file(path: str, where: str, problems: list[Problem]) -> dict[str, 
         return None
     problems.append(Problem(SIZE_OF_FILE, where, f"fields 'height', 'width': {height} x {width}"))
     return {"height": height, "width": width}
+
+
+class Categories(NamedTuple):
+    """The categories of one JSON.
+
+    Attributes:
+        contiguous_ids: the JSON's category id -> 0, 1, 2, ... in the order of the JSON's ids.
+        thing_classes: names in that order.
+        keypoint_names: keypoint names, the same for every category that has any; may be empty.
+        keypoint_flip_map: (left, right) pairs of keypoint names.
+        keypoint_connection_rules: (keypoint, keypoint, RGB colour) of the skeleton.
+        problems: what was odd but usable.
+    """
+
+    contiguous_ids: dict[int, int]
+    thing_classes: list[str]
+    keypoint_names: list[str]
+    keypoint_flip_map: list[tuple[str, str]]
+    keypoint_connection_rules: list[ConnectionRule]
+    problems: list[Problem]
+
+    def as_metadata(self) -> dict[str, Any]:
+        """The fields that Detectron2's MetadataCatalog knows; keypoints only if there are any."""
+        values: dict[str, Any] = {
+            "thing_classes": self.thing_classes,
+            "thing_dataset_id_to_contiguous_id": self.contiguous_ids,
+        }
+        if self.keypoint_names:
+            values["keypoint_names"] = self.keypoint_names
+            values["keypoint_flip_map"] = self.keypoint_flip_map
+            values["keypoint_connection_rules"] = self.keypoint_connection_rules
+        return values
+
+
+def read_categories(
+    categories: Any,
+    json_file: str,
+    keypoint_flip_pairs: Sequence[Sequence[str]] | None = None,
+) -> Categories:
+    """Check and read the ``categories`` of a COCO-format JSON.
+
+    Args:
+        categories: the JSON's list; each needs ``id`` and ``name``, and may have ``keypoints``
+            (keypoint names) and ``skeleton`` (pairs of keypoint numbers, counted from 1).
+        json_file: for messages.
+        keypoint_flip_pairs: (left, right) keypoint names that replace those found by name.
+
+    Raises:
+        ValueError: a field is missing, an id is used twice, categories differ in
+            keypoints, or a given pair names none.
+    """
+    if not isinstance(categories, list) or not categories:
+        raise ValueError(f"{json_file}: field 'categories': found nothing, expected a list of them")
+    categories = [
+        _checked_category(category, f"{json_file}: categories[{index}]")
+        for index, category in enumerate(categories)
+    ]
+    ids = [category["id"] for category in categories]
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"{json_file}: categories: field 'id': {ids} is not unique")
+    problems: list[Problem] = []
+    categories = _with_unique_names(categories, json_file, problems)
+    ordered = sorted(categories, key=lambda category: category["id"])
+    with_keypoints = [category for category in ordered if category.get("keypoints")]
+    names = list(with_keypoints[0]["keypoints"]) if with_keypoints else []
+    for category in with_keypoints:
+        if list(category["keypoints"]) != names:
+            raise ValueError(
+                f"{json_file}: field 'keypoints' of category {category['name']!r}: found "
+                f"{category['keypoints']}, expected {names} as in category "
+                f"{with_keypoints[0]['name']!r}; one network has one set of keypoints"
+            )
+    return Categories(
+        contiguous_ids={category["id"]: i for i, category in enumerate(ordered)},
+        thing_classes=[category["name"] for category in ordered],
+        keypoint_names=names,
+        keypoint_flip_map=(
+            _flip_map_by_name(names, json_file, problems)
+            if keypoint_flip_pairs is None
+            else _checked_pairs(keypoint_flip_pairs, names, json_file)
+        ),
+        keypoint_connection_rules=_connection_rules(with_keypoints, names, json_file, problems),
+        problems=problems,
+    )
+
+
+def _checked_category(category: Any, where: str) -> dict[str, Any]:
+    """The category with its id as an integer."""
+    if not isinstance(category, dict):
+        raise ValueError(f"{where}: found {type(category).__name__}, expected an object")
+    category_id, name = as_category_id(category.get("id")), category.get("name")
+    if category_id is None:
+        found = shown(category.get("id"))
+        raise ValueError(f"{where}: field 'id': found {found}, expected int of 64 bits")
+    if not is_text(name):
+        raise ValueError(f"{where}: field 'name': found {shown(name)}, expected str")
+    names = category.get("keypoints") or []
+    if not isinstance(names, list) or not all(map(is_text, names)):
+        found = shown(names)
+        raise ValueError(f"{where}: field 'keypoints': found {found}, expected keypoint names")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{where}: field 'keypoints': a keypoint name of {names} is not unique")
+    return {**category, "id": category_id}
+
+
+def _with_unique_names(
+    categories: Sequence[dict[str, Any]], json_file: str, problems: list[Problem]
+) -> list[dict[str, Any]]:
+    """A name that is taken gets its id.
+
+    The last one keeps it: Roboflow's first category is the group, maybe called as a class in it.
+    """
+    taken: set[str] = set()
+    result = []
+    for category in reversed(categories):
+        name = category["name"]
+        while name in taken:
+            name += f" ({category['id']})"
+        if name != category["name"]:
+            where = f"{json_file}: category {category['id']}"
+            details = f"field 'name': found {category['name']!r} again, called {name!r}"
+            problems.append(Problem(SAME_NAME, where, details))
+        taken.add(name)
+        result.append({**category, "name": name})
+    return result[::-1]
+
+
+def _flip_map_by_name(
+    names: Sequence[str], json_file: str, problems: list[Problem]
+) -> list[tuple[str, str]]:
+    pairs, lonely = find_flip_pairs(names)
+    for name in lonely:
+        details = f"found {name!r}, expected its other side among {list(names)}"
+        problems.append(Problem(LONELY_SIDE_PROBLEM, f"{json_file}: keypoint {name}", details))
+    return pairs
+
+
+def _checked_pairs(
+    pairs: Sequence[Sequence[str]], names: Sequence[str], json_file: str
+) -> list[tuple[str, str]]:
+    partners_of(f"{json_file}: flip pairs:", names, pairs)
+    return [(left, right) for left, right in pairs]
+
+
+def _connection_rules(
+    categories: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    json_file: str,
+    problems: list[Problem],
+) -> list[ConnectionRule]:
+    """Edges of the first category that has a skeleton, in evenly spread colours."""
+    given = (category.get("skeleton") for category in categories)
+    skeleton = next((value for value in given if value not in (None, [])), [])
+    if not isinstance(skeleton, list):
+        skeleton = [skeleton]  # which is no edge either
+    edges = []
+    for edge in skeleton:
+        if _is_edge(edge, len(names)):
+            edges.append((names[int(edge[0]) - 1], names[int(edge[1]) - 1]))
+        else:
+            details = f"found {shown(edge)}, expected two keypoint numbers from 1 to {len(names)}"
+            where = f"{json_file}: field 'skeleton': edge {shown(edge)}"
+            problems.append(Problem(SKELETON_PROBLEM, where, details))
+    return [(a, b, _color(i / max(len(edges), 1))) for i, (a, b) in enumerate(edges)]
+
+
+def _is_edge(edge: Any, num_keypoints: int) -> bool:
+    return (
+        isinstance(edge, list | tuple)
+        and len(edge) == 2
+        and all(1 <= (as_integer(keypoint) or 0) <= num_keypoints for keypoint in edge)
+    )
+
+
+def _color(hue: float) -> tuple[int, int, int]:
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)

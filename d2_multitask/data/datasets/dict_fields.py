@@ -16,15 +16,13 @@ from d2_multitask.data.datasets.coco_annotations import (
     BAD_BOX,
     BAD_MASK,
     Add,
+    as_file_name,
+    as_id,
+    as_integer,
     flat_keypoints,
     read_area,
     read_flag,
     read_keypoints,
-)
-from d2_multitask.data.datasets.json_values import (
-    as_file_name,
-    as_id,
-    as_integer,
     shown,
 )
 from d2_multitask.data.labels.masks import MaskError, clean_segmentation

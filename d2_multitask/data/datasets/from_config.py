@@ -25,7 +25,7 @@ from detectron2.config import CfgNode
 
 from d2_multitask.data.datasets.coco import LabelFiles, register_coco_format
 from d2_multitask.data.datasets.folders import register_image_folder, register_mask_folder
-from d2_multitask.data.labels.base import Label, all_labels, checked_ids, checked_ignore
+from d2_multitask.data.labels.base import Label, all_labels
 
 _REQUIRED = {"NAME": str, "JSON": str, "IMAGE_ROOT": str}
 # Of a plain folder of images: an entry without the key JSON.
@@ -33,20 +33,15 @@ _FOLDER_REQUIRED = {"NAME": str, "IMAGE_ROOT": str}
 _MASK_OPTIONAL = {"MASK_VALUES": Mapping, "MASK_THRESHOLD": int}
 _FOLDER_OPTIONAL = {"IMAGE_RANGE": (list, tuple), "MASK_ROOT": str, **_MASK_OPTIONAL}
 _OPTIONAL = {
-    "SEM_SEG_ROOT": str,
     "SEM_SEG_FROM_MASKS": bool,
-    "STUFF_CLASSES": (list, tuple),
     "KEYPOINT_FLIP_PAIRS": (list, tuple),
-    "SEM_SEG_IDS": Mapping,
-    "SEM_SEG_IGNORE": (int, list, tuple),
 }
 _FOLDER_KEYS = {**_FOLDER_REQUIRED, **_FOLDER_OPTIONAL}
 
 
 def _file_labels() -> list[type[Label]]:
-    """Labels that images may have as files; semantic maps have keys of their own."""
-    labels = all_labels()
-    return [x for x in labels if f"{x.key}_file_name" in x.fields and x.key != "sem_seg"]
+    """Labels that images may have as files."""
+    return [label for label in all_labels() if f"{label.key}_file_name" in label.fields]
 
 
 def _json_keys() -> dict[str, Any]:
@@ -66,18 +61,16 @@ def _label_files(entry: Mapping[str, Any]) -> tuple[list[LabelFiles], dict[str, 
     """Folders of labels, and the names of their classes as metadata."""
     files, metadata = [], {}
     for label in _file_labels():
-        root, ids, ignore = (f"{label.key.upper()}_{what}" for what in ("ROOT", "IDS", "IGNORE"))
-        names = label.names_key.upper()
-        where = f"Dataset {entry['NAME']!r}:"
-        if not entry.get(root):
-            found = [key for key in (ids, ignore, names) if entry.get(key) is not None]
-            if found:
-                raise ValueError(f"{where} found {found[0]} without {root}, expected a folder")
-            continue
-        values = checked_ids(f"{where} {ids}", entry.get(ids))
-        ignored = checked_ignore(f"{where} {ignore}", entry.get(ignore))
-        files.append(LabelFiles(label.key, _expand(entry[root]), values, ignored))
-        if entry.get(names):
+        prefix, names = label.key.upper(), label.names_key.upper()
+        root, ids, ignore = (entry.get(f"{prefix}_{what}") for what in ("ROOT", "IDS", "IGNORE"))
+        if root or ids is not None or ignore is not None:
+            files.append(LabelFiles(label.key, _expand(root), ids, ignore))
+        if entry.get(names) and label.key != "sem_seg":  # whose names are also those of masks
+            if not root:
+                raise ValueError(
+                    f"Dataset {entry['NAME']!r}: found {names} without {prefix}_ROOT, expected a "
+                    "folder"
+                )
             metadata[label.names_key] = list(entry[names])
     return files, metadata
 
@@ -174,12 +167,9 @@ def register_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             entry["NAME"],
             _expand(entry["JSON"]),
             _expand(entry["IMAGE_ROOT"]),
-            sem_seg_root=_expand(entry.get("SEM_SEG_ROOT", "")) or None,
             sem_seg_from_masks=entry.get("SEM_SEG_FROM_MASKS", True),
             stuff_classes=entry.get("STUFF_CLASSES"),
             keypoint_flip_pairs=entry.get("KEYPOINT_FLIP_PAIRS"),
-            sem_seg_ids=entry.get("SEM_SEG_IDS"),
-            sem_seg_ignore=entry.get("SEM_SEG_IGNORE"),
             label_files=label_files,
             metadata=metadata,
         )

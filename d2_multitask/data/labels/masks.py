@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 
-from d2_multitask.data.datasets.json_values import shown
-from d2_multitask.data.problems import DATA_REPORT, ProblemReport
+from d2_multitask.data.problems import DATA_REPORT, ProblemReport, shown
 
 Segmentation = list[list[float]] | dict[str, Any]
 

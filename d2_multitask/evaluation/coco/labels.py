@@ -20,9 +20,8 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from d2_multitask.data.datasets.catalog import load_dataset
-from d2_multitask.data.datasets.coco_annotations import BAD_MASK, ObjectReader
+from d2_multitask.data.datasets.coco_annotations import BAD_MASK, ObjectReader, as_id
 from d2_multitask.data.datasets.coco_json import read_json
-from d2_multitask.data.datasets.json_values import as_id
 from d2_multitask.data.labels.masks import MaskError, clean_segmentation, mask_area
 from d2_multitask.data.problems import DATA_REPORT
 
@@ -87,7 +86,7 @@ def _checked_annotations(content: Mapping[str, Any], metadata: Metadata) -> list
     category_ids = _category_ids(metadata)
     contiguous_ids = metadata.thing_dataset_id_to_contiguous_id
     reader = ObjectReader(contiguous_ids, len(metadata.get("keypoint_names") or ()))
-    # One file under several ids is one image, as in the dicts (`data/datasets/same_file.py`).
+    # One file under several ids is one image, as in the dicts (`data/datasets/catalog.py`).
     by_file: dict[str, Any] = {}
     images = {x["id"]: by_file.setdefault(x["file_name"], x) for x in content["images"]}
     annotations, known = [], {}

@@ -342,7 +342,7 @@ def test_semantic_maps_are_found_by_name(load, coco, tmp_path):
     first, second = load(coco, sem_seg_root=tmp_path / "maps")
     assert first["sem_seg_file_name"] == str(tmp_path / "maps" / "a.png")
     assert not {"sem_seg_file_name", "sem_seg_from_annotations"} & second.keys()
-    assert DATA_REPORT.counts == {coco_format.NO_SEM_SEG_FILE: 1}
+    assert DATA_REPORT.counts == {coco_format.NO_LABEL_FILE.format("sem_seg"): 1}
 
 
 def test_no_semantic_map_at_all_is_an_error(load, coco, tmp_path):

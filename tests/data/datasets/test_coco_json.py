@@ -6,7 +6,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from d2_multitask.data.datasets import coco_annotations as coco_objects
-from d2_multitask.data.datasets import coco_categories as coco_metadata
+from d2_multitask.data.datasets import coco_json
 from d2_multitask.data.datasets.coco import register_coco_format
 from d2_multitask.data.datasets.coco_json import read_json
 from d2_multitask.data.problems import DATA_REPORT
@@ -84,7 +84,7 @@ def test_ids_as_floats_are_integers_everywhere(load, coco):
 def test_a_skeleton_that_is_a_number(load, coco):
     coco["categories"][0]["skeleton"] = 5
     load(coco)
-    assert DATA_REPORT.counts == {coco_metadata.SKELETON_PROBLEM: 1}
+    assert DATA_REPORT.counts == {coco_json.SKELETON_PROBLEM: 1}
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from d2_multitask.data.datasets import coco_annotations as coco_objects
-from d2_multitask.data.datasets.json_values import (
+from d2_multitask.data.datasets.coco_annotations import (
     as_category_id,
     as_file_name,
     as_flag,

@@ -1,8 +1,7 @@
 import pytest
 from detectron2.data import DatasetCatalog
 
-from d2_multitask.data.datasets.catalog import load_dataset
-from d2_multitask.data.datasets.same_file import merge_same_files, report_shared_files
+from d2_multitask.data.datasets.catalog import load_dataset, merge_same_files, report_shared_files
 from d2_multitask.data.problems import ProblemReport
 
 ONE, TWO = {"category_id": 0, "bbox": [0, 0, 1, 1]}, {"category_id": 0, "bbox": [2, 2, 1, 1]}

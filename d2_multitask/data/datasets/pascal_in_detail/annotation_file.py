@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from d2_multitask.data.datasets.coco_annotations import as_file_name, shown
 from d2_multitask.data.datasets.coco_json import read_json
-from d2_multitask.data.datasets.json_values import as_file_name, shown
 from d2_multitask.data.datasets.pascal_in_detail.names import (
     CATEGORY_IDS,
     CLASS_ALIASES,
