@@ -176,16 +176,3 @@ def _from_indices(indices: Tensor, num_patches: int) -> Tensor:
     if int(visible.sum()) != indices.numel():
         raise ValueError("Visible sets: found an index twice in a set, expected each once")
     return visible
-
-
-def gather_patches(tokens: Tensor, ids_keep: Tensor) -> Tensor:
-    """Tokens (N, L, D), ids_keep (B, K) -> (B, K, D), without copying (N, L, D) for each set.
-
-    The sets of one image follow one another.
-    """
-    num_images, length, channels = tokens.shape
-    if len(ids_keep) == num_images:
-        return tokens.gather(1, ids_keep[..., None].expand(-1, -1, channels))
-    first = torch.arange(num_images, device=tokens.device) * length
-    first = first.repeat_interleave(len(ids_keep) // num_images)[:, None]
-    return tokens.reshape(-1, channels)[first + ids_keep]

@@ -19,18 +19,11 @@ from d2_multitask.modeling.mae.config import (
     encoder_arguments,
     network_arguments,
 )
-from d2_multitask.modeling.mae.masking import (
-    VARIANCE_EPS,
-    num_visible,
-    patch_grid,
-    visible_sets,
-)
+from d2_multitask.modeling.mae.masking import VARIANCE_EPS, num_visible, patch_grid
 from d2_multitask.modeling.mae.network import MAEDecoder, MAEEncoder, MAENetwork
 from d2_multitask.modeling.mae.weights import AdaptedWeights, adapt_mae_weights
 
 LOSS_KEY = "loss_reconstruction"
-VISIBLE_KEY = "visible"
-"""Key of an entry of ``batched_inputs`` with a given visible set of the image."""
 
 
 @META_ARCH_REGISTRY.register()
@@ -86,10 +79,8 @@ class MaskedAutoencoder(MAENetwork):
 
         Args:
             batched_inputs: one dict per image: ``image`` (3, H, W) in ``INPUT.FORMAT`` order,
-                0-255; optionally ``visible``, a boolean (L,) or indices (K,), else patches are
-                removed at random (in training all images or none must have it). In training all
-                images must have one size. In evaluation the mask depends on ``file_name``, see
-                `image_noise`.
+                0-255. In training all images must have one size. In evaluation the mask depends
+                on ``file_name``, see `image_noise`.
 
         Returns:
             Training: ``{"loss_reconstruction": ()}``. Evaluation: one dict per image, see
@@ -100,29 +91,15 @@ class MaskedAutoencoder(MAENetwork):
         """
         if not self.training:
             return [self.inference(x) for x in batched_inputs]
-        images = self.preprocess_image(batched_inputs)
-        given = [x[VISIBLE_KEY] for x in batched_inputs if VISIBLE_KEY in x]
-        if given and len(given) < len(batched_inputs):
-            raise ValueError(
-                f"Visible sets: {len(given)} of {len(batched_inputs)} images have one, expected "
-                "all or none"
-            )
-        visible = None
-        if given:
-            h, w = patch_grid((images.shape[-2], images.shape[-1]), self.patch_size)
-            visible = torch.cat([visible_sets(v.to(self.device), 1, h * w) for v in given])
-        return {LOSS_KEY: self.reconstruct(images, visible).loss}
+        return {LOSS_KEY: self.reconstruct(self.preprocess_image(batched_inputs)).loss}
 
     @torch.no_grad()
     def inference(self, batched_input: dict[str, Any]) -> dict[str, Any]:
         """Reconstruct one image of `forward`'s batch; see `reconstruction_result`."""
         images = self.preprocess_image([batched_input])
-        if VISIBLE_KEY in batched_input:
-            visible = batched_input[VISIBLE_KEY].view(1, -1)
-            return reconstruction_result(self, images, visible=visible)
-        h, w = patch_grid((images.shape[-2], images.shape[-1]), self.patch_size)
-        noise = image_noise(batched_input, h * w, self.test_seed).to(self.device)
-        return reconstruction_result(self, images, mask_ratio=self.test_mask_ratio, noise=noise)
+        return reconstruction_result(
+            self, images, batched_input, self.test_mask_ratio, self.test_seed
+        )
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
         """Normalise and stack a batch: (N, 3, H, W).
@@ -166,19 +143,18 @@ class MaskedAutoencoder(MAENetwork):
 def reconstruction_result(
     network: MAENetwork,
     images: Tensor,
-    *,
-    visible: Tensor | None = None,
-    mask_ratio: float | None = None,
-    noise: Tensor | None = None,
+    batched_input: dict[str, Any],
+    mask_ratio: float,
+    seed: int,
 ) -> dict[str, Any]:
     """Reconstruct one image.
 
     Args:
         network: the autoencoder.
         images: (1, 3, H, W), normalised; H and W are multiples of the patch.
-        visible: a given visible set, see `MAENetwork.reconstruct`.
-        mask_ratio: share of removed patches without one.
-        noise: (1, L), which of them.
+        batched_input: the image's entry, which names it; see `image_noise`.
+        mask_ratio: share of removed patches.
+        seed: of the mask.
 
     Returns:
         ``reconstruction`` (3, H, W) float32, 0-255, channels as in the image, of all patches;
@@ -187,7 +163,8 @@ def reconstruction_result(
         of each patch's mean colour.
     """
     h, w = patch_grid((images.shape[-2], images.shape[-1]), network.patch_size)
-    output = network.reconstruct(images, visible, mask_ratio=mask_ratio, noise=noise)
+    noise = image_noise(batched_input, h * w, seed).to(images.device)
+    output = network.reconstruct(images, mask_ratio=mask_ratio, noise=noise)
     return {
         "reconstruction": network.to_pixels(images, output.pred)[0],
         "patch_mask": output.mask.bool().view(h, w),

@@ -19,7 +19,7 @@ from d2_multitask.data.datasets.catalog import RECONSTRUCTION_TASK
 from d2_multitask.losses import average_over_workers
 from d2_multitask.modeling.backbones.mae import MAEBackbone
 from d2_multitask.modeling.mae.masking import num_visible, patch_grid
-from d2_multitask.modeling.mae.meta_arch import LOSS_KEY, image_noise, reconstruction_result
+from d2_multitask.modeling.mae.meta_arch import LOSS_KEY, reconstruction_result
 from d2_multitask.modeling.mcn import MultitaskCenterNet
 from d2_multitask.targets.encode import image_cells
 
@@ -116,16 +116,15 @@ class MultitaskMAE(MultitaskCenterNet):
     def _reconstruction(self, batched_input: dict[str, Any]) -> dict[str, Any]:
         image_hw = tuple(batched_input["image"].shape[-2:])
         try:
-            h, w = patch_grid(image_hw, self.backbone.patch_size)
+            patch_grid(image_hw, self.backbone.patch_size)
         except ValueError as error:
             raise ValueError(
                 f"{batched_input.get('file_name', 'image')}: {error}. Set INPUT.RESIZE_TEST to "
                 "'stretch', or leave 'reconstruction' out of TEST.TASKS"
             ) from None
         images = self.preprocess_image([batched_input])
-        noise = image_noise(batched_input, h * w, self.test_seed).to(self.device)
         return reconstruction_result(
-            self.backbone, images.tensor, mask_ratio=self.test_mask_ratio, noise=noise
+            self.backbone, images.tensor, batched_input, self.test_mask_ratio, self.test_seed
         )
 
     def chosen_heads(self, tasks: Sequence[str]) -> list[str]:

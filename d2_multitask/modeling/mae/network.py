@@ -26,7 +26,7 @@ from d2_multitask.modeling.mae.blocks import (
     layer_norm,
 )
 from d2_multitask.modeling.mae.masking import (
-    gather_patches,
+    Masking,
     masking_from_noise,
     masking_from_visible,
     num_visible,
@@ -89,10 +89,7 @@ class MAEEncoder(nn.Module):
     def embed(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
         """Normalised images (N, C, H, W) -> tokens (N, L, D) with positions, for `encode`.
 
-        With ``ids_keep`` (N, K), only of these patches: (N, K, D).
-
-        Raises:
-            ValueError: H and W are not multiples of the patch.
+        With ``ids_keep`` (N, K), only of these patches: (N, K, D). H and W are multiples of p.
         """
         grid_hw = patch_grid((images.shape[-2], images.shape[-1]), self.patch_size)
         positions = self.positions(self.pos_embed, grid_hw)[:, 1:]
@@ -107,15 +104,6 @@ class MAEEncoder(nn.Module):
         tokens = F.linear(patches.flatten(2), projection.weight.flatten(1), projection.bias)
         return tokens + positions[0, ids_keep]
 
-    def embed_visible(self, images: Tensor, ids_keep: Tensor) -> Tensor:
-        """(N, C, H, W), (B, K) -> tokens (B, K, D), each patch embedded at most once.
-
-        The sets of one image follow one another.
-        """
-        if len(ids_keep) == len(images):
-            return self.embed(images, ids_keep)
-        return gather_patches(self.embed(images), ids_keep)
-
     def encode(self, tokens: Tensor) -> Tensor:
         """Tokens (B, K, D) from `embed` -> (B, 1 + K, D), the class token first."""
         cls_token = self.cls_token + self.pos_embed[:, :1]
@@ -124,33 +112,9 @@ class MAEEncoder(nn.Module):
             x = block(x)
         return self.norm(x)
 
-    def forward(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Encode normalised images, or the visible patches of them.
-
-        Args:
-            images: (N, C, H, W).
-            visible: which patches, see `d2_multitask.modeling.mae.masking.visible_sets`, all sets
-                of the same size; ``None`` = all patches.
-
-        Returns:
-            (N, 1 + K, D), or (N, M, 1 + K, D) for M sets per image: the class token, then the
-            visible patches in reading order.
-
-        Raises:
-            ValueError: image sizes or sets do not fit, or the sets have several sizes.
-        """
-        if visible is None:
-            return self.encode(self.embed(images))
-        h, w = patch_grid((images.shape[-2], images.shape[-1]), self.patch_size)
-        sets = visible_sets(visible.to(images.device), len(images), h * w)
-        counts = sets.sum(-1)
-        if int(counts.min()) != int(counts.max()):
-            raise ValueError(
-                f"Visible sets: found between {int(counts.min())} and {int(counts.max())} patches, "
-                "expected the same number in each set of a batch"
-            )
-        ids_keep = masking_from_visible(sets.flatten(0, -2)).ids_keep
-        return self.encode(self.embed_visible(images, ids_keep)).unflatten(0, sets.shape[:-1])
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (N, C, H, W) -> (N, 1 + L, D): the class token, then all patches."""
+        return self.encode(self.embed(images))
 
     def adapt_weights(self, weights: dict[str, Tensor], file: str) -> AdaptedWeights | None:
         """Called when weights are loaded; see `d2_multitask.modeling.mae.weights`."""
@@ -299,39 +263,24 @@ class MAENetwork(nn.Module):
         Returns:
             The visible patches (N, K, D), mask (N, L) with 1 = removed, and ids_restore (N, L).
         """
-        if noise is None:
-            noise = torch.rand(x.shape[:2], device=x.device)
-        masking = masking_from_noise(noise, num_visible(noise.shape[1], mask_ratio))
-        return gather_patches(x, masking.ids_keep), masking.mask, masking.ids_restore
+        masking = _random_masking(x, x.shape[1], mask_ratio, noise)
+        visible = x.gather(1, masking.ids_keep[..., None].expand(-1, -1, x.shape[2]))
+        return visible, masking.mask, masking.ids_restore
 
     def forward_encoder(
-        self,
-        images: Tensor,
-        mask_ratio: float = 0.75,
-        visible: Tensor | None = None,
-        noise: Tensor | None = None,
+        self, images: Tensor, mask_ratio: float = 0.75, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Encode the visible patches, drawn as in `random_masking` or given.
+        """Encode the visible patches of normalised images (N, 3, H, W).
 
-        Args:
-            images: (N, 3, H, W), normalised.
-            mask_ratio: share to remove, if no set is given.
-            visible: (N, L) or (N, M, L) bool, True = visible, all sets of the same size.
-            noise: see `random_masking`.
+        They are those of `random_masking`, but removed patches are not even embedded.
 
         Returns:
-            Latent (B, 1 + K, D), mask (B, L) with 1 = removed, and ids_restore (B, L).
+            Latent (N, 1 + K, D), mask (N, L) with 1 = removed, and ids_restore (N, L).
         """
-        if visible is None:
-            h, w = patch_grid((images.shape[-2], images.shape[-1]), self.patch_size)
-            if noise is None:
-                noise = torch.rand(len(images), h * w, device=images.device)
-            # As `random_masking`, but removed patches are not even embedded.
-            masking = masking_from_noise(noise, num_visible(h * w, mask_ratio))
-        else:
-            masking = masking_from_visible(visible.flatten(0, -2))
-        x = self.encoder.embed_visible(images, masking.ids_keep)
-        return self.encoder.encode(x), masking.mask, masking.ids_restore
+        h, w = patch_grid((images.shape[-2], images.shape[-1]), self.patch_size)
+        masking = _random_masking(images, h * w, mask_ratio, noise)
+        latent = self.encoder.encode(self.encoder.embed(images, masking.ids_keep))
+        return latent, masking.mask, masking.ids_restore
 
     def forward_decoder(
         self, latent: Tensor, ids_restore: Tensor, grid_hw: tuple[int, int] | None = None
@@ -426,3 +375,12 @@ class MAENetwork(nn.Module):
         grid_hw = patch_grid((images.shape[-2], images.shape[-1]), self.patch_size)
         pixels = self.unpatchify(pred, grid_hw) * self.pixel_std + self.pixel_mean
         return pixels.clamp(0, 255)
+
+
+def _random_masking(
+    images: Tensor, num_patches: int, mask_ratio: float, noise: Tensor | None
+) -> Masking:
+    """The masking of as many images as ``images`` has rows."""
+    if noise is None:
+        noise = torch.rand(len(images), num_patches, device=images.device)
+    return masking_from_noise(noise, num_visible(num_patches, mask_ratio))

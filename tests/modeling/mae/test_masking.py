@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from d2_multitask.modeling.mae.masking import (
-    gather_patches,
     masking_from_noise,
     masking_from_visible,
     num_visible,
@@ -40,17 +39,6 @@ def test_given_sets_are_kept_in_reading_order():
     assert masking.ids_keep.tolist() == [[1, 2], [0, 3]]
     assert masking.mask.tolist() == [[1, 0, 0, 1], [0, 1, 1, 0]]
     assert masking.ids_restore.tolist() == [[2, 0, 1, 3], [0, 2, 3, 1]]
-
-
-@pytest.mark.parametrize("num_sets", [1, 3])
-def test_gather(num_sets):
-    tokens = torch.arange(2 * 5 * 1.0).view(2, 5, 1)
-    ids = torch.tensor([[0, 4], [1, 2], [3, 3]])[:num_sets].repeat(2, 1)
-    picked = gather_patches(tokens, ids)[..., 0]
-    for row, (image, wanted) in enumerate(
-        (image, wanted) for image in range(2) for wanted in ids[:num_sets].tolist()
-    ):
-        assert picked[row].tolist() == [5 * image + index for index in wanted]
 
 
 def test_booleans_and_indices_say_the_same():
