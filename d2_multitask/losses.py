@@ -1,6 +1,6 @@
 """Losses of all heads: in float32, and zero with a graph when there is nothing to learn.
 
-Every function takes logits or raw regressions and returns a scalar. None of them is affected by
+Every loss takes logits or raw regressions and returns () float32. None of them is affected by
 autocast: half precision rounds 1 - 1e-4 to 1, which makes CenterNet's clamped focal loss infinite.
 :class:`LabelWatch` reports the tasks whose losses stay 0.
 """
@@ -22,14 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def sum_over_workers(count: Tensor) -> Tensor:
-    """Sum of a count over all training processes.
-
-    Args:
-        count: () number of this worker's batch.
-
-    Returns:
-        () float32, on the same device, without a graph.
-    """
+    """Sum of a count () over all training processes: () float32, without a graph."""
     count = count.detach().float()
     if comm.get_world_size() > 1:
         count = count.clone()
@@ -41,12 +34,6 @@ def average_over_workers(count: Tensor) -> Tensor:
     """Mean of a count over all training processes; their sum counts as at least 1.
 
     With one normaliser for all workers the mean of their gradients is that of one large batch.
-
-    Args:
-        count: () number of positives of this worker's batch.
-
-    Returns:
-        () float32, on the same device, without a graph.
     """
     # Before the division: one positive in eight processes is one positive of the large batch.
     return sum_over_workers(count).clamp(min=1) / comm.get_world_size()
@@ -55,13 +42,8 @@ def average_over_workers(count: Tensor) -> Tensor:
 def worker_weight(count: Tensor) -> Tensor:
     """What makes a mean over this worker's labels its share of the mean over all workers' labels.
 
-    Every worker has to call it, also one without labels, whose weight is 0.
-
-    Args:
-        count: () number of labels that the worker's mean was taken over.
-
-    Returns:
-        () float32, 1 in a single process with labels.
+    Every worker has to call it, also one without labels, whose weight is 0. ``count`` () is the
+    number of labels that the worker's mean was taken over.
     """
     return count.detach().float() / average_over_workers(count)
 
@@ -84,9 +66,6 @@ def heatmap_focal_loss(
         valid: (N, 1, h, w) or (N, C, h, w) bool; False cells are ignored. ``None`` = all valid.
         alpha: focusing exponent.
         beta: exponent that reduces the penalty near a peak.
-
-    Returns:
-        () float32.
     """
     logits = logits.float()
     positive = target == 1
@@ -107,9 +86,6 @@ def gathered_l1_loss(prediction: Tensor, target: Tensor, weight: Tensor | None =
         prediction: (A, ...) regressions read at A cells.
         target: same shape.
         weight: broadcastable to it, 0 where a number is not labelled; ``None`` = all labelled.
-
-    Returns:
-        () float32; 0, with a graph, if nothing is labelled.
     """
     difference = (prediction.float() - target).abs()
     if weight is None:
@@ -122,15 +98,7 @@ def gathered_l1_loss(prediction: Tensor, target: Tensor, weight: Tensor | None =
 
 
 def gathered_giou_loss(boxes: Tensor, target: Tensor) -> Tensor:
-    """Mean of 1 - generalised IoU over boxes (Rezatofighi et al., arXiv 1902.09630).
-
-    Args:
-        boxes: (A, 4) xyxy.
-        target: (A, 4) xyxy, same unit.
-
-    Returns:
-        () float32; 0, with a graph, if there are no boxes.
-    """
+    """Mean of 1 - generalised IoU (arXiv 1902.09630) over pairs of boxes (A, 4) xyxy."""
     loss = generalized_box_iou_loss(boxes.float(), target.float(), reduction="sum")
     return loss / average_over_workers(loss.new_full((), len(target)))
 
@@ -144,9 +112,6 @@ def masked_cross_entropy(logits: Tensor, target: Tensor, ignore_value: int) -> T
         logits: (N, C, H, W).
         target: (N, H, W) int64 in [0, C) or ``ignore_value``.
         ignore_value: label that is ignored.
-
-    Returns:
-        () float32.
     """
     total = F.cross_entropy(logits.float(), target, ignore_index=ignore_value, reduction="sum")
     return total / average_over_workers((target != ignore_value).sum())
@@ -167,9 +132,6 @@ def balanced_binary_cross_entropy(
         positive_weight: weight of positives, in (0, 1); negatives get one minus it. 0 = HED's, the
             share of negatives among the batch's labelled pixels.
         ignore_value: label that is ignored.
-
-    Returns:
-        () float32; 0, with a graph, if no pixel is labelled.
     """
     logits = logits.float()
     positive, labelled = target == 1, target != ignore_value
@@ -191,9 +153,6 @@ def masked_binary_cross_entropy(logits: Tensor, target: Tensor, ignore_value: in
         logits: any shape.
         target: same shape, int64, 1, 0 or ``ignore_value``.
         ignore_value: label that is ignored.
-
-    Returns:
-        () float32; 0, with a graph, if nothing is labelled.
     """
     known = (target != ignore_value).float()
     loss = F.binary_cross_entropy_with_logits(
@@ -212,9 +171,6 @@ def dice_loss(logits: Tensor, target: Tensor, ignore_value: int) -> Tensor:
         logits: (N, H, W).
         target: (N, H, W) int64, 1, 0 or ``ignore_value``.
         ignore_value: label that is ignored.
-
-    Returns:
-        () float32 in [0, 1]; 0, with a graph, if no pixel is labelled.
     """
     labelled = (target != ignore_value).flatten(1)
     probability = logits.float().sigmoid().flatten(1) * labelled
@@ -231,9 +187,6 @@ def direction_loss(prediction: Tensor, target: Tensor) -> Tensor:
     Args:
         prediction: (N, 2, H, W) vectors of any length.
         target: (N, 2, H, W) unit vectors; zero vectors where there is no label.
-
-    Returns:
-        () float32 in [0, 2]; 0, with a graph, if nothing is labelled.
     """
     labelled = (target != 0).any(1)
     # Only labelled vectors: they are few, and a norm's gradient at zero is not finite.
@@ -250,10 +203,7 @@ class LabelWatch:
     """
 
     def __init__(self, period: int = 200) -> None:
-        """
-        Args:
-            period: batches between two looks; only these wait for the device.
-        """
+        """``period``: batches between two looks; only these wait for the device."""
         self.period = period
         self._reset()
 

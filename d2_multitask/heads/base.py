@@ -123,11 +123,7 @@ class TaskHead(nn.Module):
 
 
 def feature_shape(input_shape: dict[str, ShapeSpec], name: str, key: str) -> ShapeSpec:
-    """The backbone output that a head reads.
-
-    Raises:
-        ValueError: the backbone has no such output, or does not tell its channels and stride.
-    """
+    """The backbone output that a head reads, with its channels and stride."""
     if name not in input_shape:
         raise ValueError(
             f"{key}: found {name!r}, expected one of the backbone's outputs {sorted(input_shape)}"
@@ -141,11 +137,7 @@ def feature_shape(input_shape: dict[str, ShapeSpec], name: str, key: str) -> Sha
 
 
 def check_class_ids(ids: Sequence[int], num_classes: int, key: str) -> None:
-    """Refuse ids of classes that do not exist.
-
-    Raises:
-        ValueError: names ``key``, the config key of the ids.
-    """
+    """Refuse ids of classes that do not exist; ``key`` is the config key of the ids."""
     wrong = [class_id for class_id in ids if not 0 <= class_id < num_classes]
     if wrong:
         raise ValueError(

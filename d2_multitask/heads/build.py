@@ -26,11 +26,7 @@ class TaskHeadRegistry(Registry):
     """Detectron2's registry, but entries get the name that users type, not that of the class."""
 
     def register(self, name: str) -> Callable[[type[TaskHead]], type[TaskHead]]:
-        """Class decorator that registers a head as ``name``, which becomes its ``task``.
-
-        Raises:
-            AssertionError: the name is taken.
-        """
+        """Class decorator that registers a head as ``name``, which becomes its ``task``."""
 
         def add(head: type[TaskHead]) -> type[TaskHead]:
             self._do_register(name, head)
@@ -78,10 +74,7 @@ def with_required(tasks: Iterable[str], key: str = "MODEL.TASKS") -> list[str]:
     """The tasks and the heads that they require, each once, in an order in which they can run.
 
     ``requires`` is what a head cannot do without (it is added); ``uses`` is what it reads if it is
-    there (it only decides the order).
-
-    Raises:
-        ValueError: unknown task.
+    there (it only decides the order). An unknown task is an error.
     """
     wanted: dict[str, None] = {}  # a set that keeps its order
 
@@ -107,11 +100,7 @@ def with_required(tasks: Iterable[str], key: str = "MODEL.TASKS") -> list[str]:
 
 
 def check_tasks(tasks: Iterable[str], known: Collection[str]) -> None:
-    """Refuse tasks for inference that a network does not have.
-
-    Raises:
-        ValueError: names the task and those of the network.
-    """
+    """Refuse tasks for inference that a network does not have."""
     for task in tasks:
         if task not in known:
             raise ValueError(
@@ -147,11 +136,7 @@ class TaskHeads(nn.ModuleDict):
         self._old_targets = {name for name, head in self.items() if _has_old_targets(head)}
 
     def chosen(self, tasks: Sequence[str]) -> list[str]:
-        """The heads that run for ``tasks``, in order; all of them if ``tasks`` is empty.
-
-        Raises:
-            ValueError: a task that this network does not have.
-        """
+        """The heads that run for ``tasks``, in order; all of them if ``tasks`` is empty."""
         check_tasks(tasks, self)
         return with_required(tasks, "TEST.TASKS") if tasks else list(self)
 

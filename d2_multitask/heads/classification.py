@@ -94,7 +94,7 @@ class ClassificationHead(TaskHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Config and backbone outputs -> arguments of ``__init__``."""
+        """See :func:`node_arguments`."""
         return node_arguments(cfg, "CLASSIFICATION_HEAD", input_shape)
 
     def layers(self, features: dict[str, Tensor]) -> Predictions:

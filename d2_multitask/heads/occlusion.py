@@ -10,7 +10,7 @@ Directions: unit vectors (x, y), image axes, y down, from the boundary to the oc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -26,7 +26,7 @@ from d2_multitask.heads.boundary import PRIOR_LOGIT
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
 from d2_multitask.heads.dense import DenseHead, add_branch_config, to_input_size
 from d2_multitask.losses import balanced_binary_cross_entropy, direction_loss
-from d2_multitask.targets.encode import BatchLabels
+from d2_multitask.targets.encode import BatchLabels, pad_label_maps
 
 
 @TASK_HEAD_REGISTRY.register("occlusion")
@@ -91,10 +91,12 @@ class OcclusionHead(DenseHead):
         """
         fields = [x.get("occlusion") for x in labels.batched_inputs]
         padded_hw = tuple(labels.images.tensor.shape[-2:])
-        field, labelled = labelled_maps(fields, padded_hw, labels.device, channels=2)
+        field = pad_label_maps(fields, padded_hw, math.nan, labels.device, (2,), torch.float32)
+        unlabelled = field[:, 0].isnan()
+        field = field.nan_to_num_(0)
         boundary = (field != 0).any(1).long()
         return {
-            "occlusion_boundary": boundary.masked_fill(~labelled, self.ignore_value),
+            "occlusion_boundary": boundary.masked_fill(unlabelled, self.ignore_value),
             "occlusion": spread_directions(field, self.direction_radius),
         }
 
@@ -173,37 +175,3 @@ def spread_directions(field: Tensor, radius: int) -> Tensor:
     agree = (count > 0) & (length > 0.5 * count)
     spread = torch.where(agree, total / length.clamp(min=1e-6), torch.zeros_like(total))
     return torch.where((field != 0).any(1, keepdim=True), field, spread)
-
-
-def labelled_maps(
-    maps: Sequence[Tensor | None], padded_hw: tuple[int, int], device: torch.device, channels: int
-) -> tuple[Tensor, Tensor]:
-    """Stack float maps of different sizes, top left aligned, and say where they are labelled.
-
-    Args:
-        maps: per image (C, H_i, W_i) float; ``None`` where the image has no such label.
-        padded_hw: (H, W) of the padded batch.
-        device: where the result lives.
-        channels: C.
-
-    Returns:
-        (N, C, H, W) float32, zero where there is no label, and (N, H, W) bool, where there is one.
-
-    Raises:
-        ValueError: a map is larger than the padded batch, or has other channels.
-    """
-    values = torch.zeros((len(maps), channels, *padded_hw), device=device)
-    labelled = torch.zeros((len(maps), *padded_hw), dtype=torch.bool, device=device)
-    for index, one in enumerate(maps):
-        if one is None:
-            continue
-        height, width = one.shape[-2:]
-        if len(one) != channels or height > padded_hw[0] or width > padded_hw[1]:
-            raise ValueError(
-                f"map of image {index} of the batch: found shape {tuple(one.shape)}, expected "
-                f"{channels} channels and at most the padded image's {padded_hw[0]}x{padded_hw[1]} "
-                "(height x width)"
-            )
-        values[index, :, :height, :width] = one.to(device)
-        labelled[index, :height, :width] = True
-    return values, labelled

@@ -409,34 +409,40 @@ def draw_heatmaps(
 def pad_label_maps(
     maps: Sequence[Tensor | None],
     padded_hw: tuple[int, int],
-    fill_value: int,
+    fill_value: float,
     device: torch.device,
+    channels: tuple[int, ...] = (),
+    dtype: torch.dtype = torch.long,
 ) -> Tensor:
     """Stack label maps of different sizes, top left aligned as ``ImageList`` aligns images.
 
     Args:
-        maps: per image (H_i, W_i) int64 or bool; ``None`` where the image has no such label.
+        maps: per image (*channels, H_i, W_i); ``None`` where the image has no such label.
         padded_hw: (H, W) of the padded batch.
         fill_value: value of padding and of missing maps.
         device: where the result lives.
+        channels: leading dimensions of each map.
+        dtype: of the result.
 
     Returns:
-        (N, H, W) int64.
+        (N, *channels, H, W).
 
     Raises:
-        ValueError: a map is larger than the padded batch.
+        ValueError: a map is larger than the padded batch, or has other channels.
     """
-    batch = torch.full((len(maps), *padded_hw), fill_value, dtype=torch.long, device=device)
+    shape = (len(maps), *channels, *padded_hw)
+    batch = torch.full(shape, fill_value, dtype=dtype, device=device)
     for index, label_map in enumerate(maps):
         if label_map is None:
             continue
-        height, width = label_map.shape
-        if height > padded_hw[0] or width > padded_hw[1]:
+        *found, height, width = label_map.shape
+        if tuple(found) != channels or height > padded_hw[0] or width > padded_hw[1]:
             raise ValueError(
-                f"label map of image {index} of the batch: found {height}x{width} (height x "
-                f"width), expected at most the padded image's {padded_hw[0]}x{padded_hw[1]}"
+                f"label map of image {index} of the batch: found shape {tuple(label_map.shape)}, "
+                f"expected channels {channels} and at most the padded image's "
+                f"{padded_hw[0]}x{padded_hw[1]} (height x width)"
             )
-        batch[index, :height, :width] = label_map.to(device)
+        batch[index, ..., :height, :width] = label_map.to(device)
     return batch
 
 

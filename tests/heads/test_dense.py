@@ -16,7 +16,6 @@ from d2_multitask.heads.dense import (
     resize_maps,
     to_input_size,
 )
-from d2_multitask.heads.occlusion import labelled_maps
 
 PYRAMID = {f"p{level}": ShapeSpec(channels=8, stride=2**level) for level in (2, 3, 4, 5)}
 
@@ -92,14 +91,3 @@ def test_resizing_keeps_places(stride: int) -> None:
     assert resized.shape == (1, 72, 80)
     peak = resized[0, 30].argmax().item()
     assert abs(peak + 0.5 - 2 * (21 + 0.5)) <= 2 * stride
-
-
-def test_labelled_maps() -> None:
-    maps = [torch.ones(2, 3, 4), None]
-    values, labelled = labelled_maps(maps, (5, 6), torch.device("cpu"), channels=2)
-    assert values.shape == (2, 2, 5, 6) and values.sum() == 24
-    assert labelled[0, :3, :4].all() and labelled.sum() == 12
-    with pytest.raises(ValueError, match=r"image 0.*\(2, 3, 4\).*2x6"):
-        labelled_maps(maps, (2, 6), torch.device("cpu"), channels=2)
-    with pytest.raises(ValueError, match="3 channels"):
-        labelled_maps(maps, (5, 6), torch.device("cpu"), channels=3)

@@ -21,8 +21,19 @@ def test_padding_and_missing_maps_get_the_fill_value() -> None:
 
 
 def test_map_larger_than_the_image_is_named() -> None:
-    with pytest.raises(ValueError, match="found 5x3.*at most.*4x4"):
+    with pytest.raises(ValueError, match=r"image 0.*\(5, 3\).*at most.*4x4"):
         pad_label_maps([torch.zeros(5, 3, dtype=torch.long)], (4, 4), 0, CPU)
+
+
+def test_maps_with_channels() -> None:
+    maps = [torch.ones(2, 3, 4), None]
+    values = pad_label_maps(maps, (5, 6), 0, CPU, (2,), torch.float32)
+    assert values.shape == (2, 2, 5, 6) and values.sum() == 24
+    assert values[0, :, :3, :4].all()
+    with pytest.raises(ValueError, match=r"image 0.*\(2, 3, 4\).*2x6"):
+        pad_label_maps(maps, (2, 6), 0, CPU, (2,))
+    with pytest.raises(ValueError, match=r"channels \(3,\)"):
+        pad_label_maps(maps, (5, 6), 0, CPU, (3,))
 
 
 def ignored_cells(masks: list[Tensor | None], padded_hw: tuple[int, int]) -> Tensor:
