@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -29,6 +30,9 @@ FIXED_KEYS = {
     "MODEL.FOREGROUND_HEAD.IGNORE_VALUE": 255,
     "MODEL.PARTS_HEAD.IGNORE_VALUE": 255,
 }
+# The keys of the last version's MODEL.SEG_HEAD; they are in Detectron2's MODEL.SEM_SEG_HEAD now.
+_OLD_NODE, _NEW_NODE = "MODEL.SEG_HEAD", "MODEL.SEM_SEG_HEAD"
+_MOVED_KEYS = ("IN_FEATURES", "LOSS_STRIDE")
 # Far above every config; beyond them, a file is a mistake or wants to fill the memory.
 _MOST_FILES = 100
 _MOST_BYTES = 1 << 22
@@ -36,12 +40,64 @@ _MOST_LEVELS = 50
 _MOST_VALUES = 200_000
 
 
+class MultitaskCfgNode(CfgNode):
+    """Detectron2's config, which reads files, configs and options with the old names of keys."""
+
+    @classmethod
+    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
+        """See Detectron2. Of a file and its bases, the later value wins, whichever name it has."""
+        return _rename_keys(super().load_yaml_with_base(filename, allow_unsafe))
+
+    def merge_from_other_cfg(self, cfg_other: CfgNode) -> None:
+        """See Detectron2."""
+        super().merge_from_other_cfg(CfgNode(_rename_keys(cfg_other)))
+
+    def merge_from_list(self, cfg_list: Sequence[Any]) -> None:
+        """See Detectron2."""
+        super().merge_from_list(_rename_options(cfg_list))
+
+    @classmethod
+    def _decode_cfg_value(cls, value: Any) -> Any:
+        # yacs makes nodes of this class here and refuses them where the config has plain ones.
+        return CfgNode._decode_cfg_value(value)
+
+
+def _rename_keys(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested keys and values with ``MODEL.SEG_HEAD`` moved; the argument is not changed."""
+    model = content.get("MODEL")
+    old = model.get("SEG_HEAD") if isinstance(model, Mapping) else None
+    if not isinstance(old, Mapping) or not set(old) <= set(_MOVED_KEYS):
+        return dict(content)
+    _warn_renamed()
+    model = {key: value for key, value in model.items() if key != "SEG_HEAD"}
+    # The last version did not read the IN_FEATURES that a dumped config has in the new place.
+    model["SEM_SEG_HEAD"] = {**model.get("SEM_SEG_HEAD", {}), **old}
+    return {**content, "MODEL": model}
+
+
+def _rename_options(options: Sequence[Any]) -> list[Any]:
+    """``[KEY, VALUE, ...]`` with new names of the keys."""
+    new_names = {f"{_OLD_NODE}.{key}": f"{_NEW_NODE}.{key}" for key in _MOVED_KEYS}
+    if not new_names.keys().isdisjoint(options[::2]):
+        _warn_renamed()
+    return [item if n % 2 else new_names.get(item, item) for n, item in enumerate(options)]
+
+
+def _warn_renamed() -> None:
+    warnings.warn(
+        f"{_OLD_NODE} will not be read by the next version: write {' and '.join(_MOVED_KEYS)} to "
+        f"{_NEW_NODE}",
+        FutureWarning,
+        stacklevel=3,
+    )
+
+
 def add_multitask_config(cfg: CfgNode) -> None:
     """Add our keys, with their defaults, to a Detectron2 config; nothing of Detectron2's is
     changed.
 
     Each head, the backbones and the data side declare their own keys; here are those that belong to
-    no single one of them.
+    no single one of them. A plain Detectron2 config becomes a :class:`MultitaskCfgNode`.
 
     Args:
         cfg: a config from ``detectron2.config.get_cfg()``; changed in place.
@@ -80,6 +136,10 @@ def add_multitask_config(cfg: CfgNode) -> None:
     _add_solver_config(cfg)
     for key in FIXED_KEYS:
         cfg.register_deprecated_key(key)
+    cfg.register_renamed_key(_OLD_NODE, _NEW_NODE)
+    # Only the config itself can see old keys: Detectron2's merge_from_file ends in its methods.
+    if type(cfg) is CfgNode:
+        object.__setattr__(cfg, "__class__", MultitaskCfgNode)
 
 
 def _add_tiles_config(cfg: CfgNode) -> None:
@@ -286,6 +346,7 @@ def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
             f"command line: found {len(opts)} words of overrides ({' '.join(opts)}), expected "
             "KEY VALUE pairs"
         )
+    opts = _rename_options(opts)
     known = set(_known_keys(cfg))
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         if key in FIXED_KEYS:

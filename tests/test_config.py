@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from detectron2.config import get_cfg
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.layers import ShapeSpec
 
-from d2_multitask.config import add_multitask_config, load_config
+from d2_multitask.config import add_multitask_config, get_multitask_cfg, load_config
+from d2_multitask.heads.sem_seg import SemSegHead
 
 
 def test_nothing_of_detectron2_changes() -> None:
@@ -115,3 +118,85 @@ def test_mistakes_on_the_command_line(opts: list[str], message: str) -> None:
 def test_unknown_file_names_near_ones() -> None:
     with pytest.raises(ValueError, match=r"mcn_seg_det_pose\.yaml"):
         load_config("quick/mcn_seg_det_poze.yaml")
+
+
+def write(path: Path, **model: object) -> Path:
+    path.write_text(yaml.safe_dump({"MODEL": model, "VERSION": 2}))
+    return path
+
+
+def seg_keys(cfg: CfgNode) -> tuple[list[str], int]:
+    return cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, cfg.MODEL.SEM_SEG_HEAD.LOSS_STRIDE
+
+
+OLD = {"IN_FEATURES": ["p3"], "LOSS_STRIDE": 2}
+
+
+def test_old_node_of_the_segmentation_head_in_a_file(tmp_path: Path) -> None:
+    # A config that the last version dumped holds Detectron2's IN_FEATURES, which it did not read.
+    in_new = {"IN_FEATURES": ["p2", "p3"], "NUM_CLASSES": 7}
+    path = write(tmp_path / "old.yaml", SEG_HEAD=OLD, SEM_SEG_HEAD=in_new)
+    with pytest.warns(FutureWarning, match="MODEL.SEG_HEAD.*MODEL.SEM_SEG_HEAD") as warned:
+        cfg = load_config(path)
+    assert len(warned) == 1
+    assert (*seg_keys(cfg), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES) == (["p3"], 2, 7)
+    assert "SEG_HEAD" not in cfg.MODEL
+
+
+def test_old_and_new_node_in_a_file_and_its_base(tmp_path: Path) -> None:
+    old = write(tmp_path / "old.yaml", SEG_HEAD=OLD)
+    new = write(tmp_path / "new.yaml", SEM_SEG_HEAD={"LOSS_STRIDE": 4})
+    for path, base, expected in ((old, new, 2), (new, old, 4)):
+        mine = tmp_path / f"mine_{path.name}"
+        mine.write_text(f"_BASE_: {base.name}\n{path.read_text()}")
+        with pytest.warns(FutureWarning, match="MODEL.SEG_HEAD"):
+            assert seg_keys(load_config(mine)) == (["p3"], expected)
+
+
+def test_old_node_by_detectron2s_own_ways(tmp_path: Path) -> None:
+    path = write(tmp_path / "old.yaml", SEG_HEAD=OLD)
+    other = CfgNode({"MODEL": {"SEG_HEAD": OLD}})
+    options = ["MODEL.SEG_HEAD.IN_FEATURES", "['p3']", "MODEL.SEG_HEAD.LOSS_STRIDE", "2"]
+    for merge in (
+        lambda cfg: cfg.merge_from_file(str(path)),
+        lambda cfg: cfg.merge_from_other_cfg(other),
+        lambda cfg: cfg.merge_from_list(options),
+        lambda cfg: cfg.merge_from_other_cfg(load_config(opts=options)),
+    ):
+        cfg = get_multitask_cfg().clone()
+        with pytest.warns(FutureWarning, match="MODEL.SEG_HEAD"):
+            merge(cfg)
+        assert seg_keys(cfg) == (["p3"], 2)
+    assert "SEG_HEAD" in other.MODEL  # what is merged is not changed
+
+
+def test_keys_that_the_old_node_never_had(tmp_path: Path) -> None:
+    path = write(tmp_path / "old.yaml", SEG_HEAD={"NUM_CLASSES": 3})
+    with pytest.raises(ValueError, match="SEG_HEAD was renamed to MODEL.SEM_SEG_HEAD"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "in_features", "expected"),
+    [
+        (["p2"], None, ["p2"]),
+        (["p2", "p3", "p4", "p5", "p6"], None, ["p2", "p3", "p4", "p5"]),
+        (["p2", "p3"], ["p3"], ["p3"]),
+    ],
+)
+def test_features_of_the_segmentation_head(
+    outputs: list[str], in_features: list[str] | None, expected: list[str]
+) -> None:
+    cfg = get_multitask_cfg()
+    if in_features:
+        cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = in_features
+    shapes = {name: ShapeSpec(channels=8, stride=4) for name in outputs}
+    assert list(SemSegHead.from_config(cfg, shapes)["input_shape"]) == expected
+
+
+@pytest.mark.parametrize("in_features", [["p2", "p3"], []])
+def test_segmentation_features_that_the_backbone_lacks(in_features: list[str]) -> None:
+    cfg = get_multitask_cfg()
+    cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = in_features
+    with pytest.raises(ValueError, match=r"SEM_SEG_HEAD.IN_FEATURES: found .* expected"):
+        SemSegHead.from_config(cfg, {"p2": ShapeSpec(channels=8, stride=4)})

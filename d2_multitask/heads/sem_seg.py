@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import ShapeSpec
 
 from d2_multitask.data.labels.sem_seg import SemSegLabel
@@ -18,7 +18,7 @@ from d2_multitask.heads.dense import LabelMapHead, dense_shapes
 
 @TASK_HEAD_REGISTRY.register("seg")
 class SemSegHead(LabelMapHead):
-    """Semantic segmentation. Classes, ignored label and loss weight: ``MODEL.SEM_SEG_HEAD``."""
+    """Semantic segmentation; its keys are those of ``MODEL.SEM_SEG_HEAD``."""
 
     labels: ClassVar = (SemSegLabel,)
     label: ClassVar[str] = "sem_seg"
@@ -28,26 +28,28 @@ class SemSegHead(LabelMapHead):
 
     @staticmethod
     def add_config(cfg: CfgNode) -> None:
-        """Declare ``MODEL.SEG_HEAD``; see :meth:`TaskHead.add_config`."""
-        # Classes, ignored label, width, norm and weight are Detectron2's own keys of
-        # MODEL.SEM_SEG_HEAD. Its IN_FEATURES defaults to a pyramid, which MCN's backbones are not.
-        cfg.MODEL.SEG_HEAD = node = CfgNode()
-        # Finest first; MCN has one map, the one that the centre head reads.
-        node.IN_FEATURES = ["p2"]
+        """Add to Detectron2's ``MODEL.SEM_SEG_HEAD``; see :meth:`TaskHead.add_config`."""
         # Learn from every n-th pixel in each axis; 1 is Detectron2's way. With dozens of classes a
         # softmax for every pixel takes as long as a small network; 2 takes a quarter of it.
-        node.LOSS_STRIDE = 1
+        cfg.MODEL.SEM_SEG_HEAD.LOSS_STRIDE = 1
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Config and backbone outputs -> arguments of ``__init__``."""
-        names, node = cfg.MODEL.SEG_HEAD.IN_FEATURES, cfg.MODEL.SEM_SEG_HEAD
+        """Config and backbone outputs -> arguments of ``__init__``.
+
+        ``IN_FEATURES`` as Detectron2's default has them, a pyramid, are those that the backbone
+        has: MCN's has "p2" alone. In any other list each must exist.
+        """
+        node = cfg.MODEL.SEM_SEG_HEAD
+        names = node.IN_FEATURES
+        if names == get_cfg().MODEL.SEM_SEG_HEAD.IN_FEATURES:
+            names = [name for name in names if name in input_shape] or names
         return {
-            "input_shape": dense_shapes(input_shape, names, "MODEL.SEG_HEAD.IN_FEATURES"),
+            "input_shape": dense_shapes(input_shape, names, "MODEL.SEM_SEG_HEAD.IN_FEATURES"),
             "num_classes": node.NUM_CLASSES,
             "conv_dim": node.CONVS_DIM,
             "norm": node.NORM,
             "ignore_value": node.IGNORE_VALUE,
             "loss_weight": node.LOSS_WEIGHT,
-            "loss_stride": cfg.MODEL.SEG_HEAD.LOSS_STRIDE,
+            "loss_stride": node.LOSS_STRIDE,
         }

@@ -74,6 +74,6 @@ def test_fewer_pixels_teach_nearly_the_same(loss_stride: int) -> None:
 
 def test_loss_stride_must_fit() -> None:
     cfg = get_multitask_cfg()
-    cfg.MODEL.TASKS, cfg.MODEL.SEG_HEAD.LOSS_STRIDE = ["seg"], 3
+    cfg.MODEL.TASKS, cfg.MODEL.SEM_SEG_HEAD.LOSS_STRIDE = ["seg"], 3
     with pytest.raises(ValueError, match="LOSS_STRIDE.*found 3, expected a divisor of 4"):
         build_heads(cfg, TinyBackbone().output_shape())
