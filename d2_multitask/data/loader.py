@@ -28,9 +28,9 @@ from d2_multitask.data.io import ImageReadError, SizeMismatchError, read_image
 from d2_multitask.data.labels.base import Label, all_labels
 from d2_multitask.data.labels.instances import MaskLabel, RoiKeypointLabel
 from d2_multitask.data.mapper import MultitaskDatasetMapper
-from d2_multitask.data.problems import DATA_REPORT, ProblemReport, ReportingLoader, shown
-from d2_multitask.data.sampler import TrainingImages
-from d2_multitask.heads.build import labels_of, task_labels
+from d2_multitask.data.problems import DATA_REPORT, ProblemReport, shown
+from d2_multitask.data.sampler import ReportingLoader, TrainingImages
+from d2_multitask.heads.build import labels_of
 
 logger = logging.getLogger(__name__)
 
@@ -70,18 +70,23 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
     times = repeat_factors(cfg.DATASETS.TRAIN_REPEAT_FACTOR, list(sets))
     if not needs_labels(cfg.MODEL.TASKS):
         return _images_alone(cfg, sets, times)
-    switched = [label for key, label in _SWITCHES.items() if cfg.MODEL[key]]
-    labels = [*task_labels(cfg), *(label.from_config(cfg) for label in switched)]
+    needs = _needs(cfg)
+    labels = {kind: kind.from_config(cfg) for *_, kind in needs}
     for key in dict.fromkeys([*_OBJECT_METADATA, *(x.names_key for x in labels if x.names_key)]):
         _check_agreement(key, list(sets))
-    for (name, dataset_dicts), label in itertools.product(sets.items(), labels):
+    for (name, dataset_dicts), label in itertools.product(sets.items(), labels.values()):
         if any(map(label.has, dataset_dicts)):
             label.check_classes(name, dataset_dicts)
     for name, dataset_dicts in sets.items():
         _check_readable(name, dataset_dicts, cfg.INPUT.FORMAT)
         _check_category_ids(name, dataset_dicts)
-    _check_labels(cfg, _chain(sets, times), list(sets))
-    for (name, dataset_dicts), label in itertools.product(sets.items(), labels):
+    for who, otherwise, kind in needs:
+        if not any(map(labels[kind].has, itertools.chain.from_iterable(sets.values()))):
+            raise ValueError(
+                f"{who} needs {kind.description}, found none in {list(sets)}; {otherwise}, or "
+                "add a dataset with such labels to DATASETS.TRAIN"
+            )
+    for (name, dataset_dicts), label in itertools.product(sets.items(), labels.values()):
         label.check(name, dataset_dicts)
     report_shared_files(sets, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     sets = {name: _with_labelled_keypoints(dicts) for name, dicts in sets.items()}
@@ -312,23 +317,18 @@ def _check_image_ids(name: str, dataset_dicts: DatasetDicts) -> None:
         files[image_id] = file_name
 
 
-def _check_labels(cfg: CfgNode, dataset_dicts: DatasetDicts, names: Sequence[str]) -> None:
-    """Every task, and every switch that is on, has something to learn from."""
-    asked: list[tuple[str, str, type[Label]]] = [
-        (f"MODEL.TASKS: task {task!r}", "leave the task out", label)
+def _needs(cfg: CfgNode) -> list[tuple[str, str, type[Label]]]:
+    """Every task, and every switch that is on: who, what to do without labels, kind of label."""
+    needs = [
+        (f"MODEL.TASKS: task {task!r}", "leave the task out", kind)
         for task in cfg.MODEL.TASKS
-        for label in labels_of(task)
+        for kind in labels_of(task)
     ]
-    for key, label in _SWITCHES.items():
-        if cfg.MODEL[key]:
-            asked.append((f"MODEL.{key}: True", "set it to False", label))
-    for who, otherwise, kind in asked:
-        label = kind.from_config(cfg)
-        if not any(map(label.has, dataset_dicts)):
-            raise ValueError(
-                f"{who} needs {label.description}, found none in {list(names)}; {otherwise}, or "
-                "add a dataset with such labels to DATASETS.TRAIN"
-            )
+    return needs + [
+        (f"MODEL.{key}: True", "set it to False", kind)
+        for key, kind in _SWITCHES.items()
+        if cfg.MODEL[key]
+    ]
 
 
 def _as_lists(value: Any) -> Any:

@@ -23,8 +23,7 @@ from d2_multitask.data.labels.base import Label, is_mirrored
 from d2_multitask.data.labels.instances import InstanceBuilder
 from d2_multitask.data.labels.sem_seg import from_source
 from d2_multitask.data.problems import DATA_REPORT, PROBLEMS_KEY
-from d2_multitask.data.transforms.build import build_augmentations
-from d2_multitask.data.transforms.test_resize import image_window
+from d2_multitask.data.transforms.build import build_augmentations, image_window
 from d2_multitask.heads.build import task_labels
 
 BAD_IMAGE = "image that cannot be used, another one is taken"

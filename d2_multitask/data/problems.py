@@ -11,12 +11,10 @@ alike; only what was prefetched but never used for training is not counted.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from torch.utils.data import get_worker_info
-
-from d2_multitask.data.worker_signals import leave_signals_to_parent
 
 logger = logging.getLogger(__name__)
 
@@ -124,36 +122,6 @@ class ProblemReport:
 
 DATA_REPORT = ProblemReport()
 """The report of this process; there is one, because the catalogue of datasets is global too."""
-
-
-class ReportingLoader:
-    """A data loader that moves the workers' problems from the batches to the main report.
-
-    Args:
-        data_loader: yields lists of image dicts, as Detectron2's loaders do.
-        report: where the problems are counted.
-        images: what ``data_loader`` reads from, for those who want to move it.
-    """
-
-    def __init__(
-        self,
-        data_loader: Iterable[list[dict[str, Any]]],
-        report: ProblemReport = DATA_REPORT,
-        images: Any = None,
-    ) -> None:
-        leave_signals_to_parent(data_loader)
-        self.data_loader = data_loader
-        self.report = report
-        self.images = images
-
-    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        for batch in self.data_loader:
-            for image in batch:
-                self.report.merge(image.pop(PROBLEMS_KEY, ()))
-            yield batch
-
-    def __len__(self) -> int:
-        return len(self.data_loader)
 
 
 def shown(value: Any, max_length: int = 80) -> str:

@@ -1,10 +1,17 @@
-"""The training images in their endless order, from any place in it."""
+"""The training images in their endless order, and the loader around the worker processes.
+
+Workers send what is wrong with the data to the main process, and leave signals to it.
+"""
 
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +19,14 @@ import torch
 from detectron2.data import DatasetFromList
 from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from d2_multitask.data.problems import DATA_REPORT, PROBLEMS_KEY, ProblemReport
+
+# SIGUSR1 is what Slurm sends before the time is over; Windows has none.
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)
+)
 
 
 class TrainingImages(IterableDataset[dict[str, Any]]):
@@ -97,3 +111,66 @@ def seed_random_states(*numbers: int) -> None:
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
+
+
+class ReportingLoader:
+    """A data loader that moves the workers' problems from the batches to the main report.
+
+    Args:
+        data_loader: yields lists of image dicts, as Detectron2's loaders do.
+        report: where the problems are counted.
+        images: what ``data_loader`` reads from, for those who want to move it.
+    """
+
+    def __init__(
+        self,
+        data_loader: Iterable[list[dict[str, Any]]],
+        report: ProblemReport = DATA_REPORT,
+        images: Any = None,
+    ) -> None:
+        _leave_signals_to_parent(data_loader)
+        self.data_loader = data_loader
+        self.report = report
+        self.images = images
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        for batch in self.data_loader:
+            for image in batch:
+                self.report.merge(image.pop(PROBLEMS_KEY, ()))
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self.data_loader)
+
+
+def _leave_signals_to_parent(loader: Any) -> None:
+    """Let a loader's workers ignore `STOP_SIGNALS`, which often go to all processes at once.
+
+    The main process decides what becomes of the step; workers end with it, as PyTorch's watch it.
+
+    Args:
+        loader: PyTorch's, or one of Detectron2's around it; others stay as they are.
+    """
+    while not isinstance(loader, DataLoader):
+        if not hasattr(loader, "dataset"):
+            return
+        loader = loader.dataset
+    loader.worker_init_fn = partial(_ignore_signals, loader.worker_init_fn)
+
+
+def _ignore_signals(then: Callable[[int], None] | None, worker_id: int) -> None:
+    for number in STOP_SIGNALS:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_when_parent_says, daemon=True).start()
+    if then is not None:
+        then(worker_id)
+
+
+def _end_when_parent_says() -> None:
+    """SIGTERM of the parent, which waits for the end after it, counts; that of others does not."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -16,7 +16,7 @@ from torch import nn
 
 from d2_multitask.checkpoint import MultitaskCheckpointer
 from d2_multitask.data.datasets.catalog import LABEL_FREE_TASKS
-from d2_multitask.data.transforms.test_resize import build_test_resize, image_window
+from d2_multitask.data.transforms.build import build_test_resize, image_window
 from d2_multitask.engine.hooks import unwrap
 from d2_multitask.heads.build import head_class, with_required
 from d2_multitask.modeling.inference import fuse_for_inference

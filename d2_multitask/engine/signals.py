@@ -16,7 +16,7 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from d2_multitask.data.worker_signals import STOP_SIGNALS
+from d2_multitask.data.sampler import STOP_SIGNALS
 
 logger = logging.getLogger(__name__)
 

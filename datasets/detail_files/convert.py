@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 
+from d2_multitask.data.datasets.pascal_in_detail import keep_people, read_phase
 from d2_multitask.data.datasets.pascal_in_detail.annotation_file import (
     AnnotationFile,
     phase_counts,
     read_annotation_file,
 )
-from d2_multitask.data.datasets.pascal_in_detail.loader import keep_people, read_phase
 from d2_multitask.data.datasets.pascal_in_detail.names import (
     ANIMAL_CLASSES,
     KEYPOINT_CONNECTION_RULES,

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import binary_dilation
 
+from d2_multitask.data.datasets.pascal_in_detail import LoadedPhase
 from d2_multitask.data.datasets.pascal_in_detail.annotation_file import AnnotationFile
-from d2_multitask.data.datasets.pascal_in_detail.edges import read_edges
-from d2_multitask.data.datasets.pascal_in_detail.loader import LoadedPhase
+from d2_multitask.data.datasets.pascal_in_detail.labels import read_edges
 from d2_multitask.data.labels.base import IGNORE_VALUE
 from d2_multitask.data.labels.edges import BoundaryLabel
 from d2_multitask.data.labels.masks import paint_segments

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 
+from d2_multitask.data.datasets.pascal_in_detail import LoadedPhase, read_phase
 from d2_multitask.data.datasets.pascal_in_detail.annotation_file import (
     AnnotationFile,
     phase_counts,
     read_annotation_file,
 )
-from d2_multitask.data.datasets.pascal_in_detail.loader import LoadedPhase, read_phase
+from d2_multitask.data.datasets.pascal_in_detail.labels import PERSON_CLASS
 from d2_multitask.data.datasets.pascal_in_detail.names import (
     CATEGORY_IDS,
     CLASS_ALIASES,
@@ -31,7 +32,6 @@ from d2_multitask.data.datasets.pascal_in_detail.names import (
     STUFF_CLASSES,
     THING_CLASSES,
 )
-from d2_multitask.data.datasets.pascal_in_detail.segmentation import PERSON_CLASS
 from d2_multitask.data.labels.masks import MaskError, to_rle
 from d2_multitask.data.problems import ProblemReport
 from detail_files.edge_report import boundary_lines, occlusion_lines

@@ -9,8 +9,8 @@ from d2_multitask.data.problems import (
     PROBLEMS_KEY,
     Problem,
     ProblemReport,
-    ReportingLoader,
 )
+from d2_multitask.data.sampler import ReportingLoader
 
 
 def test_the_first_few_of_a_kind_are_logged_and_all_are_counted(caplog):

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from d2_multitask.data.datasets.coco import register_coco_format
 from d2_multitask.data.folder_lock import is_alive
-from d2_multitask.data.worker_signals import STOP_SIGNALS
+from d2_multitask.data.sampler import STOP_SIGNALS
 from d2_multitask.engine import signals
 from d2_multitask.engine.signals import StopOnSignal, passed_to_children
 from d2_multitask.engine.trainer import MultitaskTrainer

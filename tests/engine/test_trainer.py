@@ -14,7 +14,7 @@ from detectron2.modeling import build_model
 
 from d2_multitask.checkpoint import MultitaskCheckpointer
 from d2_multitask.data.folder_lock import FolderLock, LockHeldError
-from d2_multitask.data.worker_signals import STOP_SIGNALS
+from d2_multitask.data.sampler import STOP_SIGNALS
 from d2_multitask.engine import trainer as trainer_module
 from d2_multitask.engine.trainer import MultitaskTrainer, load_for_evaluation
 from engine_support import registered_people, tiny_cfg

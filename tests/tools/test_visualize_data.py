@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from d2_multitask.data.datasets.pascal_in_detail.loader import (
+from d2_multitask.data.datasets.pascal_in_detail import (
     find_files,
     register_detail_layout,
 )

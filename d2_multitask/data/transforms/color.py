@@ -71,10 +71,6 @@ class ColorMatrixTransform(T.Transform):
         """Labels stay as they are."""
         return segmentation
 
-    def inverse(self) -> T.Transform:
-        """Of the geometry, which did not change."""
-        return T.NoOpTransform()
-
 
 class ColorJitter(T.Augmentation):
     """Blend the image with black (brightness), its mean grey (contrast), its own grey (saturation).

@@ -26,7 +26,6 @@ class ScaleCropTransform(T.Transform):
         scale_xy: Pair,
         origin_xy: Pair,
         output_size: tuple[int, int],
-        input_size: tuple[int, int],
         *,
         fill: Sequence[float] = (0.0, 0.0, 0.0),
         ignore_value: int = 255,
@@ -36,7 +35,6 @@ class ScaleCropTransform(T.Transform):
             scale_xy: output pixels per input pixel, along x and y.
             origin_xy: the input point, in pixels, that becomes the output's corner (0, 0).
             output_size: (h, w) of the result.
-            input_size: (h, w) of the image, for the inverse.
             fill: colour outside of the image, one number a channel.
             ignore_value: label outside of the image in segmentation maps.
         """
@@ -44,7 +42,6 @@ class ScaleCropTransform(T.Transform):
         self.scale_xy = scale_xy
         self.origin_xy = origin_xy
         self.output_size = output_size
-        self.input_size = input_size
         self.fill = tuple(fill)
         self.ignore_value = ignore_value
 
@@ -81,18 +78,6 @@ class ScaleCropTransform(T.Transform):
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         """(N, 2) points (x, y) in pixels of the input -> pixels of the output; a new array."""
         return (np.asarray(coords) - self.origin_xy) * self.scale_xy
-
-    def inverse(self) -> ScaleCropTransform:
-        """Map the output back into a frame of the input's size; what was cut off stays lost."""
-        scale, origin = np.array(self.scale_xy), np.array(self.origin_xy)
-        return ScaleCropTransform(
-            tuple(1 / scale),
-            tuple(-origin * scale),
-            output_size=self.input_size,
-            input_size=self.output_size,
-            fill=self.fill,
-            ignore_value=self.ignore_value,
-        )
 
     def _source_indices(self, axis: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """The input pixel that holds each output pixel's centre, along x (axis 0) or y (1)."""
@@ -148,7 +133,6 @@ class ScaleCrop(T.Augmentation):
             (scale, scale),
             (center_x - out_width / (2 * scale), center_y - out_height / (2 * scale)),
             self.output_size,
-            (height, width),
             fill=self.fill,
             ignore_value=self.ignore_value,
         )

@@ -19,7 +19,7 @@ from typing import Any
 
 from PIL import Image
 
-from d2_multitask.data.datasets.pascal_in_detail.loader import WITH_JOINTS, WITHOUT_JOINTS
+from d2_multitask.data.datasets.pascal_in_detail import WITH_JOINTS, WITHOUT_JOINTS
 from d2_multitask.data.whole_files import whole_file, write_json
 from synthetic.in_detail.annotate import (
     edge_annotations,

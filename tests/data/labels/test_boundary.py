@@ -44,7 +44,7 @@ def test_ignored_pixels_stay_ignored_and_padding_is_ignored():
     boundary = np.zeros((10, 10), np.uint8)
     boundary[:, :3] = 255
     boundary[5, 2:] = 1
-    crop = ScaleCropTransform((1, 1), (-2, 0), (10, 14), (10, 10))
+    crop = ScaleCropTransform((1, 1), (-2, 0), (10, 14))
     moved = transform_boundary(boundary, crop)
     assert (moved[:, :2] == 255).all() and (moved[:, 12:] == 255).all()
     assert (moved[:5, 2:5] == 255).all()

@@ -33,7 +33,7 @@ def _rectangle(x1, y1, x2, y2):
 
 def _window(x, y, scale=1.0, output=SIZE):
     """Cuts out the window whose corner is (x, y)."""
-    return T.TransformList([ScaleCropTransform((scale, scale), (x, y), output, SIZE)])
+    return T.TransformList([ScaleCropTransform((scale, scale), (x, y), output)])
 
 
 def _build(annotations, transforms=IDENTITY, size=SIZE, **kwargs):

@@ -182,7 +182,7 @@ def test_an_enlarged_line_has_no_gaps_and_a_smaller_one_is_whole():
 
 def test_what_is_cropped_away_is_left_out():
     line = {"indices": [chain_of(*[(c, 6) for c in range(2, 14)])], "labels": [LEFT]}
-    crop = ScaleCropTransform((1, 1), (8, 2), (6, 6), (HEIGHT, WIDTH))
+    crop = ScaleCropTransform((1, 1), (8, 2), (6, 6))
     moved = transform_fragments(read_fragments(line, HEIGHT, WIDTH), crop)
     field = rasterize_fragments(moved, 6, 6)
     assert np.array_equal(np.nonzero(field[1])[1], np.arange(6))

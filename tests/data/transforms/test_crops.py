@@ -11,20 +11,10 @@ from d2_multitask.data.transforms.crops import ScaleCrop, ScaleCropTransform
 
 _SCALE = st.floats(0.05, 20)
 _ORIGIN = st.floats(-500, 500)
-_POINTS = st.lists(st.tuples(st.floats(-1e4, 1e4), st.floats(-1e4, 1e4)), min_size=1, max_size=5)
 
 
-def _transform(scale=(1.0, 1.0), origin=(0.0, 0.0), output=(4, 6), size=(4, 6), **kwargs):
-    return ScaleCropTransform(scale, origin, output, size, **kwargs)
-
-
-@settings(deadline=None)
-@given(_SCALE, _SCALE, _ORIGIN, _ORIGIN, _POINTS)
-def test_inverse_gives_the_points_back(scale_x, scale_y, x, y, points):
-    transform = _transform((scale_x, scale_y), (x, y))
-    points = np.array(points)
-    there = transform.apply_coords(points)
-    np.testing.assert_allclose(transform.inverse().apply_coords(there), points, atol=1e-6)
+def _transform(scale=(1.0, 1.0), origin=(0.0, 0.0), output=(4, 6), **kwargs):
+    return ScaleCropTransform(scale, origin, output, **kwargs)
 
 
 @settings(deadline=None)
@@ -53,7 +43,7 @@ def test_whole_pixel_shift_copies_pixels_and_fills_outside():
 
 def test_segmentation_is_nearest_and_ignored_outside():
     ids = np.array([[0, 1], [2, 3]], np.uint8)
-    transform = _transform((2, 2), (-0.5, 0), output=(4, 6), size=(2, 2))
+    transform = _transform((2, 2), (-0.5, 0), output=(4, 6))
     expected = [
         [255, 0, 0, 1, 1, 255],
         [255, 0, 0, 1, 1, 255],
@@ -83,7 +73,7 @@ def test_image_moves_as_the_points(scale):
     center, radius = np.array([[200.25, 130.75]]), 60
     disc = np.hypot(columns - center[0, 0], rows - center[0, 1]) < radius
     image = (255 * disc).astype(np.uint8)
-    transform = _transform((scale, scale), (33.3, 21.7), output=(600, 700), size=image.shape)
+    transform = _transform((scale, scale), (33.3, 21.7), output=(600, 700))
     for moved, tolerance in (
         (transform.apply_image(image) / 255.0, 0.1),
         (transform.apply_segmentation(image) == 255, 0.3),
@@ -100,7 +90,7 @@ def test_image_moves_as_the_points(scale):
 def test_strong_shrinking_averages_instead_of_skipping():
     stripes = np.zeros((64, 64), np.uint8)
     stripes[:, ::2] = 200
-    small = _transform((0.125, 0.125), output=(8, 8), size=(64, 64)).apply_image(stripes)
+    small = _transform((0.125, 0.125), output=(8, 8)).apply_image(stripes)
     np.testing.assert_allclose(small[1:-1, 1:-1].astype(int), 100, atol=2)
 
 

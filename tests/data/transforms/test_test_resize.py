@@ -7,7 +7,7 @@ import pytest
 from detectron2.data import transforms as T
 
 from d2_multitask.config import get_multitask_cfg
-from d2_multitask.data.transforms.test_resize import (
+from d2_multitask.data.transforms.build import (
     CenterNetFixed,
     CenterNetKeep,
     build_test_resize,

@@ -9,8 +9,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from d2_multitask.data.datasets.coco import CocoFormatDataset
-from d2_multitask.data.datasets.pascal_in_detail import load_phase, register_detail_layout
-from d2_multitask.data.datasets.pascal_in_detail.loader import find_files
+from d2_multitask.data.datasets.pascal_in_detail import (
+    find_files,
+    load_phase,
+    register_detail_layout,
+)
 from d2_multitask.data.datasets.pascal_in_detail.names import THING_CATEGORY_IDS
 from d2_multitask.data.labels.edges import BoundaryLabel
 from d2_multitask.data.labels.sem_seg import PartSegLabel, SemSegLabel

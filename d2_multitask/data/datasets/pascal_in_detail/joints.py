@@ -16,8 +16,8 @@ from torch import float64, tensor
 
 from d2_multitask.data.datasets.coco_annotations import ObjectReader, flat_keypoints
 from d2_multitask.data.datasets.pascal_in_detail.annotation_file import AnnotationFile
+from d2_multitask.data.datasets.pascal_in_detail.labels import PERSON_CLASS
 from d2_multitask.data.datasets.pascal_in_detail.names import CATEGORY_IDS, NUM_KEYPOINTS, PERSON
-from d2_multitask.data.datasets.pascal_in_detail.segmentation import PERSON_CLASS
 from d2_multitask.data.labels.masks import MaskError, rle_run_lengths
 
 Record = dict[str, Any]

@@ -9,8 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from d2_multitask.data.datasets.pascal_in_detail import load_phase
-from d2_multitask.data.datasets.pascal_in_detail.loader import LoadedPhase
+from d2_multitask.data.datasets.pascal_in_detail import LoadedPhase, load_phase
 from detail_miniature import miniature, write
 
 

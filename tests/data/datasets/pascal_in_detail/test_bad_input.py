@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from d2_multitask.data.datasets.pascal_in_detail import annotation_file as files
-from d2_multitask.data.datasets.pascal_in_detail import edges, joints, segmentation
+from d2_multitask.data.datasets.pascal_in_detail import joints
+from d2_multitask.data.datasets.pascal_in_detail import labels as kinds
 from d2_multitask.data.labels.sem_seg import PartSegLabel, SemSegLabel
 from d2_multitask.data.problems import ProblemReport
 from detail_files.validate import validate_file
@@ -73,14 +74,14 @@ def test_broken_json_and_no_file(load, tmp_path):
         pytest.param(
             "annos_segmentation.2.category_id",
             999,
-            segmentation.BAD_CATEGORY,
+            kinds.BAD_CATEGORY,
             "id 3 (image 2008000001) 'category_id' 999",
             id="unknown category",
         ),
         pytest.param(
             "annos_segmentation.2.parts.0.part_id",
             33,
-            segmentation.UNKNOWN_PART,
+            kinds.UNKNOWN_PART,
             "id 3 'part_id' 33",
             id="unknown part",
         ),
@@ -94,21 +95,21 @@ def test_broken_json_and_no_file(load, tmp_path):
         pytest.param(
             "annos_segmentation.0.segmentation.size",
             [10, 6],
-            segmentation.BAD_SEGMENT,
+            kinds.BAD_SEGMENT,
             "id 1 'segmentation' [10, 6]",
             id="stuff of another size",
         ),
         pytest.param(
             "annos_segmentation.3.parts.0.segmentation.size",
             [1, 1],
-            segmentation.BAD_PART_MASK,
+            kinds.BAD_PART_MASK,
             "id 4 21 'segmentation' [1, 1]",
             id="part of another size",
         ),
         pytest.param(
             "annos_boundary.0.boundary_mask.size",
             [1, 1],
-            edges.BAD_BOUNDARY,
+            kinds.BAD_BOUNDARY,
             "2008000001 'boundary_mask'",
             id="boundary of another size",
         ),
@@ -122,52 +123,52 @@ def test_broken_json_and_no_file(load, tmp_path):
         pytest.param(
             "annos_occlusion.0.edges.indices",
             [[0, 31, 61]],
-            edges.BAD_FRAGMENT,
+            kinds.BAD_FRAGMENT,
             "2008000001 'edges.indices' 0..61 0..59",
             id="index outside",
         ),
         pytest.param(
             "annos_occlusion.0.edges.edgelabel",
             [3],
-            edges.BAD_FRAGMENT,
+            kinds.BAD_FRAGMENT,
             "'edges.edgelabel' found 3",
             id="label 3",
         ),
         pytest.param(
             "annos_occlusion.0.edges.edgelabel",
             [1, 2],
-            edges.BAD_OCCLUSION,
+            kinds.BAD_OCCLUSION,
             "'edges.edgelabel' found 2 labels",
             id="a label too many",
         ),
         pytest.param(
-            "annos_occlusion.0.imsize", [10, 6], edges.BAD_OCCLUSION, "'imsize'", id="imsize"
+            "annos_occlusion.0.imsize", [10, 6], kinds.BAD_OCCLUSION, "'imsize'", id="imsize"
         ),
         pytest.param(
             "annos_occlusion.0.edges.indices",
             [["a"]],
-            edges.BAD_OCCLUSION,
+            kinds.BAD_OCCLUSION,
             "'edges.indices'",
             id="indices as text",
         ),
         pytest.param(
             "annos_occlusion.0.edges.indices",
             [[31, True]],
-            edges.BAD_OCCLUSION,
+            kinds.BAD_OCCLUSION,
             "'edges.indices'",
             id="true as an index",
         ),
         pytest.param(
             "annos_occlusion.0.edges.edgelabel",
             [True],
-            edges.BAD_FRAGMENT,
+            kinds.BAD_FRAGMENT,
             "'edges.edgelabel' found True",
             id="true as a label",
         ),
         pytest.param(
             "annos_segmentation.2.parts",
             {"0": {}},
-            segmentation.BAD_PART_MASK,
+            kinds.BAD_PART_MASK,
             "id 3 'parts' dict",
             id="parts as an object",
         ),
@@ -177,9 +178,7 @@ def test_broken_json_and_no_file(load, tmp_path):
         pytest.param(
             "annos_boundary.0.image_id", 7, files.UNKNOWN_IMAGE, "'image_id'", id="unknown image"
         ),
-        pytest.param(
-            "annos_segmentation.3.id", 3, segmentation.REPEATED_ID, "id 3", id="id used twice"
-        ),
+        pytest.param("annos_segmentation.3.id", 3, kinds.REPEATED_ID, "id 3", id="id used twice"),
     ],
 )
 def test_one_problem_is_counted_and_costs_nothing_else(load, path, value, kind, told):
@@ -224,7 +223,7 @@ def test_an_image_without_annotations_is_unlabelled(load):
     loaded = load(content)
     record = loaded.dataset_dicts[1]
     assert set(record) == {"file_name", "image_id", "height", "width"}
-    assert segmentation.NO_LABELS in {p.kind for p in loaded.problems}
+    assert kinds.NO_LABELS in {p.kind for p in loaded.problems}
 
 
 def test_a_crowd_of_one_of_the_20_classes_is_ignored(load):
@@ -252,7 +251,7 @@ def test_other_forms_of_a_fragment_are_counted(load, indices, labels):
     content = miniature()
     change(content, "annos_occlusion.0.edges", {"indices": indices, "edgelabel": labels})
     loaded = load(content)
-    assert {p.kind for p in loaded.problems} == {edges.BAD_OCCLUSION}
+    assert {p.kind for p in loaded.problems} == {kinds.BAD_OCCLUSION}
     assert "occlusion_fragments" not in loaded.dataset_dicts[0]
 
 
@@ -322,4 +321,4 @@ def test_an_index_of_more_than_32_bits_is_not_another_one(load, index):
     content = miniature()
     change(content, "annos_occlusion.0.edges.indices", [[index]])
     loaded = load(content)
-    assert {p.kind for p in loaded.problems} == {edges.BAD_OCCLUSION}
+    assert {p.kind for p in loaded.problems} == {kinds.BAD_OCCLUSION}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from detectron2.structures import BoxMode
 
-from d2_multitask.data.datasets.pascal_in_detail import loader
+from d2_multitask.data.datasets import pascal_in_detail as loader
 from d2_multitask.data.datasets.pascal_in_detail.names import (
     CATEGORY_IDS,
     KEYPOINT_FLIP_MAP,

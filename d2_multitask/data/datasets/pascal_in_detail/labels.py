@@ -1,14 +1,17 @@
-"""``annos_segmentation`` -> instances, semantic segments, human parts, image labels.
+"""The file's labels -> an image's dict: all but the keypoints.
 
-One list holds the masks of four tasks: instances of the 20 VOC classes with masks of their parts,
-and one mask per image of each other class. Masks stay run lengths; they are decoded, and checked to
-the last pixel, when an image is used.
+``annos_segmentation`` holds the masks of four tasks: instances of the 20 VOC classes with masks of
+their parts, and one mask per image of each other class. ``annos_boundary`` and ``annos_occlusion``
+hold an image's boundary mask and fragments. Masks stay run lengths; they are decoded, and checked
+to the last pixel, when an image is used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+import numpy as np
 
 from d2_multitask.data.datasets.coco_annotations import ObjectReader
 from d2_multitask.data.datasets.pascal_in_detail.annotation_file import AnnotationFile
@@ -20,6 +23,7 @@ from d2_multitask.data.datasets.pascal_in_detail.names import (
     THING_CLASSES,
 )
 from d2_multitask.data.labels.base import IGNORE_VALUE
+from d2_multitask.data.labels.edges import LEFT, RIGHT
 from d2_multitask.data.labels.masks import to_rle
 
 Record = dict[str, Any]
@@ -29,6 +33,11 @@ BAD_SEGMENT = "mask that cannot be used, left out of the semantic map"
 UNKNOWN_PART = "mask of an unknown part, its pixels are ignored for parts"
 BAD_PART_MASK = "mask of a part that cannot be used, the person is ignored for parts"
 REPEATED_ID = "annotation id used twice, both are kept"
+BAD_BOUNDARY = "boundary mask that cannot be used, left out"
+TWO_BOUNDARIES = "second boundary mask of an image, left out"
+BAD_OCCLUSION = "occlusion labels of an image that cannot be used, left out"
+TWO_OCCLUSIONS = "second occlusion labels of an image, left out"
+BAD_FRAGMENT = "occlusion fragment that cannot be used, left out"
 NO_LABELS = "image without any annotation, kept as unlabelled"
 
 PERSON_CLASS = THING_CLASSES.index(PERSON)
@@ -188,3 +197,98 @@ def _box_mask(box: list[float], record: Mapping[str, Any]) -> dict[str, Any]:
     x, y, w, h = box
     corners = [x, y, x + w, y, x + w, y + h, x, y + h]
     return to_rle([corners], record["height"], record["width"])
+
+
+def add_boundaries(file: AnnotationFile, records: Mapping[int, Record]) -> None:
+    """Add ``boundary_segmentation`` to the dicts of the images that have one."""
+    for where, entry in file.entries("annos_boundary"):
+        record = records.get(entry["image_id"])
+        if record is None:
+            continue
+        mask = entry.get("boundary_mask")
+        error = rle_error(mask, record)
+        if error:
+            file.add(BAD_BOUNDARY, where, f"field 'boundary_mask': {error}")
+        elif "boundary_segmentation" in record:
+            file.add(TWO_BOUNDARIES, where, "field 'image_id': expected one entry per image")
+        else:
+            record["boundary_segmentation"] = mask
+
+
+def add_occlusions(file: AnnotationFile, records: Mapping[int, Record]) -> None:
+    """Add ``occlusion_fragments``: ``indices`` (column-major, 0-based) and ``labels``, see
+    :mod:`d2_multitask.data.labels.edges`.
+
+    Raises:
+        ValueError: the indices count from 1, as in MATLAB: each would be another pixel.
+    """
+    has_zero, one_based = False, ""
+    for where, entry in file.entries("annos_occlusion"):
+        record = records.get(entry["image_id"])
+        if record is None:
+            continue
+        chains, labels, error = read_edges(entry, record)
+        if error:
+            file.add(BAD_OCCLUSION, where, error)
+            continue
+        if "occlusion_fragments" in record:
+            file.add(TWO_OCCLUSIONS, where, "field 'image_id': expected one entry per image")
+            continue
+        indices = np.concatenate([*chains, np.zeros(0, np.int32)])
+        has_zero |= bool((indices == 0).any())
+        if (indices == record["height"] * record["width"]).any():
+            one_based = one_based or where
+        record["occlusion_fragments"] = _usable(file, record, where, chains, labels)
+    if one_based and not has_zero:
+        raise ValueError(
+            f"{file.path}: {one_based}: field 'edges.indices': found the number of the image's "
+            "pixels, and 0 nowhere in the file: the indices count from 1, expected from 0"
+        )
+
+
+def read_edges(
+    entry: Mapping[str, Any], record: Mapping[str, Any]
+) -> tuple[list[np.ndarray], list[int], str | None]:
+    """Chains of indices as the file counts them, their labels, and what is wrong with them."""
+    size = [record["height"], record["width"]]
+    imsize = entry.get("imsize")
+    if imsize is not None and (not isinstance(imsize, list) or imsize[:2] != size):
+        return [], [], f"field 'imsize': found {imsize}, expected {size} (height, width)"
+    edges = entry.get("edges")
+    if not edges and entry.get("ne") == 0:
+        return [], [], None
+    if not isinstance(edges, dict):
+        return [], [], f"field 'edges': found {edges!r}, expected indices and edgelabel"
+    chains, labels = edges.get("indices"), edges.get("edgelabel")
+    if not isinstance(chains, list) or not all(isinstance(c, np.ndarray) for c in chains):
+        return [], [], "field 'edges.indices': found something else than lists of integers"
+    if not isinstance(labels, list) or len(labels) != len(chains):
+        found = len(labels) if isinstance(labels, list) else labels
+        return [], [], f"field 'edges.edgelabel': found {found} labels, expected {len(chains)}"
+    return chains, labels, None
+
+
+def _usable(
+    file: AnnotationFile,
+    record: Mapping[str, Any],
+    where: str,
+    chains: list[np.ndarray],
+    labels: list[int],
+) -> dict[str, list[Any]]:
+    num_pixels = record["height"] * record["width"]
+    kept: dict[str, list[Any]] = {"indices": [], "labels": []}
+    for number, (chain, label) in enumerate(zip(chains, labels, strict=True)):
+        error = None
+        if isinstance(label, bool) or label not in (LEFT, RIGHT):
+            error = f"field 'edges.edgelabel': found {label!r}, expected 1 or 2"
+        elif len(chain) and not 0 <= chain.min() <= chain.max() < num_pixels:
+            error = (
+                f"field 'edges.indices': found {chain.min()}..{chain.max()}, expected 0.."
+                f"{num_pixels - 1} in an image of {record['width']}x{record['height']}"
+            )
+        if error:
+            file.add(BAD_FRAGMENT, f"{where}, fragment {number}", error)
+            continue
+        kept["indices"].append(chain)
+        kept["labels"].append(int(label))
+    return kept
