@@ -2,7 +2,7 @@
 
 - `reading.py`: file -> names and tensors; files that would have to run code are refused;
 - `matching.py`: the file's names -> the model's names;
-- `adapting.py`, `centernet.py`: names of other projects;
+- `centernet.py`: names of another project; those of MAEs are in `modeling/mae/weights.py`;
 - `report.py`: what matched, what kept its initial values, what was unused;
 - `checkpointer.py`: all this in Detectron2's `DetectionCheckpointer`.
 """

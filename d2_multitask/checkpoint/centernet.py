@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from d2_multitask.checkpoint.adapting import AdaptedWeights
+from d2_multitask.checkpoint.report import AdaptedWeights
 
 # CenterNet's heads and ours: 3x3 convolution ".0", 1x1 convolution ".2", which is our ".1".
 HEADS = {

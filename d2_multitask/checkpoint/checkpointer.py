@@ -74,8 +74,7 @@ class MultitaskCheckpointer(DetectionCheckpointer):
         """Load a weight file into the model.
 
         Args:
-            path: A local file or a URL that Detectron2 knows (`detectron2://...`, `https://...`);
-                "" = none.
+            path: A local file or a URL that Detectron2 knows; "" = none.
             checkpointables: Names of the other objects to load; None = all that the file has.
 
         Returns:
@@ -148,7 +147,7 @@ class MultitaskCheckpointer(DetectionCheckpointer):
             unfinished.write_text(last_filename_basename)
 
     def has_checkpoint(self) -> bool:
-        """Whether there is a checkpoint to resume from; see `get_checkpoint_file`."""
+        """Whether there is a checkpoint to resume from."""
         return bool(self.get_checkpoint_file())
 
     def get_checkpoint_file(self) -> str:

@@ -12,13 +12,12 @@ from detectron2.checkpoint import c2_model_loading
 from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
-from d2_multitask.checkpoint.adapting import AdaptedWeights, adapt_checkpoint
 from d2_multitask.checkpoint.centernet import (
     convert_centernet,
     detectron2_resnet_name,
     is_centernet,
 )
-from d2_multitask.checkpoint.report import LoadReport, ShapeMismatch
+from d2_multitask.checkpoint.report import AdaptedWeights, LoadReport, ShapeMismatch
 
 # Below this share a file is of another architecture: matches are accidental.
 _MIN_BACKBONE_SHARE = 0.5
@@ -33,7 +32,7 @@ def match_weights(
         model: The model; it is not changed.
         checkpoint: From `read_checkpoint`.
         file: The file's name, for the report.
-        adapt: Let modules translate the files of other projects, see `adapt_checkpoint`.
+        adapt: Let a module with a method ``adapt_weights`` translate the file, if it can.
 
     Returns:
         The tensors that fit, under the model's names, and the report.
@@ -42,10 +41,9 @@ def match_weights(
         ValueError: The names fit in more than one way, or a module refuses the file.
     """
     state = model.state_dict()
-    adapted = None
-    if adapt:
-        checkpoint, adapted = adapt_checkpoint(model, checkpoint, file)
-    adapted = adapted or AdaptedWeights()
+    adapted = (_adapt(model, checkpoint["model"], file) if adapt else None) or AdaptedWeights()
+    if adapted.weights:
+        checkpoint = {**checkpoint, "model": {**adapted.rest, **adapted.weights}}
     renamed = _rename(model, state, checkpoint, file)
     report = LoadReport(file=file, prefix=renamed.prefix, ema=checkpoint.get("ema_used", False))
     implied = _implied_statistics(model, renamed.weights)
@@ -71,6 +69,29 @@ def match_weights(
         if name in matched
     ]
     return matched, report
+
+
+def _adapt(model: nn.Module, weights: dict[str, Tensor], file: str) -> AdaptedWeights | None:
+    """Let the first module with a method ``adapt_weights`` translate a file, if it can.
+
+    The method is ``(weights, file) -> AdaptedWeights | None``, with the module's names; returned
+    are the model's. It is not called for a file that fits the module as it is.
+    """
+    modules = model.named_modules()
+    name, module = next(((n, m) for n, m in modules if hasattr(m, "adapt_weights")), ("", None))
+    if module is None:
+        return None
+    prefix = f"{name}." if name else ""
+    own = module.state_dict(prefix=prefix)
+    below = {key for key in weights if key.startswith(prefix)}
+    if own.keys() == below and all(weights[key].shape == own[key].shape for key in own):
+        return None
+    adapted = module.adapt_weights(weights, file)
+    if adapted is not None:
+        for field in ("weights", "sources", "resized"):
+            values = {prefix + key: value for key, value in getattr(adapted, field).items()}
+            setattr(adapted, field, values)
+    return adapted
 
 
 def check_architecture(report: LoadReport) -> None:

@@ -1,4 +1,4 @@
-"""The report of loading a weight file: lists for programs, one table for people."""
+"""What happened to a file's tensors: under which names they come, and which were loaded."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tabulate import tabulate
+from torch import Tensor
 
 _MAX_EXAMPLES = 10
 
@@ -21,6 +22,30 @@ class ShapeMismatch(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.name}: {self.file_shape} in the file, {self.model_shape} in the model"
+
+
+@dataclass
+class AdaptedWeights:
+    """A file's tensors under the names of a model or, from ``adapt_weights``, of a module.
+
+    Attributes:
+        weights: new names -> tensors.
+        sources: new names -> the names in the file.
+        resized: new names of tensors that were resized -> their shapes in the file.
+        rest: the file's other tensors, under their names there.
+        dropped: names in the file -> why they are left out.
+        prefix, dialect, left_out, notes: see `LoadReport`.
+    """
+
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    resized: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    rest: dict[str, Tensor] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    prefix: str = ""
+    dialect: str = ""
+    left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor
 
-from d2_multitask.checkpoint.adapting import AdaptedWeights
+from d2_multitask.checkpoint.report import AdaptedWeights
 from d2_multitask.data.datasets.catalog import RECONSTRUCTION_TASK
 from d2_multitask.modeling.mae.config import (
     decoder_arguments,

@@ -21,7 +21,7 @@ from timm.layers import to_2tuple
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from d2_multitask.checkpoint.adapting import AdaptedWeights
+from d2_multitask.checkpoint.report import AdaptedWeights
 from d2_multitask.modeling.mae.blocks import (
     init_linear_layers,
     init_patch_projection,

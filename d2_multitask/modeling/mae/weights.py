@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2_multitask.checkpoint.adapting import AdaptedWeights
+from d2_multitask.checkpoint.report import AdaptedWeights
 from d2_multitask.modeling.mae.position_embedding import infer_grid, resize_position_embedding
 
 LICENSE_NOTE = (
