@@ -135,10 +135,16 @@ class TaskHeads(nn.ModuleDict):
         super().__init__({name: heads[name] for name in order})
         self._old_targets = {name for name, head in self.items() if _has_old_targets(head)}
 
-    def chosen(self, tasks: Sequence[str]) -> list[str]:
-        """The heads that run for ``tasks``, in order; all of them if ``tasks`` is empty."""
-        check_tasks(tasks, self)
-        return with_required(tasks, "TEST.TASKS") if tasks else list(self)
+    def chosen(self, tasks: Sequence[str], others: Sequence[str] = ()) -> list[str]:
+        """What runs for ``tasks``, in order; everything if ``tasks`` is empty.
+
+        ``others`` are the network's tasks that are not heads. They come first.
+        """
+        check_tasks(tasks, [*others, *self])
+        if not tasks:
+            return [*others, *self]
+        heads = with_required([task for task in tasks if task not in others], "TEST.TASKS")
+        return [*(task for task in others if task in tasks), *heads]
 
     def losses(
         self,

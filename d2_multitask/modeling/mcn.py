@@ -7,7 +7,7 @@ built from ``MODEL.TASKS`` through their registry and speak the contract of ``Ta
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -24,7 +24,13 @@ from d2_multitask.modeling.inference.tiles import crop_result
 
 @META_ARCH_REGISTRY.register()
 class MultitaskCenterNet(nn.Module):
-    """Backbone and task heads; see :meth:`forward`."""
+    """Backbone and task heads; see :meth:`forward`.
+
+    Attributes:
+        other_tasks: those of ``MODEL.TASKS`` that the network does itself, without a head.
+    """
+
+    other_tasks: ClassVar[tuple[str, ...]] = ()
 
     @configurable
     def __init__(
@@ -54,7 +60,7 @@ class MultitaskCenterNet(nn.Module):
         # Buffers, so that they move with the model; not in checkpoints, as in Detectron2.
         self.register_buffer("pixel_mean", torch.tensor(list(pixel_mean)).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(list(pixel_std)).view(-1, 1, 1), False)
-        self.test_tasks = self.chosen_heads(test_tasks)
+        self.test_tasks = self.heads.chosen(test_tasks, self.other_tasks)
         self.flip_test = flip_test
         self.label_watch = LabelWatch()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -64,20 +70,16 @@ class MultitaskCenterNet(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Config -> arguments of ``__init__``, the backbone and heads built."""
         backbone = build_backbone(cfg)
+        tasks = [task for task in cfg.MODEL.TASKS if task not in cls.other_tasks]
         return {
             "backbone": backbone,
-            "heads": build_heads(cfg, backbone.output_shape(), cls.head_tasks(cfg)),
+            "heads": build_heads(cfg, backbone.output_shape(), tasks),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "test_tasks": cfg.TEST.TASKS,
             "flip_test": cfg.TEST.AUG.ENABLED and cfg.TEST.AUG.FLIP,
             "channels_last": cfg.MODEL.CHANNELS_LAST,
         }
-
-    @staticmethod
-    def head_tasks(cfg: CfgNode) -> list[str]:
-        """Those of ``MODEL.TASKS`` that are heads of the registry: here all."""
-        return list(cfg.MODEL.TASKS)
 
     @property
     def device(self) -> torch.device:
@@ -117,7 +119,7 @@ class MultitaskCenterNet(nn.Module):
         self, batched_inputs: list[dict[str, Any]], tasks: Sequence[str] | None = None
     ) -> list[dict[str, Any]]:
         """Results of the requested tasks; other heads do not run. See :meth:`forward`."""
-        names = self.test_tasks if tasks is None else self.chosen_heads(tasks)
+        names = self.running(tasks)
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         flipped = self.backbone(images.tensor.flip(-1)) if self.flip_test else None
@@ -128,15 +130,16 @@ class MultitaskCenterNet(nn.Module):
             size if window is None else input_size
             for window, size, input_size in zip(windows, wanted, images.image_sizes, strict=True)
         ]
-        results = self.heads.inference(features, images, sizes, names, flipped)
+        heads = [name for name in names if name in self.heads]
+        results = self.heads.inference(features, images, sizes, heads, flipped)
         return [
             result if window is None else crop_result(result, window, *place)
             for result, window, *place in zip(results, windows, sizes, wanted, strict=True)
         ]
 
-    def chosen_heads(self, tasks: Sequence[str]) -> list[str]:
-        """The heads that run for ``tasks``; see :meth:`TaskHeads.chosen`."""
-        return self.heads.chosen(tasks)
+    def running(self, tasks: Sequence[str] | None) -> list[str]:
+        """The tasks that run at inference; see :meth:`TaskHeads.chosen`."""
+        return self.test_tasks if tasks is None else self.heads.chosen(tasks, self.other_tasks)
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalise and pad a batch: ``tensor`` (N, 3, H, W), H and W fit for the backbone."""

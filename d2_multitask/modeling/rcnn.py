@@ -23,7 +23,7 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
 from d2_multitask.heads.base import TaskHead
-from d2_multitask.heads.build import TaskHeads, build_heads, check_tasks, head_class
+from d2_multitask.heads.build import TaskHeads, build_heads, head_class
 from d2_multitask.losses import LabelWatch, worker_weight
 from d2_multitask.modeling.mcn import output_sizes
 from d2_multitask.modeling.roi_heads import ImageLabels
@@ -74,7 +74,8 @@ class MultitaskRCNN(GeneralizedRCNN):
         """
         super().__init__(**kwargs)
         self.heads = heads if isinstance(heads, TaskHeads) else TaskHeads(heads)
-        self.test_tasks = self.chosen_tasks(test_tasks)
+        self.other_tasks = () if self.roi_heads is None else (DETECTION,)
+        self.test_tasks = self.heads.chosen(test_tasks, self.other_tasks)
         self.flip_test = flip_test
         self.label_watch = LabelWatch()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -169,7 +170,6 @@ class MultitaskRCNN(GeneralizedRCNN):
     def _worker_weights(
         self, names: Iterable[str], num_images: int, num_boxes: int
     ) -> dict[str, Tensor | float]:
-        """See `worker_weight`; all 0 or without effect if no image has object labels."""
         per_image, per_box = (
             # Filled on the device, which `torch.tensor` would wait for.
             worker_weight(torch.full((), count, device=self.device))
@@ -199,7 +199,9 @@ class MultitaskRCNN(GeneralizedRCNN):
             do_postprocess: ``False`` gives the ``Instances`` alone, in pixels of the network input.
             tasks: see :meth:`forward`.
         """
-        names = self.test_tasks if tasks is None else self.chosen_tasks(tasks)
+        names = self.test_tasks
+        if tasks is not None:
+            names = self.heads.chosen(tasks, self.other_tasks)
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         results: list[dict[str, Any]] = [{} for _ in batched_inputs]
@@ -208,7 +210,7 @@ class MultitaskRCNN(GeneralizedRCNN):
             if not do_postprocess:
                 return instances
             results = self._postprocess(instances, batched_inputs, images.image_sizes)
-        names = [name for name in names if name != DETECTION]
+        names = [name for name in names if name in self.heads]
         flipped = self.backbone(images.tensor.flip(-1)) if self.flip_test and names else None
         sizes = output_sizes(batched_inputs, images)
         of_heads = self.heads.inference(features, images, sizes, names, flipped)
@@ -231,17 +233,6 @@ class MultitaskRCNN(GeneralizedRCNN):
         images = super().preprocess_image(batched_inputs)
         images.tensor = images.tensor.contiguous(memory_format=self.memory_format)
         return images
-
-    def chosen_tasks(self, tasks: Sequence[str]) -> list[str]:
-        """The tasks that run for ``tasks``, in order; all of them if ``tasks`` is empty.
-
-        Raises:
-            ValueError: a task that this network does not have.
-        """
-        there = [DETECTION] if self.roi_heads is not None else []
-        there += list(self.heads)
-        check_tasks(tasks, there)
-        return [task for task in there if task in tasks or not tasks]
 
 
 def _check_config(cfg: CfgNode) -> None:

@@ -28,6 +28,8 @@ from d2_multitask.targets.encode import image_cells
 class MultitaskMAE(MultitaskCenterNet):
     """`MultitaskCenterNet` on an `MAEBackbone`, with the task "reconstruction" beside its heads."""
 
+    other_tasks = (RECONSTRUCTION_TASK,)
+
     @configurable
     def __init__(
         self,
@@ -51,6 +53,7 @@ class MultitaskMAE(MultitaskCenterNet):
             ValueError: another backbone, or a ratio that is out of range.
         """
         self.reconstructs = reconstructs
+        self.other_tasks = (RECONSTRUCTION_TASK,) if reconstructs else ()
         super().__init__(**kwargs)
         if not isinstance(self.backbone, MAEBackbone):
             raise ValueError(
@@ -62,10 +65,6 @@ class MultitaskMAE(MultitaskCenterNet):
         num_visible(h * w, test_mask_ratio)
         self.reconstruction_weight = reconstruction_weight
         self.test_mask_ratio, self.test_seed = test_mask_ratio, test_seed
-        test_tasks = kwargs.get("test_tasks") or ()
-        self.test_reconstructs = reconstructs and (
-            not test_tasks or RECONSTRUCTION_TASK in test_tasks
-        )
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -77,11 +76,6 @@ class MultitaskMAE(MultitaskCenterNet):
             "test_mask_ratio": cfg.TEST.RECONSTRUCTION.MASK_RATIO,
             "test_seed": cfg.TEST.RECONSTRUCTION.SEED,
         }
-
-    @staticmethod
-    def head_tasks(cfg: CfgNode) -> list[str]:
-        """Those of ``MODEL.TASKS`` that are heads of the registry."""
-        return [task for task in cfg.MODEL.TASKS if task != RECONSTRUCTION_TASK]
 
     def losses(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> dict[str, Tensor]:
         """The heads' losses and ``loss_reconstruction``."""
@@ -104,11 +98,8 @@ class MultitaskMAE(MultitaskCenterNet):
 
         Reconstructions have the size of the network input, which the patch must divide.
         """
-        wanted = self.test_reconstructs
-        if tasks is not None:
-            wanted = self.reconstructs and (not tasks or RECONSTRUCTION_TASK in tasks)
         results = super().inference(batched_inputs, tasks)
-        if wanted:
+        if RECONSTRUCTION_TASK in self.running(tasks):
             for batched_input, result in zip(batched_inputs, results, strict=True):
                 result.update(self._reconstruction(batched_input))
         return results
@@ -126,8 +117,3 @@ class MultitaskMAE(MultitaskCenterNet):
         return reconstruction_result(
             self.backbone, images.tensor, batched_input, self.test_mask_ratio, self.test_seed
         )
-
-    def chosen_heads(self, tasks: Sequence[str]) -> list[str]:
-        """The heads that run for ``tasks``; reconstruction is not a head."""
-        heads = [task for task in tasks if task != RECONSTRUCTION_TASK or not self.reconstructs]
-        return [] if tasks and not heads else super().chosen_heads(heads)
