@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as mask_util
 from detectron2.data import Metadata
 from detectron2.structures import Instances
 
 from d2_multitask.data.datasets.coco_annotations import as_id
 from d2_multitask.data.datasets.coco_json import read_json
+from d2_multitask.data.labels.masks import encode
 from d2_multitask.data.whole_files import write_json
 from d2_multitask.evaluation.coco.predictions import coco_results
 
@@ -64,7 +64,8 @@ class CocoResults:
         )
         if instances is not None:
             for entry in coco_results(instances.to("cpu"), image_id):
-                entry["category_id"] = self._category_id(entry["category_id"])
+                number = entry["category_id"]
+                entry["category_id"] = self._category_ids.get(number, number + 1)
                 self.objects.append(entry)
         if classes is not None:
             self.sem_seg += self._class_entries(image_id, classes)
@@ -84,17 +85,13 @@ class CocoResults:
             write_json(paths[-1], entries)
         return paths
 
-    def _category_id(self, contiguous: int) -> int:
-        return self._category_ids.get(contiguous, contiguous + 1)
-
     def _class_entries(self, image_id: int | str, classes: np.ndarray) -> list[dict[str, Any]]:
         entries = []
         for class_id in np.unique(classes).tolist():
             if class_id == 0 and self._stuff_classes[:1] == ["background"]:
                 continue
-            rle = mask_util.encode(np.asfortranarray(classes == class_id, np.uint8))
-            rle["counts"] = rle["counts"].decode("ascii")
-            entries.append({"image_id": image_id, "category_id": class_id, "segmentation": rle})
+            mask = encode(classes == class_id)
+            entries.append({"image_id": image_id, "category_id": class_id, "segmentation": mask})
         return entries
 
 

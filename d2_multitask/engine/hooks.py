@@ -1,6 +1,4 @@
-"""Hooks of the training loop and what they keep: the average of the weights, shared batch norm
-statistics, progress in time, pictures, and the report of data problems.
-"""
+"""What happens after a training step: averages of weights and batch norms, progress, pictures."""
 
 from __future__ import annotations
 
@@ -12,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
@@ -20,8 +17,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-
-from d2_multitask.data.problems import DATA_REPORT, ProblemReport
 
 logger = logging.getLogger(__name__)
 
@@ -92,56 +87,26 @@ class WeightAverage:
         self._averaged.n_averaged.fill_(state["num_updates"])
 
 
-class EmaHook(HookBase):
-    """Updates the average after each step; goes before the hooks that save and evaluate."""
-
-    def __init__(self, average: WeightAverage) -> None:
-        self._average = average
-
-    def after_step(self) -> None:
-        """Take the new weights in."""
-        self._average.update(self.trainer.model)
-
-
-def build_weight_average(cfg: CfgNode, model: nn.Module) -> WeightAverage | None:
-    """The average that ``SOLVER.EMA`` asks for, ``None`` if it is not enabled."""
-    return WeightAverage(model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
-
-
 def unwrap(model: nn.Module) -> nn.Module:
     """The model inside DistributedDataParallel, or the model itself."""
     return model.module if isinstance(model, DistributedDataParallel) else model
-
-
-class SharedStatistics(HookBase):
-    """Averages running statistics over all processes after each step.
-
-    Otherwise each process evaluates with those of its own images, and a checkpoint holds the first
-    one's. Goes before the hooks that average weights, save and evaluate, so that all of these see
-    the same numbers in every process. Training itself does not read them.
-    """
-
-    def after_step(self) -> None:
-        """Average."""
-        average_statistics(self.trainer.model)
-
-
-def running_statistics(model: nn.Module) -> list[Tensor]:
-    """Running means and variances of the batch norms that learn them; frozen ones have none."""
-    norms = [m for m in unwrap(model).modules() if isinstance(m, _BatchNorm)]
-    tracked = [m for m in norms if m.running_mean is not None]
-    return [tensor for m in tracked for tensor in (m.running_mean, m.running_var)]
 
 
 @torch.no_grad()
 def average_statistics(model: nn.Module) -> None:
     """Give the batch norms of all processes the mean of their running statistics, in place.
 
-    Running statistics are sums over the batches: their mean over processes is what one process
-    would have that saw all these batches. Every process has to call it; alone it does nothing.
+    Otherwise each process evaluates with those of its own images, and a checkpoint holds the first
+    one's. Running statistics are sums over the batches: their mean over processes is what one
+    process would have that saw all these batches. Training itself does not read them. Every process
+    has to call it; alone it does nothing.
     """
-    statistics = running_statistics(model)
-    if comm.get_world_size() == 1 or not statistics:
+    if comm.get_world_size() == 1:
+        return
+    norms = [m for m in unwrap(model).modules() if isinstance(m, _BatchNorm)]
+    tracked = [m for m in norms if m.running_mean is not None]  # frozen ones have none
+    statistics = [tensor for m in tracked for tensor in (m.running_mean, m.running_var)]
+    if not statistics:
         return
     flat = torch.cat([tensor.float().flatten() for tensor in statistics])  # one message
     dist.all_reduce(flat)
@@ -210,14 +175,3 @@ class PicturesHook(HookBase):
         for name, picture in pictures.items():
             chw = np.ascontiguousarray(picture.transpose(2, 0, 1))
             self.trainer.storage.put_image(name, chw)
-
-
-class DataReportHook(HookBase):
-    """Says at the end of training, and after a failure too, what was wrong with the data."""
-
-    def __init__(self, report: ProblemReport = DATA_REPORT) -> None:
-        self._report = report
-
-    def after_train(self) -> None:
-        """Log the counts."""
-        self._report.log_totals()

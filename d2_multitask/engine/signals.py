@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import torch
@@ -41,12 +41,8 @@ class StopOnSignal(HookBase):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._receive) for number in STOP_SIGNALS}
-        try:
+        with _handled_by(self._receive):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler or signal.SIG_DFL)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if not self._received:
@@ -83,7 +79,13 @@ def passed_to_children() -> Iterator[None]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child.pid, number)
 
-    before = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
+    with _handled_by(pass_on):
+        yield
+
+
+@contextlib.contextmanager
+def _handled_by(receive: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {number: signal.signal(number, receive) for number in STOP_SIGNALS}
     try:
         yield
     finally:

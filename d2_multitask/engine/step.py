@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class BatchMemory:
             yield batch
 
 
-class _NamedLosses(SimpleTrainer):
+class FloatStep(SimpleTrainer):
     """Detectron2's step, with checked losses and gradients and a total for each task.
 
     The check happens after the backward pass and before the weights change, in every process, on
@@ -92,12 +92,17 @@ class _NamedLosses(SimpleTrainer):
             fetched.append(gradient_norm(self.model).to(fetched[0].device))
         # One transfer for all of them; what Detectron2 reads after this is on the CPU already.
         values, norm = torch.stack(fetched).cpu().tensor_split([len(loss_dict)])
+        batch = self.data_loader.last
         if not torch.isfinite(values).all():
             losses = dict(zip(loss_dict, values.tolist(), strict=True))
-            raise FloatingPointError(describe_losses(losses, iteration, self.data_loader.last))
+            raise FloatingPointError(describe_losses(losses, iteration, batch))
         # A norm may also overflow where every gradient is finite.
         if not torch.isfinite(norm).all() and (broken := broken_gradients(self.model)):
-            raise FloatingPointError(describe_gradients(broken, iteration, self.data_loader.last))
+            raise FloatingPointError(
+                f"Gradient became infinite or NaN at iteration {iteration}, in {len(broken)} "
+                f"parameters, first {', '.join(broken[:3])}. The weights are those before this "
+                f"step. {_batch_and_advice(batch)}"
+            )
         losses = dict(zip(loss_dict, values, strict=True))
         super()._write_metrics(losses, data_time, prefix, iter)
         if comm.is_main_process():
@@ -109,11 +114,7 @@ class _NamedLosses(SimpleTrainer):
             storage.put_scalars(cur_iter=iteration, **totals)
 
 
-class FloatStep(_NamedLosses, SimpleTrainer):
-    """A step in single precision."""
-
-
-class CudaAmpStep(_NamedLosses, AMPTrainer):
+class CudaAmpStep(FloatStep, AMPTrainer):
     """A step in mixed precision on a GPU: float16 with a scaled loss, Detectron2's AMPTrainer.
 
     Its scaler skips a step whose gradients are not finite, and lowers the scale.
@@ -122,7 +123,7 @@ class CudaAmpStep(_NamedLosses, AMPTrainer):
     checks_gradients = False
 
 
-class CpuAmpStep(_NamedLosses, SimpleTrainer):
+class CpuAmpStep(FloatStep):
     """A step in mixed precision on the CPU: bfloat16, whose range needs no scaled loss.
 
     Detectron2's AMPTrainer insists on CUDA. The backward pass and the optimizer run inside the
@@ -184,29 +185,8 @@ def broken_gradients(model: nn.Module) -> list[str]:
     return [n for n, p in named if p.grad is not None and not torch.isfinite(p.grad).all()]
 
 
-def describe_gradients(names: Sequence[str], iteration: int, batch: Batch) -> str:
-    """What to tell a person when a gradient is not finite.
-
-    Args:
-        names: the parameters, at least one.
-        iteration: counted from 0.
-        batch: what the model was called with.
-    """
-    return (
-        f"Gradient became infinite or NaN at iteration {iteration}, in {len(names)} parameters, "
-        f"first {', '.join(names[:3])}. The weights are those before this step. "
-        + _batch_and_advice(batch)
-    )
-
-
 def describe_losses(losses: Mapping[str, float], iteration: int, batch: Batch) -> str:
-    """What to tell a person when a loss is not finite.
-
-    Args:
-        losses: value of each ``loss_<task>_<term>``.
-        iteration: counted from 0.
-        batch: what the model was called with.
-    """
+    """What is said when one of the losses (``loss_<task>_<term>``) is not finite."""
     broken = {key: value for key, value in losses.items() if not math.isfinite(value)}
     return (
         f"Loss became infinite or NaN at iteration {iteration}: "

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase
-from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
+from detectron2.engine.hooks import CallbackHook, EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter
@@ -25,17 +25,15 @@ from torch import nn
 from d2_multitask.checkpoint import MultitaskCheckpointer
 from d2_multitask.data.folder_lock import FolderLock
 from d2_multitask.data.loader import build_test_loader, build_train_loader
+from d2_multitask.data.problems import DATA_REPORT
 from d2_multitask.data.sampler import TrainingImages
 from d2_multitask.engine.hooks import (
     EMA_KEY,
-    DataReportHook,
     DrawPictures,
-    EmaHook,
     PicturesHook,
-    SharedStatistics,
     TimedProgress,
-    build_weight_average,
-    running_statistics,
+    WeightAverage,
+    average_statistics,
 )
 from d2_multitask.engine.predictor import inference_model
 from d2_multitask.engine.signals import StopOnSignal
@@ -75,14 +73,11 @@ class MultitaskTrainer(DefaultTrainer):
         # DefaultTrainer.__init__ calls this last. Its own step and checkpointer are replaced here,
         # before a hook takes hold of them.
         self._trainer = build_step(self.cfg, self.model, self.data_loader, self.optimizer)
-        self.weight_average = build_weight_average(self.cfg, self.model)
+        ema = self.cfg.SOLVER.EMA
+        self.weight_average = WeightAverage(self.model, ema.DECAY) if ema.ENABLED else None
         self.checkpointer = self._build_checkpointer()
         timer, *others = (self._adapted(hook) for hook in super().build_hooks())
-        ours: list[HookBase] = []
-        if comm.get_world_size() > 1 and running_statistics(self.model):
-            ours.append(SharedStatistics())  # before the averaged weights take them in
-        if self.weight_average is not None:
-            ours.append(EmaHook(self.weight_average))  # before saving and evaluation
+        ours: list[HookBase] = [CallbackHook(after_step=update_averages)]
         if comm.is_main_process():
             printer = CommonMetricPrinter(self.max_iter)
             ours.append(TimedProgress(printer, self.cfg.SOLVER.LOG_PERIOD))
@@ -92,7 +87,8 @@ class MultitaskTrainer(DefaultTrainer):
         saving = (PeriodicCheckpointer, EvalHook)
         place = next(i for i, hook in enumerate(others) if isinstance(hook, saving))
         others.insert(place, self._stop)  # after what belongs to the step
-        return [timer, *ours, *others, DataReportHook()]
+        report = CallbackHook(after_train=lambda trainer: DATA_REPORT.log_totals())
+        return [timer, *ours, *others, report]
 
     def train(self) -> OrderedDict[str, Any] | None:
         """Train, until the end or a signal; see `d2_multitask.engine.signals`.
@@ -196,6 +192,13 @@ class MultitaskTrainer(DefaultTrainer):
             path = write_results(results, cfg.OUTPUT_DIR)
             logger.info(f"Results, also in {path}:\n{format_results(results)}")
         return results
+
+
+def update_averages(trainer: MultitaskTrainer) -> None:
+    """Average what saving and evaluation read, once the weights have changed."""
+    average_statistics(trainer.model)  # first: the averaged weights take them in
+    if trainer.weight_average is not None:
+        trainer.weight_average.update(trainer.model)
 
 
 def picture_drawer(cfg: CfgNode) -> DrawPictures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -10,10 +11,10 @@ from detectron2.engine.hooks import PeriodicCheckpointer
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
-from d2_multitask.engine import trainer as trainer_module
-from d2_multitask.engine.hooks import EmaHook, SharedStatistics, WeightAverage, average_statistics
+from d2_multitask.data.problems import DATA_REPORT
+from d2_multitask.engine.hooks import WeightAverage, average_statistics
 from d2_multitask.engine.signals import StopOnSignal
-from d2_multitask.engine.trainer import MultitaskTrainer
+from d2_multitask.engine.trainer import MultitaskTrainer, update_averages
 from engine_support import registered_people, tiny_cfg
 from worker_support import in_two_processes
 
@@ -33,12 +34,9 @@ def after_three_steps(rank: int) -> tuple[dict, dict]:
     """State of the network and of its averaged weights, each process with images of its own."""
     model = network()
     average = WeightAverage(model, 0.5)
-    hooks = [SharedStatistics(), EmaHook(average)]
     for step in range(3):
         model(batch(2 * step + rank))
-        for hook in hooks:
-            hook.trainer = SimpleNamespace(model=model)
-            hook.after_step()
+        update_averages(SimpleNamespace(model=model, weight_average=average))
     return model.state_dict(), average.model.state_dict()
 
 
@@ -64,14 +62,25 @@ def test_a_process_alone_keeps_its_own():
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_the_trainer_averages_before_anything_reads(tmp_path, monkeypatch):
+def test_the_trainer_averages_before_anything_reads(tmp_path):
     with registered_people(tmp_path / "data") as people:
         overrides = {"MODEL__CENTER_HEAD__NORM": "BN", "SOLVER__EMA__ENABLED": True}
         trainer = MultitaskTrainer(tiny_cfg(people, tmp_path / "out", **overrides))
-        alone = trainer.build_hooks()
-        monkeypatch.setattr(trainer_module.comm, "get_world_size", lambda: 2)
-        together = trainer.build_hooks()
-    assert not any(isinstance(hook, SharedStatistics) for hook in alone)
-    kinds = [type(hook) for hook in together]
-    place = kinds.index(SharedStatistics)
-    assert all(place < kinds.index(x) for x in (EmaHook, StopOnSignal, PeriodicCheckpointer))
+        hooks = trainer.build_hooks()
+    place = [getattr(hook, "_after_step", None) for hook in hooks].index(update_averages)
+    kinds = [type(hook) for hook in hooks]
+    assert all(place < kinds.index(x) for x in (StopOnSignal, PeriodicCheckpointer))
+
+
+def test_data_problems_are_reported_at_the_end(tmp_path, caplog):
+    with registered_people(tmp_path / "data") as people:
+        *_, last = MultitaskTrainer(tiny_cfg(people, tmp_path / "out")).build_hooks()
+    DATA_REPORT.clear()
+    DATA_REPORT.add("broken image", "a.png", "it is empty")
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        last.trainer = None
+        last.after_train()
+    DATA_REPORT.clear()
+    assert "1 x broken image" in caplog.text
+    assert "a.png" in caplog.text

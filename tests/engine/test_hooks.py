@@ -1,15 +1,13 @@
 from __future__ import annotations
 
-import logging
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from detectron2.utils.events import EventStorage
 
-from d2_multitask.data.problems import ProblemReport
 from d2_multitask.engine import hooks
-from d2_multitask.engine.hooks import DataReportHook, PicturesHook, TimedProgress
+from d2_multitask.engine.hooks import PicturesHook, TimedProgress
 
 
 class Lines:
@@ -76,14 +74,3 @@ def test_picture_that_fails_does_not_end_the_training(caplog):
     hook.after_step()
     assert "cannot be drawn" in caplog.text
     assert "no font" in caplog.text
-
-
-def test_data_problems_are_reported_at_the_end(caplog):
-    report = ProblemReport()
-    report.add("broken image", "a.png", "it is empty")
-    hook = DataReportHook(report)
-    caplog.clear()
-    with caplog.at_level(logging.INFO):
-        hook.after_train()
-    assert "1 x broken image" in caplog.text
-    assert "a.png" in caplog.text
