@@ -16,36 +16,15 @@ Detectron2's own FPN builders work too; they also compute levels that are not us
 
 from __future__ import annotations
 
-from d2_multitask.modeling.backbones.centernet import (
-    DLA,
-    DeformableConv2d,
-    DLAUp,
-    ResNetUp,
-    build_dla_up_backbone,
-    build_resnet_up_backbone,
-)
+from d2_multitask.modeling.backbones.centernet import DLA, DeformableConv2d, DLAUp, ResNetUp
 from d2_multitask.modeling.backbones.config import add_backbone_config
 from d2_multitask.modeling.backbones.feature_extractor import (
     FeatureExtractor,
     build_feature_extractor,
-    build_feature_fpn_stride4_backbone,
 )
-from d2_multitask.modeling.backbones.mae import (
-    MAEBackbone,
-    build_mae_decoder_backbone,
-    build_mae_encoder_backbone,
-)
-from d2_multitask.modeling.backbones.resnet import (
-    StrideFourFPN,
-    build_resnet_fpn_stride4_backbone,
-    build_stride_four_fpn,
-)
-from d2_multitask.modeling.backbones.vit import (
-    MAEFeaturePyramid,
-    MAEViT,
-    build_mae_vit_backbone,
-    build_mae_vit_fpn_backbone,
-)
+from d2_multitask.modeling.backbones.mae import MAEBackbone
+from d2_multitask.modeling.backbones.resnet import StrideFourFPN
+from d2_multitask.modeling.backbones.vit import MAEFeaturePyramid, MAEViT
 
 __all__ = [
     "DLA",
@@ -58,14 +37,5 @@ __all__ = [
     "ResNetUp",
     "StrideFourFPN",
     "add_backbone_config",
-    "build_dla_up_backbone",
     "build_feature_extractor",
-    "build_feature_fpn_stride4_backbone",
-    "build_mae_decoder_backbone",
-    "build_mae_encoder_backbone",
-    "build_mae_vit_backbone",
-    "build_mae_vit_fpn_backbone",
-    "build_resnet_fpn_stride4_backbone",
-    "build_resnet_up_backbone",
-    "build_stride_four_fpn",
 ]

@@ -10,7 +10,9 @@ Both put a 3x3 convolution, deformable or plain, around each up-sampling.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -178,6 +180,7 @@ class IterativeAggregation(nn.Module):
         in_channels: Of the maps, finest first.
         out_channels: Of the results; the finest map must have as many.
         factors: How many times coarser than the finest each of the coarser maps is.
+        **options: Of `conv_norm_relu`.
     """
 
     def __init__(
@@ -185,17 +188,13 @@ class IterativeAggregation(nn.Module):
         in_channels: Sequence[int],
         out_channels: int,
         factors: Sequence[int],
-        *,
-        deformable: bool,
-        norm: str = "BN",
+        **options: Any,
     ) -> None:
         super().__init__()
-
-        def conv(channels: int) -> nn.Module:
-            return conv_norm_relu(channels, out_channels, deformable=deformable, norm=norm)
-
-        self.projections = nn.ModuleList(conv(channels) for channels in in_channels[1:])
-        self.nodes = nn.ModuleList(conv(out_channels) for _ in in_channels[1:])
+        self.projections, self.nodes = (
+            nn.ModuleList(conv_norm_relu(before, out_channels, **options) for before in channels)
+            for channels in (in_channels[1:], [out_channels] * len(factors))
+        )
         self.ups = nn.ModuleList(_up_sampling(out_channels, factor) for factor in factors)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -292,34 +291,29 @@ def _up_sampling(channels: int, factor: int) -> nn.ConvTranspose2d:
 def build_dla_up_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DLAUp:
     """DLA-34 with CenterNet's up-sampling, output `p2`.
 
-    Args:
-        cfg: Read: `MODEL.DLA.CHANNELS`, `MODEL.UPSAMPLING.{DEFORMABLE, NORM}`. `MODEL.WEIGHTS`
-            takes the ImageNet weights of DLA-34 under their public names, a file of CenterNet,
-            or a checkpoint of this package.
-        input_shape: Its `channels` are the channels of the images.
+    `cfg`: `MODEL.DLA.CHANNELS`, `MODEL.UPSAMPLING.{DEFORMABLE, NORM}`. `MODEL.WEIGHTS` takes the
+    ImageNet weights of DLA-34 under their public names, a file of CenterNet, or a checkpoint of
+    this package.
     """
     upsampling = cfg.MODEL.UPSAMPLING
     bottom_up = DLA(input_shape.channels, cfg.MODEL.DLA.CHANNELS)
     return DLAUp(bottom_up, deformable=upsampling.DEFORMABLE, norm=upsampling.NORM)
 
 
-class UpConvolution(nn.Module):
-    """3x3 convolution to `out_channels`, then a transposed 4x4 convolution of stride 2."""
-
-    def __init__(
-        self, in_channels: int, out_channels: int, *, deformable: bool, norm: str = "BN"
-    ) -> None:
-        super().__init__()
-        self.conv = conv_norm_relu(in_channels, out_channels, deformable=deformable, norm=norm)
-        self.up = nn.ConvTranspose2d(
-            out_channels, out_channels, 4, stride=2, padding=1, bias=not norm
+def _up_convolution(
+    in_channels: int, out_channels: int, *, deformable: bool, norm: str
+) -> nn.Sequential:
+    """3x3 convolution to ``out_channels``, then a transposed 4x4 convolution of stride 2."""
+    return nn.Sequential(
+        OrderedDict(
+            conv=conv_norm_relu(in_channels, out_channels, deformable=deformable, norm=norm),
+            up=nn.ConvTranspose2d(
+                out_channels, out_channels, 4, stride=2, padding=1, bias=not norm
+            ),
+            norm=get_norm(norm, out_channels) or nn.Identity(),
+            relu=nn.ReLU(inplace=True),
         )
-        self.norm = get_norm(norm, out_channels) or nn.Identity()
-        self.relu = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, h, w) -> (N, out_channels, 2h, 2w)."""
-        return self.relu(self.norm(self.up(self.conv(x))))
+    )
 
 
 class ResNetUp(Backbone):
@@ -358,7 +352,7 @@ class ResNetUp(Backbone):
         widths = [shape.channels, *channels]
         self.ups = nn.Sequential(
             *(
-                UpConvolution(before, after, deformable=deformable, norm=norm)
+                _up_convolution(before, after, deformable=deformable, norm=norm)
                 for before, after in zip(widths, widths[1:], strict=False)
             )
         )
@@ -384,14 +378,9 @@ class ResNetUp(Backbone):
 def build_resnet_up_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNetUp:
     """ResNet with up-convolutions, output `p2`; depths 18 and 101 are CenterNet's.
 
-    Args:
-        cfg: Read: `MODEL.RESNETS` and `MODEL.BACKBONE.FREEZE_AT` as by Detectron2's builder (of
-            OUT_FEATURES the last), `MODEL.UPSAMPLING`. Depths 18 and 34 may be narrow, see
-            `build_resnet_fpn_stride4_backbone`.
-        input_shape: Its `channels` are the channels of the images.
-
-    Raises:
-        ValueError: The up-convolutions do not end at stride 4.
+    `cfg`: `MODEL.RESNETS` and `MODEL.BACKBONE.FREEZE_AT` as by Detectron2's builder (of
+    OUT_FEATURES the last), `MODEL.UPSAMPLING`. Depths 18 and 34 may be narrow, see
+    `build_resnet_fpn_stride4_backbone`.
     """
     upsampling = cfg.MODEL.UPSAMPLING
     return ResNetUp(

@@ -82,23 +82,14 @@ class FeatureExtractor(Backbone):
 def build_feature_fpn_stride4_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> StrideFourFPN:
     """A torchvision or timm network with a feature pyramid of which only `p2` is computed.
 
-    Args:
-        cfg: Read: `MODEL.FEATURE_EXTRACTOR` (see `add_backbone_config`) and `MODEL.FPN`, whose
-            IN_FEATURES may be empty (= all) or some of res2, res3, res4, res5.
-        input_shape: Its `channels` are the channels of the images.
+    `cfg`: `MODEL.FEATURE_EXTRACTOR` (see `add_backbone_config`) and `MODEL.FPN`, whose IN_FEATURES
+    may be empty (= all) or some of res2, res3, res4, res5.
     """
     return build_stride_four_fpn(cfg, build_feature_extractor(cfg, input_shape))
 
 
 def build_feature_extractor(cfg: CfgNode, input_shape: ShapeSpec) -> FeatureExtractor:
-    """Build the network that `MODEL.FEATURE_EXTRACTOR` names.
-
-    Args:
-        cfg: Read: `MODEL.FEATURE_EXTRACTOR`, `MODEL.WEIGHTS`, `MODEL.PIXEL_STD`, `INPUT.FORMAT`.
-        input_shape: Its `channels` are the channels of the images.
-
-    Returns:
-        The network, with its own weights if the config names some.
+    """The network that `MODEL.FEATURE_EXTRACTOR` names, with its own weights if it names some.
 
     Raises:
         ValueError: Bad name, nodes, strides or weights; the message names the key.
@@ -110,9 +101,9 @@ def build_feature_extractor(cfg: CfgNode, input_shape: ShapeSpec) -> FeatureExtr
             f"MODEL.FEATURE_EXTRACTOR has both WEIGHTS ({node.WEIGHTS}) and PRETRAINED; "
             "expected one of them"
         )
-    wants_weights = bool(node.WEIGHTS or node.PRETRAINED)
-    load_now = wants_weights and not cfg.MODEL.WEIGHTS
-    if wants_weights and not load_now:
+    load_now = bool(node.WEIGHTS or node.PRETRAINED)
+    if load_now and cfg.MODEL.WEIGHTS:
+        load_now = False
         logger.info(
             "MODEL.FEATURE_EXTRACTOR's own weights are not read, because MODEL.WEIGHTS (%s) "
             "initialises the whole model.",
@@ -209,15 +200,11 @@ def find_last_blocks(name: str, model: nn.Module) -> list[str]:
     at a stride would be the wrong choice: the next block often begins at the old stride with its
     expansion (MobileNetV2: 144 instead of 24 channels at stride 4).
 
-    Args:
-        name: For error messages.
-        model: The network; it is run once on a small image.
-
     Returns:
         Four module names, finest first.
 
     Raises:
-        ValueError: The network has no feature map at one of the strides.
+        ValueError: The network has no feature map at one of the strides; names ``name``.
     """
     strides = _module_strides(name, model)
     last = {strides[block]: block for block in _blocks(model, "", strides)}

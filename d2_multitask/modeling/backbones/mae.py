@@ -132,20 +132,18 @@ class MAEBackbone(MAENetwork, Backbone):
 def build_mae_encoder_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MAEBackbone:
     """The encoder's tokens; with the task "reconstruction" there is a decoder too.
 
-    Args:
-        cfg: Read: ``MODEL.MAE``, ``MODEL.MAE_BACKBONE``, ``MODEL.TASKS``.
-        input_shape: Its `channels` are the channels of the images.
+    ``cfg``: ``MODEL.MAE``, ``MODEL.MAE_BACKBONE``, ``MODEL.TASKS``.
     """
-    return MAEBackbone(**_arguments(cfg, input_shape, reads_decoder=False))
+    return _build(cfg, input_shape, reads_decoder=False)
 
 
 @BACKBONE_REGISTRY.register()
 def build_mae_decoder_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MAEBackbone:
-    """The decoder's tokens; arguments and errors as of `build_mae_encoder_backbone`."""
-    return MAEBackbone(**_arguments(cfg, input_shape, reads_decoder=True))
+    """The decoder's tokens; see `build_mae_encoder_backbone`."""
+    return _build(cfg, input_shape, reads_decoder=True)
 
 
-def _arguments(cfg: CfgNode, input_shape: ShapeSpec, reads_decoder: bool) -> dict[str, Any]:
+def _build(cfg: CfgNode, input_shape: ShapeSpec, reads_decoder: bool) -> MAEBackbone:
     node, own = cfg.MODEL.MAE, cfg.MODEL.MAE_BACKBONE
     reconstructs = RECONSTRUCTION_TASK in cfg.MODEL.TASKS
     encoder = MAEEncoder(
@@ -157,11 +155,11 @@ def _arguments(cfg: CfgNode, input_shape: ShapeSpec, reads_decoder: bool) -> dic
         if not reconstructs:
             arguments["num_outputs"] = 0
         decoder = MAEDecoder(**arguments)
-    return {
-        "encoder": encoder,
-        "decoder": decoder,
-        "reads_decoder": reads_decoder,
-        "freeze_encoder": own.FREEZE_ENCODER,
-        "fresh_decoder": own.FRESH_DECODER,
+    return MAEBackbone(
+        encoder=encoder,
+        decoder=decoder,
+        reads_decoder=reads_decoder,
+        freeze_encoder=own.FREEZE_ENCODER,
+        fresh_decoder=own.FRESH_DECODER,
         **network_arguments(cfg),
-    }
+    )

@@ -109,24 +109,16 @@ def _check_strides(bottom_up: Backbone, in_features: list[str]) -> None:
 def build_resnet_fpn_stride4_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> StrideFourFPN:
     """ResNet with a feature pyramid of which only `p2` is computed.
 
-    Args:
-        cfg: Read: `MODEL.RESNETS`, `MODEL.BACKBONE.FREEZE_AT`, `MODEL.FPN`, as by Detectron2's
-            `build_resnet_fpn_backbone`. Depths 18 and 34 may also be narrower than the original:
-            with `MODEL.RESNETS.RES2_OUT_CHANNELS` c < 64 the stages have c, 2c, 4c and 8c channels.
-        input_shape: Its `channels` are the channels of the images.
-
-    Raises:
-        ValueError: Depth 18 or 34 wider than the original; features of other strides than 4, 8, ...
+    `cfg`: `MODEL.RESNETS`, `MODEL.BACKBONE.FREEZE_AT`, `MODEL.FPN`, as of Detectron2's
+    `build_resnet_fpn_backbone`. Depths 18 and 34 may also be narrower than the original: with
+    `MODEL.RESNETS.RES2_OUT_CHANNELS` c < 64 the stages have c, 2c, 4c and 8c channels.
     """
     return build_stride_four_fpn(cfg, build_resnet_body(cfg, input_shape))
 
 
 @BACKBONE_REGISTRY.register()
 def build_narrow_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """Detectron2's `build_resnet_fpn_backbone` (`p2` to `p6`), but depths 18 and 34 may be narrow.
-
-    Arguments and errors as of `build_resnet_fpn_stride4_backbone`.
-    """
+    """Detectron2's `build_resnet_fpn_backbone` (`p2` to `p6`); depths 18 and 34 may be narrow."""
     fpn = cfg.MODEL.FPN
     return FPN(
         bottom_up=build_resnet_body(cfg, input_shape),

@@ -335,10 +335,8 @@ def _checked_levels(levels: Sequence[str]) -> list[str]:
 def build_mae_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MAEViT:
     """MAE's encoder, one feature map ``last_feat`` of the patch's stride.
 
-    Args:
-        cfg: Read: ``MODEL.MAE`` (size, patch, positions: the keys of pre-training) and
-            ``MODEL.VIT`` (see `add_backbone_config`).
-        input_shape: Its `channels` are the channels of the images.
+    ``cfg``: ``MODEL.MAE`` (size, patch, positions: the keys of pre-training) and ``MODEL.VIT`` (see
+    `add_backbone_config`).
     """
     return MAEViT(**vit_arguments(cfg), in_channels=input_shape.channels)
 
@@ -347,10 +345,8 @@ def build_mae_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MAEViT:
 def build_mae_vit_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MAEFeaturePyramid:
     """MAE's encoder and the simple feature pyramid.
 
-    Args:
-        cfg: Read: as by `build_mae_vit_backbone`, ``MODEL.VIT.LEVELS`` and
-            ``MODEL.FPN.{OUT_CHANNELS, NORM}``.
-        input_shape: Its `channels` are the channels of the images.
+    ``cfg``: as `build_mae_vit_backbone`, ``MODEL.VIT.LEVELS`` and ``MODEL.FPN.{OUT_CHANNELS,
+    NORM}``.
     """
     return MAEFeaturePyramid(
         build_mae_vit_backbone(cfg, input_shape),

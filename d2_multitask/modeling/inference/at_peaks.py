@@ -10,6 +10,8 @@ Letters: N images, P cells per image, C channels, (h, w) grid size.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,10 +27,7 @@ class BranchAtPeaks(nn.Module):
     """A branch that is computed where :func:`values_at` asks for its values."""
 
     def __init__(self, branch: CellBranch) -> None:
-        """
-        Args:
-            branch: see :func:`is_plain_branch`.
-        """
+        """``branch``: see :func:`is_plain_branch`."""
         super().__init__()
         self.branch = branch
         # (9 * C, hidden), ordered as the windows' values: row, column, channel.
@@ -39,34 +38,22 @@ class BranchAtPeaks(nn.Module):
         """(N, C, h, w) -> the prediction, not computed yet."""
         return UncomputedMap(self, feature)
 
-    def values_at(self, feature: Tensor, xy: Tensor) -> Tensor:
-        """The prediction at cells.
 
-        Args:
-            feature: (N, C, h, w).
-            xy: (N, P, 2) int64 cells (x, y), inside the grid.
-
-        Returns:
-            (N, P, predictions).
-        """
-        height, width = feature.shape[2:]
-        if xy.shape[1] > DENSE_SHARE * height * width:
-            return values_at(self.branch(feature), xy)
-        windows = windows_at(feature, xy).flatten(2)  # (N, P, 9 * C)
-        conv, predictor = self.branch
-        hidden = F.relu(windows @ self.kernel + conv.bias)
-        return F.linear(hidden, predictor.weight.flatten(1), predictor.bias)
-
-
-class UncomputedMap:
+class UncomputedMap(NamedTuple):
     """A head's prediction that :func:`d2_multitask.targets.decode.values_at` computes."""
 
-    def __init__(self, branch: BranchAtPeaks, feature: Tensor) -> None:
-        self.branch, self.feature = branch, feature
+    at_peaks: BranchAtPeaks
+    feature: Tensor
 
     def values_at(self, xy: Tensor) -> Tensor:
-        """(N, P, 2) int64 cells (x, y) -> (N, P, predictions)."""
-        return self.branch.values_at(self.feature, xy)
+        """(N, P, 2) int64 cells (x, y), inside the grid -> (N, P, predictions)."""
+        height, width = self.feature.shape[2:]
+        if xy.shape[1] > DENSE_SHARE * height * width:
+            return values_at(self.at_peaks.branch(self.feature), xy)
+        windows = windows_at(self.feature, xy).flatten(2)  # (N, P, 9 * C)
+        conv, predictor = self.at_peaks.branch
+        hidden = F.relu(windows @ self.at_peaks.kernel + conv.bias)
+        return F.linear(hidden, predictor.weight.flatten(1), predictor.bias)
 
 
 def windows_at(feature: Tensor, xy: Tensor) -> Tensor:
@@ -94,13 +81,8 @@ def windows_at(feature: Tensor, xy: Tensor) -> Tensor:
 def compute_at_peaks(model: nn.Module) -> int:
     """Let every plain :class:`CellBranch` of a network wait for its cells, in place.
 
-    A model with a flip test averages whole maps; it is left as it is.
-
-    Args:
-        model: its norms already folded; changed.
-
-    Returns:
-        How many branches were replaced.
+    A model with a flip test averages whole maps; it is left as it is. Norms must be folded before.
+    Returned is how many branches were replaced.
     """
     if getattr(model, "flip_test", False):
         return 0
