@@ -237,7 +237,7 @@ def _resize(
     shapes = {_KERNEL: (channels, in_channels, patch, patch)}
     for name in names:
         shapes[name] = (1, extra + grid_hw[0] * grid_hw[1], weights[name].shape[2])
-    return fit_to_shapes(translated, shapes, dict.fromkeys(names, grid_hw), position_resize)
+    return fit_to_shapes(translated, shapes, grid_hw, position_resize)
 
 
 def _write(weights: dict[str, Tensor], target: str) -> None:

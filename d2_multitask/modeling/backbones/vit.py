@@ -108,22 +108,9 @@ class MAEViT(ViT):
     no class token, because windows cannot contain it. So the outputs are those of MAE's blocks run
     on the patches alone, which fine-tuning soon compensates for.
 
-    Args:
-        image_size: (H, W) that the stored position embedding is for.
-        patch_size: side of a patch, pixels.
-        embed_dim: D; depth and num_heads are those of the blocks.
-        position_resize: position embedding for other image sizes: "bicubic", it is learned further;
-            or "sincos", exact, it stays as it is.
-        window_size: side of the windows that attention is limited to, in patches; 0 = none.
-        global_blocks: blocks (from 0) that attend to the whole image all the same; empty = the last
-            of each quarter.
-        use_rel_pos: learn decomposed relative positions; they start at zero.
-        rel_pos_image_size: (H, W) that the relative positions of the global blocks are stored for;
-            they are interpolated for others.
-        drop_path: stochastic depth of the last block, growing linearly from 0.
-        final_norm: MAE's norm after the last block; ViTDet has none.
-        activation_checkpointing: compute blocks again in the backward pass.
-        freeze_blocks: 0 = none; k = patches, positions and the first k blocks are not learned.
+    The arguments are the keys of ``MODEL.MAE`` and ``MODEL.VIT``, explained there
+    (`add_mae_config`, `add_backbone_config`): ``patch_size`` in pixels, ``embed_dim`` D, image
+    sizes (H, W), ``window_size`` in patches, 0 = none.
 
     Raises:
         ValueError: numbers that do not fit each other.
@@ -260,9 +247,9 @@ class MAEFeaturePyramid(SimpleFeaturePyramid):
     Args:
         net: the transformer.
         out_channels: channels of every level.
-        levels: consecutive levels of "p2" (stride 4) to "p6" (stride 64), finest first, beginning
-            with "p2" or "p3". "p6" is every second cell of "p5", as in Detectron2.
-        norm: normalisation of the pyramid's convolutions, as in Detectron2; "LN" is ViTDet's.
+        levels: consecutive ones of "p2" (stride 4) to "p6" (stride 64), beginning with "p2" or
+            "p3". "p6" is every second cell of "p5", as in Detectron2.
+        norm: of the pyramid's convolutions; "LN" is ViTDet's.
 
     Raises:
         ValueError: other levels, or patches from which they cannot be computed.

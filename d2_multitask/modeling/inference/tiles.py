@@ -152,10 +152,7 @@ def crop_result(
             other values, which stay as they are.
         window: (x0, y0, x1, y1), where the image lies in the input.
         input_size: (h, w) of the input.
-        output_size: (h, w) requested for the image.
-
-    Returns:
-        The same keys, in pixels of ``output_size``.
+        output_size: (h, w) of the result.
     """
     cropped = {}
     for name, value in result.items():

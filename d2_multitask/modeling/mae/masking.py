@@ -39,11 +39,7 @@ def patch_grid(image_hw: tuple[int, int], patch_size: int) -> tuple[int, int]:
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
-    """(N, C, H, W) -> (N, L, p * p * C).
-
-    Raises:
-        ValueError: see `patch_grid`.
-    """
+    """(N, C, H, W) -> (N, L, p * p * C)."""
     num_images, channels, *image_hw = images.shape
     h, w = patch_grid((image_hw[0], image_hw[1]), patch_size)
     x = images.reshape(num_images, channels, h, patch_size, w, patch_size)
@@ -52,11 +48,7 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
 
 
 def unpatchify(patches: Tensor, patch_size: int, grid_hw: tuple[int, int]) -> Tensor:
-    """(N, L, p * p * C) -> (N, C, h * p, w * p), the inverse of `patchify`.
-
-    Raises:
-        ValueError: L is not h * w, or the length of a patch is no multiple of p * p.
-    """
+    """(N, L, p * p * C) -> (N, C, h * p, w * p), the inverse of `patchify`."""
     num_images, length, size = patches.shape
     h, w = grid_hw
     channels, rest = divmod(size, patch_size**2)
@@ -94,11 +86,7 @@ class Masking(NamedTuple):
 
 
 def num_visible(num_patches: int, mask_ratio: float) -> int:
-    """K for a ratio, rounded as in the authors' code.
-
-    Raises:
-        ValueError: no patch would be visible, or the ratio is not in [0, 1).
-    """
+    """K for a ratio in [0, 1), rounded as in the authors' code; at least 1, else an error."""
     if not 0 <= mask_ratio < 1:
         raise ValueError(f"Mask ratio: found {mask_ratio}, expected a number in [0, 1)")
     count = int(num_patches * (1 - mask_ratio))
@@ -153,7 +141,16 @@ def visible_sets(visible: Tensor, num_images: int, num_patches: int) -> Tensor:
             "sets per image are (N, M, set)"
         )
     if visible.dtype != torch.bool:
-        visible = _from_indices(visible, num_patches)
+        indices = visible.long()
+        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < num_patches:
+            raise ValueError(
+                f"Visible sets: found indices {int(indices.min())}..{int(indices.max())}, expected "
+                f"0..{num_patches - 1}"
+            )
+        visible = indices.new_zeros((*indices.shape[:-1], num_patches), dtype=torch.bool)
+        visible.scatter_(-1, indices, True)
+        if int(visible.sum()) != indices.numel():
+            raise ValueError("Visible sets: found an index twice in a set, expected each once")
     if visible.shape[-1] != num_patches:
         raise ValueError(
             f"Visible sets: found {visible.shape[-1]} entries per set, expected {num_patches}, one "
@@ -161,18 +158,4 @@ def visible_sets(visible: Tensor, num_images: int, num_patches: int) -> Tensor:
         )
     if visible.numel() == 0 or not bool(visible.any(-1).all()):
         raise ValueError("Visible sets: found an empty set, expected at least one visible patch")
-    return visible
-
-
-def _from_indices(indices: Tensor, num_patches: int) -> Tensor:
-    if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < num_patches:
-        raise ValueError(
-            f"Visible sets: found indices {int(indices.min())}..{int(indices.max())}, expected "
-            f"0..{num_patches - 1}"
-        )
-    shape = (*indices.shape[:-1], num_patches)
-    visible = torch.zeros(shape, dtype=torch.bool, device=indices.device)
-    visible.scatter_(-1, indices.long(), True)
-    if int(visible.sum()) != indices.numel():
-        raise ValueError("Visible sets: found an index twice in a set, expected each once")
     return visible

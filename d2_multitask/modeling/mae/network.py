@@ -205,11 +205,7 @@ class MAENetwork(nn.Module):
         norm_pix_loss: predict pixels normalised by each patch's mean and deviation.
         mask_ratio: share of removed patches in training; a pair = drawn uniformly between the two
             for each batch.
-        pixel_mean: (3,), in the order of the images' channels, 0-255.
-        pixel_std: (3,), likewise.
-
-    Raises:
-        ValueError: a ratio is out of range.
+        pixel_mean: (3,), in the order of the images' channels, 0-255; also pixel_std.
     """
 
     def __init__(

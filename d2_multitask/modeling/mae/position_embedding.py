@@ -35,9 +35,6 @@ def sincos_position_embedding(
 
     Returns:
         (L, D) float32.
-
-    Raises:
-        ValueError: D is no multiple of 4.
     """
     if embed_dim % 4:
         raise ValueError(
@@ -145,9 +142,6 @@ class PositionTable:
     Args:
         native_grid_hw: (h, w) that the embedding is stored for.
         mode: how other grids are made, see `resize_position_embedding`.
-
-    Raises:
-        ValueError: the mode is unknown.
     """
 
     _CACHE_SIZE = 8  # grids; a training uses one or two

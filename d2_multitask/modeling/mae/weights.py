@@ -224,12 +224,13 @@ def adapt_mae_weights(
     """Translate a file's MAE to a module's names and shapes.
 
     Args:
-        module: gets the weights; below ``encoder_prefix`` it has the authors' names of the encoder
-            (more, such as a neck, or fewer, such as no class token, are allowed), below
-            ``decoder_prefix`` those of the decoder.
+        module: gets the weights. It, or its ``encoder``, has ``grid_hw`` and ``positions``. Below
+            ``encoder_prefix`` it has the authors' names of the encoder (more, such as a neck, or
+            fewer, such as no class token, are allowed), below ``decoder_prefix`` those of the
+            decoder.
         weights: names in the file -> tensors; not changed.
         file: for messages.
-        encoder_prefix: "" or something like "encoder.".
+        encoder_prefix: "" or "encoder.".
         decoder_prefix: ``None`` for a module without a decoder; a decoder in the file is unused.
         require_decoder: refuse files without a decoder.
         fresh_decoder_key: what to set to train without one, for the message.
@@ -254,14 +255,7 @@ def adapt_mae_weights(
     wanted = _wanted(module, encoder_prefix, decoder_prefix)
     shapes = {name: tuple(value.shape) for name, value in wanted.items()}
     network = getattr(module, "encoder", module)
-    positions = getattr(network, "positions", None)
-    grids = {
-        name: getattr(network, "grid_hw", None) or infer_grid(table[0, _num_extra(wanted) :])
-        for name, table in wanted.items()
-        if name in _POSITIONS
-    }
-    mode = positions.mode if positions is not None else "bicubic"
-    resized = fit_to_shapes(translated, shapes, grids, mode)
+    resized = fit_to_shapes(translated, shapes, network.grid_hw, network.positions.mode)
     _check_encoder(translated, wanted, file)
     result = AdaptedWeights(dialect=translated.dialect)
     used = set()
@@ -314,7 +308,7 @@ def _num_extra(weights: Mapping[str, Tensor]) -> int:
 def fit_to_shapes(
     translated: TranslatedWeights,
     shapes: dict[str, tuple[int, ...]],
-    grids: dict[str, tuple[int, int]],
+    grid_hw: tuple[int, int],
     position_resize: str = "bicubic",
 ) -> dict[str, tuple[int, ...]]:
     """Resize what depends on the patch size and the grid: kernels, pixel predictions, positions.
@@ -326,7 +320,7 @@ def fit_to_shapes(
     Args:
         translated: changed in place.
         shapes: the authors' names -> wanted shapes.
-        grids: "pos_embed", "decoder_pos_embed" -> wanted (h, w).
+        grid_hw: wanted (h, w) of the positions.
         position_resize: see `resize_position_embedding`.
 
     Returns:
@@ -344,7 +338,7 @@ def fit_to_shapes(
             if name in weights:
                 weights[name] = _resize_pixels(weights[name], old_kernel[2:], kernel[2:])
     num_extra = _num_extra(weights)
-    for name, grid_hw in grids.items():
+    for name in _POSITIONS:
         table = weights.get(name)
         if table is None or name not in shapes or shapes[name][2] != table.shape[2]:
             continue
