@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 
 from d2_multitask.data.labels.sem_seg import SemSegLabel
@@ -42,7 +42,7 @@ class SemSegHead(LabelMapHead):
         """
         node = cfg.MODEL.SEM_SEG_HEAD
         names = node.IN_FEATURES
-        if names == get_cfg().MODEL.SEM_SEG_HEAD.IN_FEATURES:
+        if names == ["p2", "p3", "p4", "p5"]:
             names = [name for name in names if name in input_shape] or names
         return {
             "input_shape": dense_shapes(input_shape, names, "MODEL.SEM_SEG_HEAD.IN_FEATURES"),
