@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 try:
@@ -49,21 +48,9 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def convert(arguments: argparse.Namespace) -> None:
-    """Convert, and say how far it is every few seconds."""
-    shown = time.monotonic()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal shown
-        if done == total or time.monotonic() - shown >= 5.0:
-            shown = time.monotonic()
-            print(f"{done}/{total} images", flush=True)
-
+    """Convert, and print the paths of the files."""
     paths = convert_file(
-        arguments.file,
-        arguments.output,
-        arguments.phases,
-        maps=not arguments.no_maps,
-        progress=progress,
+        arguments.file, arguments.output, arguments.phases, maps=not arguments.no_maps
     )
     DATA_REPORT.log_totals()
     print("\n".join(map(str, paths)))

@@ -14,7 +14,7 @@ import time
 from dataclasses import replace
 
 # The script beside this one; it also finds the package where that is not installed.
-from prepare_synthetic_people import ProgressLine, drawing_parser, run
+from prepare_synthetic_people import drawing_parser, progress_of, run
 from synthetic.in_detail import write_synthetic_in_detail
 from synthetic.in_detail.scene import DETAIL_CONFIG
 
@@ -30,7 +30,7 @@ def prepare(arguments: argparse.Namespace) -> None:
         config=replace(DETAIL_CONFIG, short_side=tuple(arguments.image_size)),
         num_workers=arguments.workers,
         overwrite=arguments.overwrite,
-        progress=ProgressLine("scenes"),
+        progress=progress_of("scenes"),
     )
     print(f"{path} is complete ({time.monotonic() - start:.0f} s)", flush=True)
 

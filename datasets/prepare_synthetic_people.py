@@ -26,31 +26,21 @@ except ModuleNotFoundError as error:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # not installed: use this clone
 
 from d2_multitask.data.folder_lock import LockHeldError
+from d2_multitask.engine.setup import progress_bar
 from synthetic.people import SceneConfig, write_synthetic_people
 
 
-class ProgressLine:
-    """One line that tells how far it is and how long it will take."""
+def progress_of(name: str) -> Callable[[int, int], None]:
+    """A progress bar, to be called with (images done, images in all)."""
+    bar = progress_bar(desc=f"{name} ", unit="image")
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._start = time.monotonic()
-        self._shown = 0.0
+    def show(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
 
-    def __call__(self, done: int, total: int) -> None:
-        """Show the line now and then (less often in a log file), and at the end."""
-        now = time.monotonic()
-        pause = 0.5 if sys.stdout.isatty() else 5.0
-        if done < total and (done == 0 or now - self._shown < pause):
-            return
-        self._shown = now
-        seconds = now - self._start
-        left = seconds / max(done, 1) * (total - done)
-        line = f"{self._name}: {done}/{total} images, {seconds:.0f} s, ETA {left:.0f} s"
-        if sys.stdout.isatty():
-            print(f"\r{line}   ", end="\n" if done == total else "", flush=True)
-        else:
-            print(line, flush=True)
+    return show
 
 
 def drawing_parser(
@@ -114,7 +104,7 @@ def prepare(arguments: argparse.Namespace) -> None:
             config=config,
             num_workers=arguments.workers,
             overwrite=arguments.overwrite,
-            progress=ProgressLine(split),
+            progress=progress_of(split),
         )
         print(f"{json_file} is complete ({time.monotonic() - start:.0f} s)", flush=True)
 

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 # The script beside this one; it also finds the package where that is not installed.
-from prepare_synthetic_people import ProgressLine, run
+from prepare_synthetic_people import progress_of, run
 from synthetic.textures import (
     KINDS,
     SPLITS,
@@ -59,7 +59,7 @@ def prepare(arguments: argparse.Namespace) -> None:
                 config=config,
                 num_workers=arguments.workers,
                 overwrite=arguments.overwrite,
-                progress=ProgressLine(f"{kind} {split}"),
+                progress=progress_of(f"{kind} {split}"),
             )
             print(f"{path} is complete ({time.monotonic() - start:.0f} s)", flush=True)
 

@@ -47,7 +47,7 @@ from d2_multitask.data.whole_files import whole_file
 from d2_multitask.engine.coco_results import CocoResults, image_ids, known_image_ids
 from d2_multitask.engine.media import VIDEO_SUFFIXES, VideoReader, VideoWriter, find_media
 from d2_multitask.engine.predictor import MultitaskPredictor, chosen_tasks
-from d2_multitask.engine.setup import exit_code, fall_back_to_cpu
+from d2_multitask.engine.setup import exit_code, fall_back_to_cpu, progress_bar
 from d2_multitask.visualization.contact_sheet import contact_sheet, fit, side_by_side
 from d2_multitask.visualization.dense import draw_dense
 from d2_multitask.visualization.metadata import cfg_metadata, dataset_metadata, is_rcnn
@@ -216,31 +216,6 @@ class Predictions:
         return paths
 
 
-class Progress:
-    """One line that says how far it is: rewritten on a terminal, every few seconds elsewhere."""
-
-    def __init__(self, total: int | None) -> None:
-        self.total, self.done, self.start = total, 0, time.monotonic()
-        self._is_terminal, self._last = sys.stdout.isatty(), 0.0
-
-    def step(self, name: str) -> None:
-        """One more is done."""
-        self.done += 1
-        now = time.monotonic()
-        is_end = self.done == self.total
-        if not is_end and now - self._last < (0.1 if self._is_terminal else 5):
-            return
-        self._last = now
-        of = f"/{self.total}" if self.total else ""
-        rate = self.done / max(now - self.start, 1e-6)
-        eta = f", eta {(self.total - self.done) / rate:.0f} s" if self.total and not is_end else ""
-        line = f"{self.done}{of}  {rate:.1f} images/s{eta}  {name}"
-        if self._is_terminal:
-            print(f"\r\033[K{line}", end="\n" if is_end else "", flush=True)
-        else:
-            print(line, flush=True)
-
-
 def run_images(
     work: Predictions, targets: Mapping[str, Path], ids: list[int | str]
 ) -> tuple[int, int]:
@@ -259,15 +234,16 @@ def run_images(
                 unreadable.append(str(path))
                 logger.warning("left out: %s", error)
 
-    progress = Progress(len(paths))
-    for picture, overlay, mask in work.overlays(read()):
+    done = 0
+    overlays = progress_bar(work.overlays(read()), total=len(paths), unit="image")
+    for picture, overlay, mask in overlays:
         write_image(targets[picture.name], overlay)
         if mask is not None:
             (work.args.output / MASK_FOLDER).mkdir(exist_ok=True)
             write_image(masks[picture.name], mask)
             work.num_masks += 1
-        progress.step(targets[picture.name].name)
-    return progress.done, len(unreadable)
+        done += 1
+    return done, len(unreadable)
 
 
 def run_video(work: Predictions, source: Path | int, target: Path, first_id: int) -> int:
@@ -282,19 +258,21 @@ def run_video(work: Predictions, source: Path | int, target: Path, first_id: int
         Picture(frame, first_id + index, f"{name}#{index}")
         for index, frame in enumerate(itertools.islice(reader, limit))
     )
-    writer, progress = VideoWriter(target, reader.fps), Progress(total)
+    writer, done = VideoWriter(target, reader.fps), 0
+    overlays = progress_bar(work.overlays(frames), total=total, unit="frame")
     try:
-        for picture, overlay, _ in work.overlays(frames):
+        for _, overlay, _ in overlays:
             writer.write(overlay[..., ::-1])
-            progress.step(picture.name)
+            done += 1
     except KeyboardInterrupt:
         # Stopping a camera is the ordinary end of it, and what was seen so far is worth keeping.
-        print(f"\nStopped after {progress.done} frames.")
+        print(f"\nStopped after {done} frames.")
     finally:
+        overlays.close()
         writer.close()
-    if not progress.done:
+    if not done:
         logger.warning("left out: %s: no frame could be read", name)
-    return progress.done
+    return done
 
 
 def output_paths(paths: Sequence[Path], folder: Path) -> list[Path]:

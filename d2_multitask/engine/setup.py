@@ -1,4 +1,6 @@
-"""What a command line does first: read the config, register datasets, set up logging and seed."""
+"""What command lines share: read the config, register datasets, set up logging and seed, show
+progress, end without a traceback.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -17,6 +20,7 @@ from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from tqdm import tqdm
 
 from d2_multitask.config import load_config
 from d2_multitask.data.datasets.from_config import register_datasets
@@ -180,3 +184,24 @@ def fall_back_to_cpu(cfg: CfgNode) -> str:
         f"MODEL.DEVICE is {device!r}, but PyTorch {torch.__version__} finds no CUDA GPU here: "
         "running on the CPU, which is many times slower."
     )
+
+
+class _LogLines:
+    """A text stream for tqdm: each state of the bar is a line of its own on stdout."""
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            sys.stdout.write(f"{text.strip()}\n")
+            sys.stdout.flush()
+
+    def flush(self) -> None:
+        pass
+
+
+def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> tqdm:
+    """``tqdm`` on stdout; where that is no terminal, a plain line at most every five seconds."""
+    options.setdefault("file", sys.stdout)
+    if not sys.stdout.isatty():
+        bar_format = "{n_fmt}/{total_fmt} {desc}[{elapsed}<{remaining}, {rate_fmt}]"
+        options |= {"file": _LogLines(), "mininterval": 5, "bar_format": bar_format}
+    return tqdm(items, **options)

@@ -14,7 +14,7 @@ joint coordinates; visibility is COCO's. Occlusion has no common format and is n
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,9 @@ from d2_multitask.data.labels.masks import MaskError, to_rle
 from d2_multitask.data.labels.sem_seg import PartSegLabel, SemSegLabel
 from d2_multitask.data.problems import DATA_REPORT
 from d2_multitask.data.whole_files import write_json, write_png
+from d2_multitask.engine.setup import progress_bar
 
 Record = dict[str, Any]
-Progress = Callable[[int, int], None]
 
 MAPS = (SemSegLabel(), PartSegLabel(), BoundaryLabel())
 
@@ -52,7 +52,6 @@ def convert_file(
     phases: Sequence[str] = (),
     *,
     maps: bool = True,
-    progress: Progress | None = None,
 ) -> list[Path]:
     """Convert a file.
 
@@ -61,7 +60,6 @@ def convert_file(
         output: folder; files in it that have the same names are replaced.
         phases: "train", "val"; empty = those that the file has.
         maps: also write the PNG maps.
-        progress: is called with (maps done, maps in all).
 
     Returns:
         The paths of the JSON files.
@@ -76,7 +74,7 @@ def convert_file(
     known = phase_counts(file)
     phases = tuple(phases) or tuple(p for p in ("train", "val") if p in known)
     with FolderLock(Path(output)):
-        return _write(Path(output), file, phases, maps, progress or (lambda done, total: None))
+        return _write(Path(output), file, phases, maps)
 
 
 def _write(
@@ -84,7 +82,6 @@ def _write(
     file: AnnotationFile,
     phases: Sequence[str],
     maps: bool,
-    progress: Progress,
 ) -> list[Path]:
     paths = []
     loaded = {phase: read_phase(file, "", phase) for phase in phases}
@@ -98,7 +95,7 @@ def _write(
             write_json(paths[-1], coco_json(part.dataset_dicts, person_only))
     if maps:
         everything = [record for part in loaded.values() for record in part.dataset_dicts]
-        _write_maps(output, everything, progress)
+        _write_maps(output, everything)
     return paths
 
 
@@ -177,11 +174,10 @@ def _number(annotations: list[dict[str, Any]]) -> None:
             annotation["id"] = number
 
 
-def _write_maps(output: Path, records: Sequence[Record], progress: Progress) -> None:
-    for done, record in enumerate(records, start=1):
+def _write_maps(output: Path, records: Sequence[Record]) -> None:
+    for record in progress_bar(records, unit="image"):
         stem = Path(record["file_name"]).stem
         for label in MAPS:
             values = label.read(record)
             if values is not None:
                 write_png(output / label.key / f"{stem}.png", values, compress_level=6)
-        progress(done, len(records))
