@@ -7,6 +7,9 @@ EXIF orientation is applied, as Detectron2 does. Label maps keep their numbers.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 from detectron2.data import detection_utils
@@ -59,19 +62,14 @@ def read_image(
         ImageReadError: the file is missing, truncated or not an image.
         SizeMismatchError: the image has another size than ``expected_size``, rotated or not.
     """
-    try:
-        with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
-            stored = _to_8_bit(image, file_name, report)
-            stored.load()
-            shown = detection_utils._apply_exif_orientation(stored)
-            chosen = shown
-            if expected_size and _size(shown) != expected_size and _size(stored) == expected_size:
-                chosen = stored
-            pixels = _to_array(chosen, image_format)
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, and more
-        raise ImageReadError(f"{file_name}: cannot be read as an image: {error}") from error
+    with _opened(file_name) as image:
+        stored = _to_8_bit(image, file_name, report)
+        stored.load()
+        shown = detection_utils._apply_exif_orientation(stored)
+        chosen = shown
+        if expected_size and _size(shown) != expected_size and _size(stored) == expected_size:
+            chosen = stored
+        pixels = _to_array(chosen, image_format)
     if expected_size and _size(chosen) != expected_size:
         raise SizeMismatchError(
             f"{file_name}: found an image of {_text(_size(shown))}, expected "
@@ -93,12 +91,9 @@ def image_size(file_name: str) -> tuple[int, int]:
     Raises:
         ImageReadError: the file is missing, or no image.
     """
-    try:
-        with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
-            height, width = _size(image)
-            is_turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= _FIRST_TURNED
-    except Exception as error:  # as in read_image
-        raise ImageReadError(f"{file_name}: cannot be read as an image: {error}") from error
+    with _opened(file_name) as image:
+        height, width = _size(image)
+        is_turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= _FIRST_TURNED
     return (width, height) if is_turned else (height, width)
 
 
@@ -129,17 +124,12 @@ def read_label_map(
             not accepted, or is a JPEG file, which holds no exact numbers (with ``grey_colors`` they
             are the caller's matter).
     """
-    try:
-        with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
-            mode, is_lossy = image.mode, image.format in _LOSSY_FORMATS
-            shown = detection_utils._apply_exif_orientation(image)
-            is_turned = expected_size in (None, _size(shown)) or expected_size != _size(image)
-            ids = np.array(shown if is_turned else image)
-            is_negative = not white_zero and _shows_zero_white(image, ids)
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise ImageReadError(f"{file_name}: cannot be read as a label map: {error}") from error
+    with _opened(file_name, "a label map") as image:
+        mode, is_lossy = image.mode, image.format in _LOSSY_FORMATS
+        shown = detection_utils._apply_exif_orientation(image)
+        is_turned = expected_size in (None, _size(shown)) or expected_size != _size(image)
+        ids = np.array(shown if is_turned else image)
+        is_negative = not white_zero and _shows_zero_white(image, ids)
     if is_lossy and not grey_colors:
         raise ImageReadError(
             f"{file_name}: found a label map in a JPEG file, whose compression changes the ids at "
@@ -165,6 +155,18 @@ def read_label_map(
             "(grey-scale or palette)"
         )
     return ids.astype(np.uint8) if mode == "1" else ids
+
+
+@contextlib.contextmanager
+def _opened(file_name: str, kind: str = "an image") -> Iterator[Image.Image]:
+    """An image file; what goes wrong in the block, in its decoder too, is an `ImageReadError`."""
+    try:
+        with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
+            yield image
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, and more
+        raise ImageReadError(f"{file_name}: cannot be read as {kind}: {error}") from error
 
 
 def _shows_zero_white(image: Image.Image, ids: np.ndarray) -> bool:

@@ -108,21 +108,16 @@ class MultitaskDatasetMapper:
         return result
 
     def _map(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        image = self._read_image(dataset_dict)
-        original_size = image.shape[:2]
-        result: dict[str, Any] = {
-            "file_name": dataset_dict["file_name"],
-            "height": original_size[0],
-            "width": original_size[1],
-        }
+        height, width = dataset_dict.get("height"), dataset_dict.get("width")
+        expected_size = (height, width) if height and width else None
+        image = read_image(dataset_dict["file_name"], self.image_format, expected_size)
+        height, width = original_size = image.shape[:2]
+        size = {"height": height, "width": width}
+        result: dict[str, Any] = {"file_name": dataset_dict["file_name"], **size}
         if "image_id" in dataset_dict:
             result["image_id"] = dataset_dict["image_id"]
         # Dicts of Detectron2's own loaders name the map of class ids instead of the file behind it.
-        sized = {
-            **from_source(dataset_dict),
-            "height": original_size[0],
-            "width": original_size[1],
-        }
+        sized = {**from_source(dataset_dict), **size}
         aug_input = _AugInput(image, self._sem_seg if self.is_train else None, sized)
         transforms = self.augmentations(aug_input)
         image = aug_input.image
@@ -140,11 +135,6 @@ class MultitaskDatasetMapper:
         if pending:
             result[PROBLEMS_KEY] = pending
         return result
-
-    def _read_image(self, dataset_dict: dict[str, Any]) -> np.ndarray:
-        height, width = dataset_dict.get("height"), dataset_dict.get("width")
-        expected_size = (height, width) if height and width else None
-        return read_image(dataset_dict["file_name"], self.image_format, expected_size)
 
     def _fail(self, dataset_dict: dict[str, Any], error: ValueError) -> None:
         if not self.is_train:

@@ -118,7 +118,6 @@ class ReportingLoader:
 
     Args:
         data_loader: yields lists of image dicts, as Detectron2's loaders do.
-        report: where the problems are counted.
         images: what ``data_loader`` reads from, for those who want to move it.
     """
 

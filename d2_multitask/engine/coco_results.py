@@ -127,7 +127,11 @@ def image_ids(
         The dataset's ids if it knows every image, each as another one; else the numbers that the
         names are, as in ``000000000785.jpg``, if all are different numbers; else 1, 2, 3, ...
     """
-    ids = [_known_id(os.path.abspath(name), known or {}) for name in file_names]
+    known = known or {}
+    ids = [
+        next((known[end] for end in _path_endings(os.path.abspath(name)) if end in known), None)
+        for name in file_names
+    ]
     if None not in ids and len(set(ids)) == len(ids):
         return ids
     stems = [Path(name).stem for name in file_names]
@@ -136,10 +140,6 @@ def image_ids(
         if None not in numbers and len(set(numbers)) == len(numbers):
             return numbers
     return list(range(1, len(stems) + 1))
-
-
-def _known_id(path: str, known: Mapping[str, int | str]) -> int | str | None:
-    return next((known[end] for end in _path_endings(path) if end in known), None)
 
 
 def _path_endings(path: str) -> list[str]:

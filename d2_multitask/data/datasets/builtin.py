@@ -13,8 +13,8 @@ from detectron2.data.datasets.builtin_meta import (
 from d2_multitask.data.datasets.catalog import BACKGROUND
 from d2_multitask.data.datasets.coco import register_coco_format
 from d2_multitask.data.datasets.pascal_in_detail import (
-    register_pascal_in_detail,
-    register_synthetic_in_detail,
+    find_files,
+    register_detail_layout,
 )
 from d2_multitask.data.labels.base import IGNORE_VALUE
 
@@ -63,5 +63,8 @@ _ROOT = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
 
 register_coco_people(_ROOT)
 register_synthetic_people(_ROOT)
-register_pascal_in_detail(_ROOT)
-register_synthetic_in_detail(_ROOT)
+register_detail_layout("pascal_in_detail", *find_files(_ROOT))
+# The synthetic images have the same layout.
+register_detail_layout(
+    "synthetic_in_detail", *find_files(os.path.join(_ROOT, "synthetic_in_detail"))
+)

@@ -8,8 +8,9 @@ entries are of two datasets that are trained on together, it is told.
 from __future__ import annotations
 
 import difflib
+import logging
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from d2_multitask.data.datasets.dict_fields import with_plain_fields
 from d2_multitask.data.labels.base import IGNORE_VALUE
 from d2_multitask.data.labels.sem_seg import from_source
 from d2_multitask.data.problems import DATA_REPORT, ProblemReport
+
+logger = logging.getLogger(__name__)
 
 BACKGROUND = "background"
 RECONSTRUCTION_TASK = "reconstruction"
@@ -94,6 +97,25 @@ def _with_maps_of_masks(name: str, records: list[dict[str, Any]]) -> list[dict[s
         return records
     metadata.set(stuff_classes=names, ignore_label=IGNORE_VALUE)
     return [{**record, "sem_seg_from_annotations": True} for record in records]
+
+
+def log_size(name: str, source: str, dataset_dicts: Sequence[Mapping[str, Any]]) -> None:
+    """Log how many images, objects and other labels a dataset has."""
+    objects = [a for record in dataset_dicts for a in record.get("annotations", ())]
+    crowds = sum(a["iscrowd"] for a in objects)
+    keys = Counter(key for record in dataset_dicts for key in record)
+    logger.info(
+        "Dataset %s: %d images (%d of them labelled as empty), %d objects (%d with keypoints), "
+        "%d ignored regions, from %s; images with %s",
+        name,
+        len(dataset_dicts),
+        sum(record.get("annotations") == [] for record in dataset_dicts),
+        len(objects) - crowds,
+        sum(any(a.get("keypoints", ())) for a in objects),
+        crowds,
+        source,
+        ", ".join(f"{key}: {number}" for key, number in keys.items()),
+    )
 
 
 def loaded_metadata(name: str) -> Metadata:

@@ -13,7 +13,6 @@ reads nothing; the JSON is read when the dataset is first used. What makes the f
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from d2_multitask.data.datasets.catalog import BACKGROUND, register
+from d2_multitask.data.datasets.catalog import BACKGROUND, log_size, register
 from d2_multitask.data.datasets.coco_annotations import (
     ObjectReader,
     as_category_id,
@@ -40,8 +39,6 @@ from d2_multitask.data.datasets.coco_json import (
 from d2_multitask.data.labels.base import IGNORE_VALUE, checked_ids, checked_ignore
 from d2_multitask.data.labels.sem_seg import open_as_class_ids
 from d2_multitask.data.problems import DATA_REPORT, Problem
-
-logger = logging.getLogger(__name__)
 
 EVALUATOR_TYPE = "multitask_coco"
 
@@ -156,7 +153,7 @@ class CocoFormatDataset:
             open_as_class_ids(self.name, dataset_dicts)
         self._publish(metadata)
         DATA_REPORT.extend(problems)
-        _log_size(self.name, self.json_file, dataset_dicts)
+        log_size(self.name, self.json_file, dataset_dicts)
         return dataset_dicts
 
     def _read_annotations(
@@ -362,20 +359,3 @@ def _image_of(
         details = f"field 'image_id': found {found}, expected the id of one of the images"
         problems.append(Problem(UNKNOWN_IMAGE, where, details))
     return record
-
-
-def _log_size(name: str, json_file: str, dataset_dicts: Sequence[Mapping[str, Any]]) -> None:
-    labels = [a for record in dataset_dicts for a in record.get("annotations", ())]
-    crowds = sum(a["iscrowd"] for a in labels)
-    keypoints = sum(any(a.get("keypoints", ())) for a in labels)
-    logger.info(
-        "Dataset %s: %d images (%d of them labelled as empty), %d objects (%d with keypoints), "
-        "%d ignored regions, from %s",
-        name,
-        len(dataset_dicts),
-        sum(record.get("annotations") == [] for record in dataset_dicts),
-        len(labels) - crowds,
-        keypoints,
-        crowds,
-        json_file,
-    )

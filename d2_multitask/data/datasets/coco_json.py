@@ -277,11 +277,7 @@ def read_categories(
         contiguous_ids={category["id"]: i for i, category in enumerate(ordered)},
         thing_classes=[category["name"] for category in ordered],
         keypoint_names=names,
-        keypoint_flip_map=(
-            _flip_map_by_name(names, json_file, problems)
-            if keypoint_flip_pairs is None
-            else _checked_pairs(keypoint_flip_pairs, names, json_file)
-        ),
+        keypoint_flip_map=_flip_map(keypoint_flip_pairs, names, json_file, problems),
         keypoint_connection_rules=_connection_rules(with_keypoints, names, json_file, problems),
         problems=problems,
     )
@@ -328,21 +324,21 @@ def _with_unique_names(
     return result[::-1]
 
 
-def _flip_map_by_name(
-    names: Sequence[str], json_file: str, problems: list[Problem]
+def _flip_map(
+    pairs: Sequence[Sequence[str]] | None,
+    names: Sequence[str],
+    json_file: str,
+    problems: list[Problem],
 ) -> list[tuple[str, str]]:
-    pairs, lonely = find_flip_pairs(names)
+    """The given pairs, checked, or those that are found by the names."""
+    if pairs is not None:
+        partners_of(f"{json_file}: flip pairs:", names, pairs)
+        return [(left, right) for left, right in pairs]
+    found, lonely = find_flip_pairs(names)
     for name in lonely:
         details = f"found {name!r}, expected its other side among {list(names)}"
         problems.append(Problem(LONELY_SIDE_PROBLEM, f"{json_file}: keypoint {name}", details))
-    return pairs
-
-
-def _checked_pairs(
-    pairs: Sequence[Sequence[str]], names: Sequence[str], json_file: str
-) -> list[tuple[str, str]]:
-    partners_of(f"{json_file}: flip pairs:", names, pairs)
-    return [(left, right) for left, right in pairs]
+    return found
 
 
 def _connection_rules(

@@ -31,7 +31,7 @@ from d2_multitask.data.labels.base import (
     name_of,
     size_of,
 )
-from d2_multitask.data.labels.masks import decode_or_report
+from d2_multitask.data.labels.masks import decode, rle_or_report
 from d2_multitask.data.problems import DATA_REPORT, ProblemReport
 
 LEFT, RIGHT = 1, 2
@@ -62,14 +62,14 @@ class BoundaryLabel(MapLabel):
         """See `MapLabel`."""
         if "boundary_file_name" in record or "boundary_segmentation" not in record:
             return super().read(record, report)
-        mask = decode_or_report(
+        rle = rle_or_report(
             record["boundary_segmentation"],
             *size_of(record),
             report,
             f"{name_of(record)}: boundary",
             allow_empty=True,  # an image may show nothing that has a boundary
         )
-        return None if mask is None else np.ascontiguousarray(mask).astype(np.uint8)
+        return None if rle is None else np.ascontiguousarray(decode(rle)).astype(np.uint8)
 
     def load(
         self, record: Record, transforms: T.TransformList, image_size: tuple[int, int]

@@ -136,28 +136,29 @@ def paint_segments(
             raise ValueError(
                 f"{where}: segment {index}: category_id: found {category_id}, expected 0 to 255"
             )
-        mask = decode_or_report(
+        rle = rle_or_report(
             segment["segmentation"], height, width, report, f"{where}: segment {index}"
         )
-        if mask is not None:
-            painted[mask] = category_id
+        if rle is not None:
+            painted[decode(rle)] = category_id
     return np.ascontiguousarray(painted)
 
 
-def decode_or_report(
+def rle_or_report(
     segmentation: Any,
     height: int,
     width: int,
     report: ProblemReport,
     where: str,
     *,
+    kind: str = SEGMENT_NOT_DECODED,
     allow_empty: bool = False,
-) -> np.ndarray | None:
-    """A mask (H, W) bool; ``None``, and counted, if it cannot be used."""
+) -> dict[str, Any] | None:
+    """`to_rle`; ``None``, and counted as ``kind``, if the mask cannot be used."""
     try:
-        return decode(to_rle(segmentation, height, width, allow_empty=allow_empty))
+        return to_rle(segmentation, height, width, allow_empty=allow_empty)
     except MaskError as error:
-        report.add(SEGMENT_NOT_DECODED, where, str(error))
+        report.add(kind, where, str(error))
         return None
 
 

@@ -40,7 +40,7 @@ from d2_multitask.data.labels.base import (
     size_of,
     spread,
 )
-from d2_multitask.data.labels.masks import MaskError, decode, to_rle
+from d2_multitask.data.labels.masks import decode, rle_or_report
 from d2_multitask.data.problems import DATA_REPORT, ProblemReport
 
 MASK_NOT_DECODED = "mask that cannot be decoded, its box is ignored for segmentation"
@@ -300,14 +300,11 @@ def annotation_rle(
     where: str,
 ) -> dict[str, Any] | None:
     """An annotation's mask as a checked RLE; ``None``, and counted, if it cannot be used."""
-    segmentation = annotation.get("segmentation")
-    if not segmentation:
+    if not annotation.get("segmentation"):
         return None
-    try:
-        return to_rle(segmentation, height, width)
-    except MaskError as error:
-        report.add(MASK_NOT_DECODED, where, str(error))
-        return None
+    return rle_or_report(
+        annotation["segmentation"], height, width, report, where, kind=MASK_NOT_DECODED
+    )
 
 
 def paint_box(canvas: np.ndarray, annotation: Mapping[str, Any], value: int) -> None:

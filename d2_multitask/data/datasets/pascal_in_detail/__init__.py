@@ -21,12 +21,11 @@ import functools
 import logging
 import os
 import pickle
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from d2_multitask.data.datasets.catalog import register
+from d2_multitask.data.datasets.catalog import log_size, register
 from d2_multitask.data.datasets.coco_json import no_collection
 from d2_multitask.data.datasets.pascal_in_detail.annotation_file import (
     AnnotationFile,
@@ -97,7 +96,7 @@ class PascalInDetail:
         if self.person_only:
             for record in loaded.dataset_dicts:
                 keep_people(record)
-        _log_size(self.name, self.annotation_file, loaded.dataset_dicts)
+        log_size(self.name, self.annotation_file, loaded.dataset_dicts)
         return loaded.dataset_dicts
 
 
@@ -174,50 +173,13 @@ def keep_people(record: Record) -> None:
     record["annotations"] = [{**person, "category_id": 0} for person in people]
 
 
-def _log_size(name: str, annotation_file: str, dataset_dicts: Sequence[Record]) -> None:
-    objects = [a for record in dataset_dicts for a in record.get("annotations", ())]
-    keys = {
-        "semantic maps": "sem_seg_segments",
-        "human parts": "part_seg_segments",
-        "boundaries": "boundary_segmentation",
-        "occlusion": "occlusion_fragments",
-    }
-    counts = [f"{sum(key in r for r in dataset_dicts)} with {text}" for text, key in keys.items()]
-    logger.info(
-        "Dataset %s: %d images (%s), %d objects (%d with keypoints), from %s",
-        name,
-        len(dataset_dicts),
-        ", ".join(counts),
-        len(objects),
-        sum(any(a.get("keypoints", ())) for a in objects),
-        annotation_file,
-    )
-
-
-def register_pascal_in_detail(root: str) -> None:
-    """Register ``pascal_in_detail_{train,val}`` and ``pascal_in_detail_person_{train,val}``.
-
-    Nothing is read but whether files are there, below ``root``:
-
-        VOCdevkit/VOC2010/JPEGImages/*.jpg      (VOC2012's are a superset and are taken as well)
-        pascal_in_detail/trainval_withkeypoints.json
-        pascal_in_detail/trainval_merged.json   (without keypoints; taken if the other is not there)
-    """
-    register_detail_layout("pascal_in_detail", *find_files(root))
-
-
-def register_synthetic_in_detail(root: str) -> None:
-    """Register ``synthetic_in_detail_{train,val}`` and ``synthetic_in_detail_person_{train,val}``.
-
-    The synthetic images have PASCAL in Detail's layout below ``<root>/synthetic_in_detail``.
-    """
-    register_detail_layout(
-        "synthetic_in_detail", *find_files(os.path.join(root, "synthetic_in_detail"))
-    )
-
-
 def find_files(root: str) -> tuple[str, str]:
-    """Annotation file and image folder below a root; the preferred ones if none is there."""
+    """Annotation file and image folder below a root; the first ones if none is there.
+
+    VOCdevkit/VOC2010/JPEGImages/*.jpg      (VOC2012's are a superset and are taken as well)
+    pascal_in_detail/trainval_withkeypoints.json
+    pascal_in_detail/trainval_merged.json   (without keypoints; taken if the other is not there)
+    """
     folder = Path(root) / "pascal_in_detail"
     files = [folder / name for name in (WITH_JOINTS, WITHOUT_JOINTS)]
     images = [Path(root) / "VOCdevkit" / year / "JPEGImages" for year in ("VOC2010", "VOC2012")]
