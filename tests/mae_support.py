@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from convert_mae_weights import from_authors_names
 from d2_multitask.modeling.mae import MAEDecoder, MAEEncoder, MaskedAutoencoder
-from d2_multitask.modeling.mae.weights import from_authors_names, is_decoder_name
+from d2_multitask.modeling.mae.weights import is_decoder_name
 
 
 def small_mae(

@@ -15,15 +15,18 @@ Only tensors are read from a file.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from detectron2.modeling import build_model
+from torch import Tensor
 
 from d2_multitask.checkpoint import load_weights, read_checkpoint
-from d2_multitask.checkpoint.centernet import CenterNetFile, identify
+from d2_multitask.checkpoint.centernet import DLA_KEY, HEADS, RESNET_KEY
 from d2_multitask.config import load_config
 from d2_multitask.data.whole_files import whole_file
 from d2_multitask.engine.setup import parse_with_overrides
@@ -38,6 +41,13 @@ CONFIGS = {
     ("r101", "multi_pose"): "centernet/multi_pose_r101.yaml",
 }
 COCO_CLASSES = 80
+
+TASKS = {"ctdet": ("hm", "wh", "reg"), "multi_pose": tuple(HEADS)}
+# Heads of CenterNet's other tasks, for messages.
+_OTHER_TASKS = {"dep": "ddd (boxes in 3D)", "hm_t": "exdet (extreme points)"}
+
+# Blocks of the third stage -> depth, without and with bottlenecks.
+_RESNET_DEPTHS = {False: {2: 18, 6: 34}, True: {6: 50, 23: 101, 36: 152}}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -115,6 +125,65 @@ def config_of(content: CenterNetFile, path: str) -> str:
             "MODEL.CENTER_HEAD.NUM_CLASSES (and MODEL.RESNETS) as in the file"
         )
     return CONFIGS[key]
+
+
+class CenterNetFile(NamedTuple):
+    """Contents of a file."""
+
+    network: str  # "dla34", "r18", "r34", "r50", "r101" or "r152"
+    task: str  # "ctdet" or "multi_pose"
+    num_classes: int  # of the centre heatmap
+
+
+def identify(weights: Mapping[str, Tensor], file: str) -> CenterNetFile:
+    """Tell which published network and task a file holds.
+
+    Args:
+        weights: Name -> tensor, without `module.` prefixes.
+        file: For messages.
+
+    Raises:
+        ValueError: Another network or task, or heads are missing.
+    """
+    network = _network(weights, file)
+    heads = {name.split(".")[0] for name in weights if re.fullmatch(r"\w+\.[02]\.weight", name)}
+    for head, task in _OTHER_TASKS.items():
+        if head in heads:
+            raise ValueError(
+                f"{file} is CenterNet's {task}: found the head {head!r}, expected those of ctdet "
+                f"{TASKS['ctdet']} or multi_pose {TASKS['multi_pose']}"
+            )
+    task = "multi_pose" if heads & {"hps", "hm_hp", "hp_offset"} else "ctdet"
+    missing = [name for name in TASKS[task] if f"{name}.2.weight" not in weights]
+    if missing:
+        raise ValueError(
+            f"{file} lacks the heads {missing} of CenterNet's {task}: found {sorted(heads)}; "
+            "expected a file of CenterNet's model zoo, whole"
+        )
+    return CenterNetFile(network, task, weights["hm.2.weight"].shape[0])
+
+
+def _network(weights: Mapping[str, Tensor], file: str) -> str:
+    if DLA_KEY in weights:
+        return "dla34"
+    if RESNET_KEY in weights:
+        bottleneck = "layer1.0.conv3.weight" in weights
+        blocks = sum(bool(re.fullmatch(r"layer3\.\d+\.conv1\.weight", name)) for name in weights)
+        if blocks in _RESNET_DEPTHS[bottleneck]:
+            return f"r{_RESNET_DEPTHS[bottleneck][blocks]}"
+    kinds = {
+        "pre.0.conv.weight": "CenterNet's Hourglass-104, a network that this package does not have",
+        RESNET_KEY: "a part of a ResNet, or one of unknown depth",
+        "deconv_layers.0.weight": "a ResNet without deformable convolution (CenterNet's 'res')",
+        "base.base_layer.0.weight": "CenterNet's first version of DLA ('dlav0') or a part of DLA",
+    }
+    found = next((what for key, what in kinds.items() if key in weights), "another network")
+    if any(name.startswith("backbone.") for name in weights):
+        found = "a checkpoint of Detectron2 or of this package, which needs no conversion"
+    raise ValueError(
+        f"{file} holds {found}: found, for example, {list(weights)[:3]}; expected the deformable "
+        "DLA-34, ResNet-18 or ResNet-101 of CenterNet's model zoo (ctdet_coco_dla_2x.pth, ...)"
+    )
 
 
 def find_config(name: str) -> str:

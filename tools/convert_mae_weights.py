@@ -28,19 +28,39 @@ from d2_multitask.data.whole_files import whole_file
 from d2_multitask.modeling.mae.masking import patch_grid
 from d2_multitask.modeling.mae.position_embedding import RESIZE_MODES, infer_grid
 from d2_multitask.modeling.mae.weights import (
-    LICENSE_NOTE,
     MIN_ENCODER_SHARE,
-    WRITTEN_DIALECTS,
     TranslatedWeights,
     describe,
     fit_to_shapes,
-    from_authors_names,
     is_decoder_name,
     is_encoder_name,
+    rename,
     to_authors_names,
 )
 
 _KERNEL = "patch_embed.proj.weight"
+LICENSE_NOTE = (
+    "The MAE weights of Meta's authors are licensed CC BY-NC 4.0 (no commercial use), also where a "
+    "copy of them is published under another label. What is converted or trained from them is "
+    "bound by it."
+)
+# The dialects that `from_authors_names` writes.
+WRITTEN_DIALECTS = ("authors", "huggingface_v4", "d2_multitask")
+# The authors' names -> Hugging Face's of version 4, likewise, but for qkv.
+_TO_HUGGINGFACE_RULES = (
+    (r"^decoder_blocks\.", "decoder.decoder_layers."),
+    (r"^(mask_token|decoder_)", r"decoder.\1"),
+    (r"^blocks\.", "vit.encoder.layer."),
+    (r"^patch_embed\.proj\.", "vit.embeddings.patch_embeddings.projection."),
+    (r"^pos_embed$", "vit.embeddings.position_embeddings"),
+    (r"^cls_token$", "vit.embeddings.cls_token"),
+    (r"^norm\.", "vit.layernorm."),
+    (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."),
+    (r"\.attn\.proj\.", ".attention.output.dense."),
+    (r"\.mlp\.fc1\.", ".intermediate.dense."),
+    (r"\.mlp\.fc2\.", ".output.dense."),
+)
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -176,6 +196,32 @@ def convert_mae_file(
     ]
     _write(from_authors_names(translated.weights, dialect), target)
     return report
+
+
+def from_authors_names(weights: dict[str, Tensor], dialect: str) -> dict[str, Tensor]:
+    """The authors' names -> those of a dialect of `WRITTEN_DIALECTS`.
+
+    Raises:
+        ValueError: another dialect.
+    """
+    if dialect not in WRITTEN_DIALECTS:
+        raise ValueError(f"Dialect: found {dialect!r}, expected one of {WRITTEN_DIALECTS}")
+    if dialect == "authors":
+        return dict(weights)
+    if dialect == "d2_multitask":
+        return {
+            f"{'decoder' if is_decoder_name(name) else 'encoder'}.{name}": value
+            for name, value in weights.items()
+        }
+    result: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        name = rename(name, _TO_HUGGINGFACE_RULES)
+        if ".attn.qkv." not in name:
+            result[name] = value
+            continue
+        for part, tensor in zip(("query", "key", "value"), value.chunk(3), strict=True):
+            result[name.replace("attn.qkv", f"attention.attention.{part}")] = tensor.clone()
+    return result
 
 
 def complete_names(names: Iterable[str]) -> list[str]:

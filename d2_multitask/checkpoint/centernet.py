@@ -1,4 +1,4 @@
-"""Weight files of CenterNet's public code: their contents, and their names in our networks.
+"""Weight files of CenterNet's public code: their names in our networks.
 
 Published are ResNet-18, ResNet-101 and DLA-34, for boxes of COCO's 80 classes (`ctdet`) and for
 people with keypoints (`multi_pose`). Their layers are ours, one to one (docs/centernet.md).
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -23,14 +22,7 @@ HEADS = {
     "hm_hp": "heads.pose.keypoint_heatmap",
     "hp_offset": "heads.pose.keypoint_heatmap_offset",
 }
-TASKS = {"ctdet": ("hm", "wh", "reg"), "multi_pose": tuple(HEADS)}
-# Heads of CenterNet's other tasks, for messages.
-_OTHER_TASKS = {"dep": "ddd (boxes in 3D)", "hm_t": "exdet (extreme points)"}
-
-_DLA_KEY, _RESNET_KEY = "dla_up.ida_0.proj_1.conv.weight", "deconv_layers.0.conv_offset_mask.weight"
-# Blocks of the third stage -> depth, without and with bottlenecks.
-_RESNET_DEPTHS = {False: {2: 18, 6: 34}, True: {6: 50, 23: 101, 36: 152}}
-
+DLA_KEY, RESNET_KEY = "dla_up.ida_0.proj_1.conv.weight", "deconv_layers.0.conv_offset_mask.weight"
 CLASSIFIER = "the ImageNet classifier of the feature network, which detection does not use"
 UNREAD = "a projection that CenterNet computes and does not use; our network does not have it"
 NO_PLACE = "the network has no such layer (another backbone, or heads that MODEL.TASKS leaves out)"
@@ -40,47 +32,10 @@ PERSON = (
 )
 
 
-@dataclass(frozen=True)
-class CenterNetFile:
-    """Contents of a file."""
-
-    network: str  # "dla34", "r18", "r34", "r50", "r101" or "r152"
-    task: str  # "ctdet" or "multi_pose"
-    num_classes: int  # of the centre heatmap
-
-
 def is_centernet(names: Iterable[str]) -> bool:
     """Whether tensors of these names are one of CenterNet's networks that we have."""
     names = set(names)
-    return _DLA_KEY in names or _RESNET_KEY in names
-
-
-def identify(weights: Mapping[str, Tensor], file: str) -> CenterNetFile:
-    """Tell which published network and task a file holds.
-
-    Args:
-        weights: Name -> tensor, without `module.` prefixes.
-        file: For messages.
-
-    Raises:
-        ValueError: Another network or task, or heads are missing.
-    """
-    network = _network(weights, file)
-    heads = {name.split(".")[0] for name in weights if re.fullmatch(r"\w+\.[02]\.weight", name)}
-    for head, task in _OTHER_TASKS.items():
-        if head in heads:
-            raise ValueError(
-                f"{file} is CenterNet's {task}: found the head {head!r}, expected those of ctdet "
-                f"{TASKS['ctdet']} or multi_pose {TASKS['multi_pose']}"
-            )
-    task = "multi_pose" if heads & {"hps", "hm_hp", "hp_offset"} else "ctdet"
-    missing = [name for name in TASKS[task] if f"{name}.2.weight" not in weights]
-    if missing:
-        raise ValueError(
-            f"{file} lacks the heads {missing} of CenterNet's {task}: found {sorted(heads)}; "
-            "expected a file of CenterNet's model zoo, whole"
-        )
-    return CenterNetFile(network, task, weights["hm.2.weight"].shape[0])
+    return DLA_KEY in names or RESNET_KEY in names
 
 
 def convert_centernet(
@@ -154,29 +109,6 @@ def detectron2_resnet_name(name: str) -> str:
     name = re.sub(r"^(conv1|bn1)\.", r"stem.\1.", name)
     name = name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
     return re.sub(r"\bbn(\d)\.", r"conv\1.norm.", name)
-
-
-def _network(weights: Mapping[str, Tensor], file: str) -> str:
-    if _DLA_KEY in weights:
-        return "dla34"
-    if _RESNET_KEY in weights:
-        bottleneck = "layer1.0.conv3.weight" in weights
-        blocks = sum(bool(re.fullmatch(r"layer3\.\d+\.conv1\.weight", name)) for name in weights)
-        if blocks in _RESNET_DEPTHS[bottleneck]:
-            return f"r{_RESNET_DEPTHS[bottleneck][blocks]}"
-    kinds = {
-        "pre.0.conv.weight": "CenterNet's Hourglass-104, a network that this package does not have",
-        _RESNET_KEY: "a part of a ResNet, or one of unknown depth",
-        "deconv_layers.0.weight": "a ResNet without deformable convolution (CenterNet's 'res')",
-        "base.base_layer.0.weight": "CenterNet's first version of DLA ('dlav0') or a part of DLA",
-    }
-    found = next((what for key, what in kinds.items() if key in weights), "another network")
-    if any(name.startswith("backbone.") for name in weights):
-        found = "a checkpoint of Detectron2 or of this package, which needs no conversion"
-    raise ValueError(
-        f"{file} holds {found}: found, for example, {list(weights)[:3]}; expected the deformable "
-        "DLA-34, ResNet-18 or ResNet-101 of CenterNet's model zoo (ctdet_coco_dla_2x.pth, ...)"
-    )
 
 
 def _check_deformable(state: Mapping[str, Tensor], file: str) -> None:

@@ -161,8 +161,6 @@ def _numpy_scalars_allowed() -> contextlib.AbstractContextManager:
 
     MAE's and similar ones hold their command line, an argparse.Namespace, which runs no code.
     """
-    if not hasattr(torch.serialization, "safe_globals"):  # before PyTorch 2.5
-        return contextlib.nullcontext()
     dtypes = sorted({type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}, key=str)
     return torch.serialization.safe_globals(
         [_RECONSTRUCT, _SCALAR, np.ndarray, np.dtype, argparse.Namespace, *dtypes]

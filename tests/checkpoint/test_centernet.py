@@ -14,10 +14,7 @@ from torch import Tensor, nn
 import centernet_support as public
 from d2_multitask.checkpoint import load_weights
 from d2_multitask.checkpoint.centernet import (
-    CenterNetFile,
     convert_centernet,
-    identify,
-    is_centernet,
     our_name,
 )
 from d2_multitask.config import load_config
@@ -168,41 +165,6 @@ def test_plain_convolutions_are_refused() -> None:
     model = small("multi_pose_r18.yaml", "MODEL.UPSAMPLING.DEFORMABLE", "False")
     with pytest.raises(ValueError, match="MODEL.UPSAMPLING.DEFORMABLE True"):
         convert_centernet(public.state_dict("r18", public.MULTI_POSE), model, "file.pth")
-
-
-def test_identify() -> None:
-    r18 = public.state_dict("r18", public.MULTI_POSE)
-    assert is_centernet(r18)
-    assert identify(r18, "f") == CenterNetFile("r18", "multi_pose", 1)
-    ctdet = {name: v for name, v in r18.items() if not name.startswith(("hps", "hm_hp", "hp_off"))}
-    assert identify(ctdet, "f") == CenterNetFile("r18", "ctdet", 1)
-
-
-def _without(prefix: str) -> dict[str, Tensor]:
-    weights = public.state_dict("r18", public.MULTI_POSE)
-    return {name: value for name, value in weights.items() if not name.startswith(prefix)}
-
-
-ONE = torch.zeros(1)
-
-
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [
-        pytest.param({"pre.0.conv.weight": ONE}, "Hourglass", id="hourglass"),
-        pytest.param({"deconv_layers.0.weight": ONE}, "without deformable", id="plain ResNet"),
-        pytest.param(lambda: _without("layer3.1."), "a part of a ResNet", id="part of a ResNet"),
-        pytest.param({"base.base_layer.0.weight": ONE}, "'dlav0'", id="old DLA"),
-        pytest.param({"features.0.weight": ONE}, "another network.*features.0", id="other"),
-        pytest.param({"backbone.x.weight": ONE}, "needs no conversion.*backbone.x", id="ours"),
-        pytest.param(lambda: {**_without("-"), "dep.0.weight": ONE}, "ddd", id="3D boxes"),
-        pytest.param(lambda: _without("reg."), r"lacks the heads \['reg'\]", id="no offsets"),
-        pytest.param(lambda: _without("hm_hp."), r"lacks the heads \['hm_hp'\]", id="cut off"),
-    ],
-)
-def test_files_that_are_something_else(weights, message: str) -> None:
-    with pytest.raises(ValueError, match=f"some.pth.*{message}"):
-        identify(weights() if callable(weights) else weights, "some.pth")
 
 
 class _Bomb:

@@ -7,10 +7,9 @@ import subprocess
 import pytest
 import torch
 
-from convert_mae_weights import complete_names, convert_mae_file
+from convert_mae_weights import WRITTEN_DIALECTS, complete_names, convert_mae_file
 from d2_multitask.checkpoint import load_weights, read_checkpoint
 from d2_multitask.modeling.mae import MAEEncoder
-from d2_multitask.modeling.mae.weights import WRITTEN_DIALECTS
 from mae_support import authors_weights, small_mae
 from support import REPOSITORY
 from tool_support import run_tool

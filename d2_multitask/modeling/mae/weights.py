@@ -27,13 +27,6 @@ from torch import Tensor, nn
 from d2_multitask.checkpoint.report import AdaptedWeights
 from d2_multitask.modeling.mae.position_embedding import infer_grid, resize_position_embedding
 
-LICENSE_NOTE = (
-    "The MAE weights of Meta's authors are licensed CC BY-NC 4.0 (no commercial use), also where a "
-    "copy of them is published under another label. What is converted or trained from them is "
-    "bound by it."
-)
-# The dialects that `from_authors_names` writes.
-WRITTEN_DIALECTS = ("authors", "huggingface_v4", "d2_multitask")
 # Below this share of the encoder's tensors, a file is of another network.
 MIN_ENCODER_SHARE = 0.9
 
@@ -64,21 +57,6 @@ _HUGGINGFACE_RULES = (
     (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
     (r"\.output\.dense\.", ".mlp.fc2."),
-)
-# The authors' names -> Hugging Face's of version 4, likewise, but for qkv.
-_TO_HUGGINGFACE_RULES = (
-    (r"^decoder_blocks\.", "decoder.decoder_layers."),
-    (r"^(mask_token|decoder_)", r"decoder.\1"),
-    (r"^blocks\.", "vit.encoder.layer."),
-    (r"^patch_embed\.proj\.", "vit.embeddings.patch_embeddings.projection."),
-    (r"^pos_embed$", "vit.embeddings.position_embeddings"),
-    (r"^cls_token$", "vit.embeddings.cls_token"),
-    (r"^norm\.", "vit.layernorm."),
-    (r"\.norm1\.", ".layernorm_before."),
-    (r"\.norm2\.", ".layernorm_after."),
-    (r"\.attn\.proj\.", ".attention.output.dense."),
-    (r"\.mlp\.fc1\.", ".intermediate.dense."),
-    (r"\.mlp\.fc2\.", ".output.dense."),
 )
 
 
@@ -161,7 +139,7 @@ def _from_huggingface(weights: dict[str, Tensor], prefix: str, file: str) -> Tra
         start = outer if name.startswith(f"{outer}decoder.") else prefix
         if not name.startswith(start):
             continue
-        target = _rename(name[len(start) :], _HUGGINGFACE_RULES)
+        target = rename(name[len(start) :], _HUGGINGFACE_RULES)
         part = re.match(r"(.+\.qkv)\.([012])\.(\w+)$", target)
         if part:
             qkv.setdefault(f"{part[1]}.{part[3]}", [None] * 3)[int(part[2])] = name
@@ -179,33 +157,8 @@ def _from_huggingface(weights: dict[str, Tensor], prefix: str, file: str) -> Tra
     return translated
 
 
-def from_authors_names(weights: dict[str, Tensor], dialect: str) -> dict[str, Tensor]:
-    """The authors' names -> those of a dialect of `WRITTEN_DIALECTS`.
-
-    Raises:
-        ValueError: another dialect.
-    """
-    if dialect not in WRITTEN_DIALECTS:
-        raise ValueError(f"Dialect: found {dialect!r}, expected one of {WRITTEN_DIALECTS}")
-    if dialect == "authors":
-        return dict(weights)
-    if dialect == "d2_multitask":
-        return {
-            f"{'decoder' if is_decoder_name(name) else 'encoder'}.{name}": value
-            for name, value in weights.items()
-        }
-    result: dict[str, Tensor] = {}
-    for name, value in weights.items():
-        name = _rename(name, _TO_HUGGINGFACE_RULES)
-        if ".attn.qkv." not in name:
-            result[name] = value
-            continue
-        for part, tensor in zip(("query", "key", "value"), value.chunk(3), strict=True):
-            result[name.replace("attn.qkv", f"attention.attention.{part}")] = tensor.clone()
-    return result
-
-
-def _rename(name: str, rules: Iterable[tuple[str, str]]) -> str:
+def rename(name: str, rules: Iterable[tuple[str, str]]) -> str:
+    """Apply (pattern, replacement) to a name, one after the other."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from convert_mae_weights import from_authors_names
 from d2_multitask.modeling.mae.weights import (
-    from_authors_names,
     is_decoder_name,
     to_authors_names,
 )
