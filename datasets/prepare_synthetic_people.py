@@ -32,7 +32,7 @@ from synthetic.people import SceneConfig, write_synthetic_people
 
 def progress_of(name: str) -> Callable[[int, int], None]:
     """A progress bar, to be called with (images done, images in all)."""
-    bar = progress_bar(desc=f"{name} ", unit="image")
+    bar = progress_bar(desc=name, unit="image")
 
     def show(done: int, total: int) -> None:
         bar.total = total

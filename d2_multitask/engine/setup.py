@@ -202,6 +202,6 @@ def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> tqdm:
     """``tqdm`` on stdout; where that is no terminal, a plain line at most every five seconds."""
     options.setdefault("file", sys.stdout)
     if not sys.stdout.isatty():
-        bar_format = "{n_fmt}/{total_fmt} {desc}[{elapsed}<{remaining}, {rate_fmt}]"
+        bar_format = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}] {desc}"
         options |= {"file": _LogLines(), "mininterval": 5, "bar_format": bar_format}
     return tqdm(items, **options)
