@@ -147,8 +147,7 @@ def _leave_signals_to_parent(loader: Any) -> None:
 
     The main process decides what becomes of the step; workers end with it, as PyTorch's watch it.
 
-    Args:
-        loader: PyTorch's, or one of Detectron2's around it; others stay as they are.
+    The loader is PyTorch's, or one of Detectron2's around it; others stay as they are.
     """
     while not isinstance(loader, DataLoader):
         if not hasattr(loader, "dataset"):

@@ -170,8 +170,7 @@ def check_output_dir(folder: str) -> None:
 def fall_back_to_cpu(cfg: CfgNode) -> str:
     """Change ``MODEL.DEVICE`` to the CPU if it names a GPU and there is none.
 
-    Args:
-        cfg: changed in place.
+    ``cfg`` is changed in place.
 
     Returns:
         The warning to log, empty if nothing had to be changed.

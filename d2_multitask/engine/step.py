@@ -212,9 +212,8 @@ def _batch_and_advice(batch: Batch) -> str:
 def task_totals(losses: Mapping[str, float], tasks: Iterable[str]) -> dict[str, float]:
     """Sum of the losses of each task.
 
-    Args:
-        losses: ``loss_<task>`` or ``loss_<task>_<term>`` -> value.
-        tasks: the names of the tasks; losses of none of them are left out.
+    Losses are named ``loss_<task>`` or ``loss_<task>_<term>``; those of none of the tasks are
+    left out.
 
     Returns:
         ``task/<task>`` -> sum, for the tasks that have a loss.

@@ -176,10 +176,7 @@ class MultitaskTrainer(DefaultTrainer):
 
         The results are also logged as a table and written to ``OUTPUT_DIR/results.json``.
 
-        Args:
-            cfg: the config.
-            model: with its weights.
-            evaluators: one a dataset, instead of those of `build_evaluator`.
+        ``evaluators``, one a dataset, replace those of `build_evaluator`.
 
         Returns:
             ``{task: {metric: value}}``; with several datasets one such dict for each name.

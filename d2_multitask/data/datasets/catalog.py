@@ -140,10 +140,7 @@ def merge_same_files(
     Entries with the same objects stay as they are: listing an image twice makes it count twice.
     An entry without the field ``annotations`` adds nothing to one that has it.
 
-    Args:
-        name: of the dataset, for messages.
-        dataset_dicts: Detectron2's dicts; they are not changed.
-        report: where such files are counted, with their image ids.
+    Such files are counted, with their image ids; the dicts are not changed.
 
     Raises:
         ValueError: the entries differ in another field, such as their semantic maps.
@@ -181,10 +178,7 @@ def report_shared_files(
     Entries without the field ``annotations``, such as those of semantic maps alone, say nothing
     about objects.
 
-    Args:
-        sets: name -> Detectron2's dicts.
-        filter_empty: entries with no object are not trained on.
-        report: where each pair of datasets is counted, with the number of images.
+    With ``filter_empty``, entries with no object are not trained on.
     """
     real = _RealPaths()
     first_of: dict[str, tuple[str, dict[str, Any]]] = {}

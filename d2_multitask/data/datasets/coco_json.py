@@ -42,9 +42,7 @@ def read_json(
 ) -> dict[str, Any]:
     """Read a JSON file that holds one object.
 
-    Args:
-        json_file: its path.
-        object_hook: as for ``json.load``; may make objects smaller while the file is read.
+    ``object_hook``, as for ``json.load``, may make objects smaller while the file is read.
 
     Raises:
         ValueError: the file is missing, broken, or holds something else.
@@ -110,12 +108,7 @@ def read_images(
 ) -> dict[int | str, dict[str, Any]]:
     """Read the field ``images``.
 
-    Args:
-        content: the JSON.
-        dataset_name: for messages.
-        json_file: for messages.
-        image_root: folder that the file names are relative to.
-        problems: entries that were listed twice, or say no size, are added here.
+    Entries that were listed twice, or say no size, are added to ``problems``.
 
     Returns:
         Image id -> Detectron2's dict with ``file_name, image_id, height, width``, in file order.

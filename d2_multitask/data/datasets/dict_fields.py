@@ -47,10 +47,7 @@ def with_plain_fields(
     An object whose box is no finite numbers, or has no size, is left out, and counted; a box that
     is missing or of another length stays, for `BoxLabel.check`.
 
-    Args:
-        dataset_dicts: Detectron2's dicts; they are not changed.
-        report: where problems are counted.
-        name: of the dataset, for messages.
+    The dicts are not changed.
 
     Returns:
         The same dicts; copies where something was read.

@@ -29,14 +29,14 @@ from d2_multitask.data.labels.base import Label, all_labels
 
 _REQUIRED = {"NAME": str, "JSON": str, "IMAGE_ROOT": str}
 # Of a plain folder of images: an entry without the key JSON.
-_FOLDER_REQUIRED = {"NAME": str, "IMAGE_ROOT": str}
-_MASK_OPTIONAL = {"MASK_VALUES": Mapping, "MASK_THRESHOLD": int}
-_FOLDER_OPTIONAL = {"IMAGE_RANGE": (list, tuple), "MASK_ROOT": str, **_MASK_OPTIONAL}
-_OPTIONAL = {
-    "SEM_SEG_FROM_MASKS": bool,
-    "KEYPOINT_FLIP_PAIRS": (list, tuple),
+_MASK_KEYS = {"MASK_VALUES": Mapping, "MASK_THRESHOLD": int}
+_FOLDER_KEYS = {
+    "NAME": str,
+    "IMAGE_ROOT": str,
+    "IMAGE_RANGE": (list, tuple),
+    "MASK_ROOT": str,
+    **_MASK_KEYS,
 }
-_FOLDER_KEYS = {**_FOLDER_REQUIRED, **_FOLDER_OPTIONAL}
 
 
 def _file_labels() -> list[type[Label]]:
@@ -46,7 +46,7 @@ def _file_labels() -> list[type[Label]]:
 
 def _json_keys() -> dict[str, Any]:
     """Keys of an entry with JSON -> the type of their values."""
-    keys = {**_REQUIRED, **_OPTIONAL}
+    keys = {**_REQUIRED, "SEM_SEG_FROM_MASKS": bool, "KEYPOINT_FLIP_PAIRS": (list, tuple)}
     for label in _file_labels():
         prefix = label.key.upper()
         keys[f"{prefix}_ROOT"] = str
@@ -188,7 +188,7 @@ def _register_folder(entry: Mapping[str, Any], root: str, where: str) -> None:
             mask_threshold=entry.get("MASK_THRESHOLD") or 0,
         )
         return
-    for key in _MASK_OPTIONAL:
+    for key in _MASK_KEYS:
         if entry.get(key):
             raise ValueError(f"{where}: found {key} without MASK_ROOT, expected a folder of masks")
     register_image_folder(entry["NAME"], root, image_range)
@@ -198,7 +198,8 @@ def _check_entry(entry: Any, where: str) -> None:
     if not isinstance(entry, Mapping):
         raise ValueError(f"{where}: found {entry!r}, expected the keys {list(_json_keys())}")
     is_folder = "JSON" not in entry
-    required, keys = (_FOLDER_REQUIRED, _FOLDER_KEYS) if is_folder else (_REQUIRED, _json_keys())
+    keys = _FOLDER_KEYS if is_folder else _json_keys()
+    required = [key for key in _REQUIRED if key in keys]
     without = ", without the key JSON (which makes it a folder of images)" if is_folder else ""
     for key, value in entry.items():
         if key not in keys:

@@ -65,10 +65,7 @@ def flip_indices(datasets: Sequence[str]) -> list[int]:
 def partners_of(where: str, names: Sequence[str], pairs: Any) -> dict[str, str]:
     """Keypoint -> the one of the other side, both ways.
 
-    Args:
-        where: begins messages.
-        names: of all keypoints.
-        pairs: of their names, (left, right), or a mapping; a pair may be told twice.
+    ``pairs`` are (left, right) names, or a mapping; a pair may be told twice.
 
     Raises:
         ValueError: something else than pairs of these keypoints, or a keypoint with two partners.

@@ -77,9 +77,8 @@ class Label:
     def read(self, record: Record, report: ProblemReport = DATA_REPORT) -> np.ndarray | None:
         """The label of one image at its original size, as evaluation and pictures want it.
 
-        Args:
-            record: with ``height`` and ``width`` of the original image.
-            report: where what cannot be used is counted.
+        Its original size is in the record's ``height`` and ``width``. What cannot be used
+        is counted.
 
         Returns:
             An array; ``None`` if the image has no label that can be used.
@@ -210,11 +209,8 @@ class MapLabel(Label):
     ) -> np.ndarray:
         """Set ids that are neither a class nor ``ignore_value`` to ``ignore_value``, counted.
 
-        Args:
-            ids: (h, w) integers.
-            report: counts the maps with others.
-            where: names the map in messages.
-            found_as: (h, w) the values that the ids stand for in the file, if they are others.
+        ``ids`` are (h, w) integers, and ``found_as`` the values that they stand for in the
+        file, if these are others.
 
         Returns:
             (h, w) uint8.

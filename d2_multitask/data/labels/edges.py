@@ -139,12 +139,8 @@ def read_fragments(
 ) -> Fragments:
     """Fragments of a dataset's dict.
 
-    Args:
-        fragments: ``indices``, f sequences of pixel indices, column-major and 0-based
-            (index = column * H + row), and ``labels``, f numbers 1 or 2.
-        height: of the image.
-        width: of the image.
-        where: names the image in messages.
+    ``fragments`` holds ``indices``, f sequences of pixel indices, column-major and 0-based
+    (index = column * H + row), and ``labels``, f numbers 1 or 2.
 
     Raises:
         ValueError: an index outside of the image, another label, or another number of them.
@@ -245,9 +241,7 @@ def transform_boundary(
 ) -> np.ndarray:
     """Move a boundary map.
 
-    Args:
-        boundary: (h, w) uint8, 1 = boundary, 0 = none, 255 = not labelled.
-        transforms: what was done to the image.
+    Values are 1 = boundary, 0 = none, 255 = not labelled.
 
     Returns:
         (H, W) uint8, the same values. Neighboring boundary pixels are joined by straight lines in

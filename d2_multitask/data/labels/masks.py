@@ -114,13 +114,8 @@ def paint_segments(
 ) -> np.ndarray:
     """Paint masks in their order.
 
-    Args:
-        segments: ``{"category_id": id, "segmentation": COCO mask}`` each; ids in 0..255.
-        height: of the image.
-        width: of the image.
-        background: id of the pixels that no mask covers.
-        report: where masks that cannot be decoded are counted.
-        where: names the image in such a message.
+    Each has a ``category_id`` in 0..255 and a ``segmentation``, a COCO mask; pixels that no
+    mask covers are ``background``. Masks that cannot be decoded are counted.
 
     Returns:
         (H, W) uint8.

@@ -252,14 +252,6 @@ def sem_seg_from_annotations(
     one wins, because it would vanish otherwise. Crowd regions and the boxes of objects without a
     usable mask are ignored, as far as no mask covers them. All else is background, 0.
 
-    Args:
-        annotations: in Detectron2's format, for all objects of the image.
-        height: of the image.
-        width: of the image.
-        ignore_value: the label of ignored pixels.
-        report: where undecodable masks are counted.
-        where: names the image in such a message.
-
     Returns:
         (H, W) uint8.
 
@@ -331,9 +323,7 @@ def _shows_all(record: Record, transforms: T.TransformList, image_size: tuple[in
 def open_as_class_ids(name: str, dataset_dicts: list[dict[str, Any]]) -> None:
     """Give derived maps, and files of other values, a path that opens as a map of class ids.
 
-    Args:
-        name: of the registered dataset.
-        dataset_dicts: all its dicts, in order; changed in place.
+    The dicts are all of the dataset's, in order; they are changed in place.
     """
     for number, record in enumerate(dataset_dicts):
         has_values = "sem_seg_ids" in record or "sem_seg_ignore" in record

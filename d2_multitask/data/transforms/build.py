@@ -101,12 +101,7 @@ def build_test_resize(cfg: CfgNode) -> T.Augmentation:
 def image_window(
     transforms: T.Transform, image_size: tuple[int, int]
 ) -> tuple[float, float, float, float] | None:
-    """Where the image lies in the network input; ``None`` if it fills it.
-
-    Args:
-        transforms: what was done to a test image.
-        image_size: (h, w) of the image.
-    """
+    """Where a test image of (h, w) lies in the network input; ``None`` if it fills it."""
     for transform in getattr(transforms, "transforms", [transforms]):
         if isinstance(transform, CenteredTransform):
             return transform.window(*image_size)

@@ -51,11 +51,7 @@ def color_matrix(
 class ColorMatrixTransform(T.Transform):
     """Replace every colour c (3) by ``matrix[:, :3] @ c + matrix[:, 3]``; moves nothing."""
 
-    def __init__(self, matrix: np.ndarray) -> None:
-        """
-        Args:
-            matrix: (3, 4).
-        """
+    def __init__(self, matrix: np.ndarray) -> None:  # (3, 4)
         super().__init__()
         self.matrix = matrix
 
