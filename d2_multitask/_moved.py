@@ -21,6 +21,7 @@ MOVED = {
     "data.mask_folder": "data.datasets.folders",
     "data.pascal_in_detail": "data.datasets.pascal_in_detail",
     "evaluation.foreground": "evaluation.dense.foreground",
+    "evaluation.request": "evaluation.base",
     "evaluation.saliency": "evaluation.dense.saliency",
     "evaluation.sem_seg": "evaluation.dense.sem_seg",
     "modeling.mae.answers": "modeling.mae.meta_arch",

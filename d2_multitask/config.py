@@ -14,7 +14,7 @@ from detectron2.config import CfgNode, get_cfg
 
 # Importing the packages registers what their keys configure.
 from d2_multitask.data.datasets.from_config import add_data_config
-from d2_multitask.evaluation.config import add_pascal_in_detail_config
+from d2_multitask.evaluation.build import add_pascal_in_detail_config
 from d2_multitask.heads import TASK_HEAD_REGISTRY
 from d2_multitask.model_configs import get_config_file
 from d2_multitask.modeling import add_backbone_config, add_mae_config, add_rcnn_config

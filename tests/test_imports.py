@@ -20,7 +20,6 @@ LEVELS = {
     "data.labels": 1,
     "data.datasets": 2,
     # So that a task can register its evaluator in the file of its head.
-    "evaluation.request": 2,
     "evaluation.base": 2,
     "heads": 3,
     # They ask the heads what is learned.

@@ -1,56 +1,74 @@
 """Which evaluators a dataset gets: from the tasks and its metadata ``evaluator_type``.
 
 A builder is called as ``(cfg, request)`` and returns an evaluator, or ``None`` if the labels or the
-config leave nothing to measure. A task registers its own with `register_evaluator`; objects and
-semantic maps are measured differently by type, in `EVALUATORS`.
+config leave nothing to measure; it raises ValueError where config and dataset do not fit, such as
+another number of classes. A task registers its own with `register_evaluator`; objects and semantic
+maps are measured differently by type, in `EVALUATORS`.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
 from d2_multitask.data.datasets.catalog import RECONSTRUCTION_TASK, load_dataset
+from d2_multitask.data.labels.base import Label
 from d2_multitask.data.labels.edges import BoundaryLabel, OcclusionLabel
 from d2_multitask.data.labels.foreground import ForegroundLabel
-from d2_multitask.data.labels.instances import BoxLabel, KeypointLabel
+from d2_multitask.data.labels.instances import BoxLabel, KeypointLabel, RoiKeypointLabel
 from d2_multitask.data.labels.sem_seg import ImageLabels, PartSegLabel, SemSegLabel
 from d2_multitask.data.loader import check_evaluated
-from d2_multitask.evaluation.boundary.evaluator import BOUNDARY, OCCLUSION, EdgeEvaluator
-from d2_multitask.evaluation.build_detail import (
-    build_instance_evaluator,
-    build_keypoint_evaluator,
-    build_semantic_evaluator,
-)
-from d2_multitask.evaluation.coco.class_agnostic import ClassAgnosticEvaluator
-from d2_multitask.evaluation.coco.evaluator import MultitaskCOCOEvaluator
-from d2_multitask.evaluation.dense.classification import ClassificationEvaluator
-from d2_multitask.evaluation.dense.foreground import ForegroundEvaluator
-from d2_multitask.evaluation.dense.reconstruction import ReconstructionEvaluator
-from d2_multitask.evaluation.dense.sem_seg import MultitaskSemSegEvaluator, PartsEvaluator
-from d2_multitask.evaluation.request import (
+from d2_multitask.evaluation.base import (
     TASK_EVALUATORS,
     EvaluationRequest,
     EvaluatorBuilder,
     register_evaluator,
+)
+from d2_multitask.evaluation.boundary.evaluator import BOUNDARY, OCCLUSION, EdgeEvaluator
+from d2_multitask.evaluation.coco.class_agnostic import ClassAgnosticEvaluator
+from d2_multitask.evaluation.coco.detail import DetailCOCOEvaluator, has_keypoints
+from d2_multitask.evaluation.coco.evaluator import MultitaskCOCOEvaluator
+from d2_multitask.evaluation.dense.classification import ClassificationEvaluator
+from d2_multitask.evaluation.dense.foreground import ForegroundEvaluator
+from d2_multitask.evaluation.dense.reconstruction import ReconstructionEvaluator
+from d2_multitask.evaluation.dense.sem_seg import (
+    MultitaskSemSegEvaluator,
+    PartsEvaluator,
+    SemanticEvaluator,
 )
 
 logger = logging.getLogger(__name__)
 
 # COCO's metric of a task. Without "det" the boxes are only hulls of keypoints: not measured.
 COCO_METRICS = {"det": "bbox", "pose": "keypoints"}
+PERSON = "person"
+
+
+def add_pascal_in_detail_config(cfg: CfgNode) -> None:
+    """Add ``TEST.PASCAL_IN_DETAIL`` to a config, in place."""
+    cfg.TEST.PASCAL_IN_DETAIL = node = CfgNode()
+    # Also give the numbers of the official evaluation code, with its defects, as "bbox-legacy",
+    # "segm-legacy", "keypoints-legacy" and "image_labels-legacy".
+    node.LEGACY = False
+    # Thresholds of the boundary map. BSDS has 99; DOC has 33, in a third of the time.
+    node.BOUNDARY_THRESHOLDS = 33
+    # Largest distance of matched boundary pixels as a share of the image's diagonal: BSDS' value.
+    node.BOUNDARY_MAX_DISTANCE = 0.0075
+    # Processes that match boundaries beside the network; -1 = as many as there are processors,
+    # 0 = none.
+    node.NUM_WORKERS = -1
 
 
 def build_coco_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEvaluator | None:
     """Box AP for "det", with ``MODEL.MASK_ON`` mask AP; keypoint AP for "pose"; as far as labelled.
 
-    Raises:
-        ValueError: the pose head has another number of keypoints than the dataset, or
-            ``TEST.KEYPOINT_OKS_SIGMAS`` has.
+    The numbers of keypoints must be those of the dataset and of ``TEST.KEYPOINT_OKS_SIGMAS``.
     """
     metrics = [metric for task, metric in COCO_METRICS.items() if task in request.tasks]
     if cfg.MODEL.MASK_ON and "det" in request.tasks:
@@ -61,14 +79,20 @@ def build_coco_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEva
     evaluator = MultitaskCOCOEvaluator(
         request.dataset_name,
         metrics,
-        output_dir=request.output_folder,
         records=request.records,
-        # COCO counts the best 100 boxes; more only where the config lets the model give more.
-        max_dets_per_image=max(100, cfg.TEST.DETECTIONS_PER_IMAGE),
         kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
-        backend=cfg.TEST.COCO_BACKEND,
+        **_coco_options(cfg, request.output_folder),
     )
     return evaluator if evaluator.metrics else None
+
+
+def _coco_options(cfg: CfgNode, output_folder: str) -> dict[str, Any]:
+    return {
+        "output_dir": output_folder,
+        # COCO counts the best 100 boxes; more only where the config lets the model give more.
+        "max_dets_per_image": max(100, cfg.TEST.DETECTIONS_PER_IMAGE),
+        "backend": cfg.TEST.COCO_BACKEND,
+    }
 
 
 def build_recall_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEvaluator | None:
@@ -79,17 +103,60 @@ def build_recall_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetE
     return ClassAgnosticEvaluator(request.dataset_name, metrics, records=request.records)
 
 
-def build_sem_seg_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEvaluator | None:
-    """IoU for "seg".
+def build_instance_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEvaluator:
+    """PASCAL in Detail: box AP, and mask AP with ``MODEL.MASK_ON``, on all thing classes."""
+    return DetailCOCOEvaluator(
+        request.dataset_name,
+        request.records,
+        list(request.metadata.thing_classes),
+        ["bbox", "segm"] if cfg.MODEL.MASK_ON else ["bbox"],
+        legacy=cfg.TEST.PASCAL_IN_DETAIL.LEGACY,
+        **_coco_options(cfg, request.output_folder),
+    )
 
-    Raises:
-        ValueError: the segmentation head has another number of classes than the dataset, or none of
-            the maps can be used.
+
+def build_keypoint_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEvaluator | None:
+    """PASCAL in Detail: keypoint AP of people, for "pose", or for "det" with ``MODEL.KEYPOINT_ON``.
+
+    The numbers of keypoints must be those of the dataset and of ``TEST.KEYPOINT_OKS_SIGMAS``.
     """
-    label = SemSegLabel.from_config(cfg)
-    if not request.has(label):
+    pose = "pose" in request.tasks
+    if not pose and not cfg.MODEL.KEYPOINT_ON:
         return None
-    label.class_names(request.dataset_name)
+    classes = list(request.metadata.thing_classes)
+    if PERSON not in classes or not has_keypoints(request.records):
+        logger.info(f"Dataset {request.dataset_name!r} has no keypoints: no metric for them.")
+        return None
+    label = (KeypointLabel if pose else RoiKeypointLabel).from_config(cfg)
+    names = label.class_names(request.dataset_name)
+    sigmas = list(cfg.TEST.KEYPOINT_OKS_SIGMAS or request.metadata.get("keypoint_oks_sigmas", ()))
+    if len(sigmas) != len(names):
+        raise ValueError(
+            f"TEST.KEYPOINT_OKS_SIGMAS: found {len(sigmas)}, expected {len(names)}, for the "
+            f"keypoints of dataset {request.dataset_name!r}: {names}"
+        )
+    return DetailCOCOEvaluator(
+        request.dataset_name,
+        request.records,
+        classes,
+        ["keypoints"],
+        only_class=classes.index(PERSON),
+        legacy=cfg.TEST.PASCAL_IN_DETAIL.LEGACY,
+        kpt_oks_sigmas=sigmas,
+        **_coco_options(cfg, os.path.join(request.output_folder, "keypoints")),
+    )
+
+
+def _class_names(label: Label, request: EvaluationRequest) -> list[str] | None:
+    """The names of the dataset's classes; ``None`` if no image has the label."""
+    return label.class_names(request.dataset_name) if request.has(label) else None
+
+
+def build_sem_seg_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEvaluator | None:
+    """IoU for "seg"; some of the maps must be usable."""
+    label = SemSegLabel.from_config(cfg)
+    if not _class_names(label, request):
+        return None
     label.check(request.dataset_name, request.records)
     return MultitaskSemSegEvaluator(
         request.dataset_name,
@@ -99,8 +166,33 @@ def build_sem_seg_evaluator(cfg: CfgNode, request: EvaluationRequest) -> Dataset
     )
 
 
+def build_semantic_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEvaluator | None:
+    """PASCAL in Detail: IoU of the 59 classes for "seg"."""
+    names = _class_names(SemSegLabel.from_config(cfg), request)
+    return names and SemanticEvaluator(request.dataset_name, request.records, names)
+
+
+@register_evaluator("parts")
+def build_parts_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEvaluator | None:
+    """IoU of background and human parts."""
+    names = _class_names(PartSegLabel.from_config(cfg), request)
+    return names and PartsEvaluator(request.dataset_name, request.records, names)
+
+
+@register_evaluator("classification")
+def build_classification_evaluator(
+    cfg: CfgNode, request: EvaluationRequest
+) -> DatasetEvaluator | None:
+    """AP of image labels."""
+    names = _class_names(ImageLabels.from_config(cfg), request)
+    legacy = cfg.TEST.PASCAL_IN_DETAIL.LEGACY
+    return names and ClassificationEvaluator(
+        request.dataset_name, request.records, names, legacy=legacy
+    )
+
+
 @register_evaluator(BOUNDARY, OCCLUSION)
-def build_edge_evaluator(cfg: CfgNode, request: EvaluationRequest) -> EdgeEvaluator | None:
+def build_edge_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEvaluator | None:
     """Boundary and occlusion metrics.
 
     Occlusion is scored along predicted boundaries, so it needs "boundary" among the tasks too; else
@@ -122,47 +214,9 @@ def build_edge_evaluator(cfg: CfgNode, request: EvaluationRequest) -> EdgeEvalua
     )
 
 
-@register_evaluator("parts")
-def build_parts_evaluator(cfg: CfgNode, request: EvaluationRequest) -> PartsEvaluator | None:
-    """IoU of background and human parts.
-
-    Raises:
-        ValueError: the head has another number of parts than the dataset.
-    """
-    label = PartSegLabel.from_config(cfg)
-    if not request.has(label):
-        return None
-    names = label.class_names(request.dataset_name)
-    return PartsEvaluator(request.dataset_name, request.records, names)
-
-
-@register_evaluator("classification")
-def build_classification_evaluator(
-    cfg: CfgNode, request: EvaluationRequest
-) -> ClassificationEvaluator | None:
-    """AP of image labels.
-
-    Raises:
-        ValueError: the head has another number of classes than the dataset.
-    """
-    label = ImageLabels.from_config(cfg)
-    if not request.has(label):
-        return None
-    return ClassificationEvaluator(
-        request.dataset_name,
-        request.records,
-        label.class_names(request.dataset_name),
-        legacy=cfg.TEST.PASCAL_IN_DETAIL.LEGACY,
-    )
-
-
 @register_evaluator(ForegroundEvaluator.task)
 def build_foreground_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEvaluator | None:
-    """Binary segmentation.
-
-    Raises:
-        ValueError: none of the masks can be used.
-    """
+    """Binary segmentation; some of the masks must be usable."""
     label = ForegroundLabel()
     if not request.has(label):
         return None
