@@ -5,7 +5,7 @@ Importing the package registers everything under its name: datasets, networks, b
 
 from __future__ import annotations
 
-# First, so that who lacks PyTorch or Detectron2 reads what to type.
+# First: where PyTorch or Detectron2 is missing, the error says what to type.
 from d2_multitask.dependencies import check_dependencies
 
 check_dependencies()

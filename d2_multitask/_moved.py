@@ -1,4 +1,4 @@
-"""Old names of modules, for one version: they work, with a warning that says the new one."""
+"""Old names of modules: they work for one version, with a warning that has the new name."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """Import the new module."""
         new = new_name(spec.name)
         warnings.warn(
-            f"{spec.name} is now {new}; the old name goes with the next version",
+            f"{spec.name} is now {new}; the old name will be removed in the next version",
             FutureWarning,
             stacklevel=2,
         )

@@ -33,7 +33,7 @@ FIXED_KEYS = {
 # The keys of the last version's MODEL.SEG_HEAD; they are in Detectron2's MODEL.SEM_SEG_HEAD now.
 _OLD_NODE, _NEW_NODE = "MODEL.SEG_HEAD", "MODEL.SEM_SEG_HEAD"
 _MOVED_KEYS = ("IN_FEATURES", "LOSS_STRIDE")
-# Far above every config; beyond them, a file is a mistake or wants to fill the memory.
+# Far above every config: a larger file is a mistake, or an attempt to fill the memory.
 _MOST_FILES = 100
 _MOST_BYTES = 1 << 22
 _MOST_LEVELS = 50
@@ -102,11 +102,12 @@ def add_multitask_config(cfg: CfgNode) -> None:
     Args:
         cfg: a config from ``detectron2.config.get_cfg()``; changed in place.
     """
-    # Which heads the network has: names of TASK_HEAD_REGISTRY. Heads that these rest on come along.
+    # Which heads the network has: names of TASK_HEAD_REGISTRY. The heads that they require
+    # are added.
     cfg.MODEL.TASKS = ["seg", "det", "pose"]
     # Which of them run at inference; empty = all. Other heads are not run.
     cfg.TEST.TASKS = []
-    # Who computes COCO's AP: "pycocotools", "hotcoco" (the same numbers, many times faster) or
+    # What computes COCO's AP: "pycocotools", "hotcoco" (the same numbers, many times faster) or
     # "auto", hotcoco where it is installed.
     cfg.TEST.COCO_BACKEND = "auto"
     # Besides AP, COCO's average recall of boxes and masks without regard to classes: for detectors
@@ -116,14 +117,14 @@ def add_multitask_config(cfg: CfgNode) -> None:
     # with half precision.
     cfg.MODEL.CHANNELS_LAST = True
     # Evaluation and prediction run a copy with batch norms folded into their convolutions and with
-    # sizes and offsets computed at the found centres only: the same answers, sooner.
+    # sizes and offsets computed at the found centres only: the same outputs in less time.
     cfg.TEST.FUSED = True
-    # Besides, run that copy's backbone and heads through torch.compile. It takes a C++ compiler and
-    # a minute per input size before the first answer: for many images of one size.
+    # Also run that copy's backbone and heads through torch.compile. It needs a C++ compiler and a
+    # minute per input size before the first output: for many images of one size.
     cfg.TEST.COMPILED = False
     cfg.TEST.FOREGROUND = CfgNode()
     # Before the metrics of binary segmentation, stretch each image's probabilities to 0..1, as
-    # PySODMetrics and its Matlab forerunners do by default. False measures what was predicted.
+    # PySODMetrics and the older Matlab code do by default. False measures what was predicted.
     cfg.TEST.FOREGROUND.STRETCH = False
     _add_tiles_config(cfg)
     for _, head in TASK_HEAD_REGISTRY:
@@ -145,7 +146,7 @@ def add_multitask_config(cfg: CfgNode) -> None:
 def _add_tiles_config(cfg: CfgNode) -> None:
     cfg.TEST.TILES = CfgNode()
     # Run the network on overlapping tiles of images that are larger than a tile, after
-    # INPUT.RESIZE_TEST, and blend the answers. For tasks that answer for every pixel.
+    # INPUT.RESIZE_TEST, and blend the outputs. For tasks with outputs per pixel.
     cfg.TEST.TILES.ENABLED = False
     # (height, width) of a tile: the size of the training crops.
     cfg.TEST.TILES.SIZE = (224, 224)
@@ -163,9 +164,9 @@ def _add_solver_config(cfg: CfgNode) -> None:
     # For vision transformers: the last block learns at this share of the rate, the one before it at
     # this share of that, and so on down to the patches. 1 = all at the same rate.
     cfg.SOLVER.LAYER_DECAY = 1.0
-    # In deformable convolutions, what predicts the offsets learns at this share of the rate. 1 is
-    # CenterNet's; "Deformable ConvNets v2" has 0.1. A step moves hundreds of weights the same way:
-    # at ten times CenterNet's rate, offsets leave the map in a few steps.
+    # In deformable convolutions, the layers that predict the offsets learn at this share of the
+    # rate. 1 is CenterNet's; "Deformable ConvNets v2" has 0.1. A step moves hundreds of weights the
+    # same way: at ten times CenterNet's rate, offsets point outside the map after a few steps.
     cfg.SOLVER.OFFSET_LR_FACTOR = 1.0
     # Parameters without weight decay, by the last part of their names (norms and biases have keys
     # of their own: WEIGHT_DECAY_NORM, WEIGHT_DECAY_BIAS).
@@ -208,9 +209,9 @@ def load_config(config_file: str | os.PathLike[str] = "", opts: Sequence[str] = 
             path = get_config_file(path)
         _check_file(path, (), [])
         try:
-            # Detectron2's default would run code that a YAML file asks for.
+            # Detectron2's default runs code that a YAML file contains.
             cfg.merge_from_file(path, allow_unsafe=False)
-        except yaml.YAMLError:  # of a base on the web, whose text is not told either
+        except yaml.YAMLError:  # of a base on the web, whose text is not shown either
             raise ValueError(f"{path}: a file of its {_BASE} is not a plain YAML file") from None
         except KeyError as error:
             raise ValueError(_unknown_key(cfg, error, path)) from None

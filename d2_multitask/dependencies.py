@@ -41,7 +41,7 @@ def check_dependencies() -> None:
     _check_torchvision_operators()
     _import("cv2", "OpenCV")
     with warnings.catch_warnings():
-        # Detectron2 still uses it, and nobody who reads this warning could do anything about it.
+        # Detectron2 still uses it, and users cannot do anything about this warning.
         warnings.filterwarnings("ignore", ".*torch.jit.script.* is deprecated", FutureWarning)
         # These three pull in nearly all of Detectron2, and we import them anyway.
         for module in ("detectron2", "detectron2.data", "detectron2.modeling"):
@@ -49,7 +49,7 @@ def check_dependencies() -> None:
 
 
 def _import(module: str, title: str) -> None:
-    """Import `module`; turn a failure into an ImportError that a person can act on."""
+    """Import `module`; turn a failure into an ImportError that says what to do."""
     try:
         importlib.import_module(module)
     except _LOAD_ERRORS as error:

@@ -165,7 +165,7 @@ def dice_loss(logits: Tensor, target: Tensor, ignore_value: int) -> Tensor:
     """One minus the Dice coefficient of each image, averaged over the images that have a label.
 
     V-Net's loss (arXiv 1606.04797) with linear terms and one added above and below, as in
-    MaskFormer: an image of background alone costs 1 - 1 / (1 + sum of the probabilities).
+    MaskFormer: the loss of an image of background alone is 1 - 1 / (1 + sum of the probabilities).
 
     Args:
         logits: (N, H, W).

@@ -1,7 +1,7 @@
 """Finds the config files that come with the package, in a clone as well as in an installed wheel.
 
-In the repository they are the folder `configs/` beside the package; the wheel carries a copy inside
-the package (setup.py makes it), because a wheel has nothing beside it.
+In the repository they are the folder `configs/` next to the package. A wheel contains the package
+only, so it has a copy of them inside (setup.py makes it).
 """
 
 from __future__ import annotations

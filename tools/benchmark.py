@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Measures what networks cost, everything that is compared in turn in one run.
+"""Measures time and memory of networks; what is compared runs in turn in one process.
 
-    python tools/benchmark.py ratios          # what we promise, beside the targets
+    python tools/benchmark.py ratios          # the documented ratios and their targets
     python tools/benchmark.py cost --config-file mcn_r18_seg_det_pose.yaml mcn_seg_det_pose.yaml
     python tools/benchmark.py step --config-file mcn_r18_seg_det_pose.yaml
     python tools/benchmark.py loader --config-file mcn_r18_seg_det_pose.yaml --workers 0 1 2
@@ -117,7 +117,9 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=2, help="runs before them")
     parser.add_argument("--batch-runs", type=int, default=3, help="cost: runs of a batch; 0 = none")
     parser.add_argument("--iterations", type=int, default=300, help="memory: training steps")
-    parser.add_argument("--images", type=int, default=64, help="images drawn for step and loader")
+    parser.add_argument(
+        "--images", type=int, default=64, help="synthetic images for step and loader"
+    )
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="of the loader")
     parser.add_argument("--passes", type=int, default=256, help="relation: visible sets per image")
     parser.add_argument("--only", nargs="+", choices=sorted(GROUPS), help="ratios: these alone")

@@ -15,7 +15,7 @@ Relations from reconstruction errors, encoder features, colours, pixels, and the
 each divided by Louvain's method and by the normalised cut; and controls that look at no image.
 Settings are chosen, with masks, on the images of --choose and reported on those of --report
 (numbers in the order of the names). OUTPUT gets table.md, table.json and table.png. The command may
-be interrupted and repeated: images that are done are kept. --collect draws IoU against the
+be interrupted and repeated: images that are done are kept. --collect plots IoU against the
 autoencoder's error, of the methods of --relations and --divisions.
 
 Exit code: 0; 2 if something was typed wrong; 130 if interrupted.
@@ -82,7 +82,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, help="longer side in pixels (default: the MAE's)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overwrite", action="store_true", help="replace other settings' results")
-    parser.add_argument("--collect", nargs="+", type=Path, help="folders of studies to draw")
+    parser.add_argument("--collect", nargs="+", type=Path, help="folders of studies to plot")
     parser.add_argument("--output", type=Path, default=Path("output/compare_relations"))
     args = parse_with_overrides(parser, arguments)
     args.command = shlex.join(
@@ -231,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     setup_logger(name="d2_multitask", abbrev_name="d2_multitask")
     work = collect if args.collect else compare
     return exit_code(
-        lambda: print(work(args)), interrupted="\nStopped. The same command goes on from here.\n"
+        lambda: print(work(args)), interrupted="\nStopped. The same command continues from here.\n"
     )
 
 

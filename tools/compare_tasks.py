@@ -12,7 +12,7 @@ interrupted and repeated: finished runs are kept, others go on from their last c
 of these commands may share a folder; none touches what another one is training.
 
 OUTPUT gets table.md, table.json and table.png after each run. The exit code is 0 when every number
-that was asked for is there, 1 when something is missing (the end of table.md says why), and 2 when
+that was asked for is done, 1 when something is missing (the end of table.md says why), and 2 when
 the command itself is wrong.
 
 Presets: "cpu" is configs/quick/mcn_<row>.yaml, synthetic people, two cores, minutes a run; "coco"
@@ -83,7 +83,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def planned_runs(args: argparse.Namespace) -> list[Run]:
-    """What the command asks for; nothing if it only collects what is there."""
+    """The runs of the command; none if it only collects finished ones."""
     if args.preset:
         rows = preset_rows(args.preset, args.rows)
     elif args.config_files:
@@ -95,7 +95,7 @@ def planned_runs(args: argparse.Namespace) -> list[Run]:
 
 
 def write_study(args: argparse.Namespace, runs: Sequence[Run]) -> tuple[str, list[str]]:
-    """Write the table of what is there; returns it, and what is missing of what was asked for."""
+    """Write the table of the finished runs; returns it, and which requested runs are missing."""
     filters = (args.rows, args.seeds or ()) if args.collect_only else ((), ())
     rows = with_planned(collect(args.output, *filters), runs)
     if not rows:
@@ -135,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
             study.run_all()
         except (KeyboardInterrupt, SystemExit):
             write_study(args, runs)
-            print("Stopped. The same command goes on from here.")
+            print("Stopped. The same command continues from here.")
             raise
     text, missing = write_study(args, runs)
     print(f"\n{text}\nIn {args.output}: table.md, table.json, table.png")

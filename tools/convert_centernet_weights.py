@@ -6,7 +6,7 @@
     python tools/convert_centernet_weights.py ctdet_coco_dla_2x.pth \
         --config-file centernet/mcn_dla34_seg_det_pose.yaml
 
-Says which network and task the file holds and which tensor went where, writes a checkpoint, and
+Prints which network and task the file holds and where each tensor went, writes a checkpoint, and
 prints the command that evaluates it. Without --config-file the config is the published network's.
 Config overrides may follow as KEY VALUE. MODEL.WEIGHTS also takes CenterNet's files as they are.
 Only tensors are read from a file.
@@ -65,7 +65,9 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("file", type=Path, help="a .pth file of CenterNet's model zoo")
-    parser.add_argument("--output", type=Path, help="default: <file>_d2_multitask.pth beside it")
+    parser.add_argument(
+        "--output", type=Path, help="default: <file>_d2_multitask.pth in its folder"
+    )
     parser.add_argument("--config-file", help="the network to convert for")
     return parse_with_overrides(parser, arguments)
 
@@ -136,7 +138,7 @@ class CenterNetFile(NamedTuple):
 
 
 def identify(weights: Mapping[str, Tensor], file: str) -> CenterNetFile:
-    """Tell which published network and task a file holds.
+    """Find which published network and task a file holds.
 
     Args:
         weights: Name -> tensor, without `module.` prefixes.

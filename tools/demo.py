@@ -1,9 +1,9 @@
 """From nothing to pictures: what `make demo` runs.
 
-Draws the synthetic people dataset, trains and evaluates a small multitask network on it, writes
+Makes the synthetic people dataset, trains and evaluates a small multitask network on it, writes
 pictures of its predictions, and prints the results and where everything is. The three steps are
 the ordinary tools, run one after the other with their commands shown; each is skipped when an
-earlier run has finished it, and an interrupted training goes on from its last checkpoint.
+earlier run has finished it, and an interrupted training continues from its last checkpoint.
 
     python tools/demo.py
     python tools/demo.py --output output/short SOLVER.MAX_ITER 100   # any config key
@@ -49,7 +49,7 @@ def main() -> int:
         print(f"  {shlex.join(error.cmd)}\nIts message is above. To repeat: make demo")
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted. `make demo` goes on from here.")
+        print("\nInterrupted. `make demo` continues from here.")
         return 130
     report(args, time.monotonic() - start)
     return 0
@@ -61,8 +61,12 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--config-file", default="configs/quick/mcn_seg_det_pose.yaml")
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "demo")
-    parser.add_argument("--num-train", type=int, help="training images to draw (default: the set)")
-    parser.add_argument("--num-val", type=int, help="validation images to draw (default: the set)")
+    parser.add_argument(
+        "--num-train", type=int, help="training images to make (default: the dataset)"
+    )
+    parser.add_argument(
+        "--num-val", type=int, help="validation images to make (default: the dataset)"
+    )
     parser.add_argument("--max-pictures", type=int, default=12)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
     args = parser.parse_args()

@@ -17,7 +17,7 @@ sal-detectron2 holds upstream's Python code, but installed as it is it gets in t
 - it drops a package called `tools` into site-packages.
 
 So this script downloads the wheel, checks its SHA-256, and repacks the folder `detectron2` without
-the compiled file as a wheel `detectron2` whose metadata tells the truth. pip installs that one, so
+the compiled file as a wheel `detectron2` whose metadata is correct. pip installs that one, so
 `pip list`, `pip check` and `pip uninstall detectron2` work as for any package.
 """
 
@@ -41,7 +41,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 TORCH = ["torch==2.14.1", "torchvision==0.29.1"]
-# PyTorch 2.14 wants 77.0.3 or newer; Detectron2's model zoo wants pkg_resources, which left in 81.
+# PyTorch 2.14 needs 77.0.3 or newer; Detectron2's model zoo needs pkg_resources, removed in 81.
 BUILD_TOOLS = ["setuptools>=77.0.3,<81", "wheel"]
 
 WHEEL_REQUIREMENT = "sal-detectron2==0.7.2"
@@ -101,7 +101,7 @@ class StepError(Exception):
 
 def main() -> int:
     args = parse_args()
-    # When told to end, end as on Ctrl-C: the program that runs just now must not go on alone.
+    # When told to end, end as on Ctrl-C: the program that runs just now must not continue alone.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if sys.version_info < (3, 10):  # noqa: UP036 (the other parts of the project cannot say it)
         print(f"Found Python {sys.version.split()[0]}, expected 3.10, 3.11 or 3.12.")
@@ -215,7 +215,7 @@ def install_project() -> None:
         hint="Check the network, then repeat.",
     )
     require(PROJECT_PROBE, "d2_multitask was installed but does not import.")
-    # A reference for a test. It would ask for an older NumPy and OpenCV and for scikit-learn, of
+    # A reference for a test. It would require an older NumPy and OpenCV, and scikit-learn, of
     # which the module that the test reads needs nothing.
     pip(
         "install", "--quiet", "--no-deps", METRICS_REFERENCE, hint="Check the network, then repeat."

@@ -93,7 +93,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--keypoint-threshold",
         type=float,
-        help=f"least score of a drawn joint (default: {KEYPOINT_THRESHOLD}; "
+        help=f"least score of a drawn keypoint (default: {KEYPOINT_THRESHOLD}; "
         f"of an R-CNN {RCNN_KEYPOINT_THRESHOLD}, as in Detectron2's pictures)",
     )
     parser.add_argument("--tasks", nargs="+", help="run these heads only, e.g. seg det pose")
@@ -165,7 +165,7 @@ class Predictions:
                 yield picture, self._overlay(picture, result), self._mask(result)
 
     def _mask(self, result: dict[str, Any]) -> np.ndarray | None:
-        """(H, W) uint8, 0 to 255; ``None`` if the network tells no foreground."""
+        """(H, W) uint8, 0 to 255; ``None`` if the network predicts no foreground."""
         if "foreground" not in result:
             return None
         probability, threshold = result["foreground"].cpu().float(), self.args.mask_threshold
@@ -185,7 +185,7 @@ class Predictions:
             self.metadata,
             confidence_threshold=self.args.confidence_threshold,
             keypoint_threshold=self.keypoint_threshold,
-            # Without a box head, boxes are no more than the hull of the joints.
+            # Without a box head, boxes are only the hull of the keypoints.
             draw_boxes="det" in self.tasks or "pose" not in self.tasks,
         )
         dense = draw_dense(rgb, result, self.metadata)

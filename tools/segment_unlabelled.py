@@ -11,7 +11,7 @@ graphs, segments), the graphs, and two datasets in COCO format: segments.json, a
 objects.json, the foregrounds. DATASETS.REGISTER makes training sets of them:
 configs/quick/mask_rcnn_segments.yaml. See d2_multitask/segmenting/output_folder.py.
 
-The same command goes on where an earlier one was stopped. Exit code: 0; 1 if no image could be
+The same command continues where an earlier one was stopped. Exit code: 0; 1 if no image could be
 segmented; 2 if something was typed wrong; 130 if interrupted.
 """
 
@@ -103,7 +103,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """The options that say how images are segmented, see `SegmenterSettings`."""
+    """The options of how images are segmented, see `SegmenterSettings`."""
     kinds = [*ESTIMATORS, *SIMILARITIES]
     yes_or_no = argparse.BooleanOptionalAction
     group = parser.add_argument_group("how")
@@ -210,7 +210,7 @@ class Segmenting:
         return folder
 
     def segment_one(self, folder: OutputFolder, name: str, output: str) -> None:
-        """Segment one image; what cannot be segmented is counted and told at the end."""
+        """Segment one image; what cannot be segmented is counted and listed at the end."""
         try:
             image = self.read(name)
         except ValueError as error:
@@ -293,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     setup_logger(name="d2_multitask", abbrev_name="d2_multitask")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception: datasets are written
     return exit_code(
-        lambda: run(args), interrupted="\nStopped. The same command goes on from here.\n"
+        lambda: run(args), interrupted="\nStopped. The same command continues from here.\n"
     )
 
 

@@ -23,7 +23,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
-import d2_multitask  # noqa: F401 (registers data sets and networks)
+import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.data.folder_lock import LockHeldError
 from d2_multitask.engine.setup import ends_in_a_sentence, setup
 from d2_multitask.engine.signals import passed_to_children

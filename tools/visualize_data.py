@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Draws training data, to be checked before a training: labels, augmentation, targets.
+"""Draws training data, to be checked before training: labels, augmentation, targets.
 
     python tools/visualize_data.py --config-file configs/quick/mcn_seg_det_pose.yaml \
         --source targets --num-images 8 --output output/data
 
---source annotation   what the dataset says: boxes, masks, keypoints of the image as it is
+--source annotation   what the dataset has: boxes, masks, keypoints of the image as it is
          mapper       what the network gets: the augmented image with its labels
          targets      what each head learns from that: heatmaps and label maps over the image
 
@@ -132,7 +132,7 @@ def whole_image_labels(
 def with_dense(
     picture: np.ndarray, image: np.ndarray, entry: dict[str, Any], metadata: Metadata
 ) -> np.ndarray:
-    """The picture alone, or beside those of the labels that cover the whole image."""
+    """The picture alone, or next to those of the labels that cover the whole image."""
     dense = draw_dense(image, entry, metadata)
     if not dense:
         return picture
@@ -143,7 +143,7 @@ def mapped_inputs(cfg: CfgNode, dicts: list[dict[str, Any]]) -> Iterator[dict[st
     mapper = MultitaskDatasetMapper(cfg, True)
     for dataset_dict in dicts:
         mapped = mapper(dataset_dict)
-        if mapped is not None:  # else the mapper has said what is wrong with the image
+        if mapped is not None:  # else the mapper has logged what is wrong with the image
             yield mapped
 
 
