@@ -64,6 +64,6 @@ format: install ## repair style and formatting as far as that can be done by mac
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-clean: ## remove build artefacts and caches; .venv, output and data sets stay
+clean: ## remove build artefacts and caches; .venv, output and datasets stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find d2_multitask tools datasets tests -name __pycache__ -type d -prune -exec rm -rf {} +

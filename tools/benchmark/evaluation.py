@@ -41,7 +41,7 @@ class _Seconds(NamedTuple):
 
 METRICS = ("bbox", "keypoints")
 _CROWDS = 0.05  # share of the objects
-_OKS_SIGMA = 0.08  # of every joint
+_OKS_SIGMA = 0.08  # of every keypoint
 
 
 def measure_evaluation(num_images: int = 500, clock: Clock = time.perf_counter) -> dict[str, float]:
@@ -86,7 +86,7 @@ def measure_coco_evaluation(
         num_images: images.
         num_people: labelled people per image.
         num_detections: predictions an image.
-        num_keypoints: joints a person.
+        num_keypoints: keypoints per person.
         backends: what to compare, as in ``TEST.COCO_BACKEND``; ``"detectron2"`` is Detectron2's
             own evaluator. They take turns.
         runs: of each; the median counts.
@@ -108,7 +108,7 @@ def measure_coco_evaluation(
         records = DatasetCatalog.get(name)
         for _ in range(runs):
             for backend in backends:
-                # New ones each time, because Detectron2 shifts the joints in place.
+                # New ones each time, because Detectron2 shifts the keypoints in place.
                 outputs = random_predictions(labels, num_detections, seed)
                 with tempfile.TemporaryDirectory() as folder:
                     make = _evaluator_maker(backend, name, records, num_keypoints, folder)
@@ -132,8 +132,8 @@ def random_labels(
 ) -> dict[str, Any]:
     """People of all sizes in COCO's format, on images of 480x640 that do not exist.
 
-    Heights are log-uniform between 1/16 of the image's height and 3/4 of it; a third of the joints
-    is not labelled; one person in twenty is a crowd.
+    Heights are log-uniform between 1/16 of the image's height and 3/4 of it; a third of the
+    keypoints is not labelled; one person in twenty is a crowd.
 
     Args:
         num_images: N.
@@ -206,7 +206,7 @@ def random_predictions(
     xyxy = torch.cat([low, low + wh.clamp(min=1)], dim=-1)
     noise = torch.randn(keypoints[..., :2].shape, generator=generator)
     scores = torch.rand(keypoints[..., 2:].shape, generator=generator)
-    joints = torch.cat([keypoints[..., :2] + 0.3 * steps[..., None] * noise, scores], dim=-1)
+    found = torch.cat([keypoints[..., :2] + 0.3 * steps[..., None] * noise, scores], dim=-1)
     confidence = torch.rand(shape, generator=generator).mul(1000).round() / 1000
     outputs = []
     for i, image in enumerate(labels["images"]):
@@ -214,7 +214,7 @@ def random_predictions(
         instances.pred_boxes = Boxes(xyxy[i])
         instances.scores = confidence[i]
         instances.pred_classes = torch.zeros(num_detections, dtype=torch.long)
-        instances.pred_keypoints = joints[i]
+        instances.pred_keypoints = found[i]
         outputs.append(instances)
     return outputs
 

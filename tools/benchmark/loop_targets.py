@@ -9,7 +9,7 @@ import numpy as np
 
 
 def loop_targets(batch: list[dict[str, Any]], stride: int = 4) -> dict[str, np.ndarray]:
-    """Centre, box and pose targets made object by object and joint by joint in NumPy.
+    """Centre, box and pose targets made object by object and keypoint by keypoint in NumPy.
 
     This is the customary way (a data loader that draws each Gaussian in its window); it is here to
     be compared with, in time and in result. Radius rule ``centernet``, minimal overlap 0.7.
@@ -33,7 +33,7 @@ def loop_targets(batch: list[dict[str, Any]], stride: int = 4) -> dict[str, np.n
     for index, entry in enumerate(batch):
         boxes = entry["instances"].gt_boxes.tensor.numpy() / stride
         keypoints = entry["instances"].gt_keypoints.tensor.numpy()
-        for box, joints in zip(boxes, keypoints, strict=True):
+        for box, points in zip(boxes, keypoints, strict=True):
             w, h = box[2:] - box[:2]
             center = (box[:2] + box[2:]) / 2
             x, y = _cell(center, height, width)
@@ -42,11 +42,11 @@ def loop_targets(batch: list[dict[str, Any]], stride: int = 4) -> dict[str, np.n
             maps["wh"][index, :, y, x] = w, h
             maps["offset"][index, :, y, x] = center - (x, y)
             for k in range(num_keypoints):
-                if joints[k, 2] == 0:
+                if points[k, 2] == 0:
                     continue
-                joint = joints[k, :2] / stride
-                maps["keypoint_offset"][index, 2 * k : 2 * k + 2, y, x] = joint - (x, y)
-                _draw(maps["keypoint_heatmap"][index, k], *_cell(joint, height, width), radius)
+                point = points[k, :2] / stride
+                maps["keypoint_offset"][index, 2 * k : 2 * k + 2, y, x] = point - (x, y)
+                _draw(maps["keypoint_heatmap"][index, k], *_cell(point, height, width), radius)
     return maps
 
 

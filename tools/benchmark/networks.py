@@ -27,7 +27,7 @@ PANOPTIC_FPN = "COCO-PanopticSegmentation/panoptic_fpn_R_50_3x.yaml"
 
 # What the trained network of configs/quick/mcn_seg_det_pose.yaml leaves to decoding in an image of
 # its validation set: 40 to 50 objects above the threshold whatever the number of people, and 7, 10,
-# 14 and 18 peaks of the joint that has most of them for 1, 2, 3 and 4 people.
+# 14 and 18 peaks of the keypoint that has most of them for 1, 2, 3 and 4 people.
 OBJECTS = 50
 JOINT_PEAKS_PER_PERSON = 4
 

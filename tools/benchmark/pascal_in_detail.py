@@ -61,7 +61,7 @@ def time_evaluators(
 ) -> dict[str, MetricTime]:
     """Evaluate drawn predictions with each evaluator in turn.
 
-    An image has eight objects and as many joints and parts as people among them; the predictions
+    An image has eight objects and as many keypoints and parts as people among them; the predictions
     are the labels with noise, 20 detections, and a boundary map of blurred lines and smooth noise,
     whose low thresholds hold half of the image: harder than what a trained network gives.
 
@@ -99,15 +99,15 @@ def time_evaluators(
 
 
 def _coco(name: str, records: Sequence[dict[str, Any]], metrics: list[str]) -> DetailCOCOEvaluator:
-    joints = metrics == ["keypoints"]
+    is_pose = metrics == ["keypoints"]
     return DetailCOCOEvaluator(
         name,
         records,
         THING_CLASSES,
         metrics,
         output_dir=None,
-        only_class=PERSON if joints else None,
-        kpt_oks_sigmas=KEYPOINT_OKS_SIGMAS if joints else (),
+        only_class=PERSON if is_pose else None,
+        kpt_oks_sigmas=KEYPOINT_OKS_SIGMAS if is_pose else (),
         distributed=False,
     )
 
@@ -167,15 +167,15 @@ def drawn_image(
 
 def _object(mask: dict[str, Any], category: int, random: np.random.Generator) -> dict[str, Any]:
     box = mask_util.toBbox(mask)
-    joints = np.full((NUM_KEYPOINTS, 3), 2.0)
-    joints[:, :2] = box[:2] + random.random((NUM_KEYPOINTS, 2)) * box[2:]
+    points = np.full((NUM_KEYPOINTS, 3), 2.0)
+    points[:, :2] = box[:2] + random.random((NUM_KEYPOINTS, 2)) * box[2:]
     return {
         "bbox": box.tolist(),
         "bbox_mode": BoxMode.XYWH_ABS,
         "category_id": category,
         "segmentation": mask,
         "iscrowd": 0,
-        "keypoints": (joints * (category == PERSON)).ravel().tolist(),
+        "keypoints": (points * (category == PERSON)).ravel().tolist(),
     }
 
 
@@ -213,8 +213,8 @@ def _detections(record: dict[str, Any], ids: np.ndarray, random: np.random.Gener
     shift = random.normal(scale=3, size=(_NUM_DETECTIONS, 1, 2))
     boxes = np.array([o["bbox"] for o in chosen])
     boxes[:, 2:] += boxes[:, :2]
-    joints = np.array([o["keypoints"] for o in chosen]).reshape(-1, NUM_KEYPOINTS, 3)
-    joints[..., :2] += shift
+    points = np.array([o["keypoints"] for o in chosen]).reshape(-1, NUM_KEYPOINTS, 3)
+    points[..., :2] += shift
     masks = [
         np.roll(mask_util.decode(o["segmentation"]), s[0].astype(int)[::-1], axis=(0, 1))
         for o, s in zip(chosen, shift, strict=True)
@@ -224,7 +224,7 @@ def _detections(record: dict[str, Any], ids: np.ndarray, random: np.random.Gener
     instances.scores = torch.from_numpy(random.random(_NUM_DETECTIONS)).float()
     instances.pred_classes = torch.tensor([o["category_id"] for o in chosen])
     instances.pred_masks = torch.from_numpy(np.stack(masks)) > 0
-    instances.pred_keypoints = torch.from_numpy(joints).float()
+    instances.pred_keypoints = torch.from_numpy(points).float()
     return instances
 
 

@@ -16,7 +16,7 @@ def random_people(
     num_keypoints: int = 17,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Entries of ``batched_inputs`` with people of all sizes, every joint labelled.
+    """Entries of ``batched_inputs`` with people of all sizes, every keypoint labelled.
 
     Heights are log-uniform between 1/16 of the image's height and all of it.
 
@@ -37,12 +37,12 @@ def random_people(
         low = (center - wh / 2).clamp(min=0)
         high = torch.minimum(center + wh / 2, torch.tensor([width, height]).float())
         place = torch.rand(num_people, num_keypoints, 2, generator=generator)
-        joints = low[:, None] + place * (high - low)[:, None]
+        points = low[:, None] + place * (high - low)[:, None]
         instances = Instances(image_hw)
         instances.gt_boxes = Boxes(torch.cat([low, high], 1))
         instances.gt_classes = torch.zeros(num_people, dtype=torch.long)
         visibility = torch.full((num_people, num_keypoints, 1), 2.0)
-        instances.gt_keypoints = Keypoints(torch.cat([joints, visibility], 2))
+        instances.gt_keypoints = Keypoints(torch.cat([points, visibility], 2))
         image = torch.randint(0, 256, (3, *image_hw), generator=generator, dtype=torch.uint8)
         batch.append({"image": image, "instances": instances})
     return batch
