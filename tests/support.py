@@ -15,7 +15,7 @@ from detectron2.structures import BitMasks, Boxes, Instances, Keypoints
 from torch import Tensor, nn
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-# Everything in an entry of ``batched_inputs`` that tells what is to be learnt.
+# Everything in an entry of ``batched_inputs`` that tells what is to be learned.
 LABELS = (
     "instances",
     "sem_seg",

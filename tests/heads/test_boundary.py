@@ -1,4 +1,4 @@
-"""Boundaries: what is learnt, what is answered."""
+"""Boundaries: what is learned, what is answered."""
 
 from __future__ import annotations
 

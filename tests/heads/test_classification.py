@@ -62,8 +62,8 @@ def test_unknown_labels_and_images_cost_nothing() -> None:
     loss = head.losses({"class_map": class_map}, targets)["loss_classification"]
     loss.backward()
     assert loss.item() == pytest.approx(torch.tensor(2.0).log().item())
-    learnt = class_map.grad.abs().sum((2, 3)) > 0
-    assert learnt.sum(1).tolist() == [59, 10, 0]
+    learned = class_map.grad.abs().sum((2, 3)) > 0
+    assert learned.sum(1).tolist() == [59, 10, 0]
 
 
 def test_wrong_number_of_labels() -> None:

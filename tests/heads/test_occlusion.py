@@ -70,7 +70,7 @@ def test_labels_of_padding_and_unlabelled_images() -> None:
 
 
 def test_an_image_without_occlusion_is_labelled_all_the_same() -> None:
-    """All zeros say that nothing hides anything; that is learnt."""
+    """All zeros say that nothing hides anything; that is learned."""
     entry = labelled_image(boxes=())
     images = ImageList.from_tensors([entry["image"].float()], 8)
     head = occlusion_head()

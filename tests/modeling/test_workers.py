@@ -73,7 +73,7 @@ def cases() -> dict[str, tuple[Callable[[], nn.Module], Batch]]:
     return found
 
 
-def learnt(build: Callable[[], nn.Module], batch: Batch) -> tuple[dict, dict]:
+def learned(build: Callable[[], nn.Module], batch: Batch) -> tuple[dict, dict]:
     """Losses, and the gradients of a sum of them in which each has a weight of its own."""
     model = build()
     for module in model.modules():
@@ -89,7 +89,7 @@ def learnt(build: Callable[[], nn.Module], batch: Batch) -> tuple[dict, dict]:
 def of_worker(rank: int) -> dict[str, tuple[dict, dict]]:
     results = {}
     for name, (build, batch) in cases().items():
-        results[name] = learnt(build, batch[2 * rank : 2 * rank + 2])
+        results[name] = learned(build, batch[2 * rank : 2 * rank + 2])
         for values in results[name]:
             for key in sorted(values):
                 dist.all_reduce(values[key])
@@ -105,7 +105,7 @@ def two_workers(tmp_path_factory) -> dict[str, tuple[dict, dict]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", cases())
 def test_two_processes_are_one(name: str, two_workers) -> None:
-    found, expected = two_workers[name], learnt(*cases()[name])
+    found, expected = two_workers[name], learned(*cases()[name])
     for kind in range(2):
         assert found[kind].keys() == expected[kind].keys()
         for key, value in expected[kind].items():
