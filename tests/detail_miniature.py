@@ -1,4 +1,4 @@
-"""A made-up file of one image in the data set's layout; small enough to be checked by eye.
+"""A made-up file of one image in the dataset's layout; small enough to be checked by eye.
 
 10 x 6 pixels. Grass and sky; two people, the left one in columns 2-5, the right one in columns 5-8,
 both in rows 1-5; column 5 belongs to both.

@@ -50,7 +50,7 @@ def outline(box: Box) -> np.ndarray:
 
 
 def joints(box: Box) -> list[float]:
-    """All joints on the diagonal, visible, in Detectron2's coordinates."""
+    """All keypoints on the diagonal, visible, in Detectron2's coordinates."""
     x, y, w, h = box
     steps = np.linspace(0.1, 0.9, NUM_KEYPOINTS)
     return [float(v) for t in steps for v in (x + t * w, y + t * h, 2)]

@@ -43,7 +43,7 @@ def network(tasks: list[str], norm: str = "", **options: Any) -> MultitaskCenter
         pixel_std=[50.0, 55.0, 60.0],
         **options,
     )
-    # Fresh last layers have weights next to zero; sizes and joints should differ between cells.
+    # Fresh last layers have weights next to zero; sizes and keypoints should differ between cells.
     for name, parameter in model.named_parameters():
         if name.startswith("heads.") and parameter.dim() == 4:
             torch.nn.init.normal_(parameter, std=0.1)

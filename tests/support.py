@@ -56,7 +56,7 @@ def labelled_image(
     sem_seg: bool = True,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """One entry of ``batched_inputs``: random pixels, people in ``boxes``, joints in them.
+    """One entry of ``batched_inputs``: random pixels, people in ``boxes``, keypoints in them.
 
     All other labels are those of people who fill their boxes, painted in order.
     """

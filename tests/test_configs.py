@@ -128,8 +128,8 @@ def test_networks_on_the_tiny_mae_take_all_of_its_encoder(name: str, tmp_path: P
     torch.save({"model": mae.state_dict()}, path)
     report = load_weights(model, path)
     assert not report.resized and not report.mismatched
-    learnt = {n for n, _ in model.named_parameters() if n.startswith("backbone.net.")}
-    assert learnt == {n for n in report.matched if n.startswith("backbone.net.")}
+    learned = {n for n, _ in model.named_parameters() if n.startswith("backbone.net.")}
+    assert learned == {n for n in report.matched if n.startswith("backbone.net.")}
 
 
 def test_every_key_is_set_by_a_config_or_documented() -> None:

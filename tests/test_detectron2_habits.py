@@ -27,12 +27,12 @@ from d2_multitask import add_multitask_config, register_coco_format
 from d2_multitask.engine.trainer import MultitaskTrainer
 from support import REPOSITORY
 
-JOINTS = ["left_hand", "right_hand", "nose"]
+KEYPOINTS = ["left_hand", "right_hand", "nose"]
 
 
 @pytest.fixture
 def people(tmp_path: Path) -> tuple[str, str]:
-    """A COCO file of four images with one masked person each, with joints, and their folder."""
+    """A COCO file of four images with one masked person each, with keypoints, and their folder."""
     generator = np.random.default_rng(0)
     images, annotations = [], []
     for number in range(1, 5):
@@ -57,7 +57,7 @@ def people(tmp_path: Path) -> tuple[str, str]:
                 "num_keypoints": 3,
             }
         )
-    category = {"id": 7, "name": "person", "keypoints": JOINTS, "skeleton": [[1, 3], [2, 3]]}
+    category = {"id": 7, "name": "person", "keypoints": KEYPOINTS, "skeleton": [[1, 3], [2, 3]]}
     content = {"images": images, "annotations": annotations, "categories": [category]}
     file = tmp_path / "people.json"
     file.write_text(json.dumps(content))
@@ -79,8 +79,8 @@ def habits_cfg(name: str, tmp_path: Path, *opts: Any) -> CfgNode:
     add_multitask_config(cfg)
     cfg.merge_from_file(str(REPOSITORY / "configs" / "quick" / "mcn_seg_det_pose.yaml"))
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (name,), (name,)
-    cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS = len(JOINTS)
-    cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.05] * len(JOINTS)
+    cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS = len(KEYPOINTS)
+    cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.05] * len(KEYPOINTS)
     cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER = 2, 2
     cfg.SOLVER.AMP.ENABLED = False
     cfg.OUTPUT_DIR = str(tmp_path / "output")
@@ -181,7 +181,7 @@ def test_datasets_of_the_config_are_registered_by_one_call(
 def test_masks_of_register_coco_instances_are_semantic_maps(
     people: tuple[str, str], name: str, tmp_path: Path
 ) -> None:
-    register_coco_instances(name, {"keypoint_names": JOINTS, "keypoint_flip_map": []}, *people)
+    register_coco_instances(name, {"keypoint_names": KEYPOINTS, "keypoint_flip_map": []}, *people)
     cfg = habits_cfg(name, tmp_path)
     trainer = MultitaskTrainer(cfg)
     trainer.train()

@@ -104,7 +104,7 @@ def test_cross_entropy_equals_pytorch_where_labelled() -> None:
         pytest.param(lambda x: gathered_l1_loss(x.view(-1)[:0], torch.zeros(0)), id="no objects"),
         pytest.param(
             lambda x: gathered_l1_loss(x, torch.zeros_like(x), torch.zeros_like(x)),
-            id="no labelled joint",
+            id="no labelled keypoint",
         ),
         pytest.param(
             lambda x: masked_cross_entropy(x, torch.full((2, 3, 4), 255), 255), id="all ignored"

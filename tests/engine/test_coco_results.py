@@ -35,7 +35,7 @@ def test_objects_in_cocos_conventions():
     assert results.objects == [
         {
             "image_id": 3,
-            "category_id": 9,  # the data set's id of class 1
+            "category_id": 9,  # the dataset's id of class 1
             "bbox": [10.0, 20.0, 20.0, 15.0],  # x, y, w, h
             "score": 0.75,
             "keypoints": [12.0, 22.0, 0.5, 19.5, 29.5, 0.25],  # pixel indices

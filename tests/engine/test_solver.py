@@ -128,7 +128,7 @@ def test_what_an_mae_does_not_decay(cfg):
         "decoder.decoder_pred.weight",
     }
     tables = {p for name, p in model.named_parameters() if name.endswith("pos_embed")}
-    assert not tables.intersection(decay)  # they are not learnt
+    assert not tables.intersection(decay)  # they are not learned
 
 
 @pytest.mark.parametrize(

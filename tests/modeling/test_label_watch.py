@@ -24,7 +24,7 @@ def test_task_without_labels_is_named_once_a_period(caplog) -> None:
 
 
 def test_tasks_that_take_turns_are_counted_by_name(caplog, monkeypatch) -> None:
-    """Data sets take turns, so that each batch has other losses than the one before."""
+    """Datasets take turns, so that each batch has other losses than the one before."""
     watch = LabelWatch(period=6)
     one, zero = torch.tensor(1.0), torch.tensor(0.0)
     looks = []

@@ -22,7 +22,7 @@ config, seed = (words[words.index(word) + 1] for word in ("--config-file", "SEED
 folder = pathlib.Path(words[words.index("OUTPUT_DIR") + 1])
 open(folder / "calls", "a").write("x")
 if config.endswith("mcn_pose.yaml"):
-    sys.exit("Error: the data set has no joints")
+    sys.exit("Error: the dataset has no keypoints")
 results = {"bbox": {"AP": 40.0 + int(seed), "AP50": 80.0}, "sem_seg": {"IoU-person": 70.0}}
 tasks = {"det": "bbox", "seg": "sem_seg"}
 kept = {key: results[key] for task, key in tasks.items() if task in config}
@@ -75,7 +75,7 @@ def test_failed_row_shows_and_decides_the_exit_code(compare, tmp_path, capsys):
     words = ("--preset", "cpu", "--output", "out", "--rows")
     assert compare(*words, "det", "pose") == 1
     captured = capsys.readouterr()
-    assert "- Only Pose, seed 1: failed: the data set has no joints" in captured.out
+    assert "- Only Pose, seed 1: failed: the dataset has no keypoints" in captured.out
     assert "1 results are missing" in captured.err
     assert compare(*words, "det") == 0  # the row that was asked for is there, and is not repeated
     assert (tmp_path / "out" / "det" / "seed1" / "calls").read_text() == "x"

@@ -50,7 +50,7 @@ def test_means_over_batches():
     assert b.gradient == 5.0 and b.loss == 25.0 and b.share == 1.0
 
 
-def test_nothing_is_learnt():
+def test_nothing_is_learned():
     model = TwoLosses(loss_a=1.0, loss_b=1.0)
     measure_loss_gradients(model, [BATCH])
     assert model.backbone.weight.grad is None and not model.backbone._forward_hooks

@@ -1,4 +1,4 @@
-"""The tool as a user runs it: in a process of its own, on a data set on disk."""
+"""The tool as a user runs it: in a process of its own, on a dataset on disk."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def train_net(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory) -> Path:
-    """A folder of data sets with a very small one under the synthetic people's name."""
+    """A folder of datasets with a very small one under the synthetic people's name."""
     root = tmp_path_factory.mktemp("datasets")
     for split, seed in (("train", 0), ("val", 1)):
         write_synthetic_people(root, split, num_images=3, seed=seed)

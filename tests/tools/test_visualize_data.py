@@ -31,13 +31,13 @@ def tool():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Two images with a person each, one of them without joints and mask; one image is broken."""
+    """Two images with a person each, one without keypoints and mask; one image is broken."""
     folder = tmp_path_factory.mktemp("data")
-    joints = [coordinate for i in range(17) for coordinate in (20 + i, 20 + i, 1 + i % 2)]
+    keypoints = [coordinate for i in range(17) for coordinate in (20 + i, 20 + i, 1 + i % 2)]
     person = {"category_id": 1, "bbox": [10, 10, 40, 40], "area": 1600, "iscrowd": 0}
     polygon = [[10, 10, 50, 10, 50, 50, 10, 50]]
     annotations = [
-        {**person, "id": 1, "image_id": 1, "keypoints": joints, "segmentation": polygon},
+        {**person, "id": 1, "image_id": 1, "keypoints": keypoints, "segmentation": polygon},
         {**person, "id": 2, "image_id": 2},
     ]
     category = {"id": 1, "name": "person", "keypoints": [f"joint {i}" for i in range(17)]}

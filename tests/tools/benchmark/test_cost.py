@@ -141,7 +141,7 @@ def test_the_score_threshold_lets_so_many_boxes_through() -> None:
 
 
 def test_the_candidate_thresholds_leave_decoding_its_work() -> None:
-    """50 objects, and at most 4 peaks a person of each joint: counted by SciPy."""
+    """50 objects, and at most 4 peaks per person of each keypoint: counted by SciPy."""
     setting = Setting(size=128, people=2)
     network = build_model(network_cfg(CONFIG, OPTS, setting)).eval()
     batch = setting.images(1)
