@@ -172,25 +172,6 @@ def build_semantic_evaluator(cfg: CfgNode, request: EvaluationRequest) -> Datase
     return names and SemanticEvaluator(request.dataset_name, request.records, names)
 
 
-@register_evaluator("parts")
-def build_parts_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEvaluator | None:
-    """IoU of background and human parts."""
-    names = _class_names(PartSegLabel.from_config(cfg), request)
-    return names and PartsEvaluator(request.dataset_name, request.records, names)
-
-
-@register_evaluator("classification")
-def build_classification_evaluator(
-    cfg: CfgNode, request: EvaluationRequest
-) -> DatasetEvaluator | None:
-    """AP of image labels."""
-    names = _class_names(ImageLabels.from_config(cfg), request)
-    legacy = cfg.TEST.PASCAL_IN_DETAIL.LEGACY
-    return names and ClassificationEvaluator(
-        request.dataset_name, request.records, names, legacy=legacy
-    )
-
-
 @register_evaluator(BOUNDARY, OCCLUSION)
 def build_edge_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEvaluator | None:
     """Boundary and occlusion metrics.
@@ -211,6 +192,25 @@ def build_edge_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEva
         max_distance=node.BOUNDARY_MAX_DISTANCE,
         num_workers=node.NUM_WORKERS,
         output_dir=request.output_folder,
+    )
+
+
+@register_evaluator("parts")
+def build_parts_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEvaluator | None:
+    """IoU of background and human parts."""
+    names = _class_names(PartSegLabel.from_config(cfg), request)
+    return names and PartsEvaluator(request.dataset_name, request.records, names)
+
+
+@register_evaluator("classification")
+def build_classification_evaluator(
+    cfg: CfgNode, request: EvaluationRequest
+) -> DatasetEvaluator | None:
+    """AP of image labels."""
+    names = _class_names(ImageLabels.from_config(cfg), request)
+    legacy = cfg.TEST.PASCAL_IN_DETAIL.LEGACY
+    return names and ClassificationEvaluator(
+        request.dataset_name, request.records, names, legacy=legacy
     )
 
 

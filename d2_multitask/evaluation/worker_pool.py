@@ -59,7 +59,13 @@ class BackgroundJobs:
         """Start a job, after waiting for earlier ones if too many wait."""
         if self._num_workers:
             try:
-                self._waiting.append((job, self._start(job)))
+                if self._executor is None:
+                    context = multiprocessing.get_context("spawn")
+                    self._executor = ProcessPoolExecutor(
+                        self._num_workers, context, initializer=cv2.setNumThreads, initargs=(1,)
+                    )
+                with _without_main_module():
+                    self._waiting.append((job, self._executor.submit(self._function, job)))
             except (BrokenProcessPool, OSError) as error:
                 self._give_up(error)
         if not self._num_workers:
@@ -81,15 +87,6 @@ class BackgroundJobs:
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
-
-    def _start(self, job: Any) -> Future[Any]:
-        if self._executor is None:
-            context = multiprocessing.get_context("spawn")
-            self._executor = ProcessPoolExecutor(
-                self._num_workers, context, initializer=cv2.setNumThreads, initargs=(1,)
-            )
-        with _without_main_module():
-            return self._executor.submit(self._function, job)
 
     def _collect(self, max_waiting: int) -> None:
         while len(self._waiting) > max_waiting:

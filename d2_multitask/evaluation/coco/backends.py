@@ -57,6 +57,7 @@ class CocoBackend(ABC):
             "annotations": self._renumbered(ground_truth["annotations"]),
         }
 
+    @abstractmethod
     def evaluate(
         self,
         predictions: Sequence[Mapping[str, Any]],
@@ -80,21 +81,12 @@ class CocoBackend(ABC):
         Returns:
             pycocotools' object, evaluated, accumulated and summarised.
         """
-        numbers = None
-        if img_ids is not None:
-            # To hotcoco no ids are all ids; 0 is the number of no image.
-            numbers = sorted({self._images[i] for i in img_ids if i in self._images}) or [0]
-        return self._evaluate(predictions, metric, max_dets, list(oks_sigmas), numbers)
 
-    @abstractmethod
-    def _evaluate(
-        self,
-        predictions: Sequence[Mapping[str, Any]],
-        metric: str,
-        max_dets: int,
-        oks_sigmas: list[float],
-        image_numbers: list[int] | None,
-    ) -> COCOeval: ...
+    def _image_numbers(self, img_ids: Collection[Hashable] | None) -> list[int] | None:
+        # To hotcoco no ids are all ids; 0 is the number of no image.
+        if img_ids is None:
+            return None
+        return sorted({self._images[i] for i in img_ids if i in self._images}) or [0]
 
     def _renumbered(
         self, entries: Sequence[Mapping[str, Any]], fields: Sequence[str] | None = None
@@ -118,14 +110,17 @@ class PycocotoolsBackend(CocoBackend):
         super().__init__(ground_truth)
         self._labels = as_coco(self._ground_truth)
 
-    def _evaluate(
+    def evaluate(
         self,
         predictions: Sequence[Mapping[str, Any]],
         metric: str,
-        max_dets: int,
-        oks_sigmas: list[float],
-        image_numbers: list[int] | None,
+        *,
+        max_dets: int = 100,
+        oks_sigmas: Sequence[float] = (),
+        img_ids: Collection[Hashable] | None = None,
     ) -> COCOeval:
+        """See `CocoBackend.evaluate`."""
+        image_numbers = self._image_numbers(img_ids)
         labels = self._labels
         if metric == "segm":
             labels = as_coco(mask_ground_truth(self._ground_truth))
@@ -135,7 +130,7 @@ class PycocotoolsBackend(CocoBackend):
             labels,
             self._renumbered(predictions),
             metric,
-            kpt_oks_sigmas=oks_sigmas,
+            kpt_oks_sigmas=list(oks_sigmas),
             cocoeval_fn=COCOeval_opt,
             img_ids=image_numbers,
             max_dets_per_image=[1, 10, max_dets],
@@ -155,14 +150,17 @@ class HotcocoBackend(CocoBackend):
         annotations = self._ground_truth["annotations"]
         self._labels = self._load_labels(annotations, ("keypoints", "num_keypoints"))
 
-    def _evaluate(
+    def evaluate(
         self,
         predictions: Sequence[Mapping[str, Any]],
         metric: str,
-        max_dets: int,
-        oks_sigmas: list[float],
-        image_numbers: list[int] | None,
+        *,
+        max_dets: int = 100,
+        oks_sigmas: Sequence[float] = (),
+        img_ids: Collection[Hashable] | None = None,
     ) -> COCOeval:
+        """See `CocoBackend.evaluate`."""
+        image_numbers = self._image_numbers(img_ids)
         labels = self._labels
         if metric == "segm":
             annotations = mask_ground_truth(self._ground_truth)["annotations"]

@@ -18,6 +18,7 @@ from d2_multitask.evaluation.coco.labels import CocoDict, coco_ground_truth, mas
 from d2_multitask.evaluation.coco.predictions import coco_results
 
 MAX_DETECTIONS = (1, 10, 100)
+_NAMES = [f"AR@{count}" for count in MAX_DETECTIONS]
 
 
 class ClassAgnosticEvaluator(DatasetEvaluator):
@@ -107,7 +108,7 @@ def class_agnostic_recall(
     ]
     has_object = any(not a.get("iscrowd", 0) for a in ground_truth["annotations"])
     if not found or not has_object:
-        return dict.fromkeys(_names(), 0.0 if has_object else float("nan"))
+        return dict.fromkeys(_NAMES, 0.0 if has_object else float("nan"))
     with contextlib.redirect_stdout(io.StringIO()):
         labels = as_coco(ground_truth)
         evaluation = COCOeval(labels, labels.loadRes(found), metric)
@@ -117,8 +118,4 @@ def class_agnostic_recall(
         evaluation.accumulate()
     recall = evaluation.eval["recall"][:, :, 0, :]  # (thresholds, 1, counts), objects of any size
     mean = 100 * np.where(recall > -1, recall, np.nan).mean(axis=(0, 1))
-    return dict(zip(_names(), mean.tolist(), strict=True))
-
-
-def _names() -> list[str]:
-    return [f"AR@{count}" for count in MAX_DETECTIONS]
+    return dict(zip(_NAMES, mean.tolist(), strict=True))

@@ -13,19 +13,14 @@ from typing import Any
 from detectron2.data.catalog import Metadata
 from detectron2.structures import Instances
 
-from d2_multitask.evaluation.coco.backends import AUTO
 from d2_multitask.evaluation.coco.evaluator import MultitaskCOCOEvaluator
-from d2_multitask.evaluation.coco.labels import (
-    CocoDict,
-    coco_annotation,
-    coco_images,
-    complete,
-)
+from d2_multitask.evaluation.coco.labels import CocoDict, coco_annotation, coco_images, complete
 from d2_multitask.evaluation.legacy import legacy_boxes, legacy_keypoints, legacy_masks
 
 logger = logging.getLogger(__name__)
 
 Records = Sequence[dict[str, Any]]
+_LEGACY = {"bbox": legacy_boxes, "segm": legacy_masks, "keypoints": legacy_keypoints}
 
 
 def detail_ground_truth(
@@ -46,17 +41,18 @@ def detail_ground_truth(
             an object (``unmatched_keypoints``); ``None`` = all classes.
         num_keypoints: K.
     """
-    keys = ["annotations"] if only_class is None else ["annotations", "unmatched_keypoints"]
-    labelled = [record for record in records if any(key in record for key in keys)]
-    annotations = []
-    for record in labelled:
-        for label in (label for key in keys for label in record.get(key, ())):
-            category = label.get("category_id", only_class)
-            if only_class is None or category == only_class:
-                category_id = category + 1 if only_class is None else 1
-                annotations.append(coco_annotation(label, record, category_id))
-    complete(annotations, num_keypoints)
+    keys = ("annotations",) if only_class is None else ("annotations", "unmatched_keypoints")
     names = class_names if only_class is None else [class_names[only_class]]
+    first = only_class or 0
+    labelled = [record for record in records if any(key in record for key in keys)]
+    annotations = [
+        coco_annotation(label, record, category - first + 1)
+        for record in labelled
+        for key in keys
+        for label in record.get(key, ())
+        if only_class in (None, category := label.get("category_id", only_class))
+    ]
+    complete(annotations, num_keypoints)
     categories = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
     return {
         "images": coco_images(labelled),
@@ -92,10 +88,7 @@ class DetailCOCOEvaluator(MultitaskCOCOEvaluator):
         output_dir: str | None,
         only_class: int | None = None,
         legacy: bool = False,
-        distributed: bool = True,
-        max_dets_per_image: int | None = None,
-        kpt_oks_sigmas: Sequence[float] = (),
-        backend: str = AUTO,
+        **options: Any,
     ) -> None:
         """
         Args:
@@ -106,29 +99,19 @@ class DetailCOCOEvaluator(MultitaskCOCOEvaluator):
             output_dir: folder for the predictions, ``None`` to write none.
             only_class: score objects of this class alone, with keypoints; ``None`` = all classes.
             legacy: also give the official code's numbers.
-            distributed: gather predictions from all processes.
-            max_dets_per_image: see `MultitaskCOCOEvaluator`.
-            kpt_oks_sigmas: one sigma per keypoint.
-            backend: see `MultitaskCOCOEvaluator`.
+            **options: of `MultitaskCOCOEvaluator`; ``kpt_oks_sigmas``: one per keypoint.
 
         Raises:
-            ValueError: there are not as many sigmas as keypoints, or the backend is unknown.
-            ImportError: the backend is not installed.
+            ValueError, ImportError: as `MultitaskCOCOEvaluator`.
         """
         self._all_records = {record["image_id"]: record for record in records}
         self._only_class = only_class
         self._legacy = legacy
         self._num_unlabelled = 0
-        ground_truth = detail_ground_truth(records, class_names, only_class, len(kpt_oks_sigmas))
+        num_keypoints = len(options.get("kpt_oks_sigmas", ()))
+        ground_truth = detail_ground_truth(records, class_names, only_class, num_keypoints)
         super().__init__(
-            dataset_name,
-            metrics,
-            output_dir=output_dir,
-            distributed=distributed,
-            max_dets_per_image=max_dets_per_image,
-            kpt_oks_sigmas=kpt_oks_sigmas,
-            backend=backend,
-            ground_truth=ground_truth,
+            dataset_name, metrics, output_dir=output_dir, ground_truth=ground_truth, **options
         )
         # The classes scored here instead of those in the dataset's metadata.
         names = [category["name"] for category in ground_truth["categories"]]
@@ -196,13 +179,6 @@ class DetailCOCOEvaluator(MultitaskCOCOEvaluator):
     def _legacy_results(self, predictions: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
         found = {p["image_id"]: p["instances"] for p in predictions}
         records = [self._all_records[image_id] for image_id in self._coco_api.imgs]
-        functions = {"bbox": legacy_boxes, "segm": legacy_masks}
-        results = {
-            f"{metric}-legacy": functions[metric](records, found)
-            for metric in self.metrics
-            if metric in functions
-        }
-        if "keypoints" in self.metrics:
-            annotations = self._coco_api.dataset["annotations"]
-            results["keypoints-legacy"] = legacy_keypoints(annotations, found)
-        return results
+        labels = {"bbox": records, "segm": records}
+        labels["keypoints"] = self._coco_api.dataset["annotations"]
+        return {f"{m}-legacy": _LEGACY[m](labels[m], found) for m in self.metrics}

@@ -39,10 +39,8 @@ _LABEL_FIELDS = {
 
 @contextlib.contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """For code that makes very many small objects without cycles.
-
-    Python would search them for cycles again and again, for a large part of the evaluation's time.
-    """
+    # For code that makes very many small objects without cycles: Python would search them for
+    # cycles again and again, for a large part of the evaluation's time.
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -262,12 +260,7 @@ def _finite_rows(instances: Instances) -> Tensor:
 
 
 def check_oks_sigmas(sigmas: Sequence[float], num_keypoints: int, dataset_name: str) -> None:
-    """Check that every keypoint has a sigma; an empty list means COCO's own 17.
-
-    Args:
-        sigmas: ``TEST.KEYPOINT_OKS_SIGMAS``.
-        num_keypoints: keypoints of an object in the labels.
-        dataset_name: for the message.
+    """Check that every keypoint of the labels has a sigma; an empty list means COCO's own 17.
 
     Raises:
         ValueError: the numbers differ, or a sigma is not above 0.

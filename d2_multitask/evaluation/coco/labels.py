@@ -49,7 +49,11 @@ def coco_ground_truth(
         records = load_dataset(dataset_name)  # checks the file, and publishes the metadata
     metadata = MetadataCatalog.get(dataset_name)
     labelled = any("annotations" in record for record in records)
-    if metadata.get("json_file") and not (labelled and _have_areas(records)):
+    # Our loader's dicts have areas, those of Detectron2's do not.
+    complete_dicts = labelled and all(
+        "area" in a for r in records for a in r.get("annotations", ())
+    )
+    if metadata.get("json_file") and not complete_dicts:
         ground_truth = read_json(metadata.json_file)
         if "annotations" in ground_truth:
             ground_truth["annotations"] = _checked_annotations(ground_truth, metadata)
@@ -60,11 +64,6 @@ def coco_ground_truth(
     if "annotations" in ground_truth:
         complete(ground_truth["annotations"], len(metadata.get("keypoint_names") or ()))
     return ground_truth
-
-
-def _have_areas(records: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the dicts are complete, as our loader's are (`d2_multitask.data.datasets.coco`)."""
-    return all("area" in a for record in records for a in record.get("annotations", ()))
 
 
 def _from_records(records: Sequence[Mapping[str, Any]], metadata: Metadata) -> CocoDict:
@@ -121,14 +120,9 @@ def coco_images(records: Sequence[Mapping[str, Any]]) -> list[CocoDict]:
 def coco_annotation(
     label: Mapping[str, Any], record: Mapping[str, Any], category_id: Any
 ) -> CocoDict:
-    """A label in Detectron2's format as one of COCO's annotations.
+    """A label of ``record["annotations"]`` (Detectron2's format) as one of COCO's annotations.
 
     Without ``area``, it is that of the mask; a mask that cannot be used is left out and counted.
-
-    Args:
-        label: of ``record["annotations"]``.
-        record: the image's dataset dict.
-        category_id: COCO's.
     """
     mode, box = label.get("bbox_mode", BoxMode.XYWH_ABS), label["bbox"]
     if mode != BoxMode.XYWH_ABS:
@@ -193,10 +187,7 @@ def complete(annotations: list[CocoDict], num_keypoints: int) -> None:
 def temporary_dataset(like: str, records: list[dict[str, Any]], **metadata: Any) -> Iterator[str]:
     """Registers ``records`` under a new name, for Detectron2's functions that need one.
 
-    Args:
-        like: registered name whose metadata it gets.
-        records: Detectron2's dataset dicts.
-        **metadata: replaces that of ``like``.
+    The dataset has the metadata of ``like``, with ``metadata`` in the place of its own.
     """
     name = f"{like}_{uuid.uuid4().hex}"
     DatasetCatalog.register(name, lambda: records)

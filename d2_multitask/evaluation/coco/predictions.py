@@ -57,9 +57,7 @@ def with_category_ids(
 ) -> list[Result]:
     """Copies of results with the dataset's category ids instead of class numbers.
 
-    Args:
-        results: as from `coco_results`.
-        contiguous_ids: category id -> class number; without it they are the same.
+    ``contiguous_ids`` is category id -> class number; without it they are the same.
 
     Raises:
         ValueError: the dataset has no such class.
@@ -94,15 +92,7 @@ def write_instances(folder: str, predictions: Sequence[Mapping[str, Any]]) -> st
 
 
 def write_results(folder: str, results: Sequence[Result]) -> str:
-    """Write ``coco_instances_results.json``, COCO's list of results.
-
-    Args:
-        folder: is created if needed.
-        results: with the dataset's category ids.
-
-    Returns:
-        The path.
-    """
+    """Write ``coco_instances_results.json``, COCO's list of results; returns its path."""
     PathManager.mkdirs(folder)
     path = os.path.join(folder, "coco_instances_results.json")
     with PathManager.open(path, "wb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -103,13 +104,11 @@ class ClassificationEvaluator(LabelEvaluator):
         scores = np.array([known.get(i, np.zeros(num_classes)) for i in labels])
         scores = scores.reshape(-1, num_classes)
         present = np.array(list(labels.values())).reshape(-1, num_classes) > 0
-        ap = np.array(
-            [voc_average_precision(s, p) for s, p in zip(scores.T, present.T, strict=True)]
-        )
-        occurring = ap[~np.isnan(ap)]
-        mean = 100 * float(occurring.mean()) if len(occurring) else float("nan")
-        per_class = zip(self._class_names, ap, strict=True)
-        per_class = {f"AP-{name}": 100 * float(value) for name, value in per_class}
+        columns = zip(self._class_names, scores.T, present.T, strict=True)
+        ap = {name: voc_average_precision(s, p) for name, s, p in columns}
+        occurring = [value for value in ap.values() if not math.isnan(value)]
+        mean = 100 * float(np.mean(occurring)) if occurring else math.nan
+        per_class = {f"AP-{name}": 100 * value for name, value in ap.items()}
         results = {self.output_name: {"mAP": mean, **per_class}}
         if self._legacy:
             results[f"{self.output_name}-legacy"] = {"mAP": 100 * official_mean_ap(scores, present)}

@@ -15,9 +15,8 @@ from d2_multitask.evaluation.dense import saliency
 
 logger = logging.getLogger(__name__)
 
-# Sums over the images; "intersection" and "union" are over all pixels.
-_NUMBERS = ("IoU", "adaptive-F", "pixel-error", "S-measure", "adaptive-E")
-_NUMBERS += ("intersection", "union", "num_images")
+# Means over the images; their sums are followed by pixels of intersection and union, and images.
+_MEANS = ("IoU", "adaptive-F", "pixel-error", "S-measure", "adaptive-E")
 
 
 class ForegroundEvaluator(LabelEvaluator):
@@ -64,7 +63,7 @@ class ForegroundEvaluator(LabelEvaluator):
     def reset(self) -> None:
         """Forget the sums of an earlier round."""
         super().reset()
-        self._numbers = np.zeros(len(_NUMBERS))
+        self._numbers = np.zeros(len(_MEANS) + 3)
         self._curves = np.zeros((2, saliency.NUM_THRESHOLDS))
 
     def labels(self, record: dict[str, Any]) -> np.ndarray | None:
@@ -114,25 +113,24 @@ class ForegroundEvaluator(LabelEvaluator):
         if gathered is None:
             return None
         numbers, curves = (sum(parts) for parts in zip(*gathered, strict=True))
-        total = dict(zip(_NUMBERS, numbers.tolist(), strict=True))
-        num_images = total["num_images"]
+        *sums, intersection, union, num_images = numbers.tolist()
         if not num_images:
             logger.warning(f"{self._dataset_name}: no labelled image was processed.")
             return {self.output_name: {"num_images": 0.0}}
         f_curve, e_curve = 100 * curves / num_images
-        union = total["union"]
+        means = {name: 100 * total / num_images for name, total in zip(_MEANS, sums, strict=True)}
         return {
             self.output_name: {
-                "IoU": 100 * total["IoU"] / num_images,
-                "global-IoU": 100 * total["intersection"] / union if union else 100.0,
+                "IoU": means["IoU"],
+                "global-IoU": 100 * intersection / union if union else 100.0,
                 "max-F": float(f_curve.max()),
                 "mean-F": float(f_curve.mean()),
-                "adaptive-F": 100 * total["adaptive-F"] / num_images,
-                "pixel-error": 100 * total["pixel-error"] / num_images,
-                "S-measure": 100 * total["S-measure"] / num_images,
+                "adaptive-F": means["adaptive-F"],
+                "pixel-error": means["pixel-error"],
+                "S-measure": means["S-measure"],
                 "E-measure": float(e_curve.mean()),
                 "max-E": float(e_curve.max()),
-                "adaptive-E": 100 * total["adaptive-E"] / num_images,
+                "adaptive-E": means["adaptive-E"],
                 "num_images": num_images,
             }
         }

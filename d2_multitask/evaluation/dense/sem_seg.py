@@ -21,15 +21,9 @@ from d2_multitask.evaluation.coco.labels import temporary_dataset
 
 
 def count_confusion(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Count pixels by prediction and label.
+    """Pixels by prediction (rows) and label (columns), (C + 1, C + 1) int64.
 
-    Args:
-        predicted: (H, W) ids in 0..num_classes.
-        labels: (H, W) ids in 0..num_classes; ``num_classes`` = not labelled.
-        num_classes: C.
-
-    Returns:
-        (C + 1, C + 1) int64, rows are predictions, columns are labels.
+    Both maps are (H, W) ids in 0..C, where C = ``num_classes`` is "not labelled".
     """
     size = num_classes + 1
     cells = size * predicted.astype(np.int64, copy=False) + labels
@@ -46,8 +40,7 @@ def mean_iou_with_background(confusion: np.ndarray) -> float:
         confusion: (C + 1, C + 1), see `count_confusion`.
 
     Returns:
-        Mean over the classes that occur in the labels, background among them, in 0-1; NaN without
-        any pixel.
+        Mean over the classes that occur, background among them, in 0-1; NaN without any pixel.
     """
     labelled, true_positive = confusion.sum(axis=0), confusion.diagonal()
     union = labelled + confusion.sum(axis=1) - true_positive
@@ -154,18 +147,13 @@ class MultitaskSemSegEvaluator(LabelMapEvaluator):
                 metadata, or 255.
             distributed: gather the counts of all processes.
         """
-        if records is None:
-            records = load_dataset(dataset_name)
+        records = load_dataset(dataset_name) if records is None else records
         metadata = MetadataCatalog.get(dataset_name)
         if ignore_value is None:
             ignore_value = metadata.get("ignore_label", IGNORE_VALUE)
+        options = {"ignore_value": ignore_value, "output_dir": output_dir}
         super().__init__(
-            dataset_name,
-            records,
-            metadata.stuff_classes,
-            ignore_value=ignore_value,
-            output_dir=output_dir,
-            distributed=distributed,
+            dataset_name, records, metadata.stuff_classes, distributed=distributed, **options
         )
 
 

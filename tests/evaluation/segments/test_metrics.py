@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from d2_multitask.evaluation.segments.metrics import (
+from d2_multitask.evaluation.segments import (
     adjusted_rand_index,
     best_segment_iou,
     mask_iou,

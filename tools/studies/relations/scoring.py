@@ -10,9 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2_multitask.evaluation.segments import class_agnostic_recall, mask_iou, patch_mask
-from d2_multitask.evaluation.segments.evaluator import mask_result, segment_results
-from d2_multitask.evaluation.segments.metrics import SegmentMetrics, measure_segments
+from d2_multitask.evaluation.segments import (
+    SegmentMetrics,
+    class_agnostic_recall,
+    mask_iou,
+    mask_result,
+    measure_segments,
+    patch_mask,
+    segment_results,
+)
 from d2_multitask.modeling.mae import MaskedAutoencoder
 from d2_multitask.patch_graph import Relation, graph_from_relation
 from d2_multitask.patch_graph.refine import refine_labels, stretch_labels

@@ -19,11 +19,11 @@ from torch import Tensor
 from d2_multitask.data.whole_files import write_json
 from d2_multitask.evaluation.segments import (
     best_segment_iou,
+    label_annotations,
     mask_iou,
     patch_mask,
     read_object_mask,
 )
-from d2_multitask.evaluation.segments.evaluator import label_annotations
 from d2_multitask.modeling.mae import MaskedAutoencoder
 from d2_multitask.patch_graph import Relation, grow
 from d2_multitask.segmenting.images import read_ready

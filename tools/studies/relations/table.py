@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tabulate import tabulate
 
-from d2_multitask.evaluation.segments.metrics import SegmentMetrics
+from d2_multitask.evaluation.segments import SegmentMetrics
 from studies.relations.methods import Method, method_as_json
 from studies.relations.relations import RELATIONS
 from studies.relations.scoring import average_recalls
