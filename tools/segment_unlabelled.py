@@ -43,6 +43,7 @@ from d2_multitask.patch_graph import Segmentation, SegmenterSettings, segment_im
 from d2_multitask.patch_graph.communities import BACKENDS
 from d2_multitask.patch_graph.foreground import RULES
 from d2_multitask.patch_graph.relation import ESTIMATORS, SIMILARITIES
+from d2_multitask.patch_graph.segmenter import relation_of_patch
 from d2_multitask.segmenting.evaluation import evaluate_folder
 from d2_multitask.segmenting.images import (
     ImageFiles,
@@ -53,7 +54,6 @@ from d2_multitask.segmenting.images import (
 )
 from d2_multitask.segmenting.model import checksum, load_autoencoder
 from d2_multitask.segmenting.output_folder import PICTURES, OutputFolder
-from d2_multitask.segmenting.patch_relation import relation_of_patch
 from d2_multitask.visualization import style
 from d2_multitask.visualization.contact_sheet import contact_sheet, side_by_side
 from d2_multitask.visualization.segments import (

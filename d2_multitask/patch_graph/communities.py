@@ -127,13 +127,6 @@ def join_isolated(graph: PatchGraph, labels: np.ndarray) -> np.ndarray:
     return canonical_labels(np.where(isolated, -parts, labels.reshape(graph.grid_hw))).flatten()
 
 
-def sweep_resolutions(
-    graph: PatchGraph, resolutions: Sequence[float], seed: int = 0, backend: str = "networkx"
-) -> dict[float, np.ndarray]:
-    """Resolution -> (n,) labels of the coarsest level; arguments as in `louvain`."""
-    return {value: louvain(graph, value, seed, backend)[-1] for value in resolutions}
-
-
 def consensus(
     graph: PatchGraph,
     seeds: Sequence[int] = tuple(range(4)),

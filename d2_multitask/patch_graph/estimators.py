@@ -208,9 +208,9 @@ class Ridge(RandomSets):
     ) -> None:
         """
         Args:
-            num_patches: see `RandomSets`.
-            seed: likewise.
-            visible_ratios: likewise.
+            num_patches: see `RandomSets`, and likewise ``seed`` and ``visible_ratios``.
+            seed: of the sets.
+            visible_ratios: of the sets.
             ridge: lambda, weight of the squared coefficients against the squared residuals. It
                 does not grow with the passes, so that with many of them nothing is shrunk.
                 ``None`` = 0.375 times the mean number of visible patches: the more patches share

@@ -82,8 +82,9 @@ def choose_foreground(
     if labels.ndim != 2:
         raise ValueError(f"Foreground: found labels {labels.shape}, expected (h, w)")
     labels = canonical_labels(labels)
+    nothing = Foreground(None, -np.inf, np.zeros((0, *labels.shape), bool), np.zeros(0), rule)
     if labels.max() == 0:
-        return Foreground(None, -np.inf, np.zeros((0, *labels.shape), bool), np.zeros(0), rule)
+        return nothing
     if rule in BORDER_RULES:
         candidates, scores = BORDER_RULES[rule](labels)
         return _decide(candidates, scores, threshold, rule)
@@ -91,7 +92,7 @@ def choose_foreground(
         raise ValueError(f"Foreground: the rule {rule!r} needs a model and an image")
     meter = ErrorMeter(model, image, dtype=dtype)
     if is_flat(image):
-        return Foreground(None, -np.inf, np.zeros((0, *labels.shape), bool), np.zeros(0), rule)
+        return nothing
     candidates, scores = _inpainting_error(labels, meter, border_weight)
     return _decide(candidates, scores, threshold, rule, meter.passes, meter.seconds)
 
@@ -111,15 +112,9 @@ def _decide(
 
 def border_share(masks: np.ndarray) -> np.ndarray:
     """(Q, h, w) bool -> (Q,): which share of the patches at the image's border each one covers."""
-    border = border_patches(masks.shape[1:])
-    return masks[:, border].mean(1)
-
-
-def border_patches(grid_hw: tuple[int, ...]) -> np.ndarray:
-    """(h, w) bool, True at the image's border."""
-    border = np.ones(grid_hw, bool)
+    border = np.ones(masks.shape[1:], bool)
     border[1:-1, 1:-1] = False
-    return border
+    return masks[:, border].mean(1)
 
 
 def _segments(labels: np.ndarray) -> np.ndarray:
@@ -138,14 +133,7 @@ def _border_scores(masks: np.ndarray) -> np.ndarray:
 
 
 def least_border(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The segment with the least border for its area.
-
-    Args:
-        labels: (h, w), 0..C-1.
-
-    Returns:
-        Candidates (C, h, w) and scores (C,), see `_border_scores`.
-    """
+    """The segment with the least border for its area, see `_border_scores`; C candidates."""
     masks = _segments(labels)
     return masks, _border_scores(masks)
 
@@ -153,11 +141,7 @@ def least_border(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def least_border_union(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """All segments together that have less than half of the border that their area has by chance.
 
-    Args:
-        labels: (h, w), 0..C-1.
-
-    Returns:
-        One candidate (1, h, w) and its score (1,).
+    One candidate.
     """
     masks = _segments(labels)
     union = masks[_border_scores(masks) > 0.5].any(0, keepdims=True)
@@ -166,14 +150,10 @@ def least_border_union(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def largest_centre(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The segment that covers the centre better than the rest of the image.
+    """The segment that covers the centre better than the rest of the image; C candidates.
 
-    Args:
-        labels: (h, w), 0..C-1.
-
-    Returns:
-        Candidates (C, h, w) and scores (C,): the share of a centred Gaussian (a quarter of the
-        sides is its standard deviation) that the segment covers, less its share of the border.
+    The score is the share of a centred Gaussian (a quarter of the sides is its standard deviation)
+    that the segment covers, less its share of the border.
     """
     masks = _segments(labels)
     h, w = labels.shape
@@ -192,17 +172,10 @@ def centre_disc(grid_hw: tuple[int, int], radius: float) -> np.ndarray:
 def centre_union(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The segments that together are most like an ellipse in the middle of the image.
 
-    A guess of the middle, corrected by where segments end. The ellipse's half axes are
-    `CENTRE_RADIUS` of the sides.
-
-    Args:
-        labels: (h, w), 0..C-1.
-
-    Returns:
-        Candidates (C, h, w), the union of the q + 1 segments that lie furthest in the ellipse, and
-        scores (C,): intersection over union with it, less that of the whole image. No other
-        union has a higher one (a segment raises an IoU of u if a share of it above u / (1 + u)
-        lies inside).
+    The ellipse's half axes are `CENTRE_RADIUS` of the sides. Candidate q of C is the union of the
+    q + 1 segments that lie furthest in the ellipse, its score the intersection over union with it,
+    less that of the whole image. No other union has a higher one (a segment raises an IoU of u if
+    a share of it above u / (1 + u) lies inside).
     """
     masks = _segments(labels)
     ellipse = centre_disc(labels.shape, CENTRE_RADIUS)
@@ -220,7 +193,7 @@ BORDER_RULES: dict[str, Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]] =
     "largest_centre": largest_centre,
     "centre_union": centre_union,
 }
-"""Rules that look at no image: labels (h, w) -> candidates (Q, h, w) and scores (Q,)."""
+"""Rules that look at no image: labels (h, w) 0..C-1 -> candidates (Q, h, w) and scores (Q,)."""
 
 RULES = ("inpainting_error", *BORDER_RULES)
 """All names for `choose_foreground`."""

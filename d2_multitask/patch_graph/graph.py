@@ -5,10 +5,9 @@ Letters: n nodes, e edges.
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from scipy import sparse
@@ -18,9 +17,6 @@ from d2_multitask.patch_graph.similarity import patch_places
 
 if TYPE_CHECKING:
     import networkx
-
-# The fields of an npz file.
-_FIELDS = ("first", "second", "weight", "positions_yx", "grid_hw", "members", "member_counts")
 
 
 @dataclass(frozen=True)
@@ -97,13 +93,10 @@ def graph_from_relation(
     """Patches as nodes, the positive part of the symmetric relation as weights.
 
     Args:
-        relation: of L patches.
+        relation: of the patches.
         locality: standard deviation, in patches, of a Gaussian of the distance that weights are
             multiplied with; ``None`` = distance does not count.
         neighbours: keep an edge if it is among so many strongest ones of either end.
-
-    Returns:
-        The graph of L nodes.
 
     Raises:
         ValueError: a number is not positive.
@@ -166,33 +159,9 @@ def to_networkx(graph: PatchGraph) -> networkx.Graph:
     return result
 
 
-def from_networkx(graph: networkx.Graph) -> PatchGraph:
-    """The inverse of `to_networkx`; an edge without weight counts 1, self-loops are left out.
-
-    Raises:
-        ValueError: nodes are not 0..n-1, or lack what `to_networkx` writes.
-    """
-    n = graph.number_of_nodes()
-    if set(graph.nodes) != set(range(n)) or "grid_hw" not in graph.graph:
-        raise ValueError("Graph: expected the nodes 0..n-1 and a graph attribute 'grid_hw'")
-    nodes = [graph.nodes[node] for node in range(n)]
-    if not all("position_yx" in node for node in nodes):
-        raise ValueError("Graph: expected a 'position_yx' of each node")
-    weights = np.zeros((n, n))
-    for first, second, weight in graph.edges(data="weight", default=1.0):
-        if first != second:
-            weights[first, second] = weights[second, first] = weight
-    members = None
-    if n and all("members" in node for node in nodes):
-        members = tuple(np.array(node["members"], np.int64) for node in nodes)
-    positions = np.array([node["position_yx"] for node in nodes], float).reshape(n, 2)
-    return PatchGraph(weights, positions, tuple(graph.graph["grid_hw"]), members)
-
-
-def save_npz(graph: PatchGraph, path: str | Path) -> None:
-    """Write a graph as npz, readable without pickle; numpy adds ``.npz`` if it is missing."""
+def save_npz(graph: PatchGraph, path: str | Path | BinaryIO) -> None:
+    """Write the edges of a graph of patches, their places and the grid; `numpy.load` reads it."""
     first, second, weight = graph.edges()
-    members = graph.members or ()
     np.savez_compressed(
         path,
         first=first,
@@ -200,38 +169,4 @@ def save_npz(graph: PatchGraph, path: str | Path) -> None:
         weight=weight,
         positions_yx=graph.positions_yx,
         grid_hw=np.array(graph.grid_hw),
-        members=np.concatenate([np.zeros(0, np.int64), *members]),
-        member_counts=np.array([len(m) for m in members], np.int64),
-        is_sparse=np.array(sparse.issparse(graph.weights)),
-        has_members=np.array(graph.members is not None),
-    )
-
-
-def load_npz(path: str | Path) -> PatchGraph:
-    """Read what `save_npz` wrote.
-
-    Raises:
-        ValueError: the file is no such npz; names the file.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            content = dict(file)
-        missing = [name for name in _FIELDS if name not in content]
-    except (ValueError, EOFError, zipfile.BadZipFile, TypeError) as error:
-        raise ValueError(f"{path}: cannot be read as npz of a graph: {error}") from error
-    if missing:
-        raise ValueError(f"{path}: found no {missing}, expected the fields of `save_npz`")
-    n = len(content["positions_yx"])
-    edges = (content["weight"], (content["first"], content["second"]))
-    upper = sparse.coo_array(edges, shape=(n, n))
-    weights = sparse.csr_array(upper + upper.T)
-    members = None
-    if content["has_members"]:
-        ends = content["member_counts"].cumsum()[:-1]
-        members = tuple(np.split(content["members"], ends)) if n else ()
-    return PatchGraph(
-        weights if content["is_sparse"] else weights.toarray(),
-        content["positions_yx"],
-        tuple(content["grid_hw"].tolist()),
-        members,
     )

@@ -216,8 +216,7 @@ class _Regions:
         for number, (patches, meter) in enumerate(self.windows):
             inside = self.members[region][patches][None]
             if inside.any() and not inside.all():
-                errors = _measure(meter, inside)
-                self._add(number, np.array([region]), errors, ~inside)
+                self._add(number, np.array([region]), _measure(meter, inside), ~inside)
 
     def edges(self) -> np.ndarray:
         """(A, A) between the regions alive: symmetric, -inf where unknown or not allowed."""

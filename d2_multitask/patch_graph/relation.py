@@ -111,44 +111,14 @@ def measure_relation(
     image: Tensor,
     kind: str = "ridge",
     budget: Budget | None = None,
-    *,
-    seed: int = 0,
-    batch_size: int | None = None,
-    dtype: torch.dtype | None = None,
-    **settings: Any,
+    **options: Any,
 ) -> Relation:
-    """Measure one kind of relation on one image.
-
-    Args:
-        model: the autoencoder, in evaluation mode; its ``patch_size`` alone is used by ``color``,
-            ``raw_pixels`` and ``distance``.
-        image: (3, H, W), normalised, multiples of the patch.
-        kind: a key of `ESTIMATORS` or `SIMILARITIES`.
-        budget: for the kinds in `ESTIMATORS`; default: L passes for ``single_source``, 2 L for the
-            others. ``single_source`` never needs more than L.
-        seed: of the visible sets. The sets of a larger budget contain those of a smaller one.
-        batch_size: visible sets per forward pass; ``None`` = as many as are fast.
-        dtype: ``torch.bfloat16`` = mixed precision.
-        **settings: of the kind, see the classes and functions in the two tables.
+    """Measure one kind of relation on one image; arguments and errors as of `measure_anytime`.
 
     Returns:
-        The relation. An image of one colour has the relation 0, at no cost.
-
-    Raises:
-        ValueError: unknown kind, a model without decoder, an image that does not fit the patch, or
-            a budget too small to identify the relation (the message says what is needed).
+        The relation from the whole budget. An image of one colour has the relation 0, at no cost.
     """
-    (relation,) = measure_anytime(
-        model,
-        image,
-        kind,
-        budget,
-        seed=seed,
-        batch_size=batch_size,
-        dtype=dtype,
-        only_last=True,
-        **settings,
-    )
+    (relation,) = measure_anytime(model, image, kind, budget, only_last=True, **options)
     return relation
 
 
@@ -164,18 +134,29 @@ def measure_anytime(
     only_last: bool = False,
     **settings: Any,
 ) -> Iterator[Relation]:
-    """As `measure_relation`, but yields an estimate with its uncertainty after each batch.
+    """Yield an estimate of a relation, with its uncertainty, after each batch.
 
-    Stop iterating when you are content. Before the relation is identified nothing is yielded.
+    Stop iterating when it is good enough. Before the relation is identified nothing is yielded.
 
-    Args: as of `measure_relation`, and ``only_last``: yield once, when the budget is spent, which
-    saves the solving in between.
+    Args:
+        model: the autoencoder, in evaluation mode; its ``patch_size`` alone is used by ``color``,
+            ``raw_pixels`` and ``distance``.
+        image: (3, H, W), normalised, multiples of the patch.
+        kind: a key of `ESTIMATORS` or `SIMILARITIES`.
+        budget: for the kinds in `ESTIMATORS`; default: L passes for ``single_source``, 2 L for the
+            others. ``single_source`` never needs more than L.
+        seed: of the visible sets. The sets of a larger budget contain those of a smaller one.
+        batch_size: visible sets per forward pass; ``None`` = as many as are fast.
+        dtype: ``torch.bfloat16`` = mixed precision.
+        only_last: yield once, when the budget is spent, which saves the solving in between.
+        **settings: of the kind, see the classes and functions in the two tables.
 
     Yields:
         Relations, each from all passes so far.
 
     Raises:
-        ValueError: see `measure_relation`.
+        ValueError: unknown kind, a model without decoder, an image that does not fit the patch, or
+            a budget too small to identify the relation (the message says what is needed).
     """
     start = time.perf_counter()
     grid_hw = patch_grid_of(image, model.patch_size)

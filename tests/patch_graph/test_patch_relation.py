@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from d2_multitask.patch_graph import Budget, SegmenterSettings, measure_relation
-from d2_multitask.segmenting.patch_relation import relation_of_patch
+from d2_multitask.patch_graph.segmenter import relation_of_patch
 from mae_support import small_mae
 
 
