@@ -40,8 +40,13 @@ from d2_multitask.data.whole_files import write_json, write_text
 from d2_multitask.engine.setup import exit_code, parse_with_overrides
 from d2_multitask.evaluation.segments import mask_files
 from d2_multitask.patch_graph.communities import BACKENDS
-from d2_multitask.segmenting.images import ImageFiles, default_long_side, find_images
-from d2_multitask.segmenting.model import checksum, load_autoencoder
+from d2_multitask.segmenting.images import (
+    ImageFiles,
+    checksum,
+    default_long_side,
+    find_images,
+    load_autoencoder,
+)
 from d2_multitask.segmenting.output_folder import claim_folder
 from studies.relations.divisions import DIVISIONS
 from studies.relations.methods import (

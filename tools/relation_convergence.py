@@ -23,8 +23,12 @@ from tqdm import tqdm
 import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.data.whole_files import write_text
 from d2_multitask.engine.setup import exit_code, parse_with_overrides
-from d2_multitask.segmenting.images import default_long_side, find_images, read_ready
-from d2_multitask.segmenting.model import load_autoencoder
+from d2_multitask.segmenting.images import (
+    default_long_side,
+    find_images,
+    load_autoencoder,
+    read_ready,
+)
 from studies.relations.convergence import (
     SAMPLED_KINDS,
     convergence_table,

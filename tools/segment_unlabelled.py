@@ -44,16 +44,16 @@ from d2_multitask.patch_graph.communities import BACKENDS
 from d2_multitask.patch_graph.foreground import RULES
 from d2_multitask.patch_graph.relation import ESTIMATORS, SIMILARITIES
 from d2_multitask.patch_graph.segmenter import relation_of_patch
-from d2_multitask.segmenting.evaluation import evaluate_folder
 from d2_multitask.segmenting.images import (
     ImageFiles,
     ReadyImage,
+    checksum,
     default_long_side,
     find_images,
+    load_autoencoder,
     read_ready,
 )
-from d2_multitask.segmenting.model import checksum, load_autoencoder
-from d2_multitask.segmenting.output_folder import PICTURES, OutputFolder
+from d2_multitask.segmenting.output_folder import PICTURES, OutputFolder, evaluate_folder
 from d2_multitask.visualization import style
 from d2_multitask.visualization.contact_sheet import contact_sheet, side_by_side
 from d2_multitask.visualization.segments import (
@@ -170,8 +170,7 @@ def settings_as_json(settings: SegmenterSettings, cfg: CfgNode, long_side: int) 
 
 
 def draw(image: ReadyImage, result: Segmentation) -> dict[str, np.ndarray]:
-    zoom = style.zoom_for(image.pixels.shape[:2], MIN_LONG_SIDE)
-    overlay = draw_segments(style.enlarge(image.pixels, zoom), result.pixel_labels)
+    overlay = draw_segments(style.enlarge(image.pixels, MIN_LONG_SIDE), result.pixel_labels)
     return dict(zip(PICTURES, (overlay, draw_strip(image.pixels, result)), strict=True))
 
 
@@ -255,7 +254,7 @@ class Segmenting:
         related = relation_of_patch(
             self.model, image.tensor, self.settings, (x / width, y / height)
         )
-        large = style.enlarge(image.pixels, style.zoom_for((height, width), MIN_LONG_SIDE))
+        large = style.enlarge(image.pixels, MIN_LONG_SIDE)
         pictures = [
             draw_relation_of_patch(large, values, related.patch_yx)
             for values in (related.helps_it, related.is_helped)

@@ -32,7 +32,7 @@ from d2_multitask.data.mapper import MultitaskDatasetMapper
 from d2_multitask.engine.setup import exit_code, fall_back_to_cpu
 from d2_multitask.engine.trainer import load_for_evaluation
 from d2_multitask.modeling.mae import MaskedAutoencoder
-from d2_multitask.visualization.reconstruction import draw_reconstructions
+from d2_multitask.visualization.training import draw_reconstructions
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:

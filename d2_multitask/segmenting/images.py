@@ -1,19 +1,26 @@
-"""Image files that are to be segmented, and how they are brought to the autoencoder."""
+"""What is segmented: image files, and the autoencoder that they are brought to."""
 
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
 from PIL import Image
 from torch import Tensor
 
+from d2_multitask.config import load_config
 from d2_multitask.data.datasets.folders import ImageFolder
 from d2_multitask.data.io import read_image
+from d2_multitask.engine.predictor import find_weights
+from d2_multitask.engine.setup import fall_back_to_cpu, find_config_file
+from d2_multitask.engine.trainer import load_for_evaluation
 from d2_multitask.modeling.mae import MaskedAutoencoder
 
 
@@ -138,3 +145,39 @@ def read_ready(
 def default_long_side(model: MaskedAutoencoder) -> int:
     """The longer side of the images that the autoencoder learned from, pixels."""
     return max(model.encoder.grid_hw) * model.patch_size
+
+
+def load_autoencoder(config_file: str, opts: list[str]) -> tuple[CfgNode, MaskedAutoencoder]:
+    """Build the network of a config and load ``MODEL.WEIGHTS``, or what ``OUTPUT_DIR`` holds.
+
+    Args:
+        config_file: path, or name below ``configs/``.
+        opts: ``KEY VALUE`` pairs.
+
+    Returns:
+        The config, frozen, and the network in evaluation mode.
+
+    Raises:
+        ValueError: the config is another network's, there are no weights, or they do not fit.
+    """
+    cfg = load_config(find_config_file(config_file), opts)
+    fall_back_to_cpu(cfg)
+    if cfg.MODEL.META_ARCHITECTURE != MaskedAutoencoder.__name__:
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE: found {cfg.MODEL.META_ARCHITECTURE!r}, expected "
+            f"{MaskedAutoencoder.__name__!r}, which reconstructs patches"
+        )
+    cfg.MODEL.WEIGHTS = find_weights(cfg)
+    cfg.freeze()
+    model = build_model(cfg).eval()
+    load_for_evaluation(cfg, model)
+    return cfg, model
+
+
+def checksum(file: str | Path) -> str:
+    """CRC-32 of a file, to know whether weights are the same."""
+    value = 0
+    with open(file, "rb") as stream:
+        while chunk := stream.read(2**24):
+            value = zlib.crc32(chunk, value)
+    return f"{value:08x}"

@@ -1,8 +1,8 @@
 """Drawing objects on one image: Detectron2's ``Visualizer`` with one colour per object.
 
-Coordinates are continuous pixels of the image that the canvas was made from; the canvas itself may
-be larger, because small images are enlarged first: thin lines and letters on 160 pixels cannot be
-read, and enlarging the finished drawing would blur them.
+Coordinates are continuous pixels of the image; the picture that is drawn on may be larger, because
+small images are enlarged first: thin lines and letters on 160 pixels cannot be read, and enlarging
+the finished drawing would blur them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ class DrawnObjects:
         keypoints_shown: (n, K) bool, keypoints that are drawn.
         keypoints_hollow: (n, K) bool, keypoints drawn as rings (occluded), or ``None``.
         labels: n texts; an empty text draws no tag.
-        colors: n RGB colours; by default the palette in order.
     """
 
     boxes: np.ndarray | None = None
@@ -40,50 +39,35 @@ class DrawnObjects:
     keypoints_shown: np.ndarray | None = None
     keypoints_hollow: np.ndarray | None = None
     labels: list[str] = field(default_factory=list)
-    colors: list[tuple[int, int, int]] | None = None
 
     def __len__(self) -> int:
         present = self.boxes if self.boxes is not None else self.keypoints_xy
         return 0 if present is None else len(present)
 
-    def color(self, index: int) -> tuple[float, float, float]:
-        """RGB in [0, 1] of one object."""
-        rgb = self.colors[index] if self.colors is not None else style.object_color(index)
-        return tuple(channel / 255 for channel in rgb)
 
+def draw_objects(
+    picture: np.ndarray, objects: DrawnObjects, metadata: Metadata, image_hw: tuple[int, int]
+) -> np.ndarray:
+    """Draw objects of an image on a picture of it.
 
-class PictureCanvas(Visualizer):
-    """A canvas of at least ``min_long_side`` pixels that shows one image.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        metadata: keypoint names and limbs, see ``metadata.picture_metadata``.
-        min_long_side: least length of the longer side in pixels; larger images keep their size.
+    ``metadata`` has the names of keypoints and the limbs, see ``metadata.picture_metadata``;
+    ``image_hw`` is the size of the image that the objects' coordinates belong to.
     """
+    canvas = _Canvas(picture, metadata, image_hw)
+    canvas.draw_objects(objects)
+    return np.ascontiguousarray(canvas.output.get_image())
 
-    def __init__(
-        self, image: np.ndarray, metadata: Metadata, min_long_side: int = style.MIN_LONG_SIDE
-    ) -> None:
-        enlarged = style.enlarge(image, style.zoom_for(image.shape[:2], min_long_side))
-        super().__init__(enlarged, metadata)
-        canvas_h, canvas_w = enlarged.shape[:2]
-        self.zoom_xy = np.array([canvas_w / image.shape[1], canvas_h / image.shape[0]])
-        self.line_width = style.line_width((canvas_h, canvas_w))
-        self.picture_array = enlarged
 
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        """(h, w) of the canvas."""
-        return self.picture_array.shape[:2]
+def _color(index: int) -> tuple[float, ...]:
+    return tuple(channel / 255 for channel in style.object_color(index))
 
-    def set_background(self, image: np.ndarray) -> None:
-        """Replace what lies below the drawing, e.g. with a mask blended in.
 
-        Args:
-            image: (h, w, 3) uint8 RGB of the canvas' size.
-        """
-        self.picture_array = image
-        self.output.reset_image(image)
+class _Canvas(Visualizer):
+    def __init__(self, picture: np.ndarray, metadata: Metadata, image_hw: tuple[int, int]) -> None:
+        super().__init__(picture, metadata)
+        self.size_hw = picture.shape[:2]
+        self.zoom_xy = np.array([self.size_hw[1] / image_hw[1], self.size_hw[0] / image_hw[0]])
+        self.line_width = style.line_width(self.size_hw)
 
     def draw_objects(self, objects: DrawnObjects) -> None:
         """Draw boxes, then skeletons, then tags, so that no tag is hidden by a neighbour."""
@@ -95,17 +79,13 @@ class PictureCanvas(Visualizer):
             # Large objects first: a small one in front of it stays visible.
             order = np.argsort(-sides.prod(1), kind="stable").tolist()
             for index in order:
-                self._draw_rectangle(boxes[index], objects.color(index))
+                self._draw_rectangle(boxes[index], _color(index))
         if objects.keypoints_xy is not None:
             for index in order:
                 self._draw_skeleton(objects, index)
         if boxes is not None and objects.labels:
             for index in order:
-                self._draw_tag(boxes[index], objects.labels[index], objects.color(index))
-
-    def picture(self) -> np.ndarray:
-        """The finished picture (h, w, 3) uint8 RGB."""
-        return np.ascontiguousarray(self.output.get_image())
+                self._draw_tag(boxes[index], objects.labels[index], _color(index))
 
     def _points(self, pixels: float) -> float:
         # Matplotlib measures lines and text in points of 1/72 inch.
@@ -124,7 +104,7 @@ class PictureCanvas(Visualizer):
         shown = objects.keypoints_shown[index]
         if not shown.any():
             return
-        xy, color = objects.keypoints_xy[index] * self.zoom_xy, objects.color(index)
+        xy, color = objects.keypoints_xy[index] * self.zoom_xy, _color(index)
         side = np.ptp(xy[shown], axis=0).max()
         width = self._thinner(side * 1.2) * 1.5
         segments = [xy[[a, b]] for a, b in limbs(self.metadata) if shown[a] and shown[b]]

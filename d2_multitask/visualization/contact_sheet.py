@@ -32,9 +32,6 @@ def contact_sheet(
             higher than wide.
         gap: pixels between cells.
 
-    Returns:
-        The sheet (H, W, 3) uint8 RGB.
-
     Raises:
         ValueError: no pictures, or another number of captions.
     """

@@ -47,19 +47,14 @@ def draw_dense(
 ) -> dict[str, np.ndarray]:
     """A picture of each whole-image label or result that an image has.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        entry: the mapper's dict or a model's result, with any of ``part_seg`` ((H, W) ids or
-            (C, H, W) scores), ``boundary`` (H, W), ``occlusion`` (2, H, W), ``image_labels`` (C,),
-            ``foreground`` (H, W).
-        metadata: ``stuff_classes`` name the image labels.
-        ignore_value: label that is hatched.
-        min_long_side: smaller images are enlarged to it (pixels).
+    ``entry``: the mapper's dict or a model's result, with any of ``part_seg`` ((H, W) ids or (C, H,
+    W) scores), ``boundary`` (H, W), ``occlusion`` (2, H, W), ``image_labels`` (C,), ``foreground``
+    (H, W). ``metadata``: ``stuff_classes`` name the image labels.
 
     Returns:
         Caption -> (h, w, 3) uint8 RGB, in a fixed order; empty if there is no such label.
     """
-    large = style.enlarge(image, style.zoom_for(image.shape[:2], min_long_side))
+    large = style.enlarge(image, min_long_side)
     pictures = {}
     if "foreground" in entry:
         foreground = _array(entry["foreground"])
@@ -81,10 +76,7 @@ def draw_parts(
 ) -> np.ndarray:
     """Tint each human part in a colour of its own; people without part labels are hatched.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        part_seg: (h, w) ids with 0 = background, or (C, h, w) scores.
-        ignore_value: label that is hatched.
+    ``part_seg``: (h, w) ids with 0 = background, or (C, h, w) scores.
     """
     scores = torch.as_tensor(part_seg)
     size = image.shape[:2]
@@ -103,10 +95,7 @@ def draw_foreground(
 ) -> np.ndarray:
     """Tint and outline what is foreground with probability 0.5 or more; the rest is dimmed.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        foreground: (h, w) probability in [0, 1], or ids 0, 1 and ``ignore_value``.
-        ignore_value: label that is hatched.
+    ``foreground``: (h, w) probability in [0, 1], or ids 0, 1 and ``ignore_value``.
     """
     height, width = image.shape[:2]
     values, ignored = _without_ignored(foreground, ignore_value)
@@ -119,10 +108,7 @@ def draw_foreground(
 def draw_boundary(image: np.ndarray, boundary: np.ndarray, ignore_value: int = 255) -> np.ndarray:
     """White lines on the dimmed image, the brighter the more certain.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        boundary: (h, w) probability in [0, 1], or ids 0, 1 and ``ignore_value``.
-        ignore_value: label that is hatched.
+    ``boundary``: (h, w) probability in [0, 1], or ids 0, 1 and ``ignore_value``.
     """
     values, ignored = _without_ignored(boundary, ignore_value)
     cover = _spread(values, image.shape[:2])[..., None]
@@ -146,10 +132,8 @@ def draw_occlusion(image: np.ndarray, occlusion: np.ndarray) -> np.ndarray:
     """Shade the front object's side of each boundary orange and the other blue; arrows point to
     the front object.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        occlusion: (2, h, w) vectors (x, y), y down, towards the object in front, as long as the
-            boundary is probable; drawn in the middle of what is longer than 0.5.
+    ``occlusion``: (2, h, w) vectors (x, y), y down, towards the object in front, as long as the
+    boundary is probable; drawn in the middle of what is longer than 0.5.
     """
     height, width = image.shape[:2]
     rows, columns, directions = _vectors(occlusion)
@@ -181,10 +165,8 @@ def draw_image_labels(
 ) -> np.ndarray:
     """Write the names of the classes that are present over the dimmed image, most likely first.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        labels: (C,) probability, or 0 and 1.
-        names: of the C classes; numbers if there are none or another number of them.
+    ``labels``: (C,) probability, or 0 and 1. ``names``: of the C classes; numbers if there are none
+    or another number of them.
     """
     names = list(names) if names is not None and len(names) == len(labels) else None
     order = np.argsort(-labels, kind="stable")

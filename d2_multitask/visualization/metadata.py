@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata
 from detectron2.data.datasets.builtin_meta import (
@@ -96,7 +97,7 @@ def picture_metadata(
 def metadata_for(
     metadata: Metadata | None,
     class_ids: Tensor | None = None,
-    keypoints: Tensor | None = None,
+    keypoints: Tensor | np.ndarray | None = None,
     num_sem_seg_classes: int | None = None,
 ) -> Metadata:
     """:func:`picture_metadata` that fits what one image shows, whatever dataset it comes from.

@@ -11,7 +11,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from d2_multitask.visualization import style
-from d2_multitask.visualization.canvas import DrawnObjects, PictureCanvas
+from d2_multitask.visualization.canvas import DrawnObjects, draw_objects
 from d2_multitask.visualization.metadata import BACKGROUND, metadata_for
 
 CONFIDENCE_THRESHOLD = 0.3
@@ -32,19 +32,12 @@ def draw_result(
 ) -> np.ndarray:
     """Draw what the network found.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        result: one entry of the model's output, at the size of ``image``: ``instances`` with
-            ``pred_boxes``, ``scores``, ``pred_classes`` and, if any, ``pred_keypoints`` (n, K, 3);
-            ``sem_seg`` (num_classes, H, W) scores. Each is optional.
-        metadata: names of classes and keypoints; generic ones where they are missing.
-        confidence_threshold: objects below it are not drawn.
-        keypoint_threshold: keypoints below it, and the limbs that end there, are not drawn.
-        draw_boxes: whether boxes are drawn; without a box head they are just the keypoints' hull.
-        min_long_side: smaller images are enlarged to it (pixels).
-
-    Returns:
-        The picture (h, w, 3) uint8 RGB, of the size of ``image`` or larger.
+    ``result``: one entry of the model's output, at the size of ``image``: ``instances`` with
+    ``pred_boxes``, ``scores``, ``pred_classes`` and, if any, ``pred_keypoints`` (n, K, 3);
+    ``sem_seg`` (num_classes, H, W) scores. Each is optional. ``confidence_threshold``: objects
+    below it are not drawn. ``keypoint_threshold``: keypoints below it, and the limbs that end
+    there, are not drawn. ``draw_boxes``: whether boxes are drawn; without a box head they are just
+    the keypoints' hull.
     """
     instances, sem_seg = result.get("instances"), result.get("sem_seg")
     metadata = metadata_for(
@@ -53,14 +46,14 @@ def draw_result(
         keypoints=_keypoints(instances),
         num_sem_seg_classes=None if sem_seg is None else len(sem_seg),
     )
-    canvas = PictureCanvas(image, metadata, min_long_side)
+    picture = style.enlarge(image, min_long_side)
     if sem_seg is not None:
-        classes = class_map(sem_seg, canvas.size_hw)
-        canvas.set_background(blend_class_map(canvas.picture_array, classes, metadata))
+        picture = blend_class_map(picture, class_map(sem_seg, picture.shape[:2]), metadata)
     if instances is not None:
         chosen = confident(instances, confidence_threshold)
-        canvas.draw_objects(drawn_results(chosen, metadata, keypoint_threshold, draw_boxes))
-    return canvas.picture()
+        objects = drawn_results(chosen, metadata, keypoint_threshold, draw_boxes)
+        picture = draw_objects(picture, objects, metadata, image.shape[:2])
+    return picture
 
 
 def confident(instances: Instances, threshold: float) -> Instances:

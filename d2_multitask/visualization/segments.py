@@ -34,13 +34,7 @@ def draw_patches(image: np.ndarray, grid_hw: tuple[int, int]) -> np.ndarray:
 def draw_segments(image: np.ndarray, labels: np.ndarray, alpha: float = 0.5) -> np.ndarray:
     """Tint each segment and draw the lines between them.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        labels: integers >= 0 of any size, stretched over the image.
-        alpha: how much of the colour covers the image.
-
-    Returns:
-        A new (H, W, 3) uint8 RGB.
+    ``labels``: integers >= 0 of any size, stretched over the image.
     """
     labels = _stretched(labels, image.shape[:2])
     palette = np.array(style.OBJECT_COLORS, np.float32)
@@ -55,9 +49,7 @@ def draw_segments(image: np.ndarray, labels: np.ndarray, alpha: float = 0.5) -> 
 def draw_foreground(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     """The object in its colours, the rest dimmed; all dimmed where there is no object.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        mask: bool of any size, stretched over the image; ``None`` = no object.
+    ``mask``: bool of any size, stretched over the image; ``None`` = no object.
     """
     if mask is None:
         return (image * _DIM).astype(np.uint8)
@@ -78,14 +70,8 @@ def draw_graph(
 ) -> np.ndarray:
     """Nodes and the strongest edges over the dimmed image; strong edges are bright and thick.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        graph: n nodes.
-        labels: (n,) colours of the nodes; one colour without them.
-        edges_per_node: about so many edges per node are drawn.
-
-    Returns:
-        A new (H, W, 3) uint8 RGB.
+    ``graph``: n nodes. ``labels``: (n,) colours of the nodes; one colour without them.
+    ``edges_per_node``: about so many edges per node are drawn.
     """
     height, width = image.shape[:2]
     scale_yx = np.array([height / graph.grid_hw[0], width / graph.grid_hw[1]])
@@ -136,12 +122,9 @@ def strip_panels(
     Patches, their graph, Louvain's levels, larger and larger graphs of regions, final segments,
     foreground.
 
-    Args:
-        image: (H', W', 3) uint8 RGB.
-        result: of that image.
-        min_long_side: smaller images are enlarged to it, pixels.
+    ``image``: (H', W', 3) uint8 RGB. ``result``: of that image.
     """
-    image = style.enlarge(image, style.zoom_for(image.shape[:2], min_long_side))
+    image = style.enlarge(image, min_long_side)
     grid_hw = result.graph.grid_hw
     panels = {
         f"{grid_hw[0]} x {grid_hw[1]} patches": draw_patches(image, grid_hw),
@@ -176,13 +159,7 @@ def draw_relation_of_patch(
 ) -> np.ndarray:
     """How one patch is related to all others, the strongest in the brightest colour.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        values: (h, w); what is not above 0 stays dark.
-        patch_yx: the patch, which is framed.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
+    ``values``: (h, w); what is not above 0 stays dark. ``patch_yx``: the patch, which is framed.
     """
     height, width = image.shape[:2]
     share = np.maximum(values, 0) / max(float(values.max()), 1e-12)

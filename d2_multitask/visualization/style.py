@@ -53,14 +53,10 @@ def class_color(class_id: int) -> tuple[int, int, int]:
     return CLASS_COLORS[class_id % len(CLASS_COLORS)]
 
 
-def zoom_for(image_hw: tuple[int, int], min_long_side: int = MIN_LONG_SIDE) -> float:
-    """The factor (>= 1) that brings the longer side to at least ``min_long_side`` pixels."""
-    return max(1.0, min_long_side / max(image_hw))
-
-
-def enlarge(image: np.ndarray, zoom: float) -> np.ndarray:
-    """Enlarge an image (H, W, 3) uint8 by ``zoom``, smoothly; always a copy."""
-    if zoom == 1.0:
+def enlarge(image: np.ndarray, min_long_side: int = MIN_LONG_SIDE) -> np.ndarray:
+    """Enlarge (H, W, 3) uint8 until its longer side has ``min_long_side`` pixels; always a copy."""
+    zoom = min_long_side / max(image.shape[:2])
+    if zoom <= 1:
         return np.ascontiguousarray(image).copy()
     height, width = (max(round(side * zoom), 1) for side in image.shape[:2])
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -77,17 +73,7 @@ def resize_mask(mask: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
 def blend_color(
     image: np.ndarray, mask: np.ndarray, color: tuple[int, int, int], alpha: float = 0.45
 ) -> np.ndarray:
-    """Tint the pixels of ``mask`` and draw its outline.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        mask: (H, W) bool.
-        color: RGB.
-        alpha: how much of the colour covers the image, in [0, 1].
-
-    Returns:
-        A new (H, W, 3) uint8 RGB.
-    """
+    """Tint the pixels of ``mask`` and draw its outline."""
     if not mask.any():
         return image.copy()
     # Blurring by about a pixel smooths the staircase of the mask's border.
@@ -121,16 +107,8 @@ def blend_labels(
 ) -> np.ndarray:
     """Tint each label in its colour, and hatch what is ignored.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        labels: (h, w) ids, at the size of the image or another.
-        color: id -> RGB.
-        first: lower ids are left uncoloured.
-        ignore_value: label that is hatched in grey.
-        alpha: see `blend_color`.
-
-    Returns:
-        A new (H, W, 3) uint8 RGB.
+    ``labels``: (h, w) ids, at the size of the image or another. ``color``: id -> RGB. ``first``:
+    lower ids are left uncoloured.
     """
     blended = image.copy()
     for label in np.unique(labels).tolist():
@@ -147,13 +125,8 @@ def blend_labels(
 def blend_heatmap(image: np.ndarray, heatmap: np.ndarray, alpha: float = 0.75) -> np.ndarray:
     """Blend a map in [0, 1] over a dimmed grey version of the image.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        heatmap: (h, w) float in [0, 1]; it is stretched over the whole image. NaN counts as 0.
-        alpha: cover of the map where it is 1.
-
-    Returns:
-        A new (H, W, 3) uint8 RGB.
+    ``heatmap``: (h, w) float in [0, 1]; it is stretched over the whole image. NaN counts as 0.
+    ``alpha``: cover of the map where it is 1.
     """
     height, width = image.shape[:2]
     values = np.nan_to_num(heatmap.astype(np.float32)).clip(0, 1)

@@ -8,12 +8,12 @@ from typing import Any
 import cv2
 import numpy as np
 from detectron2.data import Metadata
-from detectron2.structures import BoxMode, Instances
+from detectron2.structures import BoxMode
 from torch import Tensor
 
 from d2_multitask.data.labels.masks import MaskError, decode, to_rle
 from d2_multitask.visualization import style
-from d2_multitask.visualization.canvas import DrawnObjects, PictureCanvas
+from d2_multitask.visualization.canvas import DrawnObjects, draw_objects
 from d2_multitask.visualization.metadata import metadata_for
 from d2_multitask.visualization.predictions import blend_class_map
 
@@ -23,9 +23,7 @@ logger = logging.getLogger(__name__)
 def rgb_image(batched_input: dict[str, Any], input_format: str = "BGR") -> np.ndarray:
     """The mapper's ``image`` (3, H, W) as (H, W, 3) uint8 RGB.
 
-    Args:
-        batched_input: one dict of the mapper.
-        input_format: ``INPUT.FORMAT``: ``"BGR"`` or ``"RGB"``.
+    ``batched_input``: one dict of the mapper.
     """
     image = batched_input["image"].detach().cpu().numpy().transpose(1, 2, 0)
     image = image.clip(0, 255).astype(np.uint8)
@@ -45,41 +43,26 @@ def draw_labels(
     Boxes and skeletons have one colour per object; occluded keypoints are rings.
     Semantic classes are tinted; ignored pixels (``sem_seg`` 255, ``ignore_mask``) are hatched.
 
-    Args:
-        batched_input: ``image`` and, each optional, ``instances``, ``sem_seg``, ``ignore_mask``.
-        metadata: names of classes and keypoints; generic ones where they are missing.
-        input_format: ``INPUT.FORMAT``.
-        ignore_value: the semantic label that is not learned.
-        min_long_side: smaller images are enlarged to it (pixels).
-
-    Returns:
-        (h, w, 3) uint8 RGB.
+    ``batched_input``: ``image`` and, each optional, ``instances``, ``sem_seg``, ``ignore_mask``.
     """
-    instances = batched_input.get("instances")
-    metadata = metadata_for(metadata, *_shown_labels(instances))
-    canvas = PictureCanvas(rgb_image(batched_input, input_format), metadata, min_long_side)
-    picture = canvas.picture_array
+    image, instances = rgb_image(batched_input, input_format), batched_input.get("instances")
+    boxes = keypoints = class_ids = None
+    if instances is not None:
+        boxes, class_ids = instances.gt_boxes.tensor.cpu().numpy(), instances.gt_classes
+        if instances.has("gt_keypoints"):
+            keypoints = instances.gt_keypoints.tensor.cpu().numpy()
+    metadata = metadata_for(metadata, class_ids, keypoints)
+    picture = style.enlarge(image, min_long_side)
     if "sem_seg" in batched_input:
         classes = batched_input["sem_seg"].cpu().numpy()
         picture = blend_class_map(picture, classes, metadata, ignore_value)
     if "ignore_mask" in batched_input:
         mask = batched_input["ignore_mask"].cpu().numpy()
-        picture = style.blend_hatching(picture, style.resize_mask(mask, canvas.size_hw))
-    canvas.set_background(picture)
-    if instances is not None:
-        canvas.draw_objects(drawn_labels(instances, metadata))
-    return canvas.picture()
-
-
-def drawn_labels(instances: Instances, metadata: Metadata) -> DrawnObjects:
-    """``gt_boxes``, ``gt_classes`` and ``gt_keypoints`` of one image as :class:`DrawnObjects`."""
-    instances = instances.to("cpu")
-    keypoints = instances.gt_keypoints.tensor.numpy() if instances.has("gt_keypoints") else None
-    return DrawnObjects(
-        boxes=instances.gt_boxes.tensor.numpy(),
-        **_labelled_keypoints(keypoints),
-        labels=_class_labels(instances.gt_classes.tolist(), metadata),
-    )
+        picture = style.blend_hatching(picture, style.resize_mask(mask, picture.shape[:2]))
+    if instances is None:
+        return picture
+    objects = _drawn(boxes, keypoints, class_ids.tolist(), metadata)
+    return draw_objects(picture, objects, metadata, image.shape[:2])
 
 
 def draw_dataset_dict(
@@ -96,18 +79,10 @@ def draw_dataset_dict(
     keypoints. Each object's mask has the object's colour, unless there is a semantic map,
     which is drawn instead; crowds are hatched.
 
-    Args:
-        image: (H, W, 3) uint8 RGB, as large as the annotations say.
-        dataset_dict: Detectron2's standard dict.
-        metadata: see ``metadata.picture_metadata``.
-        sem_seg: (H, W) class ids of the dataset's own semantic map, if it has one.
-        min_long_side: smaller images are enlarged to it (pixels).
-
-    Returns:
-        (h, w, 3) uint8 RGB.
+    ``image``: (H, W, 3) uint8 RGB, as large as the annotations say. ``dataset_dict``: Detectron2's
+    standard dict. ``sem_seg``: (H, W) class ids of the dataset's own semantic map, if it has one.
     """
-    canvas = PictureCanvas(image, metadata, min_long_side)
-    picture, crowds = canvas.picture_array, []
+    picture, crowds = style.enlarge(image, min_long_side), []
     if sem_seg is not None:
         picture = blend_class_map(picture, sem_seg, metadata)
     objects: list[dict[str, Any]] = []
@@ -117,15 +92,13 @@ def draw_dataset_dict(
             crowds.append(mask if mask is not None else _box_mask(annotation, image.shape[:2]))
             continue
         if mask is not None and sem_seg is None:
-            mask = style.resize_mask(mask, canvas.size_hw)
+            mask = style.resize_mask(mask, picture.shape[:2])
             picture = style.blend_color(picture, mask, style.object_color(len(objects)), 0.35)
         objects.append(annotation)
     if crowds:
-        crowd = style.resize_mask(np.logical_or.reduce(crowds), canvas.size_hw)
+        crowd = style.resize_mask(np.logical_or.reduce(crowds), picture.shape[:2])
         picture = style.blend_hatching(picture, crowd)
-    canvas.set_background(picture)
-    canvas.draw_objects(_drawn_annotations(objects, metadata))
-    return canvas.picture()
+    return draw_objects(picture, _drawn_annotations(objects, metadata), metadata, image.shape[:2])
 
 
 def draw_map(
@@ -137,14 +110,8 @@ def draw_map(
 ) -> np.ndarray:
     """Blend one map of a head over its image.
 
-    Args:
-        image: (H, W, 3) uint8 RGB, the network input without padding.
-        values: (h, w) in [0, 1] on the grid of the padded input (any stride).
-        padded_hw: (H, W) of the padded network input.
-        min_long_side: smaller images are enlarged to it (pixels).
-
-    Returns:
-        (h, w, 3) uint8 RGB.
+    ``image``: (H, W, 3) uint8 RGB, the network input without padding. ``values``: (h, w) in [0, 1]
+    on the grid of the padded input (any stride). ``padded_hw``: (H, W) of the padded network input.
     """
     full = cv2.resize(
         values.detach().float().cpu().numpy(),
@@ -152,32 +119,19 @@ def draw_map(
         interpolation=cv2.INTER_LINEAR,
     )
     height, width = image.shape[:2]
-    enlarged = style.enlarge(image, style.zoom_for((height, width), min_long_side))
-    return style.blend_heatmap(enlarged, full[:height, :width])
+    return style.blend_heatmap(style.enlarge(image, min_long_side), full[:height, :width])
 
 
-def _shown_labels(instances: Instances | None) -> tuple[Tensor | None, Tensor | None]:
-    if instances is None:
-        return None, None
-    keypoints = instances.gt_keypoints.tensor if instances.has("gt_keypoints") else None
-    return instances.gt_classes, keypoints
-
-
-def _labelled_keypoints(keypoints: np.ndarray | None) -> dict[str, np.ndarray | None]:
-    # Visibility: 0 not labelled, 1 labelled but occluded, 2 visible.
-    if keypoints is None:
-        return {}
-    visibility = keypoints[..., 2]
-    return {
-        "keypoints_xy": keypoints[..., :2],
-        "keypoints_shown": visibility > 0,
-        "keypoints_hollow": visibility == 1,
-    }
-
-
-def _class_labels(class_ids: list[int], metadata: Metadata) -> list[str]:
+def _drawn(
+    boxes: np.ndarray, keypoints: np.ndarray | None, class_ids: list[int], metadata: Metadata
+) -> DrawnObjects:
     names = metadata.thing_classes
-    return ["" if len(names) == 1 else names[class_id] for class_id in class_ids]
+    labels = ["" if len(names) == 1 else names[class_id] for class_id in class_ids]
+    if keypoints is None:
+        return DrawnObjects(boxes, labels=labels)
+    # Visibility: 0 not labelled, 1 labelled but occluded, 2 visible.
+    xy, visibility = keypoints[..., :2], keypoints[..., 2]
+    return DrawnObjects(boxes, xy, visibility > 0, visibility == 1, labels)
 
 
 def _drawn_annotations(annotations: list[dict[str, Any]], metadata: Metadata) -> DrawnObjects:
@@ -190,11 +144,8 @@ def _drawn_annotations(annotations: list[dict[str, Any]], metadata: Metadata) ->
         flat = np.asarray(annotation.get("keypoints", ()), float).reshape(-1, 3)
         if len(flat) == num_keypoints:
             row[:] = flat
-    return DrawnObjects(
-        boxes=np.asarray(boxes, float).reshape(-1, 4),
-        **_labelled_keypoints(keypoints),
-        labels=_class_labels([x["category_id"] for x in annotations], metadata),
-    )
+    class_ids = [annotation["category_id"] for annotation in annotations]
+    return _drawn(np.asarray(boxes, float).reshape(-1, 4), keypoints, class_ids, metadata)
 
 
 def _annotation_mask(

@@ -1,4 +1,4 @@
-"""The pictures that a trainer logs: labels above, predictions below."""
+"""The pictures that a trainer logs: labels above, predictions below; reconstructions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from detectron2.data import Metadata
@@ -13,13 +14,17 @@ from torch import Tensor, nn
 
 from d2_multitask.heads import BatchLabels
 from d2_multitask.modeling.mae import MaskedAutoencoder
+from d2_multitask.visualization import style
 from d2_multitask.visualization.contact_sheet import contact_sheet
 from d2_multitask.visualization.predictions import draw_result
-from d2_multitask.visualization.reconstruction import draw_reconstructions
 from d2_multitask.visualization.targets import draw_labels, draw_map, rgb_image
 
 _LONG_SIDE = 400  # pixels a picture: large enough to see keypoints, small enough to log often
 _SIZE = {"min_long_side": _LONG_SIDE}
+
+CAPTIONS = ("original", "visible patches", "reconstruction", "all patches as predicted", "error")
+_REMOVED = 128  # grey of removed patches
+_CELL = 224  # pixels
 
 
 def training_pictures(
@@ -35,13 +40,9 @@ def training_pictures(
     The network runs in evaluation mode without gradients, so batch statistics do not move; each
     module's mode is put back afterwards.
 
-    Args:
-        model: a ``MultitaskCenterNet`` or ``MaskedAutoencoder``, possibly wrapped for distributed
-            training.
-        batched_inputs: the mapper's dicts, with whatever labels they carry.
-        max_images: how many of them are drawn.
-        metadata: of the dataset; generic names where it is missing.
-        input_format: ``INPUT.FORMAT``.
+    ``model``: a ``MultitaskCenterNet`` or ``MaskedAutoencoder``, possibly wrapped for distributed
+    training. ``batched_inputs``: the mapper's dicts, with whatever labels they carry.
+    ``max_images``: how many of them are drawn.
 
     Returns:
         name -> (H, W, 3) uint8 RGB: ``pictures/results`` (labels, results) and ``pictures/<map>``
@@ -128,3 +129,47 @@ def _two_rows(upper: list[np.ndarray], lower: Sequence[np.ndarray] = ()) -> np.n
     return contact_sheet(
         [*upper, *lower], captions, columns=len(upper), cell_width=_LONG_SIDE, gap=6
     )
+
+
+def draw_reconstructions(
+    batched_inputs: Sequence[dict[str, Any]],
+    results: Sequence[dict[str, Any]],
+    *,
+    input_format: str = "RGB",
+    cell_width: int = _CELL,
+) -> np.ndarray:
+    """One row per image.
+
+    ``batched_inputs``: what the network was called with. ``results``: what it returned in
+    evaluation mode, see `MaskedAutoencoder.inference`. ``cell_width``: width of a picture in the
+    sheet.
+
+    Returns:
+        (H, W, 3) uint8 RGB: the columns of `CAPTIONS`. In "reconstruction" the visible patches are
+        the original's; the error is shown as its root, yellow = the largest of the image.
+    """
+    pictures, captions = [], []
+    for batched_input, result in zip(batched_inputs, results, strict=True):
+        pictures += reconstruction_pictures(batched_input, result, input_format)
+        captions += CAPTIONS
+    return contact_sheet(pictures, captions, columns=len(CAPTIONS), cell_width=cell_width, gap=6)
+
+
+def reconstruction_pictures(
+    batched_input: dict[str, Any], result: dict[str, Any], input_format: str = "RGB"
+) -> list[np.ndarray]:
+    """The pictures of one row, each (H, W, 3) uint8 RGB, in the order of `CAPTIONS`."""
+    original = rgb_image(batched_input, input_format)
+    predicted = rgb_image({"image": result["reconstruction"].round()}, input_format)
+    height, width = original.shape[:2]
+    mask = result["patch_mask"].cpu().numpy()
+    removed = np.kron(mask, np.ones((height // mask.shape[0], width // mask.shape[1]), bool))
+    seen = original.copy()
+    seen[removed] = _REMOVED
+    completed = original.copy()
+    completed[removed] = predicted[removed]
+    error = result["patch_error"].float().clamp(min=0).sqrt().cpu().numpy()
+    shades = np.uint8(255 * error / max(float(error.max()), 1e-12))
+    colors = cv2.applyColorMap(shades, style.HEATMAP_COLORS)[..., ::-1]
+    colors = cv2.resize(colors, (width, height), interpolation=cv2.INTER_NEAREST)
+    return [original, seen, completed, predicted, np.ascontiguousarray(colors)]

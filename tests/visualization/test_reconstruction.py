@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from d2_multitask.visualization.reconstruction import CAPTIONS, reconstruction_pictures
-from d2_multitask.visualization.training import training_pictures
+from d2_multitask.visualization.training import CAPTIONS, reconstruction_pictures, training_pictures
 from mae_support import small_mae
 
 
