@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 PICTURES = {".png", ".jpg", ".jpeg"}
 
-# The numbers worth a look, of the many in results.json.
+# The main numbers of results.json.
 SHOWN_METRICS = (
     ("boxes", "bbox", "AP", "average precision, mean over IoU 0.50-0.95"),
     ("boxes", "bbox", "AP50", "average precision at IoU 0.50"),
@@ -62,10 +62,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--config-file", default="configs/quick/mcn_seg_det_pose.yaml")
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "demo")
     parser.add_argument(
-        "--num-train", type=int, help="training images to make (default: the dataset)"
+        "--num-train", type=int, help="training images (default: of prepare_synthetic_people.py)"
     )
     parser.add_argument(
-        "--num-val", type=int, help="validation images to make (default: the dataset)"
+        "--num-val", type=int, help="validation images (default: of prepare_synthetic_people.py)"
     )
     parser.add_argument("--max-pictures", type=int, default=12)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")

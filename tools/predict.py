@@ -74,7 +74,7 @@ class Picture(NamedTuple):
 
     image: np.ndarray  # (H, W, 3) uint8 BGR
     image_id: int | str
-    name: str  # as the user knows it
+    name: str  # as the user gave it
 
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
@@ -314,7 +314,7 @@ def refuse_to_overwrite(target: Path, inputs: Sequence[Path]) -> None:
 
 
 def write_image(path: Path, rgb: np.ndarray) -> None:
-    """Write (H, W, 3) uint8 RGB, or (H, W) grey; the ending says the format."""
+    """Write (H, W, 3) uint8 RGB, or (H, W) grey; the suffix decides the format."""
     try:
         content = cv2.imencode(path.suffix, rgb[..., ::-1] if rgb.ndim == 3 else rgb)[1]
         with whole_file(path) as unfinished:  # a link is replaced, not followed
