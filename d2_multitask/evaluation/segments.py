@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.utils import comm
 from PIL import Image
 
 from d2_multitask.data.datasets.folders import images_by_stem, stem_of
 from d2_multitask.data.io import read_image
 from d2_multitask.data.labels.masks import encode
+from d2_multitask.evaluation.base import gathered
 from d2_multitask.evaluation.coco.class_agnostic import class_agnostic_recall
 
 _NAMES = {
@@ -207,11 +207,10 @@ class SegmentsEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Score what was processed; ``None`` in all processes but the first."""
-        if self._distributed:
-            gathered = comm.gather(self._images)
-            if not comm.is_main_process():
-                return None
-            self._images = list(itertools.chain.from_iterable(gathered))
+        images = gathered(self._images, self._distributed)
+        if images is None:
+            return None
+        self._images = images
         scores: dict[str, float] = {}
         for field, name in _NAMES.items():
             values = np.array([getattr(i.metrics, field) for i in self._images], np.float64)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.utils import comm
 from pycocotools.cocoeval import COCOeval
 
+from d2_multitask.evaluation.base import gathered
 from d2_multitask.evaluation.coco.backends import as_coco
 from d2_multitask.evaluation.coco.labels import CocoDict, coco_ground_truth, mask_ground_truth
 from d2_multitask.evaluation.coco.predictions import coco_results
@@ -67,11 +66,9 @@ class ClassAgnosticEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Score what was processed; ``None`` in all processes but the first."""
-        predictions = self._predictions
-        if self._distributed:
-            predictions = list(itertools.chain.from_iterable(comm.gather(predictions)))
-            if not comm.is_main_process():
-                return None
+        predictions = gathered(self._predictions, self._distributed)
+        if predictions is None:
+            return None
         labels = {"annotations": [], **self._ground_truth}
         return {
             f"{metric}_class_agnostic": class_agnostic_recall(labels, predictions, metric)

@@ -45,13 +45,12 @@ def detail_ground_truth(
     names = class_names if only_class is None else [class_names[only_class]]
     first = only_class or 0
     labelled = [record for record in records if any(key in record for key in keys)]
-    annotations = [
-        coco_annotation(label, record, category - first + 1)
-        for record in labelled
-        for key in keys
-        for label in record.get(key, ())
-        if only_class in (None, category := label.get("category_id", only_class))
-    ]
+    annotations = []
+    for record in labelled:
+        for label in (label for key in keys for label in record.get(key, ())):
+            category = label.get("category_id", only_class)
+            if only_class in (None, category):
+                annotations.append(coco_annotation(label, record, category - first + 1))
     complete(annotations, num_keypoints)
     categories = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
     return {

@@ -59,13 +59,9 @@ class ClassificationEvaluator(LabelEvaluator):
         distributed: bool = True,
         legacy: bool = False,
     ) -> None:
-        """
-        Args:
-            dataset_name: registered name, for messages.
-            records: the dataset's dicts.
-            class_names: C names; the output must have C scores.
-            distributed: gather the scores of all processes.
-            legacy: also give the official code's number.
+        """As `LabelEvaluator`, for C classes, whose scores the output must have.
+
+        ``legacy``: also give the official code's number.
         """
         self._class_names = list(class_names)
         self._legacy = legacy

@@ -50,13 +50,7 @@ class ForegroundEvaluator(LabelEvaluator):
         stretch: bool = False,
         distributed: bool = True,
     ) -> None:
-        """
-        Args:
-            dataset_name: registered name, for messages.
-            records: the dataset's dicts.
-            stretch: stretch each image's probabilities to 0..1 first, as PySODMetrics does.
-            distributed: gather the sums of all processes.
-        """
+        """As `LabelEvaluator`; ``stretch``: each image's probabilities to 0..1, as PySODMetrics."""
         self._stretch = stretch
         super().__init__(dataset_name, records, distributed=distributed)
 
@@ -109,10 +103,10 @@ class ForegroundEvaluator(LabelEvaluator):
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Score what was processed, in 0-100; ``None`` in all processes but the first."""
-        gathered = self.gather([(self._numbers, self._curves)])
-        if gathered is None:
+        parts = self.gather([(self._numbers, self._curves)])
+        if parts is None:
             return None
-        numbers, curves = (sum(parts) for parts in zip(*gathered, strict=True))
+        numbers, curves = (sum(part) for part in zip(*parts, strict=True))
         *sums, intersection, union, num_images = numbers.tolist()
         if not num_images:
             logger.warning(f"{self._dataset_name}: no labelled image was processed.")

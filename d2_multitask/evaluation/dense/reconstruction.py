@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.utils import comm
+
+from d2_multitask.evaluation.base import gathered
 
 logger = logging.getLogger(__name__)
 
@@ -75,13 +76,10 @@ class ReconstructionEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Score what was processed; ``None`` in all processes but the first."""
-        sums = self._sums
-        if self._distributed:
-            gathered = comm.gather(sums)
-            if not comm.is_main_process():
-                return None
-            sums = np.sum(gathered, axis=0)
-        error, mean_color, squared, num_pixels, num_patches, num_images = sums.tolist()
+        sums = gathered([self._sums], self._distributed)
+        if sums is None:
+            return None
+        error, mean_color, squared, num_pixels, num_patches, num_images = np.sum(sums, 0).tolist()
         if not num_patches:
             logger.warning(f"{self._dataset_name}: no patch was removed: nothing to measure.")
             return {"reconstruction": {"num_images": num_images}}

@@ -70,14 +70,10 @@ class LabelMapEvaluator(LabelEvaluator, SemSegEvaluator):
         output_dir: str | None = None,
         distributed: bool = True,
     ) -> None:
-        """
-        Args:
-            dataset_name: registered name.
-            records: the dataset's dicts.
-            class_names: C names; the output must have C channels.
-            ignore_value: label of pixels that are not counted.
-            output_dir: folder for the predictions, ``None`` to write none.
-            distributed: gather the counts of all processes.
+        """As `LabelEvaluator`, for C classes, whose channels the output must have.
+
+        Pixels with ``ignore_value`` are not counted.
+        ``output_dir``: folder for the predictions, ``None`` to write none.
         """
         # Detectron2 wants a registered dataset, and a label file of each image.
         metadata = {"stuff_classes": list(class_names), "ignore_label": ignore_value}
@@ -138,14 +134,10 @@ class MultitaskSemSegEvaluator(LabelMapEvaluator):
         ignore_value: int | None = None,
         distributed: bool = True,
     ) -> None:
-        """
-        Args:
-            dataset_name: registered name.
-            output_dir: folder for the predictions, ``None`` to write none.
-            records: the dataset's dicts, if they are loaded already.
-            ignore_value: label of pixels that are not counted; by default ``ignore_label`` of the
-                metadata, or 255.
-            distributed: gather the counts of all processes.
+        """As `LabelMapEvaluator`, with the dataset's own classes.
+
+        ``records``: the dataset's dicts, if they are loaded already. ``ignore_value`` is by default
+        ``ignore_label`` of the metadata, or 255.
         """
         records = load_dataset(dataset_name) if records is None else records
         metadata = MetadataCatalog.get(dataset_name)

@@ -169,7 +169,7 @@ def test_missing_masks_are_an_error(cfg, register_records):
             17,
             "found 14, .*expected 17 .*ROI_KEYPOINT_HEAD.NUM_KEYPOINTS to 14",
         ),
-        ("TEST.KEYPOINT_OKS_SIGMAS", [0.1] * 4, "KEYPOINT_OKS_SIGMAS: found 4, expected 14"),
+        ("TEST.KEYPOINT_OKS_SIGMAS", [0.1] * 4, "KEYPOINT_OKS_SIGMAS: found 4 values, expected 14"),
         ("TEST.PASCAL_IN_DETAIL.BOUNDARY_THRESHOLDS", 0, "found 0, expected 1 or more"),
     ],
 )
