@@ -74,6 +74,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["d2_multitask", "d2_multitask.*"]),
+    package_data={"d2_multitask": ["weights/*"]},
     python_requires=">=3.10",
     install_requires=[
         "matplotlib",

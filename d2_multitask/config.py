@@ -105,6 +105,8 @@ def add_multitask_config(cfg: CfgNode) -> None:
     # Which heads the network has: names of TASK_HEAD_REGISTRY. The heads that they require
     # are added.
     cfg.MODEL.TASKS = ["seg", "det", "pose"]
+    # MultitaskCenterNet: modules that are not trained, by name: "backbone", "heads.det", ...
+    cfg.MODEL.FREEZE = []
     # Which of them run at inference; empty = all. Other heads are not run.
     cfg.TEST.TASKS = []
     # What computes COCO's AP: "pycocotools", "hotcoco" (the same numbers, many times faster) or
@@ -122,6 +124,9 @@ def add_multitask_config(cfg: CfgNode) -> None:
     # Also run that copy's backbone and heads through torch.compile. It needs a C++ compiler and a
     # minute per input size before the first output: for many images of one size.
     cfg.TEST.COMPILED = False
+    # Run the network on so many sizes of the image, as factors of INPUT.RESIZE_TEST's, and join the
+    # answers: objects by CENTER_HEAD.NMS_THRESH_TEST, maps by their mean. [] = on one.
+    cfg.TEST.SCALES = []
     cfg.TEST.FOREGROUND = CfgNode()
     # Before the metrics of binary segmentation, stretch each image's probabilities to 0..1, as
     # PySODMetrics and the older Matlab code do by default. False measures what was predicted.

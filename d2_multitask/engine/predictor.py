@@ -20,6 +20,7 @@ from d2_multitask.data.transforms.build import build_test_resize, image_window
 from d2_multitask.engine.hooks import unwrap
 from d2_multitask.heads.build import head_class, with_required
 from d2_multitask.modeling.inference import fuse_for_inference
+from d2_multitask.modeling.inference.scales import MultiScaleNetwork
 from d2_multitask.modeling.inference.tiles import TiledNetwork
 
 logger = logging.getLogger(__name__)
@@ -136,16 +137,24 @@ def inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
     """What evaluation and prediction run: a faster copy of the network, as ``cfg.TEST`` says.
 
     Args:
-        cfg: ``TEST.FUSED``, ``TEST.COMPILED`` and ``TEST.TILES`` are read.
+        cfg: ``TEST.FUSED``, ``TEST.COMPILED``, ``TEST.SCALES`` and ``TEST.TILES`` are read.
         model: with its weights; not changed, and may be trained further.
 
     Returns:
         A copy that answers the same, or ``model`` itself with neither key set (see
-        `d2_multitask.modeling.inference`); in tiles, if the config asks for them.
+        `d2_multitask.modeling.inference`); in several scales or in tiles, if the config asks for
+        them.
+
+    Raises:
+        ValueError: for both.
     """
     if cfg.TEST.FUSED or cfg.TEST.COMPILED:
         model = fuse_for_inference(unwrap(model), fused=cfg.TEST.FUSED, compiled=cfg.TEST.COMPILED)
-    tiles = cfg.TEST.TILES
+    tiles, scales = cfg.TEST.TILES, cfg.TEST.SCALES
+    if scales and tiles.ENABLED:
+        raise ValueError(f"TEST.SCALES: found {scales} with TEST.TILES, expected one of the two")
+    if scales:
+        return MultiScaleNetwork(model, scales, cfg.MODEL.CENTER_HEAD.NMS_THRESH_TEST)
     if not tiles.ENABLED:
         return model
     return TiledNetwork(model, tiles.SIZE, tiles.OVERLAP, tiles.BATCH_SIZE)

@@ -149,7 +149,8 @@ def check_class_ids(ids: Sequence[int], num_classes: int, key: str) -> None:
 class Branch(nn.Sequential):
     """3x3 convolution, ReLU, 1x1 convolution: one output of CenterNet (its section 5.1).
 
-    With ``conv_dim`` 0 the 1x1 convolution alone is left.
+    With ``conv_dim`` 0 the 1x1 convolution alone is left. If ``separable``, the first is a
+    depthwise 3x3 convolution and a 1x1 convolution (arXiv 1704.04861), as in MoveNet.
     """
 
     def __init__(
@@ -161,6 +162,7 @@ class Branch(nn.Sequential):
         norm: str = "",
         bias: float = 0.0,
         weight_std: float | None = 0.001,
+        separable: bool = False,
     ) -> None:
         """
         Args:
@@ -171,23 +173,29 @@ class Branch(nn.Sequential):
             bias: initial bias of the last layer.
             weight_std: standard deviation of the last layer's initial weights; ``None`` keeps
                 PyTorch's initialisation, as CenterNet does for its heatmaps.
+            separable: see the class.
         """
         layers: list[nn.Module] = []
         if conv_dim:
-            layers.append(
-                Conv2d(
-                    in_channels,
-                    conv_dim,
-                    3,
-                    padding=1,
-                    bias=not norm,
-                    norm=get_norm(norm, conv_dim),
-                    activation=nn.ReLU(inplace=True),
+            if separable:
+                depthwise = Conv2d(
+                    in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False
                 )
+                layers.append(depthwise)
+            size = 1 if separable else 3
+            hidden = Conv2d(
+                in_channels,
+                conv_dim,
+                size,
+                padding=size // 2,
+                bias=not norm,
+                norm=get_norm(norm, conv_dim),
+                activation=nn.ReLU(inplace=True),
             )
-            nn.init.kaiming_normal_(layers[0].weight, nonlinearity="relu")
-            if layers[0].bias is not None:
-                nn.init.zeros_(layers[0].bias)
+            nn.init.kaiming_normal_(hidden.weight, nonlinearity="relu")
+            if hidden.bias is not None:
+                nn.init.zeros_(hidden.bias)
+            layers.append(hidden)
         predictor = Conv2d(conv_dim or in_channels, out_channels, 1)
         if weight_std is not None:
             nn.init.normal_(predictor.weight, std=weight_std)

@@ -54,6 +54,7 @@ class ObjectGrid:
         min_overlap: see :func:`d2_multitask.targets.encode.gaussian_radius`.
         radius_rule: ``"centernet"`` or ``"exact"``.
         assign_radius: see :func:`d2_multitask.targets.encode.assign_cells`.
+        separable: the 3x3 convolutions are depthwise ones and 1x1 ones; see :class:`Branch`.
     """
 
     channels: int
@@ -63,6 +64,7 @@ class ObjectGrid:
     min_overlap: float = 0.7
     radius_rule: str = "centernet"
     assign_radius: int = 0
+    separable: bool = False
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> ObjectGrid:
@@ -77,6 +79,7 @@ class ObjectGrid:
             min_overlap=node.MIN_OVERLAP,
             radius_rule=node.GAUSSIAN_RADIUS,
             assign_radius=node.ASSIGN_RADIUS,
+            separable=node.SEPARABLE,
         )
 
 
@@ -97,12 +100,20 @@ class ObjectHead(TaskHead):
             norm=grid.norm,
             bias=HEATMAP_BIAS,
             weight_std=None,
+            separable=grid.separable,
         )
 
     def cell_branch(self, channels: int, bias: float = 0.0) -> CellBranch:
         """A branch for ``channels`` numbers that are read at cells only."""
         grid = self.grid
-        return CellBranch(grid.channels, self.conv_dim, channels, norm=grid.norm, bias=bias)
+        return CellBranch(
+            grid.channels,
+            self.conv_dim,
+            channels,
+            norm=grid.norm,
+            bias=bias,
+            separable=grid.separable,
+        )
 
 
 def average_flipped_logits(logits: Tensor, flipped: Tensor) -> Tensor:
@@ -127,6 +138,7 @@ class CenterHead(ObjectHead):
         topk: int = 100,
         score_threshold: float = 0.0,
         nms_threshold: float = 0.0,
+        peak_window: int = 3,
     ) -> None:
         """
         Args:
@@ -138,11 +150,13 @@ class CenterHead(ObjectHead):
             topk: most objects per image.
             score_threshold: objects below it are left out.
             nms_threshold: IoU above which the weaker of two boxes of a class goes; 0 = no NMS.
+            peak_window: side of the window, in cells, of which a peak is the maximum.
         """
         super().__init__(grid, conv_dim)
         self.num_classes = num_classes
         self.heatmap_weight, self.offset_weight = heatmap_weight, offset_weight
         self.topk, self.score_threshold, self.nms_threshold = topk, score_threshold, nms_threshold
+        self.peak_window = peak_window
         self.heatmap = self.heatmap_branch(num_classes)
         self.offset = self.cell_branch(2)
 
@@ -158,6 +172,8 @@ class CenterHead(ObjectHead):
         node.CONV_DIM = 64
         # CenterNet has none between a branch's two convolutions; "BN" or "GN" help short schedules.
         node.NORM = ""
+        # True: MoveNet's branches, for all heads of objects.
+        node.SEPARABLE = False
         # CornerNet's 0.7: corners may move as long as the box keeps this IoU.
         node.MIN_OVERLAP = 0.7
         # "centernet" belongs to all published weights; "exact" is the formula as derived.
@@ -173,6 +189,8 @@ class CenterHead(ObjectHead):
         node.SCORE_THRESH_TEST = 0.01
         # Peaks are unique per cell, so NMS is optional; 0 switches it off.
         node.NMS_THRESH_TEST = 0.0
+        # An object is the maximum of a window of so many cells a side; 5 in MoveNet.
+        node.PEAK_WINDOW_TEST = 3
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -187,6 +205,7 @@ class CenterHead(ObjectHead):
             "topk": node.TOPK_TEST,
             "score_threshold": node.SCORE_THRESH_TEST,
             "nms_threshold": node.NMS_THRESH_TEST,
+            "peak_window": node.PEAK_WINDOW_TEST,
         }
 
     def layers(self, features: dict[str, Tensor]) -> Predictions:
@@ -237,7 +256,7 @@ class CenterHead(ObjectHead):
     def inference(self, predictions: Predictions, images: ImageList, decoded: Decoded) -> None:
         """Find the peaks of all images at once; no peak lies in the padding."""
         heatmap = predictions["heatmap"].float().sigmoid() * image_cells(images, self.stride)
-        peaks = find_peaks(heatmap, self.topk, score_threshold=self.score_threshold)
+        peaks = find_peaks(heatmap, self.topk, self.peak_window, self.score_threshold)
         decoded.peaks = peaks
         decoded.center_xy = peaks.xy + values_at(predictions["offset"], peaks.xy)
         decoded.objects["scores"] = peaks.scores

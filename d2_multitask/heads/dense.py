@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import ImageList
@@ -78,12 +78,67 @@ class PyramidBranch(SemSegFPNHead):
         return self.layers(features)
 
 
+class TopDownBranch(nn.Module):
+    """From the coarsest feature map to the finest, in separable convolutions.
+
+    A 1x1 convolution brings each map to the same width; the result of the coarser ones is
+    upsampled and added, then a depthwise 3x3 and a 1x1 convolution follow. With a wide coarse map
+    it has a fifth of :class:`PyramidBranch`'s weights.
+    """
+
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        conv_dim: int,
+        out_channels: int,
+        *,
+        norm: str = "",
+        bias: float = 0.0,
+        weight_std: float = 0.01,
+    ) -> None:
+        """
+        Args:
+            input_shape: channels and stride of the feature maps to read.
+            conv_dim: channels of all convolutions but the last.
+            out_channels: channels of the prediction.
+            norm: normalisation, a name of ``detectron2.layers.get_norm``.
+            bias: initial bias of the last layer.
+            weight_std: standard deviation of the last layer's initial weights.
+        """
+        super().__init__()
+        coarse_first = sorted(input_shape.items(), key=lambda item: -item[1].stride)
+        self.strides = [shape.stride for _, shape in coarse_first]
+        self.in_features = [name for name, _ in coarse_first]
+        self.projections = nn.ModuleList(
+            Conv2d(shape.channels, conv_dim, 1, bias=not norm, norm=get_norm(norm, conv_dim))
+            for _, shape in coarse_first
+        )
+        self.fusions = nn.ModuleList(
+            nn.Sequential(*list(Branch(conv_dim, conv_dim, 1, norm=norm, separable=True))[:-1])
+            for _ in coarse_first
+        )
+        self.predictor = Conv2d(conv_dim, out_channels, 1)
+        nn.init.normal_(self.predictor.weight, std=weight_std)
+        nn.init.constant_(self.predictor.bias, bias)
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """Feature maps by name -> (N, out_channels, h, w) at the finest one's size."""
+        x, stride = 0, self.strides[0]
+        layers = zip(self.in_features, self.strides, self.projections, self.fusions, strict=True)
+        for name, finer, projection, fusion in layers:
+            if stride != finer:
+                scale = stride / finer
+                x = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+            x, stride = fusion(F.relu(x + projection(features[name]))), finer
+        return self.predictor(x)
+
+
 class DenseHead(TaskHead):
     """Base of heads whose predictions are maps.
 
     As it is, it learns and answers one map of logits, (N, C, h, w): subclasses make the layers, say
     what C is and how it is learned. With one feature map a branch is CenterNet's (:class:`Branch`),
-    with several it is Panoptic FPN's (:class:`PyramidBranch`).
+    with several it is Panoptic FPN's (:class:`PyramidBranch`), or :class:`TopDownBranch`.
 
     Attributes:
         label: key of the labels in ``batched_inputs``, of the answer in the results, of the
@@ -107,12 +162,14 @@ class DenseHead(TaskHead):
         norm: str = "",
         upscale: int = 1,
         ignore_value: int = 255,
+        separable: bool = False,
     ) -> None:
         """
         Args:
             input_shape: channels and stride of the feature maps to read.
             conv_dim: channels of the convolutions; 0 = a linear layer for each cell of one map.
             norm: normalisation after them.
+            separable: depthwise 3x3 convolutions; of several maps :class:`TopDownBranch`.
             upscale: see the class; must divide the finest stride.
             ignore_value: label that is ignored.
 
@@ -123,6 +180,7 @@ class DenseHead(TaskHead):
         self.input_shape = dict(sorted(input_shape.items(), key=lambda item: item[1].stride))
         self.in_features, self.upscale = list(self.input_shape), upscale
         self.conv_dim, self.norm, self.ignore_value = conv_dim, norm, ignore_value
+        self.separable = separable
         finest = self.input_shape[self.in_features[0]].stride
         if upscale < 1 or finest % upscale:
             raise ValueError(
@@ -141,9 +199,10 @@ class DenseHead(TaskHead):
         out_channels *= self.upscale**2
         options: dict[str, Any] = {"norm": self.norm, "bias": bias, "weight_std": 0.01}
         if len(self.in_features) > 1:
-            return PyramidBranch(self.input_shape, self.conv_dim, out_channels, **options)
+            kind = TopDownBranch if self.separable else PyramidBranch
+            return kind(self.input_shape, self.conv_dim, out_channels, **options)
         channels = self.input_shape[self.in_features[0]].channels
-        return Branch(channels, self.conv_dim, out_channels, **options)
+        return Branch(channels, self.conv_dim, out_channels, separable=self.separable, **options)
 
     def run(self, branch: nn.Module, features: dict[str, Tensor]) -> Tensor:
         """Feature maps by name -> (N, C, H / stride, W / stride).

@@ -24,6 +24,7 @@ from d2_multitask.targets.decode import (
     match_keypoints,
     sample_keypoint_scores,
     values_at,
+    weigh_keypoints,
 )
 from d2_multitask.targets.encode import (
     BatchLabels,
@@ -35,8 +36,10 @@ from d2_multitask.targets.encode import (
     object_radius,
 )
 
+# MoveNet's threshold of keypoints that count in the score, as its file has it: 0.127 in float16.
+LEAST_CONFIDENCE = 0.126953125
 # How keypoints are decoded; see the config key MODEL.POSE_HEAD.DECODE.
-DECODE_RULES = ("best", "centernet")
+DECODE_RULES = ("best", "centernet", "movenet")
 
 
 @dataclass
@@ -91,6 +94,8 @@ class PoseHead(ObjectHead):
         matching: KeypointMatching | None = None,
         keypoint_classes: Sequence[int] = (),
         flip_indices: Sequence[int] | None = None,
+        offset_per_keypoint: bool = False,
+        rescore_power: float = 0.0,
     ) -> None:
         """
         Args:
@@ -102,6 +107,9 @@ class PoseHead(ObjectHead):
             matching: how keypoints are decoded; ``None`` = the defaults.
             keypoint_classes: the classes that have keypoints; empty = all.
             flip_indices: keypoint order after a horizontal flip, for the flip test.
+            offset_per_keypoint: each keypoint has a sub-cell offset of its own, as in MoveNet.
+            rescore_power: an object's score is multiplied by this power of the mean confidence of
+                its keypoints, those below :data:`LEAST_CONFIDENCE` not counted; 0 = it is not.
         """
         super().__init__(grid, conv_dim)
         self.num_keypoints = num_keypoints
@@ -110,9 +118,11 @@ class PoseHead(ObjectHead):
         self.matching = matching or KeypointMatching()
         self.keypoint_classes = list(keypoint_classes)
         self.flip_indices = flip_indices and list(flip_indices)
+        self.rescore_power = rescore_power
         self.keypoint_offset = self.cell_branch(2 * num_keypoints)
         self.keypoint_heatmap = self.heatmap_branch(num_keypoints)
-        self.keypoint_heatmap_offset = self.cell_branch(2)
+        self.num_offsets = num_keypoints if offset_per_keypoint else 1
+        self.keypoint_heatmap_offset = self.cell_branch(2 * self.num_offsets)
 
     @staticmethod
     def add_config(cfg: CfgNode) -> None:
@@ -137,7 +147,14 @@ class PoseHead(ObjectHead):
         # "best": the nearest of the peaks that are allowed, the heatmap's score as the keypoint's
         # confidence, exact flips. "centernet": as its code, for its weights: the nearest peak or
         # none, confidence 1, its flips. Both read keypoints from the integer centre.
+        # "movenet": of all cells in the box the one of the best score, weighted by its distance;
+        # memory grows as TOPK_TEST of the centre head x keypoints x cells.
         node.DECODE = "best"
+        # An object's score is multiplied by this power of the mean confidence of its keypoints: 1
+        # in MoveNet, 0 = it stays the centre's.
+        node.RESCORE_POWER_TEST = 0.0
+        # Every keypoint has a sub-cell offset of its own, as in MoveNet.
+        node.OFFSET_PER_KEYPOINT = False
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -166,6 +183,8 @@ class PoseHead(ObjectHead):
             ),
             "keypoint_classes": node.KEYPOINT_CLASSES,
             "flip_indices": flip_indices(cfg) if flip_test else None,
+            "offset_per_keypoint": node.OFFSET_PER_KEYPOINT,
+            "rescore_power": node.RESCORE_POWER_TEST,
         }
 
     def layers(self, features: dict[str, Tensor]) -> Predictions:
@@ -174,7 +193,7 @@ class PoseHead(ObjectHead):
         ``keypoint_offset`` (N, 2K, h, w): keypoint minus the cell, (x, y) per keypoint, in
         ``offset_scale`` stride units. ``keypoint_heatmap`` (N, K, h, w): logits.
         ``keypoint_heatmap_offset`` (N, 2, h, w): keypoint minus its own cell, (x, y), stride units,
-        shared by all keypoints.
+        shared by all keypoints; (N, 2K, h, w) with ``offset_per_keypoint``.
         """
         feature = features[self.grid.in_feature]
         return {
@@ -236,6 +255,7 @@ class PoseHead(ObjectHead):
             "keypoint_heatmap": heatmap,
             "valid": (~ignored | (heatmap == 1)) & known[:, :, None, None],
             "keypoint_image": image_index,
+            "keypoint_of": keypoint,
             "keypoint_cell": cell,
             "keypoint_heatmap_offset": xy - cell,
         }
@@ -257,6 +277,9 @@ class PoseHead(ObjectHead):
         )
         x, y = targets["keypoint_cell"].unbind(1)
         at_keypoints = predictions["keypoint_heatmap_offset"][targets["keypoint_image"], :, y, x]
+        if self.num_offsets > 1:
+            rows = torch.arange(len(x), device=x.device)
+            at_keypoints = at_keypoints.unflatten(1, (-1, 2))[rows, targets["keypoint_of"]]
         heatmap_offset = gathered_l1_loss(at_keypoints, targets["keypoint_heatmap_offset"])
         weights = self.loss_weights
         return {
@@ -278,17 +301,28 @@ class PoseHead(ObjectHead):
         boxes = decoded.objects.get("pred_boxes")
         boxes = keypoint_hull(regressed) if boxes is None else boxes / self.stride
         heatmap = predictions["keypoint_heatmap"].float().sigmoid()
-        keypoints, _ = match_keypoints(
-            regressed,
-            *self._peaks(heatmap, predictions["keypoint_heatmap_offset"]),
-            boxes,
-            score_threshold=self.matching.score_threshold,
-            max_distance=self.matching.max_distance,
-            nearest_first=as_centernet,
-        )
-        scores = sample_keypoint_scores(heatmap, keypoints)
+        heatmap_offset = predictions["keypoint_heatmap_offset"]
+        if self.matching.rule == "movenet":
+            cell, scores = weigh_keypoints(heatmap, regressed, boxes)
+            keypoints = cell + self._offsets_at(heatmap_offset, cell.transpose(1, 2)).transpose(
+                1, 2
+            )
+        else:
+            keypoints, _ = match_keypoints(
+                regressed,
+                *self._peaks(heatmap, heatmap_offset),
+                boxes,
+                score_threshold=self.matching.score_threshold,
+                max_distance=self.matching.max_distance,
+                nearest_first=as_centernet,
+            )
+            scores = sample_keypoint_scores(heatmap, keypoints)
         if as_centernet:
             scores = torch.ones_like(scores)
+        if self.rescore_power:
+            seen = scores > LEAST_CONFIDENCE
+            mean = (scores * seen).sum(-1) / seen.sum(-1).clamp(min=1)
+            decoded.objects["scores"] = decoded.objects["scores"] * mean**self.rescore_power
         answer = torch.cat([keypoints * self.stride, scores[..., None]], -1)
         if self.keypoint_classes:
             answer = answer * self._have_keypoints(decoded.objects["pred_classes"])[..., None, None]
@@ -301,7 +335,14 @@ class PoseHead(ObjectHead):
         scores, cell = find_keypoint_peaks(
             heatmap, self.matching.topk, score_threshold=self.matching.score_threshold
         )
-        return cell + values_at(heatmap_offset, cell.flatten(1, 2)).view(*cell.shape), scores
+        return cell + self._offsets_at(heatmap_offset, cell), scores
+
+    def _offsets_at(self, heatmap_offset: Tensor, cell: Tensor) -> Tensor:
+        """Sub-cell offsets (N, K, Q, 2) at cells (N, K, Q, 2), each keypoint's own."""
+        offset = values_at(heatmap_offset, cell.flatten(1, 2)).unflatten(1, cell.shape[1:3])
+        if self.num_offsets == 1:
+            return offset
+        return offset.unflatten(3, (-1, 2)).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
 
     def merge_flipped(self, predictions: Predictions, flipped: Predictions) -> Predictions:
         """Average offsets and heatmaps after swapping left and right keypoints."""

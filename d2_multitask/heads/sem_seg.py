@@ -32,6 +32,8 @@ class SemSegHead(LabelMapHead):
         # Learn from every n-th pixel in each axis; 1 is Detectron2's way. With dozens of classes a
         # softmax for every pixel takes as long as a small network; 2 takes a quarter of it.
         cfg.MODEL.SEM_SEG_HEAD.LOSS_STRIDE = 1
+        # Depthwise 3x3 convolutions, of several maps from the coarsest to the finest: small, fast.
+        cfg.MODEL.SEM_SEG_HEAD.SEPARABLE = False
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -52,4 +54,5 @@ class SemSegHead(LabelMapHead):
             "ignore_value": node.IGNORE_VALUE,
             "loss_weight": node.LOSS_WEIGHT,
             "loss_stride": node.LOSS_STRIDE,
+            "separable": node.SEPARABLE,
         }

@@ -43,6 +43,7 @@ class MultitaskCenterNet(nn.Module):
         test_tasks: Sequence[str] = (),
         flip_test: bool = False,
         channels_last: bool = True,
+        frozen: Sequence[str] = (),
     ) -> None:
         """
         Args:
@@ -53,6 +54,11 @@ class MultitaskCenterNet(nn.Module):
             test_tasks: the heads that run at inference; empty = all.
             flip_test: average predictions with those of the flipped image.
             channels_last: keep weights and activations in the memory order (N, H, W, C).
+            frozen: names of modules, such as ``"backbone"`` or ``"heads.det"``, that are not
+                trained: neither their weights nor the statistics of their norms change.
+
+        Raises:
+            ValueError: there is no such module.
         """
         super().__init__()
         self.backbone = backbone
@@ -65,6 +71,25 @@ class MultitaskCenterNet(nn.Module):
         self.label_watch = LabelWatch()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
+        self.frozen = list(frozen)
+        for name in self.frozen:
+            self._module(name).requires_grad_(False)
+
+    def _module(self, name: str) -> nn.Module:
+        try:
+            return self.get_submodule(name)
+        except AttributeError as error:
+            raise ValueError(
+                f"MODEL.FREEZE: found {name!r}, expected names of modules, such as 'backbone' or "
+                f"{[f'heads.{task}' for task in self.heads]}"
+            ) from error
+
+    def train(self, mode: bool = True) -> MultitaskCenterNet:
+        """As of every module; frozen ones stay in evaluation mode."""
+        super().train(mode)
+        for name in self.frozen:
+            self._module(name).eval()
+        return self
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -79,6 +104,7 @@ class MultitaskCenterNet(nn.Module):
             "test_tasks": cfg.TEST.TASKS,
             "flip_test": cfg.TEST.AUG.ENABLED and cfg.TEST.AUG.FLIP,
             "channels_last": cfg.MODEL.CHANNELS_LAST,
+            "frozen": cfg.MODEL.FREEZE,
         }
 
     @property

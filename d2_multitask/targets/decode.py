@@ -237,6 +237,39 @@ def match_keypoints(
     return torch.where(matched[..., None], found, regressed_xy), matched
 
 
+def weigh_keypoints(
+    heatmap: Tensor, regressed_xy: Tensor, boxes: Tensor, decay: float = 0.3
+) -> tuple[Tensor, Tensor]:
+    """Choose each keypoint's cell by its score and its distance at once, as MoveNet does.
+
+    Of the cells in the object's box it is the one with the largest heatmap value times
+    exp(-d^2 / (``decay`` min(h, w))), d the distance to the regressed keypoint. As in MoveNet's
+    graph, its score is the largest that any of the objects gives this cell.
+
+    Args:
+        heatmap: (N, K, h, w) scores in [0, 1].
+        regressed_xy: (N, P, K, 2) stride units.
+        boxes: (N, P, 4) xyxy, stride units.
+        decay: see above.
+
+    Returns:
+        cells (N, P, K, 2) int64 (x, y) and weighted scores (N, P, K).
+    """
+    height, width = heatmap.shape[2:]
+    x0, y0, x1, y1 = boxes[:, :, None, None].unbind(-1)  # (N, P, 1, 1)
+    weights = []
+    for axis, size, low, high in ((1, height, y0, y1), (0, width, x0, x1)):
+        cell = torch.arange(size, device=heatmap.device)
+        squared = (cell - regressed_xy[..., axis, None]).square()  # (N, P, K, size)
+        inside = (cell >= low.clamp(min=0)) & (cell < high)
+        weights.append(torch.exp(squared / (-decay * min(height, width))) * inside)
+    weighted = heatmap[:, None] * weights[0][..., None] * weights[1][..., None, :]
+    index = weighted.flatten(3).argmax(-1)  # (N, P, K)
+    best = weighted.amax(1).flatten(2)  # (N, K, h * w)
+    scores = best.gather(2, index.transpose(1, 2)).transpose(1, 2)
+    return torch.stack([index % width, index // width], -1), scores
+
+
 def sample_keypoint_scores(heatmap: Tensor, keypoints_xy: Tensor) -> Tensor:
     """Keypoint confidence: the keypoint's heatmap at the cell that the keypoint lies in.
 

@@ -12,6 +12,7 @@ from d2_multitask.heads.base import Branch
 from d2_multitask.heads.dense import (
     DenseHead,
     PyramidBranch,
+    TopDownBranch,
     dense_shapes,
     resize_maps,
     to_input_size,
@@ -38,6 +39,33 @@ def test_a_pyramid_is_read_as_panoptic_fpn_does() -> None:
     branch.load_state_dict(head.state_dict())
     features = pyramid_features()
     torch.testing.assert_close(branch(features), head.layers(features))
+
+
+def test_top_down_branch_adds_what_coarser_maps_say() -> None:
+    """With all weights 1, a constant coarse map raises every cell of the result alike."""
+    branch = TopDownBranch(PYRAMID, 4, 2)
+    assert branch.in_features == ["p5", "p4", "p3", "p2"]
+    with torch.no_grad():
+        for name, value in branch.named_parameters():
+            value.fill_(0.0 if name.endswith("bias") else 1.0)
+    features = {name: torch.zeros_like(map_) for name, map_ in pyramid_features().items()}
+    assert branch(features).shape == (2, 2, 16, 16)
+    assert not branch(features).any()
+    features["p5"] += 1
+    answer = branch(features)
+    inside = answer[..., 6:-6, 6:-6]
+    # 8 channels, then a depthwise 3x3 and a 1x1 convolution of 4 channels at each of four levels.
+    centre = 8 * (9 * 4) ** 4 * 4
+    assert inside.max() <= centre and answer.min() > 0
+    torch.testing.assert_close(answer, answer.flip(-1))
+
+
+def test_separable_layers_by_number_of_features() -> None:
+    one = DenseHead({"p2": PYRAMID["p2"]}, conv_dim=16, separable=True)
+    assert len(one.branch(3)) == 3 and one.branch(3)[0].groups == 8
+    many = DenseHead(PYRAMID, conv_dim=16, separable=True, norm="BN")
+    assert type(many.branch(3)) is TopDownBranch
+    assert many.run(many.branch(3), pyramid_features()).shape == (2, 3, 16, 16)
 
 
 def test_layers_by_number_of_features() -> None:

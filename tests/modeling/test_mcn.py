@@ -238,3 +238,19 @@ def test_built_from_a_config_by_detectron2() -> None:
     assert set(model.heads) == {"seg", "center", "det", "pose"}
     losses = model([labelled_image()])
     assert torch.isfinite(sum(losses.values()))
+
+
+def test_frozen_modules_do_not_change() -> None:
+    model = model_of(["seg", "det"], frozen=["backbone", "heads.center", "heads.det"])
+    norm = torch.nn.BatchNorm2d(3)
+    model.backbone.add_module("norm", norm)
+    model.train()
+    assert model.training and not model.backbone.training and not norm.training
+    assert model.heads["seg"].training and not model.heads["det"].training
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert trained and all(name.startswith(("heads.seg.", "backbone.norm.")) for name in trained)
+
+
+def test_frozen_modules_must_exist() -> None:
+    with pytest.raises(ValueError, match=r"MODEL.FREEZE: found 'heads.pose'.*'heads.det'"):
+        model_of(["det"], frozen=["heads.pose"])

@@ -7,6 +7,7 @@ builder:
 - `resnet.py`: `build_resnet_fpn_stride4_backbone`, Detectron2's ResNet; the neck;
 - `feature_extractor.py`: `build_feature_fpn_stride4_backbone`, any torchvision or timm network;
 - `centernet.py`: `build_dla_up_backbone`, `build_resnet_up_backbone`, CenterNet's own networks;
+- `movenet.py`: `build_movenet_backbone`, MobileNetV2 and the pyramid of MoveNet MultiPose;
 - `vit.py`: `build_mae_vit_backbone`, `build_mae_vit_fpn_backbone`, the encoder of a masked
   autoencoder, alone and with Detectron2's simple feature pyramid (`p2`..`p6`);
 - `mae.py`: `build_mae_encoder_backbone`, `build_mae_decoder_backbone`, the autoencoder itself.
@@ -23,6 +24,7 @@ from d2_multitask.modeling.backbones.feature_extractor import (
     build_feature_extractor,
 )
 from d2_multitask.modeling.backbones.mae import MAEBackbone
+from d2_multitask.modeling.backbones.movenet import MoveNet
 from d2_multitask.modeling.backbones.resnet import StrideFourFPN
 from d2_multitask.modeling.backbones.vit import MAEFeaturePyramid, MAEViT
 
@@ -34,6 +36,7 @@ __all__ = [
     "MAEBackbone",
     "MAEFeaturePyramid",
     "MAEViT",
+    "MoveNet",
     "ResNetUp",
     "StrideFourFPN",
     "add_backbone_config",

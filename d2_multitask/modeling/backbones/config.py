@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 
 
 def add_backbone_config(cfg: CfgNode) -> None:
-    """Add the nodes that our builders read: FEATURE_EXTRACTOR, DLA, UPSAMPLING, VIT, MAE_BACKBONE.
+    """Add the nodes that our builders read: FEATURE_EXTRACTOR, DLA, UPSAMPLING, MOVENET, VIT...
 
     Args:
         cfg: The config to extend, in place.
@@ -45,6 +45,14 @@ def add_backbone_config(cfg: CfgNode) -> None:
     # ResNet only: channels after each up-convolution, from stride 32 to 4.
     cfg.MODEL.UPSAMPLING.CHANNELS = [256, 128, 64]
     cfg.MODEL.UPSAMPLING.NORM = "BN"
+
+    # Read by `build_movenet_backbone`.
+    cfg.MODEL.MOVENET = CfgNode()
+    # The published weights have no statistics of batches: "FrozenBN" is exact, "" leaves biases
+    # alone, "GN" or "BN" are for training from scratch.
+    cfg.MODEL.MOVENET.NORM = "FrozenBN"
+    # "p2", "p3", "p4" of the pyramid, "res2" to "res5" of its MobileNetV2.
+    cfg.MODEL.MOVENET.OUT_FEATURES = ["p2"]
     _add_vit_config(cfg)
     _add_mae_backbone_config(cfg)
 

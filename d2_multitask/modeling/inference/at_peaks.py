@@ -30,8 +30,11 @@ class BranchAtPeaks(nn.Module):
         """``branch``: see :func:`is_plain_branch`."""
         super().__init__()
         self.branch = branch
+        weight = branch[-2].weight  # (hidden, C, 3, 3), or (hidden, C, 1, 1) if separable
+        if len(branch) == 3:
+            weight = weight * branch[0].weight.transpose(0, 1)  # (hidden, C, 3, 3)
         # (9 * C, hidden), ordered as the windows' values: row, column, channel.
-        kernel = branch[0].weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous()
+        kernel = weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous()
         self.register_buffer("kernel", kernel, persistent=False)
 
     def forward(self, feature: Tensor) -> UncomputedMap:
@@ -51,7 +54,7 @@ class UncomputedMap(NamedTuple):
         if xy.shape[1] > DENSE_SHARE * height * width:
             return values_at(self.at_peaks.branch(self.feature), xy)
         windows = windows_at(self.feature, xy).flatten(2)  # (N, P, 9 * C)
-        conv, predictor = self.at_peaks.branch
+        conv, predictor = self.at_peaks.branch[-2], self.at_peaks.branch[-1]
         hidden = F.relu(windows @ self.at_peaks.kernel + conv.bias)
         return F.linear(hidden, predictor.weight.flatten(1), predictor.bias)
 
@@ -99,11 +102,5 @@ def compute_at_peaks(model: nn.Module) -> int:
 
 
 def is_plain_branch(branch: nn.Module) -> bool:
-    """Whether it is a :class:`CellBranch` of two convolutions, the first without a norm."""
-    return (
-        isinstance(branch, CellBranch)
-        and len(branch) == 2
-        and branch[0].norm is None
-        and branch[0].kernel_size == (3, 3)
-        and branch[0].groups == 1
-    )
+    """Whether it is a :class:`CellBranch` with a hidden layer that has no norm."""
+    return isinstance(branch, CellBranch) and len(branch) > 1 and branch[-2].norm is None
