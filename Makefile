@@ -14,7 +14,7 @@ BENCHMARK_ARGS :=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo demo-clean benchmark test test-slow lint format clean
+.PHONY: help install people demo demo-clean benchmark test test-slow lint format clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -40,6 +40,10 @@ $(VENV)/.installed: tools/install.py setup.py
 	fi
 	@$(VENV)/bin/python tools/install.py $(INSTALL_ARGS)
 	@touch $@
+
+people: install ## find people in photographs, IMAGES=folder (output/people)
+	@$(VENV)/bin/python tools/people.py --input $(or $(IMAGES),docs/pictures/photographs) \
+		--output output/people --contact-sheet
 
 demo: install ## draw data, train and evaluate the small network, write pictures (output/demo)
 	@$(VENV)/bin/python tools/demo.py $(DEMO_ARGS)

@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Shows what a trained network finds in images, videos or a camera's stream, and writes it as JSON.
 
+    python tools/predict.py --input photo.jpg
     python tools/predict.py --config-file configs/quick/mcn_seg_det_pose.yaml --input photos/ \
         --output output/photos MODEL.WEIGHTS output/demo/model_final.pth
     python tools/predict.py ... --input a.jpg b.png "more/*.jpg" --tasks seg pose --contact-sheet
@@ -9,6 +10,7 @@
     python tools/predict.py --config-file configs/quick/foreground_decoder.yaml --input photos/ \
         --output output/photos
 
+Without --config-file it is the network for photographs of people, which `make people` brings.
 Overlays are written to --output under the inputs' names (videos and cameras as .mp4); small images
 are enlarged so that the drawing can be read. Without MODEL.WEIGHTS, OUTPUT_DIR/model_final.pth is
 taken. --json FILE.json writes three files for the objects that reach --confidence-threshold (use 0
@@ -62,6 +64,9 @@ from d2_multitask.visualization.predictions import (
 
 logger = logging.getLogger("d2_multitask.predict")
 
+# The network for photographs of people, which tools/people.py makes (`make people IMAGES=folder`).
+PEOPLE_CONFIG = "movenet/mcn_people.yaml"
+PEOPLE_WEIGHTS = "output/movenet/mcn_people.safetensors"
 WRITABLE = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 SHEET_NAME = "contact_sheet.png"
 MASK_FOLDER = "masks"
@@ -81,7 +86,9 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, help="path, or name below configs/")
+    parser.add_argument(
+        "--config-file", help=f"path, or name below configs/ (default: {PEOPLE_CONFIG})"
+    )
     parser.add_argument(
         "--input", nargs="+", default=[], help="images, folders, patterns, videos, or: webcam"
     )
@@ -114,6 +121,13 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         args.webcam = args.webcam or 0
     if not args.input and args.webcam is None:
         parser.error("nothing to read: give --input FILE ..., --input FOLDER, or --webcam")
+    if args.config_file is None:
+        if not Path(PEOPLE_WEIGHTS).is_file():
+            parser.error(
+                f"--config-file is missing; without it the network for photographs of people is "
+                f"used, {PEOPLE_WEIGHTS}, which is not there yet: type make people IMAGES=FOLDER"
+            )
+        args.config_file = PEOPLE_CONFIG
     if not 0 <= args.mask_threshold <= 1:
         parser.error(f"--mask-threshold: found {args.mask_threshold}, expected 0 to 1")
     for name in ("max_images", "batch_size"):
