@@ -42,7 +42,7 @@ $(VENV)/.installed: tools/install.py setup.py
 	@touch $@
 
 people: install ## find people in photographs, IMAGES=folder (output/people)
-	@$(VENV)/bin/python tools/people.py --input $(or $(IMAGES),docs/pictures/photographs) \
+	@$(VENV)/bin/python tools/people.py --input "$(or $(IMAGES),docs/pictures/photographs)" \
 		--output output/people --contact-sheet
 
 demo: install ## draw data, train and evaluate the small network, write pictures (output/demo)

@@ -28,7 +28,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 from pycocotools import mask as coco_mask
+from scipy.io import loadmat
 from tqdm import tqdm
 
 from d2_multitask.data.whole_files import whole_file
@@ -57,7 +59,9 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--images", type=Path, help="folder of photographs")
     parser.add_argument("--masks", type=Path, help="folder of .png or .mat masks")
-    parser.add_argument("--coco", type=Path, help="a COCO file instead of the two folders")
+    parser.add_argument(
+        "--coco", type=Path, nargs="+", help="COCO files instead of the two folders"
+    )
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--ignore", type=int, nargs="*", default=[], help="ignored mask values")
     parser.add_argument("--first", type=int, help="first image by number")
@@ -67,6 +71,10 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if bool(args.coco) == bool(args.images or args.masks) or bool(args.images) != bool(args.masks):
         parser.error("expected either --images and --masks, or --coco")
+    if args.coco and (args.ignore or args.first is not None or args.last is not None):
+        parser.error("--ignore, --first and --last are for --images and --masks")
+    if args.masks and not args.masks.is_dir():
+        parser.error(f"--masks {args.masks}: no such folder")
     return args
 
 
@@ -76,26 +84,39 @@ def coco_part(args: argparse.Namespace) -> dict[str, list]:
     Raises:
         ValueError: it is not such a file.
     """
-    file = args.coco
-    content = json.loads(file.read_text(encoding="utf-8"))
     keys = ("images", "annotations", "categories")
-    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in keys):
-        raise ValueError(f"{file}: expected a COCO file with the lists {', '.join(keys)}")
+    content: dict[str, list] = {key: [] for key in keys}
+    for file in args.coco:
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{file} is not JSON: {error}") from error
+        if not isinstance(found, dict) or not all(isinstance(found.get(k), list) for k in keys):
+            raise ValueError(f"{file}: expected a COCO file with the lists {', '.join(keys)}")
+        for key in ("images", "annotations"):
+            content[key] += found[key]
+        content["categories"] = found["categories"]
     dropped = () if args.keep_keypoints else ("keypoints", "num_keypoints", "skeleton")
     part = {
         key: [{k: v for k, v in row.items() if k not in dropped} for row in content[key]]
         for key in keys
     }
     if args.names:
-        part["images"] = [x for x in part["images"] if is_named(args, Path(x["file_name"]))]
+        names = read_names(args)
+        part["images"] = [x for x in part["images"] if Path(x["file_name"]).stem in names]
+        wanted = len(args.names.read_text(encoding="utf-8").split())
+        print(f"{args.names}: {len(part['images'])} of {wanted} names are in the COCO files")
+        if not part["images"]:
+            raise ValueError(f"{args.names}: none of its names is an image of {args.coco}")
         chosen = {image["id"] for image in part["images"]}
         part["annotations"] = [x for x in part["annotations"] if x["image_id"] in chosen]
     return part
 
 
-def is_named(args: argparse.Namespace, path: Path) -> bool:
-    names = set(args.names.read_text(encoding="utf-8").split())
-    return path.name in names or path.stem in names
+def read_names(args: argparse.Namespace) -> set[str]:
+    """Names without their endings; the numbers of COCO's images may be short."""
+    words = args.names.read_text(encoding="utf-8").split()
+    return {Path(word).stem for word in words} | {word.zfill(12) for word in words}
 
 
 def convert(args: argparse.Namespace) -> dict[str, list]:
@@ -128,24 +149,41 @@ def convert(args: argparse.Namespace) -> dict[str, list]:
 def chosen_images(args: argparse.Namespace) -> list[Path]:
     paths = sorted(p for p in args.images.iterdir() if p.suffix.lower() in SUFFIXES)
     if args.names:
-        paths = [path for path in paths if is_named(args, path)]
-    if args.first is not None:
-        paths = [path for path in paths if int(path.stem) >= args.first]
-    if args.last is not None:
-        paths = [path for path in paths if int(path.stem) <= args.last]
-    return paths
+        names = read_names(args)
+        paths = [path for path in paths if path.stem in names]
+    if args.first is None and args.last is None:
+        return paths
+    unnumbered = [path.name for path in paths if not path.stem.isdigit()]
+    if unnumbered:
+        raise ValueError(
+            f"--first and --last: found the image {unnumbered[0]}, expected numbers as names"
+        )
+    first, last = args.first or 0, sys.maxsize if args.last is None else args.last
+    return [path for path in paths if first <= int(path.stem) <= last]
 
 
 def read_mask(folder: Path, stem: str) -> np.ndarray | None:
-    """(H, W) integers, or ``None`` where there is no mask."""
-    png, mat = folder / f"{stem}.png", folder / f"{stem}.mat"
-    if png.is_file():
-        return cv2.imread(str(png), cv2.IMREAD_GRAYSCALE)
-    if mat.is_file():
-        from scipy.io import loadmat
+    """(H, W) integers, or ``None`` where there is no mask; of a palette the indices.
 
-        return loadmat(mat)["groundtruth"]
-    return None
+    Raises:
+        ValueError: it is no mask, or cannot be read.
+    """
+    png, mat = folder / f"{stem}.png", folder / f"{stem}.mat"
+    try:
+        if png.is_file():
+            mask = np.asarray(Image.open(png))
+        elif mat.is_file():
+            mask = loadmat(mat)["groundtruth"]
+        else:
+            return None
+    except Exception as error:  # of PIL and scipy, many kinds
+        raise ValueError(f"{folder / stem}: the mask cannot be read ({error!r})") from error
+    if mask.ndim != 2 or mask.dtype.kind not in "bui":
+        raise ValueError(
+            f"{folder / stem}: found a mask of shape {mask.shape} and type {mask.dtype}, expected "
+            "one whole number per pixel"
+        )
+    return mask.astype(np.int64)
 
 
 def annotation(pixels: np.ndarray, is_crowd: int, image_id: int, number: int) -> dict:

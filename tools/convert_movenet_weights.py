@@ -23,8 +23,10 @@ from pathlib import Path
 import torch
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
+from tqdm import tqdm
 
 from d2_multitask.checkpoint.movenet import convert_movenet, read_graph_model
 from d2_multitask.config import load_config
@@ -55,9 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
+    config = args.config_file
+    config = config if Path(config).is_file() else f"configs/{config}"
     print(
         f"Written: {args.output}, {len(weights)} tensors. Evaluate it:\n"
-        f"    python tools/train_net.py --config-file configs/{args.config_file} --eval-only "
+        f"    python tools/train_net.py --config-file {config} --eval-only "
         f"MODEL.WEIGHTS {args.output}"
     )
     return 0
@@ -73,7 +77,7 @@ def convert(file: Path, config_file: str = CONFIG, add: Path | None = None) -> d
     cfg = load_config(config_file)
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
     expected = build_model(cfg).state_dict()
-    trained = {name: value.float() for name, value in load_file(add).items()} if add else {}
+    trained = {name: value.float() for name, value in read(add).items()} if add else {}
     unknown = sorted(set(trained) - set(expected))
     wrong = [n for n in trained if n in expected and trained[n].shape != expected[n].shape]
     if unknown or wrong:
@@ -111,11 +115,15 @@ def calibrate(weights: dict[str, Tensor], config_file: str, folder: Path) -> dic
         if isinstance(module, FrozenBatchNorm2d):
             module.register_forward_pre_hook(lambda _, x, name=name: record(name, x))
     resize = build_test_resize(cfg)
-    for path in paths[:MOST_PHOTOGRAPHS]:
+    for path in tqdm(paths[:MOST_PHOTOGRAPHS], disable=None):
         image = read_image(str(path), cfg.INPUT.FORMAT)
         image = resize.get_transform(image).apply_image(image).transpose(2, 0, 1)
         images = model.preprocess_image([{"image": torch.from_numpy(image.copy())}])
         model.backbone(images.tensor)
+    if not moments:
+        raise ValueError(
+            f"--calibrate: {config_file} has no norms of MODEL.MOVENET.NORM 'FrozenBN'"
+        )
     result = dict(weights)
     for name, sums in moments.items():
         mean, square = torch.stack(sums).mean(0)
@@ -128,10 +136,22 @@ def calibrate(weights: dict[str, Tensor], config_file: str, folder: Path) -> dic
     return result
 
 
+def read(file: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is not a whole .safetensors file: {error}") from error
+
+
 def write(weights: dict[str, Tensor], output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(output) as unfinished:
-        save_file(weights, unfinished)
+        unfinished.write_bytes(save(weights))
 
 
 if __name__ == "__main__":

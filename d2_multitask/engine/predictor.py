@@ -19,6 +19,7 @@ from d2_multitask.data.datasets.catalog import LABEL_FREE_TASKS
 from d2_multitask.data.transforms.build import build_test_resize, image_window
 from d2_multitask.engine.hooks import unwrap
 from d2_multitask.heads.build import head_class, with_required
+from d2_multitask.modeling import MultitaskCenterNet
 from d2_multitask.modeling.inference import fuse_for_inference
 from d2_multitask.modeling.inference.scales import MultiScaleNetwork
 from d2_multitask.modeling.inference.tiles import TiledNetwork
@@ -154,7 +155,14 @@ def inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
     if scales and tiles.ENABLED:
         raise ValueError(f"TEST.SCALES: found {scales} with TEST.TILES, expected one of the two")
     if scales:
-        return MultiScaleNetwork(model, scales, cfg.MODEL.CENTER_HEAD.NMS_THRESH_TEST)
+        if not isinstance(unwrap(model), MultitaskCenterNet):
+            raise ValueError(
+                f"TEST.SCALES: found {scales} with MODEL.META_ARCHITECTURE "
+                f"{cfg.MODEL.META_ARCHITECTURE}, expected MultitaskCenterNet"
+            )
+        has_objects = "center" in unwrap(model).heads
+        threshold = cfg.MODEL.CENTER_HEAD.NMS_THRESH_TEST if has_objects else None
+        return MultiScaleNetwork(model, scales, threshold)
     if not tiles.ENABLED:
         return model
     return TiledNetwork(model, tiles.SIZE, tiles.OVERLAP, tiles.BATCH_SIZE)

@@ -29,6 +29,7 @@ class Decoded:
     Attributes:
         peaks: the centres, found once by the centre head; ``None`` in networks without one.
         center_xy: (N, P, 2) sub-cell centres, stride units.
+        found: (N, P) bool, the peaks above the score threshold; the others fill up the batch.
         objects: fields of the objects by their name in ``Instances``, each (N, P, ...), pixels of
             the network input. A head that answers at centres adds its fields here.
         maps: answers for whole images, each (N, ...). A dense head adds its maps here.
@@ -36,6 +37,7 @@ class Decoded:
 
     peaks: Peaks | None = None
     center_xy: Tensor | None = None
+    found: Tensor | None = None
     objects: dict[str, Tensor] = field(default_factory=dict)
     maps: dict[str, Tensor] = field(default_factory=dict)
 

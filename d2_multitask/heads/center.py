@@ -156,6 +156,10 @@ class CenterHead(ObjectHead):
         self.num_classes = num_classes
         self.heatmap_weight, self.offset_weight = heatmap_weight, offset_weight
         self.topk, self.score_threshold, self.nms_threshold = topk, score_threshold, nms_threshold
+        if peak_window < 1 or peak_window % 2 == 0:
+            raise ValueError(
+                f"MODEL.CENTER_HEAD.PEAK_WINDOW_TEST: found {peak_window}, expected an odd number"
+            )
         self.peak_window = peak_window
         self.heatmap = self.heatmap_branch(num_classes)
         self.offset = self.cell_branch(2)
@@ -257,7 +261,7 @@ class CenterHead(ObjectHead):
         """Find the peaks of all images at once; no peak lies in the padding."""
         heatmap = predictions["heatmap"].float().sigmoid() * image_cells(images, self.stride)
         peaks = find_peaks(heatmap, self.topk, self.peak_window, self.score_threshold)
-        decoded.peaks = peaks
+        decoded.peaks, decoded.found = peaks, peaks.scores > self.score_threshold
         decoded.center_xy = peaks.xy + values_at(predictions["offset"], peaks.xy)
         decoded.objects["scores"] = peaks.scores
         decoded.objects["pred_classes"] = peaks.channels

@@ -118,6 +118,11 @@ class PoseHead(ObjectHead):
         self.matching = matching or KeypointMatching()
         self.keypoint_classes = list(keypoint_classes)
         self.flip_indices = flip_indices and list(flip_indices)
+        if rescore_power < 0 or (rescore_power and self.matching.rule == "centernet"):
+            raise ValueError(
+                f"MODEL.POSE_HEAD.RESCORE_POWER_TEST: found {rescore_power}, expected 0 or more, "
+                "and 0 with DECODE 'centernet', whose keypoints all have confidence 1"
+            )
         self.rescore_power = rescore_power
         self.keypoint_offset = self.cell_branch(2 * num_keypoints)
         self.keypoint_heatmap = self.heatmap_branch(num_keypoints)
@@ -303,10 +308,10 @@ class PoseHead(ObjectHead):
         heatmap = predictions["keypoint_heatmap"].float().sigmoid()
         heatmap_offset = predictions["keypoint_heatmap_offset"]
         if self.matching.rule == "movenet":
-            cell, scores = weigh_keypoints(heatmap, regressed, boxes)
-            keypoints = cell + self._offsets_at(heatmap_offset, cell.transpose(1, 2)).transpose(
-                1, 2
-            )
+            sides = [min(size) / self.stride for size in images.image_sizes]
+            cell, scores = weigh_keypoints(heatmap, regressed, boxes, decoded.found, sides)
+            offset = self._offsets_at(heatmap_offset, cell.transpose(1, 2)).transpose(1, 2)
+            keypoints = torch.where(scores[..., None] > 0, cell + offset, regressed)
         else:
             keypoints, _ = match_keypoints(
                 regressed,
@@ -320,15 +325,26 @@ class PoseHead(ObjectHead):
         if as_centernet:
             scores = torch.ones_like(scores)
         if self.rescore_power:
-            seen = scores > LEAST_CONFIDENCE
-            mean = (scores * seen).sum(-1) / seen.sum(-1).clamp(min=1)
-            decoded.objects["scores"] = decoded.objects["scores"] * mean**self.rescore_power
+            self._rescore(decoded, scores)
         answer = torch.cat([keypoints * self.stride, scores[..., None]], -1)
         if self.keypoint_classes:
             answer = answer * self._have_keypoints(decoded.objects["pred_classes"])[..., None, None]
         decoded.objects["pred_keypoints"] = answer
         if "pred_boxes" not in decoded.objects:
             decoded.objects["pred_boxes"] = keypoint_hull(keypoints) * self.stride
+
+    def _rescore(self, decoded: Decoded, confidence: Tensor) -> None:
+        """Multiply scores by a power of the mean confidence, (N, P, K), of the keypoints seen.
+
+        An object none of whose keypoints is seen keeps a score: MoveNet's own would be 0.
+        """
+        seen = confidence > LEAST_CONFIDENCE
+        mean = (confidence * seen).sum(-1) / seen.sum(-1).clamp(min=1)
+        factor = mean.clamp(min=LEAST_CONFIDENCE) ** self.rescore_power
+        if self.keypoint_classes:
+            has_keypoints = self._have_keypoints(decoded.objects["pred_classes"])
+            factor = torch.where(has_keypoints, factor, 1.0)
+        decoded.objects["scores"] = decoded.objects["scores"] * factor
 
     def _peaks(self, heatmap: Tensor, heatmap_offset: Tensor) -> tuple[Tensor, Tensor]:
         """Sub-cell positions (N, K, Q, 2), stride units, and scores (N, K, Q) of heatmap peaks."""

@@ -72,23 +72,20 @@ class MultitaskCenterNet(nn.Module):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
         self.frozen = list(frozen)
+        known = dict(self.named_modules())
         for name in self.frozen:
-            self._module(name).requires_grad_(False)
-
-    def _module(self, name: str) -> nn.Module:
-        try:
-            return self.get_submodule(name)
-        except AttributeError as error:
-            raise ValueError(
-                f"MODEL.FREEZE: found {name!r}, expected names of modules, such as 'backbone' or "
-                f"{[f'heads.{task}' for task in self.heads]}"
-            ) from error
+            if not name or name not in known:
+                raise ValueError(
+                    f"MODEL.FREEZE: found {name!r}, expected names of modules, such as 'backbone' "
+                    f"or {[f'heads.{task}' for task in self.heads]}"
+                )
+            known[name].requires_grad_(False)
 
     def train(self, mode: bool = True) -> MultitaskCenterNet:
         """As of every module; frozen ones stay in evaluation mode."""
         super().train(mode)
-        for name in self.frozen:
-            self._module(name).eval()
+        for name in self.frozen if mode else ():
+            self.get_submodule(name).eval()
         return self
 
     @classmethod

@@ -7,6 +7,8 @@ Everything is in stride units until a head multiplies by the stride.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Protocol
@@ -238,36 +240,63 @@ def match_keypoints(
 
 
 def weigh_keypoints(
-    heatmap: Tensor, regressed_xy: Tensor, boxes: Tensor, decay: float = 0.3
+    heatmap: Tensor,
+    regressed_xy: Tensor,
+    boxes: Tensor,
+    found: Tensor,
+    sides: Sequence[float],
+    decay: float = 0.3,
 ) -> tuple[Tensor, Tensor]:
     """Choose each keypoint's cell by its score and its distance at once, as MoveNet does.
 
     Of the cells in the object's box it is the one with the largest heatmap value times
-    exp(-d^2 / (``decay`` min(h, w))), d the distance to the regressed keypoint. As in MoveNet's
-    graph, its score is the largest that any of the objects gives this cell.
+    exp(-d^2 / (``decay`` side)), d the distance to the regressed keypoint. As in MoveNet's graph,
+    its score is the largest that any of the objects gives this cell. MoveNet looks at the whole
+    map; here at a window around the regressed keypoint, outside of which the factor is below 0.001.
 
     Args:
         heatmap: (N, K, h, w) scores in [0, 1].
         regressed_xy: (N, P, K, 2) stride units.
         boxes: (N, P, 4) xyxy, stride units.
+        found: (N, P) bool, False for ranks that only fill up the batch.
+        sides: N, the shorter side of each image, stride units.
         decay: see above.
 
     Returns:
-        cells (N, P, K, 2) int64 (x, y) and weighted scores (N, P, K).
+        cells (N, P, K, 2) int64 (x, y) and weighted scores (N, P, K), 0 where the box has no cell.
     """
     height, width = heatmap.shape[2:]
-    x0, y0, x1, y1 = boxes[:, :, None, None].unbind(-1)  # (N, P, 1, 1)
-    weights = []
-    for axis, size, low, high in ((1, height, y0, y1), (0, width, x0, x1)):
-        cell = torch.arange(size, device=heatmap.device)
-        squared = (cell - regressed_xy[..., axis, None]).square()  # (N, P, K, size)
-        inside = (cell >= low.clamp(min=0)) & (cell < high)
-        weights.append(torch.exp(squared / (-decay * min(height, width))) * inside)
-    weighted = heatmap[:, None] * weights[0][..., None] * weights[1][..., None, :]
-    index = weighted.flatten(3).argmax(-1)  # (N, P, K)
-    best = weighted.amax(1).flatten(2)  # (N, K, h * w)
-    scores = best.gather(2, index.transpose(1, 2)).transpose(1, 2)
-    return torch.stack([index % width, index // width], -1), scores
+    if regressed_xy.shape[1] == 0:
+        return regressed_xy.long(), regressed_xy[..., 0]
+    scale = -decay * regressed_xy.new_tensor(list(sides))[:, None, None, None]
+    reach = math.ceil(math.sqrt(math.log(1000) * decay * max(sides)))
+    steps = torch.arange(-reach, reach + 1, device=heatmap.device)
+    limit = boxes.new_tensor([width, height])
+    low = boxes[..., None, :2].clamp(min=0)  # (N, P, 1, 2)
+    high = torch.minimum(boxes[..., None, 2:], limit)
+    middle = torch.minimum(regressed_xy.maximum(low), high).round().long()
+    cells, weights = [], []
+    for axis in (0, 1):
+        cell = middle[..., axis, None] + steps  # (N, P, K, S)
+        inside = (cell >= low[..., axis, None]) & (cell < high[..., axis, None])
+        squared = (cell - regressed_xy[..., axis, None]).square()
+        weights.append(torch.exp(squared / scale) * inside)
+        cells.append(cell.clamp(0, heatmap.shape[3 - axis] - 1))
+    index = (cells[1][..., None] * width + cells[0][..., None, :]).transpose(
+        1, 2
+    )  # (N, K, P, S, S)
+    values = heatmap.flatten(2).gather(2, index.flatten(2)).view(index.shape).transpose(1, 2)
+    weighted = values * weights[1][..., None] * weights[0][..., None, :]
+    best = weighted.flatten(3).argmax(-1, keepdim=True)  # (N, P, K, 1)
+    chosen = index.transpose(1, 2).flatten(3).gather(3, best).squeeze(3)
+    xy = torch.stack([chosen % width, chosen // width], -1)
+    # What each of the objects gives to the cells that each of them chose: (N, P, P, K).
+    other = xy[:, :, None]
+    inside = (other >= low[:, None]) & (other < high[:, None])
+    squared = (other - regressed_xy[:, None]).square().sum(-1)
+    given = torch.exp(squared / scale) * inside.all(-1) * found[:, None, :, None]
+    scores = values.flatten(3).gather(3, best).squeeze(3) * given.amax(2)
+    return xy, scores
 
 
 def sample_keypoint_scores(heatmap: Tensor, keypoints_xy: Tensor) -> Tensor:

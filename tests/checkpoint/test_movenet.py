@@ -118,6 +118,12 @@ def edit(path, **changes):
         ({"weightsManifest": None}, "'weightsManifest' is missing"),
         ({"weightsManifest": [{"paths": ["../x.bin"], "weights": []}]}, "a name without folder"),
         ({"weightsManifest": [{"paths": ["none.bin"], "weights": []}]}, "none.bin: expected"),
+        ({"weightsManifest": [{"paths": ["model.bin"] * 9, "weights": []}]}, "listed twice"),
+        ({"weightsManifest": [{"paths": ["a"] * 99, "weights": []}]}, "at most 20"),
+        (
+            {"weightsManifest": [{"paths": [], "weights": [{"name": "a", "shape": [10**30]}]}]},
+            "name, shape and dtype",
+        ),
     ],
 )
 def test_other_files_are_refused(tmp_path, changes, message):
@@ -166,3 +172,23 @@ def test_a_layer_of_another_width_is_refused(model):
     arrays[name] = np.zeros((1, 1, 96, 80), np.float16)
     with pytest.raises(ValueError, match=r"center.heatmap.2.weight: found \(80, 96, 1, 1\)"):
         convert_movenet(arrays, model.state_dict())
+
+
+def test_no_object_at_all(model):
+    """Nothing above the threshold: no candidate is left to weigh keypoints for."""
+    network = build("MODEL.CENTER_HEAD.SCORE_THRESH_TEST", "1.0")
+    network.load_state_dict(model.state_dict())
+    assert len(network([{"image": torch.zeros(3, 32, 900)}])[0]["instances"]) == 0
+
+
+def test_an_image_has_the_same_people_in_any_batch(model):
+    opts = ["MODEL.CENTER_HEAD.TOPK_TEST", "40", "MODEL.CENTER_HEAD.SCORE_THRESH_TEST", "0.2"]
+    network = build(*opts)
+    network.load_state_dict(model.state_dict())
+    random = torch.Generator().manual_seed(0)
+    images = [torch.rand(3, 64, 96, generator=random) * scale for scale in (255, 30)]
+    together = network([{"image": image} for image in images])
+    for image, found in zip(images, together, strict=True):
+        alone = network([{"image": image}])[0]["instances"]
+        torch.testing.assert_close(found["instances"].scores, alone.scores)
+        torch.testing.assert_close(found["instances"].pred_keypoints, alone.pred_keypoints)

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_mask
 from scipy.io import savemat
 
@@ -58,6 +59,30 @@ def test_a_mask_of_another_size_is_an_error(folders: Path, capsys) -> None:
     assert tool.main([*words, "--output", str(folders / "x.json")]) == 2
     assert "expected the size of its mask, (21, 30)" in capsys.readouterr().err
     assert not (folders / "x.json").exists()
+
+
+def test_masks_of_16_bits_and_palettes_keep_their_values(folders: Path) -> None:
+    cv2.imwrite(str(folders / "masks/0002.png"), np.full((20, 30), 1, np.uint16))
+    palette = Image.fromarray(np.full((20, 30), 2, np.uint8), mode="P")
+    palette.putpalette([0, 0, 0, 9, 9, 9, 255, 255, 255])
+    palette.save(folders / "masks/0003.png")
+    content = run(folders, "--ignore", "2", "--first", "2")
+    assert [(x["iscrowd"], x["area"]) for x in content["annotations"]] == [(0, 600), (1, 600)]
+
+
+@pytest.mark.parametrize("content", [b"no image", b""])
+def test_damaged_masks_are_errors(folders: Path, content: bytes, capsys) -> None:
+    (folders / "masks/0003.png").write_bytes(content)
+    words = ["--images", str(folders / "images"), "--masks", str(folders / "masks")]
+    assert tool.main([*words, "--output", str(folders / "x.json")]) == 2
+    assert "the mask cannot be read" in capsys.readouterr().err
+
+
+def test_ranges_need_numbers(folders: Path, capsys) -> None:
+    cv2.imwrite(str(folders / "images/a.jpg"), np.zeros((20, 30, 3), np.uint8))
+    words = ["--images", str(folders / "images"), "--masks", str(folders / "masks")]
+    assert tool.main([*words, "--output", str(folders / "x.json"), "--first", "2"]) == 2
+    assert "found the image a.jpg, expected numbers" in capsys.readouterr().err
 
 
 def test_no_masks_at_all(folders: Path, capsys) -> None:

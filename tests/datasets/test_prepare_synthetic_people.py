@@ -60,7 +60,7 @@ def run_here(monkeypatch, tmp_path):
 def test_draws_both_splits_and_leaves_them_alone_afterwards(tmp_path):
     code, output, errors = run(tmp_path, *TINY, "--workers", "2", DETECTRON2_DATASETS="data")
     assert code == 0, errors
-    assert "train: 3/3 images" in output and "ETA" in output
+    assert "train\n3/3 [" in output and "image/s] train" in output
     folder = tmp_path / "data" / "synthetic_people"
     train = json.loads((folder / "annotations/instances_train.json").read_text())
     assert len(train["images"]) == 3

@@ -66,6 +66,24 @@ def test_another_package_is_refused(people, archive: Path, tmp_path: Path, capsy
     other.write_bytes(archive.read_bytes() + b"\0")
     assert people.main(["--package", str(other), "--input", "a.png"]) == 2
     assert "expected" in capsys.readouterr().err
+    assert not (tmp_path / "output/movenet/mcn_people.safetensors").exists()
+
+
+def test_a_damaged_or_older_network_is_made_again(people, archive: Path, tmp_path: Path) -> None:
+    people.bring_weights(archive)
+    target = tmp_path / "output/movenet/mcn_people.safetensors"
+    good = target.read_bytes()
+    assert target.stat().st_mode & 0o044
+    target.write_bytes(good[:1000])
+    people.bring_weights(archive)
+    assert target.read_bytes() == good
+    people.bring_weights(tmp_path / "not read.tgz")
+
+
+def test_what_is_to_be_seen_is_asked_for_first(people, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        people.main([])
+    assert people.main(["--package", "none.tgz", "--input", "a.png"]) == 2
     assert not (tmp_path / "output").exists()
 
 
@@ -120,6 +138,11 @@ def test_joining_with_tensors_of_another_network(tmp_path: Path, capsys) -> None
     words = [str(path), "--config-file", CONFIG, "--add", str(wrong)]
     assert load_tool("convert_movenet_weights.py").main(words) == 2
     assert "wrong.safetensors does not fit" in capsys.readouterr().err
+    wrong.write_bytes(b"no tensors")
+    assert load_tool("convert_movenet_weights.py").main(words) == 2
+    assert "is not a whole .safetensors file" in capsys.readouterr().err
+    assert load_tool("convert_movenet_weights.py").main(words[:3]) == 2
+    assert "given with --add" in capsys.readouterr().err
 
 
 def test_releasing_the_tensors_of_a_training(tmp_path: Path, capsys) -> None:

@@ -113,10 +113,10 @@ class MoveNet(Backbone):
         """
         super().__init__()
         unknown = [name for name in out_features if name not in _STRIDES]
-        if unknown or not out_features:
+        if unknown or "p2" not in out_features:
             raise ValueError(
-                f"MODEL.MOVENET.OUT_FEATURES: found {list(out_features)}, expected some of "
-                f"{list(_STRIDES)}"
+                f"MODEL.MOVENET.OUT_FEATURES: found {list(out_features)}, expected 'p2' and "
+                f"perhaps others of {list(_STRIDES)}"
             )
         relu6 = nn.ReLU6(inplace=True)
         self.stem = _conv(in_channels, _STEM_CHANNELS, 3, norm, stride=2, activation=relu6)

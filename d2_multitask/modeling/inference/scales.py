@@ -25,20 +25,25 @@ FEWEST_KEYPOINTS = 3
 class MultiScaleNetwork(nn.Module):
     """Runs a network on resized images and joins its answers; called as the network itself."""
 
-    def __init__(self, network: nn.Module, scales: Sequence[float], nms_threshold: float) -> None:
+    def __init__(
+        self, network: nn.Module, scales: Sequence[float], nms_threshold: float | None
+    ) -> None:
         """
         Args:
             network: ``(batched_inputs, tasks) -> one dict per image``, in evaluation mode.
             scales: factors of the network input's height and width.
-            nms_threshold: IoU above which the weaker of two boxes of a class goes.
+            nms_threshold: IoU above which the weaker of two boxes of a class goes; ``None`` for
+                networks without objects.
 
         Raises:
             ValueError: a number is out of range.
         """
         super().__init__()
-        if not scales or min(scales) <= 0 or max(scales) > 4:
-            raise ValueError(f"TEST.SCALES: found {list(scales)}, expected factors up to 4")
-        if not 0 < nms_threshold <= 1:
+        if not scales or not all(isinstance(x, int | float) and 0 < x <= 4 for x in scales):
+            raise ValueError(
+                f"TEST.SCALES: found {list(scales)}, expected factors above 0, up to 4"
+            )
+        if nms_threshold is not None and not 0 < nms_threshold <= 1:
             raise ValueError(
                 f"MODEL.CENTER_HEAD.NMS_THRESH_TEST: found {nms_threshold}, expected an IoU such "
                 "as 0.6, because TEST.SCALES finds an object several times"
@@ -72,19 +77,26 @@ class MultiScaleNetwork(nn.Module):
                 kept = batched_nms(boxes, found.scores, found.pred_classes, self.nms_threshold)
                 found = found[kept]  # best first
                 if found.has("pred_keypoints"):
-                    found = found[~has_stronger_twin(found.pred_keypoints, boxes[kept])]
+                    twins = has_stronger_twin(found.pred_keypoints, boxes[kept], found.pred_classes)
+                    found = found[~twins]
                 joined[name] = found
-            else:
+            elif isinstance(values[0], Tensor) and values[0].is_floating_point():
                 joined[name] = torch.stack(values).mean(0)
+            else:
+                raise ValueError(
+                    f"TEST.SCALES: found {type(values[0]).__name__} as the result {name!r}, "
+                    "expected objects and maps of numbers; choose other tasks with TEST.TASKS"
+                )
         return joined
 
 
-def has_stronger_twin(keypoints: Tensor, boxes: Tensor) -> Tensor:
-    """Which objects have the keypoints of an object before them.
+def has_stronger_twin(keypoints: Tensor, boxes: Tensor, classes: Tensor) -> Tensor:
+    """Which objects have the keypoints of an object of their class before them.
 
     Args:
         keypoints: (n, K, 3): x, y and confidence, best object first.
         boxes: (n, 4) xyxy, the same unit.
+        classes: (n,) int64.
 
     Returns:
         (n,) bool.
@@ -96,7 +108,7 @@ def has_stronger_twin(keypoints: Tensor, boxes: Tensor) -> Tensor:
     mean = (distance * both).sum(-1) / count.clamp(min=1)
     side = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(-1).sqrt()
     same = (count >= FEWEST_KEYPOINTS) & (mean < SAME_KEYPOINT * torch.maximum(side[:, None], side))
-    return same.tril(-1).any(1)
+    return (same & (classes[:, None] == classes)).tril(-1).any(1)
 
 
 def resized(batched_input: dict[str, Any], scale: float) -> dict[str, Any]:

@@ -85,7 +85,18 @@ def test_a_head_of_a_person_that_is_found_as_a_whole_goes():
     child = whole + torch.tensor([20.0, 0, 0])
     boxes = torch.tensor([[0.0, 0, 100, 100], [35, 0, 65, 30], [20, 0, 120, 100]])
     keypoints = torch.stack([whole, head, child])
-    assert has_stronger_twin(keypoints, boxes).tolist() == [False, True, False]
+    classes = torch.zeros(3, dtype=torch.long)
+    assert has_stronger_twin(keypoints, boxes, classes).tolist() == [False, True, False]
+    assert not has_stronger_twin(keypoints, boxes, torch.tensor([0, 1, 0])).any()
     unsure = keypoints * torch.tensor([1, 1, 0.1])  # nothing is known of keypoints that nobody sees
-    assert not has_stronger_twin(unsure, boxes).any()
-    assert has_stronger_twin(keypoints[:0], boxes[:0]).shape == (0,)
+    assert not has_stronger_twin(unsure, boxes, classes).any()
+    assert has_stronger_twin(keypoints[:0], boxes[:0], classes[:0]).shape == (0,)
+
+
+def test_other_results_are_refused():
+    class Panoptic(nn.Module):
+        def forward(self, batched_inputs, tasks=None):
+            return [{"panoptic_seg": (torch.zeros(2, 2), [])} for _ in batched_inputs]
+
+    with pytest.raises(ValueError, match="found tuple as the result 'panoptic_seg'"):
+        MultiScaleNetwork(Panoptic(), [1.0], 0.6)([{"image": torch.rand(3, 80, 60)}])
