@@ -35,12 +35,20 @@ _STRIDES = {"p2": 4, "p3": 8, "p4": 16, "res2": 4, "res3": 8, "res4": 16, "res5"
 class SameConv2d(Conv2d):
     """Detectron2's convolution with TensorFlow's padding "SAME" for even input sizes.
 
-    With stride 2 it pads right and bottom only, where PyTorch pads left and top too.
+    With stride 2 it pads right and bottom only, where PyTorch pads left and top too. A kernel of
+    4x4 whose first row and column are 0 does that without a padded copy of the image, a quarter of
+    the network's time.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W), H and W even if the stride is 2 -> (N, out_channels, H / s, W / s)."""
-        return super().forward(F.pad(x, (0, 1, 0, 1)) if self.stride == (2, 2) else x)
+        if self.stride != (2, 2):
+            return super().forward(x)
+        weight = F.pad(self.weight, (1, 0, 1, 0))
+        x = F.conv2d(x, weight, self.bias, self.stride, padding=1, groups=self.groups)
+        if self.norm is not None:
+            x = self.norm(x)
+        return x if self.activation is None else self.activation(x)
 
 
 def _conv(
@@ -59,6 +67,8 @@ def _conv(
         size,
         stride=stride,
         padding=size // 2 if stride == 1 else 0,
+        # Without meaning for 1x1, but keeps PyTorch off its slow path for one image on one thread.
+        dilation=2 if size == 1 else 1,
         groups=groups,
         bias=not norm,
         norm=get_norm(norm, out_channels),
