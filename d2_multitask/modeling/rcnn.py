@@ -242,6 +242,11 @@ def _check_config(cfg: CfgNode) -> None:
             f"INPUT.RESIZE_TEST: found {cfg.INPUT.RESIZE_TEST!r}, expected 'shortest_edge', "
             "because frames around test images are for MultitaskCenterNet"
         )
+    if cfg.MODEL.FREEZE:
+        raise ValueError(
+            f"MODEL.FREEZE: found {cfg.MODEL.FREEZE}, expected [], because it is for "
+            "MultitaskCenterNet; here it is MODEL.BACKBONE.FREEZE_AT"
+        )
     if not cfg.MODEL.TASKS:
         raise ValueError("MODEL.TASKS: found an empty list, expected at least one task")
     for task in cfg.MODEL.TASKS:

@@ -282,6 +282,7 @@ def test_totals_of_tasks() -> None:
         (["center"], ("MODEL.TASKS", ["det", "pose"]), "'pose'.*MODEL.KEYPOINT_ON"),
         (["seg"], ("MODEL.MASK_ON", True), "MODEL.MASK_ON.*'det'"),
         (["seg"], ("INPUT.RESIZE_TEST", "centernet_keep"), "INPUT.RESIZE_TEST.*'shortest_edge'"),
+        (["seg"], ("MODEL.FREEZE", ["backbone"]), "MODEL.FREEZE.*FREEZE_AT"),
         (["boxes"], (), "unknown task 'boxes'"),
         (
             ["det"],
