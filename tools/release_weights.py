@@ -16,10 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 
+from convert_movenet_weights import write
 from d2_multitask.checkpoint import read_checkpoint
-from d2_multitask.data.whole_files import whole_file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,9 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         weights = chosen(read_checkpoint(str(args.checkpoint))["model"], args.prefix)
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(args.output) as unfinished:
-            unfinished.write_bytes(save(weights))
+        write(weights, args.output)
     except (ValueError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

@@ -38,26 +38,26 @@ def test_masks_open_as_a_map(register: Callable[..., list]) -> None:
     assert "sem_seg_file_name" not in load_dataset("maps")[0]
 
 
-def test_other_values_open_as_class_ids(register: Callable[..., list], tmp_path: Path) -> None:
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Maps in other values: 9 (ignored), 200 (class 1) and 7 (class 0), from top to bottom."""
     folder = tmp_path / "maps"
     folder.mkdir()
     values = np.full((24, 32), 7, np.uint8)
     values[:12], values[:2] = 200, 9
     for stem in "ab":
         Image.fromarray(values).save(folder / f"{stem}.png")
+    return folder
+
+
+def test_other_values_open_as_class_ids(register: Callable[..., list], folder: Path) -> None:
     record = register(sem_seg_root=folder, sem_seg_ids={7: 0, 200: 1}, sem_seg_ignore=9)[0]
     ids = read_image(record["sem_seg_file_name"], "L")[..., 0]
     assert (ids[:2] == 255).all() and (ids[2:12] == 1).all() and (ids[12:] == 0).all()
     assert load_dataset("maps")[0]["sem_seg_file_name"].startswith(str(folder))
 
 
-def test_our_mapper_translates_values_once(register: Callable[..., list], tmp_path: Path) -> None:
-    folder = tmp_path / "maps"
-    folder.mkdir()
-    values = np.full((24, 32), 7, np.uint8)
-    values[:12], values[:2] = 200, 9
-    for stem in "ab":
-        Image.fromarray(values).save(folder / f"{stem}.png")
+def test_our_mapper_translates_values_once(register: Callable[..., list], folder: Path) -> None:
     # Detectron2's loaders give a mapper the catalog's own dicts.
     record = register(sem_seg_root=folder, sem_seg_ids={7: 0, 200: 1}, sem_seg_ignore=9)[0]
     mapper = MultitaskDatasetMapper(True, augmentations=[], labels=[SemSegLabel(2)])
