@@ -93,5 +93,6 @@ setup(
         **EXTRAS,
         "dev": ["hypothesis", "pytest", "ruff", *EXTRAS["safetensors"], *EXTRAS["fast-eval"]],
     },
+    entry_points={"console_scripts": ["d2mt = d2_multitask.cli.main:main"]},
     cmdclass={"build_py": BuildWithConfigs},
 )

@@ -33,6 +33,8 @@ LEVELS = {
     "export": 7,
     "visualization": 7,
     "segmenting": 7,
+    "cli": 8,
+    "__main__": 8,
     "__init__": 8,
     "_moved": 8,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -35,11 +36,22 @@ def run_tool(
         words: of the command line.
         datasets: ``DETECTRON2_DATASETS``; ``None`` = that of the tests.
     """
+    return _run([str(REPOSITORY / "tools" / name), *map(str, words)], folder, datasets)
+
+
+def run_command(
+    name: str, folder: Path, *words: object, datasets: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of `d2mt`, likewise."""
+    return _run(["-m", "d2_multitask", name, *map(str, words)], folder, datasets)
+
+
+def _run(words: list[str], folder: Path, datasets: Path | None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     if datasets is not None:
         environment["DETECTRON2_DATASETS"] = str(datasets)
     return subprocess.run(
-        [sys.executable, str(REPOSITORY / "tools" / name), *map(str, words)],
+        [sys.executable, *words],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -54,7 +66,16 @@ def load_tool(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"{path.stem}_tool", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    # Detectron2's logger would no longer pass messages on, also not to later tests.
+    return _without_logger(module)
+
+
+def load_command(name: str) -> ModuleType:
+    """The module of a command of `d2mt`, likewise."""
+    return _without_logger(importlib.import_module(f"d2_multitask.cli.{name}"))
+
+
+def _without_logger(module: ModuleType) -> ModuleType:
+    """Detectron2's logger would no longer pass messages on, also not to later tests."""
     if hasattr(module, "setup_logger"):
         module.setup_logger = lambda **_: None
     return module

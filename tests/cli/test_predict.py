@@ -1,4 +1,4 @@
-"""tools/predict.py as a user runs it, on tiny images and a tiny network with random weights."""
+"""`d2mt predict` as a user runs it, on tiny images and a tiny network with random weights."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from PIL import Image
 
 from d2_multitask.config import load_config
 from d2_multitask.engine.media import VideoReader, VideoWriter
-from tool_support import load_tool, run_tool
+from tool_support import load_command, run_command
 
 
 @pytest.fixture(scope="module")
 def tool():
-    return load_tool("predict.py")
+    return load_command("predict")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_a_folder_of_images_as_a_user_types_it(trained, photos, tmp_path):
         *("--confidence-threshold", "0.05", "--tasks", "seg", "det", "pose"),
         *("--input", str(photos), "MODEL.WEIGHTS", str(trained / "model_final.pth")),
     ]
-    done = run_tool("predict.py", tmp_path, *command)
+    done = run_command("predict", tmp_path, *command)
     assert done.returncode == 0, done.stderr
     names = {"alpha.png", "cmyk.jpg", "colour.png", "deep.png", "grey.jpg", "turned.jpg"}
     assert {p.name for p in out.iterdir()} == {*names, "contact_sheet.png"}

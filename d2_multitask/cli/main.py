@@ -1,0 +1,43 @@
+"""The console script `d2mt`: finds the command's module and gives it the rest of the line.
+
+Only the chosen command's module is imported; each has a function ``main(arguments) -> exit code``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+# command -> its module, and what it does
+COMMANDS = {
+    "predict": ("d2_multitask.cli.predict", "show what a network finds in images and videos"),
+    "train": ("d2_multitask.cli.train", "train a network, as Detectron2's tools/train_net.py"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; ``None`` = the command line."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if words else 2
+    name, *rest = words
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        sys.stderr.write(
+            f"Error: found the command {name!r}, expected one of: {', '.join(COMMANDS)}{hint}\n"
+        )
+        return 2
+    sys.argv[0] = f"d2mt {name}"  # what argparse says in its usage
+    return importlib.import_module(COMMANDS[name][0]).main(rest)
+
+
+def usage() -> str:
+    """What `d2mt --help` prints."""
+    lines = [f"  {name:<9}{summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(
+        ["usage: d2mt COMMAND ...", "", *lines, "", "d2mt COMMAND --help shows a command's options"]
+    )

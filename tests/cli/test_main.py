@@ -1,0 +1,35 @@
+"""The console script `d2mt`: its help, its mistakes, and that it finds every command."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+from d2_multitask.cli.main import COMMANDS, main
+from tool_support import run_command
+
+
+def test_every_command_has_a_module_with_main() -> None:
+    for module, _ in COMMANDS.values():
+        assert callable(importlib.import_module(module).main)
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {name} " in printed for name in COMMANDS)
+    assert main([]) == 2
+
+
+def test_an_unknown_command_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretict"]) == 2
+    message = capsys.readouterr().err
+    assert "found the command 'pretict', expected one of: " in message
+    assert message.endswith("did you mean predict?\n") and message.count("\n") == 1
+
+
+def test_as_a_module_with_a_command_of_its_own_usage(tmp_path) -> None:
+    done = run_command("train", tmp_path, "--help")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: d2mt train ")
