@@ -3,18 +3,27 @@
 pip cannot do this for us: which build of PyTorch or OpenCV is right depends on the machine, and
 Detectron2 is not on the package index under its own name. So they are not in `install_requires`;
 `import d2_multitask` calls `check_dependencies` first, and whoever lacks something reads what is
-wrong, which versions were found and what to type, instead of an error from deep inside.
+wrong, which versions were found and what to type, instead of an error from deep inside. Without
+PyTorch or Detectron2 this is said when a module that needs them is imported: the others work.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.abc
 import importlib.metadata
+import importlib.util
+import sys
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 TORCH_COMMAND = "python -m pip install torch==2.14.1 torchvision==0.29.1"
 OPENCV_COMMAND = "python -m pip install opencv-python-headless"
 REPOSITORY_COMMAND = "python tools/install.py"
+
+# Modules that need neither PyTorch nor Detectron2.
+WITHOUT_TORCH = ("cli", "dependencies", "runtime", "tracking", "viewer")
 
 # What a library of another build raises on import: a missing module or symbol (ImportError), a
 # shared library that does not load (OSError), operators that were never registered (RuntimeError,
@@ -46,6 +55,25 @@ def check_dependencies() -> None:
         # These three pull in nearly all of Detectron2, and we import them anyway.
         for module in ("detectron2", "detectron2.data", "detectron2.modeling"):
             _import(module, "Detectron2")
+
+
+def has_torch_and_detectron2() -> bool:
+    """Whether both are installed; they are not imported."""
+    return all(importlib.util.find_spec(name) is not None for name in ("torch", "detectron2"))
+
+
+def refuse_others() -> None:
+    """Let modules outside of `WITHOUT_TORCH` raise the ImportError of `check_dependencies`."""
+    sys.meta_path.insert(0, _OtherModules())
+
+
+class _OtherModules(importlib.abc.MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: Any = None
+    ) -> None:
+        package, _, module = fullname.partition(".")
+        if package == __package__ and module.partition(".")[0] not in WITHOUT_TORCH:
+            check_dependencies()
 
 
 def _import(module: str, title: str) -> None:

@@ -16,6 +16,7 @@ LEVELS = {
     "patch_graph": 0,
     "dependencies": 0,
     "model_configs": 0,
+    "runtime": 0,
     "data": 1,
     "data.labels": 1,
     "data.datasets": 2,

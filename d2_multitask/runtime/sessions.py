@@ -1,0 +1,133 @@
+"""Loads an exported file in ONNX Runtime or OpenVINO and runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from d2_multitask.runtime.model_info import METADATA_KEY, ModelFileError
+
+BACKENDS = ("onnxruntime", "openvino")
+
+
+class Session(Protocol):
+    """A loaded network.
+
+    Attributes:
+        metadata: the JSON that the exporter wrote, ``None`` if there is none.
+    """
+
+    metadata: str | None
+
+    def run(
+        self, images: np.ndarray, sizes: np.ndarray, names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """The outputs ``names`` for images (N, H, W, 3) uint8 with sizes (N, 2) int32, (h, w)."""
+
+
+def open_session(path: Path, backend: str | None, threads: int | None) -> Session:
+    """Load a file.
+
+    Args:
+        path: ``.onnx``, or ``.xml`` of OpenVINO.
+        backend: one of `BACKENDS`; ``None`` = OpenVINO for ``.xml``, else ONNX Runtime.
+        threads: ``None`` = as many as the library likes.
+
+    Raises:
+        ModelFileError: the file is no network, or this version of the library cannot run it.
+        FileNotFoundError: there is no such file.
+        ImportError: the library is not installed.
+    """
+    backend = backend or ("openvino" if path.suffix == ".xml" else "onnxruntime")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: found {backend!r}, expected one of {BACKENDS}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: found no such file, expected a network (.onnx or .xml)")
+    return (OnnxSession if backend == "onnxruntime" else OpenVinoSession)(path, threads)
+
+
+class OnnxSession:
+    """A file in ONNX Runtime, on the processor."""
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise _not_installed(path, "ONNX Runtime", "onnxruntime", "runtime") from error
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads or 0
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its classes of errors have no common base of their own
+            version = onnxruntime.__version__
+            raise _cannot_read(path, "ONNX Runtime", "onnxruntime", version, error) from error
+        self.metadata = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        self._options = onnxruntime.RunOptions()
+        self._options.only_execute_path_to_fetches = True
+
+    def run(
+        self, images: np.ndarray, sizes: np.ndarray, names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """See :class:`Session`."""
+        feeds = {"images": images, "sizes": sizes}
+        return dict(zip(names, self._session.run(names, feeds, self._options), strict=True))
+
+
+class OpenVinoSession:
+    """A file in OpenVINO, on the processor."""
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise _not_installed(path, "OpenVINO", "openvino", "openvino") from error
+        core = openvino.Core()
+        hints: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if threads:
+            hints["INFERENCE_NUM_THREADS"] = threads
+        try:
+            model = core.read_model(path)
+            self._model = core.compile_model(model, "CPU", hints)
+        except RuntimeError as error:
+            version = openvino.__version__
+            raise _cannot_read(path, "OpenVINO", "openvino", version, error) from error
+        self.metadata = _openvino_metadata(model)
+
+    def run(
+        self, images: np.ndarray, sizes: np.ndarray, names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """See :class:`Session`; OpenVINO always computes every output."""
+        found = self._model({"images": images, "sizes": sizes})
+        return {name: found[name] for name in names}
+
+
+def _openvino_metadata(model: Any) -> str | None:
+    """From an ``.xml``, or from an ``.onnx``, whose metadata OpenVINO puts elsewhere."""
+    for place in ([METADATA_KEY], ["framework", METADATA_KEY]):
+        if model.has_rt_info(place):
+            return model.get_rt_info(place).astype(str)
+    return None
+
+
+def _not_installed(path: Path, title: str, package: str, extra: str) -> ImportError:
+    return ImportError(
+        f"{path}: needs {title}, which is not installed: python -m pip install {package} (or "
+        f"'d2_multitask[{extra}]')"
+    )
+
+
+def _cannot_read(
+    path: Path, title: str, package: str, version: str, error: Exception
+) -> ModelFileError:
+    reason = " ".join(str(error).split())[:200]
+    return ModelFileError(
+        f"{path}: {title} {version} cannot read this file ({reason}), expected one written by "
+        f"tools/export.py; if it is, the {title} is too old for it: python -m pip install "
+        f"--upgrade {package}"
+    )

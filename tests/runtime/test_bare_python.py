@@ -1,0 +1,71 @@
+"""The package where PyTorch, Detectron2 and all that they bring are missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runtime_support import write_model
+from support import REPOSITORY
+
+# `import` of a name that is None in sys.modules fails as if it was not installed.
+HIDE = """
+import sys
+for name in ("torch", "torchvision", "detectron2", "cv2", "scipy", "pycocotools", "timm",
+             "matplotlib", "yaml", "tqdm", "networkx", "safetensors", "tabulate", "onnx"):
+    sys.modules[name] = None
+"""
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a Python without them."""
+    return subprocess.run(
+        [sys.executable, "-c", HIDE + code],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_prediction(tmp_path: Path):
+    code = f"""
+import numpy as np
+from d2_multitask import runtime
+result = runtime.Predictor({str(write_model(tmp_path / "a.onnx"))!r})(
+    np.zeros((40, 60, 3), np.uint8))
+print(result.boxes.shape, result.maps["sem_seg"].shape)
+"""
+    done = run(code)
+    assert done.stdout == "(2, 4) (2, 40, 60)\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import d2_multitask; d2_multitask.load_config",
+        "from d2_multitask import MultitaskCenterNet",
+        "from d2_multitask.config import load_config",
+        "import d2_multitask.engine.predictor",
+    ],
+)
+def test_everything_else_says_what_to_type(code):
+    last = run(code).stderr.split("ImportError: ")[-1]
+    assert "PyTorch is not installed." in last
+    assert "python tools/install.py" in last
+
+
+def test_questions_about_the_package_are_answered():
+    code = "import d2_multitask as d; print(d.__version__, hasattr(d, '__wrapped__'))"
+    assert run(code).stdout.split()[1] == "False"
+
+
+def test_the_runtime_alone_imports_no_library_for_a_network():
+    code = "import d2_multitask.runtime; print(sorted({m.split('.')[0] for m in sys.modules}))"
+    loaded = run(code).stdout
+    assert "'PIL'" in loaded
+    assert "onnxruntime" not in loaded
+    assert "openvino" not in loaded
