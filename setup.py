@@ -1,9 +1,10 @@
 """Packaging of d2_multitask.
 
-PyTorch, torchvision, Detectron2 and OpenCV are not in `install_requires`. Which build of them is
-right depends on the machine, and pip, asked for them, might replace a working one.
-`tools/install.py` installs them where they are missing; `import d2_multitask` says what to type if
-they still are.
+PyTorch, torchvision, Detectron2 and OpenCV are in no list. Which build of them is right depends on
+the machine, and pip, asked for them, might replace a working one. `tools/install.py` installs them
+where they are missing, and the extra `train`; `import d2_multitask` says what to type if something
+still is. `install_requires` holds only what prediction with exported networks needs in any case, so
+that `d2_multitask[runtime]` is small.
 """
 
 from __future__ import annotations
@@ -18,6 +19,21 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 
 EXTRAS = {
+    # all but prediction with exported networks, on top of PyTorch, torchvision, Detectron2, OpenCV
+    "train": [
+        "matplotlib",
+        "networkx>=2.8",  # communities of patches; PyTorch needs it as well
+        "pycocotools>=2.0.4",
+        "PyYAML",
+        "scipy",
+        "tabulate",
+        "safetensors>=0.4",
+        "timm>=1.0",
+        "tqdm",
+    ],
+    # prediction with exported networks; on a Python without anything else, too
+    "runtime": ["onnxruntime>=1.20"],
+    "openvino": ["openvino>=2024.4"],  # the same in OpenVINO
     "safetensors": ["safetensors>=0.4"],
     # COCO's metrics more than ten times faster than with pycocotools; files of predictions, too
     "fast-eval": ["hotcoco>=1.3", "orjson>=3.9"],
@@ -76,22 +92,15 @@ setup(
     packages=find_packages(include=["d2_multitask", "d2_multitask.*"]),
     package_data={"d2_multitask": ["weights/*"]},
     python_requires=">=3.10",
-    install_requires=[
-        "matplotlib",
-        "networkx>=2.8",  # communities of patches; PyTorch needs it as well
-        "numpy",
-        "Pillow>=9.1",
-        "pycocotools>=2.0.4",
-        "PyYAML",
-        "scipy",
-        "tabulate",
-        "safetensors>=0.4",
-        "timm>=1.0",
-        "tqdm",
-    ],
+    install_requires=["numpy", "Pillow>=9.1"],
     extras_require={
         **EXTRAS,
-        "dev": ["hypothesis", "pytest", "ruff", *EXTRAS["safetensors"], *EXTRAS["fast-eval"]],
+        "dev": [
+            *("hypothesis", "pytest", "ruff", "onnx>=1.16"),
+            *EXTRAS["train"],
+            *EXTRAS["runtime"],
+            *EXTRAS["fast-eval"],
+        ],
     },
     entry_points={"console_scripts": ["d2mt = d2_multitask.cli.main:main"]},
     cmdclass={"build_py": BuildWithConfigs},

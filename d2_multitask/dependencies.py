@@ -1,4 +1,4 @@
-"""Checks that PyTorch, torchvision, Detectron2 and OpenCV are there and fit together.
+"""Checks that PyTorch, torchvision, Detectron2 and all the others are there and fit together.
 
 pip cannot do this for us: which build of PyTorch or OpenCV is right depends on the machine, and
 Detectron2 is not on the package index under its own name. So they are not in `install_requires`;
@@ -21,6 +21,14 @@ from typing import Any
 TORCH_COMMAND = "python -m pip install torch==2.14.1 torchvision==0.29.1"
 OPENCV_COMMAND = "python -m pip install opencv-python-headless"
 REPOSITORY_COMMAND = "python tools/install.py"
+TRAIN_COMMAND = "python -m pip install 'd2_multitask[train]'"
+
+# The extra `train` of setup.py.
+TRAIN_PACKAGES = {
+    **{name: name for name in ("matplotlib", "networkx", "pycocotools", "scipy", "tabulate")},
+    **{name: name for name in ("safetensors", "timm", "tqdm")},
+    "yaml": "PyYAML",
+}
 
 # Modules that need neither PyTorch nor Detectron2.
 WITHOUT_TORCH = ("cli", "dependencies", "runtime", "tracking", "viewer")
@@ -39,7 +47,7 @@ _DETECTRON2_NEEDS = {
 
 
 def check_dependencies() -> None:
-    """Import PyTorch, torchvision, OpenCV and Detectron2, or say what to type.
+    """Import PyTorch, torchvision, OpenCV and Detectron2, look for the rest, or say what to type.
 
     Raises:
         ImportError: One of them is missing, does not load, or does not fit the others. The message
@@ -55,11 +63,15 @@ def check_dependencies() -> None:
         # These three pull in nearly all of Detectron2, and we import them anyway.
         for module in ("detectron2", "detectron2.data", "detectron2.modeling"):
             _import(module, "Detectron2")
+    missing = [title for name, title in TRAIN_PACKAGES.items() if not _is_installed(name)]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise ImportError(_message(f"{', '.join(missing)} {verb} not installed.", missing[0]))
 
 
 def has_torch_and_detectron2() -> bool:
     """Whether both are installed; they are not imported."""
-    return all(importlib.util.find_spec(name) is not None for name in ("torch", "detectron2"))
+    return _is_installed("torch") and _is_installed("detectron2")
 
 
 def refuse_others() -> None:
@@ -74,6 +86,10 @@ class _OtherModules(importlib.abc.MetaPathFinder):
         package, _, module = fullname.partition(".")
         if package == __package__ and module.partition(".")[0] not in WITHOUT_TORCH:
             check_dependencies()
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 def _import(module: str, title: str) -> None:
@@ -117,6 +133,8 @@ def _cure(package: str, error: Exception | None) -> str:
         )
     if package == "cv2":
         return f"{from_repository}\n  Elsewhere: {OPENCV_COMMAND}"
+    if package in TRAIN_PACKAGES.values():
+        return f"{from_repository}\n  Elsewhere: {TRAIN_COMMAND}"
     for module, (distribution, command) in _DETECTRON2_NEEDS.items():
         if error is not None and module in str(error):
             return (

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from d2_multitask import dependencies
+
 ROOT = Path(__file__).resolve().parent.parent
 
 TORCH = "class ops:\n    class torchvision:\n        nms = 1\n"
@@ -48,6 +50,7 @@ COMPLETE = {
     "detectron2": "",
     "detectron2.data": "",
     "detectron2.modeling": "",
+    **dict.fromkeys(dependencies.TRAIN_PACKAGES, ""),
 }
 
 
@@ -99,6 +102,10 @@ CASES = {
     "opencv-without-system-libraries": (
         {"cv2": "raise ImportError('libGL.so.1: cannot open shared object file')"},
         ["OpenCV is installed but does not load", "libGL", "pip install opencv-python-headless"],
+    ),
+    "the-extra-missing": (
+        {"timm": None, "yaml": None},
+        ["timm, PyYAML are not installed.", REPOSITORY, "pip install 'd2_multitask[train]'"],
     ),
     "another-package-missing": (
         {"detectron2.data": "import termcolor"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import d2_multitask
+from d2_multitask import dependencies
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = {p.relative_to(ROOT).as_posix(): p for p in (ROOT / "configs").rglob("*.*")}
@@ -84,6 +86,20 @@ def test_metadata_leaves_the_choice_of_torch_to_the_machine(wheel):
         assert not [r for r in required if r.startswith(name)]
     assert {"dev", "fast-eval", "safetensors"} <= set(metadata["Provides-Extra"])
     assert any(n.endswith("LICENSE") and ".dist-info/" in n for n in wheel.namelist())
+
+
+def test_the_runtime_needs_three_packages(wheel):
+    required = read_metadata(wheel)["Requires-Dist"]
+    plain = {r.split(">")[0] for r in required if "extra ==" not in r}
+    assert plain == {"numpy", "Pillow"}
+    extra = [r for r in required if re.search(r"extra == .runtime.", r)]
+    assert [r.split(">")[0] for r in extra] == ["onnxruntime"]
+
+
+def test_the_extra_train_is_what_is_checked_at_import(wheel):
+    required = read_metadata(wheel)["Requires-Dist"]
+    train = {re.split(r"\W", r)[0] for r in required if re.search(r"extra == .train.", r)}
+    assert train == set(dependencies.TRAIN_PACKAGES.values())
 
 
 def test_source_archive_can_be_built_again(source_tree, tmp_path):
