@@ -74,10 +74,10 @@ class BuildWithConfigs(build_py):
 
 def read_version() -> str:
     """The version is written once, in the package; importing it here would need PyTorch."""
-    text = (ROOT / "d2_multitask" / "__init__.py").read_text(encoding="utf-8")
+    text = (ROOT / "d2_multitask" / "version.py").read_text(encoding="utf-8")
     match = re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE)
     if match is None:
-        raise ValueError('d2_multitask/__init__.py has no line like: __version__ = "1.2.3"')
+        raise ValueError('d2_multitask/version.py has no line like: __version__ = "1.2.3"')
     return match.group(1)
 
 

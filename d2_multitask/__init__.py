@@ -11,8 +11,7 @@ import importlib
 from typing import Any
 
 from d2_multitask.dependencies import check_dependencies, has_torch_and_detectron2, refuse_others
-
-__version__ = "0.1.0"
+from d2_multitask.version import __version__
 
 if has_torch_and_detectron2():
     # First: where a library does not fit the others, the error says what to type.

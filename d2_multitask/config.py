@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -213,19 +214,48 @@ def load_config(config_file: str | os.PathLike[str] = "", opts: Sequence[str] = 
         if not os.path.isfile(path):
             path = get_config_file(path)
         _check_file(path, (), [])
-        try:
+        with _in_a_sentence(cfg, path):
             # Detectron2's default runs code that a YAML file contains.
             cfg.merge_from_file(path, allow_unsafe=False)
-        except yaml.YAMLError:  # of a base on the web, whose text is not shown either
-            raise ValueError(f"{path}: a file of its {_BASE} is not a plain YAML file") from None
-        except KeyError as error:
-            raise ValueError(_unknown_key(cfg, error, path)) from None
-        except (ValueError, AssertionError) as error:
-            raise ValueError(f"{path}: {error}") from None
-        except (TypeError, AttributeError, OSError) as error:
-            raise ValueError(f"{path}: found a key or value of the wrong type: {error}") from None
-    _merge_opts(cfg, list(opts))
+    merge_options(cfg, opts)
     return cfg
+
+
+def parse_config(text: str, where: str) -> CfgNode:
+    """Defaults, then YAML text, maybe a stranger's; no file is read.
+
+    Args:
+        text: YAML without ``_BASE_``.
+        where: what has the text, for messages.
+
+    Returns:
+        The config, not frozen.
+
+    Raises:
+        ValueError: as of `load_config`; or the text names a ``_BASE_``.
+    """
+    cfg = get_multitask_cfg()
+    content = _parse_text(text, where)
+    if _BASE in content:
+        raise ValueError(f"{where}: found the key {_BASE}, expected a config that is complete")
+    with _in_a_sentence(cfg, where):
+        cfg.merge_from_other_cfg(CfgNode(content))
+    return cfg
+
+
+@contextlib.contextmanager
+def _in_a_sentence(cfg: CfgNode, path: str) -> Iterator[None]:
+    """What Detectron2 raises for a config that does not fit, as ValueError."""
+    try:
+        yield
+    except yaml.YAMLError:  # of a base on the web, whose text is not shown either
+        raise ValueError(f"{path}: a file of its {_BASE} is not a plain YAML file") from None
+    except KeyError as error:
+        raise ValueError(_unknown_key(cfg, error, path)) from None
+    except (ValueError, AssertionError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    except (TypeError, AttributeError, OSError) as error:
+        raise ValueError(f"{path}: found a key or value of the wrong type: {error}") from None
 
 
 def _check_file(path: str, chain: tuple[str, ...], read: list[str]) -> None:
@@ -278,6 +308,11 @@ def _parse(path: str) -> dict[str, Any]:
         raise ValueError(f"{path}: line {line}: found bytes that are not UTF-8 text") from None
     if len(data) > _MOST_BYTES:
         raise ValueError(f"{path}: found more than {_MOST_BYTES} bytes, expected a config file")
+    return _parse_text(text, path)
+
+
+def _parse_text(text: str, path: str) -> dict[str, Any]:
+    """Of a file, or of what is called so in messages."""
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -346,7 +381,16 @@ def _check_values(path: str, content: dict[str, Any]) -> None:
                 waiting.append((item, f"{where}.{key}".lstrip("."), depth + 1))
 
 
-def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
+def merge_options(cfg: CfgNode, opts: Sequence[str]) -> None:
+    """Set keys, in place.
+
+    Args:
+        cfg: not frozen.
+        opts: ``["KEY", "VALUE", ...]``.
+
+    Raises:
+        ValueError: an unknown key (with the nearest known ones), a value of the wrong type.
+    """
     if len(opts) % 2:
         raise ValueError(
             f"command line: found {len(opts)} words of overrides ({' '.join(opts)}), expected "

@@ -27,8 +27,10 @@ from torch import Tensor
 
 from d2_multitask.checkpoint import load_weights, read_checkpoint
 from d2_multitask.checkpoint.centernet import DLA_KEY, HEADS, RESNET_KEY
+from d2_multitask.checkpoint.reading import DESCRIPTION_KEY
 from d2_multitask.config import load_config
 from d2_multitask.data.whole_files import whole_file
+from d2_multitask.engine.model_file import describe
 from d2_multitask.engine.setup import parse_with_overrides
 
 # (network, task) -> config of the published network.
@@ -99,7 +101,10 @@ def convert(args: argparse.Namespace) -> None:
         )
     output = args.output or args.file.with_name(f"{args.file.stem}_d2_multitask.pth")
     with whole_file(output) as unfinished:
-        torch.save({"model": model.state_dict(), "__author__": "CenterNet"}, unfinished)
+        # A network with random heads is not ready to be used.
+        description = {} if fresh else {DESCRIPTION_KEY: describe(cfg)}
+        checkpoint = {"model": model.state_dict(), **description, "__author__": "CenterNet"}
+        torch.save(checkpoint, unfinished)
     print(f"\nWritten: {output}")
     command = f"python tools/train_net.py --config-file {find_config(config_file)}"
     if fresh:

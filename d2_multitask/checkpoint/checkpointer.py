@@ -15,7 +15,7 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
 from d2_multitask.checkpoint.matching import check_architecture, match_weights
-from d2_multitask.checkpoint.reading import check_zip, read_checkpoint
+from d2_multitask.checkpoint.reading import DESCRIPTION_KEY, check_zip, read_checkpoint
 from d2_multitask.checkpoint.report import LoadReport
 from d2_multitask.data.whole_files import UNFINISHED, whole_file
 
@@ -49,6 +49,7 @@ class MultitaskCheckpointer(DetectionCheckpointer):
         save_to_disk: Whether this process saves; None = only the main process does.
         use_ema: When initialising, load the moving average of the weights, if the file has one
             (better for evaluation and fine-tuning). Never when resuming.
+        description: Text that is saved in every checkpoint, see `Description.to_json`.
         **checkpointables: Other objects to save and load, such as `trainer`.
 
     Attributes:
@@ -62,11 +63,13 @@ class MultitaskCheckpointer(DetectionCheckpointer):
         *,
         save_to_disk: bool | None = None,
         use_ema: bool = True,
+        description: str = "",
         **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.report: LoadReport | None = None
         self._use_ema = use_ema
+        self._description = {DESCRIPTION_KEY: description} if description else {}
         self._resuming = False
         self._source = ""
 
@@ -127,7 +130,7 @@ class MultitaskCheckpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         content = {key: item.state_dict() for key, item in self.checkpointables.items()}
-        content = {"model": self.model.state_dict(), **content, **kwargs}
+        content = {"model": self.model.state_dict(), **self._description, **content, **kwargs}
         _check_finite(
             {key: content[key] for key in ("model", *_AVERAGES) if key in content},
             name,

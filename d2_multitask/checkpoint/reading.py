@@ -25,6 +25,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -33,6 +34,8 @@ MAX_PICKLE = 16 * 2**20
 """Bytes of the pickle, without the numbers, of a PyTorch file; large networks have 1 MB."""
 MAX_OPCODES = 2_000_000
 """Reads of a `.pkl`; the model zoo's need some thousands."""
+DESCRIPTION_KEY = "d2_multitask"
+"""Where a weight file says what network it holds, see `d2_multitask.checkpoint.description`."""
 MAX_GROWTH = 8
 """Bytes of memory per byte of the file."""
 
@@ -56,9 +59,10 @@ def read_checkpoint(path: str, prefer_ema: bool = False) -> dict[str, Any]:
     """Read a weight file.
 
     Args:
-        path: A local file. `.pkl`: Detectron2's model zoo or Caffe2. `.safetensors`: tensors only.
-            Anything else: PyTorch, either a plain dict of tensors or a training checkpoint that
-            has it under one of "model", "state_dict", "model_state", "model_state_dict".
+        path: A local file. `.pkl`: Detectron2's model zoo or Caffe2. `.safetensors`: tensors,
+            and the text under `DESCRIPTION_KEY` of its metadata. Anything else: PyTorch, either a
+            plain dict of tensors or a training checkpoint that has it under one of "model",
+            "state_dict", "model_state", "model_state_dict".
         prefer_ema: If the file has an exponential moving average too ("ema", "ema_state",
             "model_ema", "ema_model" or "state_dict_ema"), take its tensors instead.
 
@@ -78,6 +82,8 @@ def read_checkpoint(path: str, prefer_ema: bool = False) -> dict[str, Any]:
     elif path.endswith(".safetensors"):
         try:
             content = load_file(path)
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
         except Exception as error:
             raise ValueError(_damaged(path, error)) from error
     else:
@@ -85,6 +91,8 @@ def read_checkpoint(path: str, prefer_ema: bool = False) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}; expected a dict of tensors")
     checkpoint = _split(content, path, prefer_ema)
+    if path.endswith(".safetensors") and DESCRIPTION_KEY in metadata:
+        checkpoint[DESCRIPTION_KEY] = metadata[DESCRIPTION_KEY]
     if path.endswith(".pyth"):  # pycls names its modules without our prefixes
         checkpoint["matching_heuristics"] = True
     return checkpoint

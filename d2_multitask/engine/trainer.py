@@ -35,6 +35,7 @@ from d2_multitask.engine.hooks import (
     WeightAverage,
     average_statistics,
 )
+from d2_multitask.engine.model_file import describe
 from d2_multitask.engine.predictor import inference_model
 from d2_multitask.engine.signals import StopOnSignal
 from d2_multitask.engine.solver import build_optimizer
@@ -122,7 +123,11 @@ class MultitaskTrainer(DefaultTrainer):
     def _build_checkpointer(self) -> MultitaskCheckpointer:
         more = {} if self.weight_average is None else {EMA_KEY: self.weight_average}
         return MultitaskCheckpointer(
-            self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **more
+            self.model,
+            self.cfg.OUTPUT_DIR,
+            description=describe(self.cfg) if comm.is_main_process() else "",
+            trainer=weakref.proxy(self),
+            **more,
         )
 
     def _adapted(self, hook: HookBase | None) -> HookBase | None:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 import centernet_support as public
 from convert_centernet_weights import CenterNetFile, identify
-from d2_multitask.checkpoint import load_weights
+from d2_multitask.checkpoint import load_weights, read_description
 from d2_multitask.checkpoint.centernet import is_centernet
 from d2_multitask.config import load_config
+from d2_multitask.engine.model_file import trained_config
 from d2_multitask.engine.predictor import load_trained_model
 from tool_support import load_tool, run_tool
 
@@ -33,8 +34,9 @@ def test_converts_and_the_result_answers_as_the_file(pose_file: Path, tmp_path: 
     assert "CenterNet's r18, multi_pose, 1 classes" in done.stdout
     assert "--config-file configs/centernet/multi_pose_r18.yaml --eval-only" in done.stdout
 
-    cfg = load_config("centernet/multi_pose_r18.yaml")
-    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", str(output)
+    cfg, _ = trained_config(output)
+    assert cfg.MODEL.TASKS == load_config("centernet/multi_pose_r18.yaml").MODEL.TASKS
+    cfg.MODEL.DEVICE = "cpu"
     converted = load_trained_model(cfg).eval()
     direct = build_model(cfg).eval()
     load_weights(direct, str(pose_file))
@@ -55,6 +57,7 @@ def tool():
 def test_fresh_heads_are_said(tool, pose_file: Path, tmp_path: Path, capsys) -> None:
     config = ["--config-file", "centernet/mcn_r18_seg_det_pose.yaml"]
     assert tool.main([str(pose_file), "--output", str(tmp_path / "mcn.pth"), *config]) == 0
+    assert read_description(tmp_path / "mcn.pth") is None
     printed = capsys.readouterr().out
     assert "fresh, random values (heads.seg)" in printed and "--eval-only" not in printed
 

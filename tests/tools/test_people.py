@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from d2_multitask.config import load_config
+from d2_multitask.engine.model_file import trained_config
 from movenet_support import write_graph_model
 from tool_support import load_command, load_tool, run_tool
 
@@ -54,12 +56,15 @@ def test_from_the_package_to_pictures(people, archive: Path, tmp_path: Path) -> 
 def test_the_network_has_the_heads_of_both(people, archive: Path, tmp_path: Path) -> None:
     people.bring_weights(archive)
     weights = load_file(tmp_path / "output/movenet/mcn_people.safetensors")
-    expected = build_model(load_config(CONFIG, ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu"]))
+    cfg = load_config(CONFIG, ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu"])
+    expected, expected_name = build_model(cfg), cfg.MODEL.BACKBONE.NAME
     assert weights.keys() == expected.state_dict().keys()
     head = load_file(people.HEAD)
     assert head and all(name.startswith("heads.seg.") for name in head)
     for name, value in head.items():
         torch.testing.assert_close(weights[name], value.float())
+    cfg, names = trained_config("output/movenet/mcn_people.safetensors")
+    assert cfg.MODEL.BACKBONE.NAME == expected_name and names.thing_classes == ["person"]
 
 
 def test_another_package_is_refused(people, archive: Path, tmp_path: Path, capsys) -> None:
@@ -149,11 +154,13 @@ def test_joining_with_tensors_of_another_network(tmp_path: Path, capsys) -> None
 def test_releasing_the_tensors_of_a_training(tmp_path: Path, capsys) -> None:
     checkpoint, output = tmp_path / "model.pth", tmp_path / "head.safetensors"
     weights = {"heads.seg.w": torch.tensor([0.1]), "backbone.w": torch.zeros(3)}
-    torch.save({"model": weights}, checkpoint)
+    torch.save({"model": weights, "d2_multitask": "its config"}, checkpoint)
     tool = load_tool("release_weights.py")
     words = [str(checkpoint), "--output", str(output), "--prefix"]
     assert tool.main([*words, "heads.seg."]) == 0
     assert {k: v.dtype for k, v in load_file(output).items()} == {"heads.seg.w": torch.float16}
+    with safe_open(output, "pt") as file:
+        assert file.metadata() == {"d2_multitask": "its config"}
     assert tool.main([*words, "heads.det."]) == 2
     assert "expected one of ['backbone.w', 'heads.seg']" in capsys.readouterr().err
     torch.save({"model": {"heads.seg.w": torch.tensor([1e6])}}, checkpoint)
