@@ -90,7 +90,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["d2_multitask", "d2_multitask.*"]),
-    package_data={"d2_multitask": ["weights/*"]},
+    package_data={"d2_multitask": ["weights/*", "viewer/static/*"]},
     python_requires=">=3.10",
     install_requires=["numpy", "Pillow>=9.1"],
     extras_require={

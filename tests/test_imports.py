@@ -18,6 +18,7 @@ LEVELS = {
     "model_configs": 0,
     "runtime": 0,
     "version": 0,
+    "viewer": 0,
     "data": 1,
     "data.labels": 1,
     "data.datasets": 2,

@@ -63,7 +63,9 @@ def test_wheel_holds_the_config_files_and_no_stale_ones(wheel):
 
 def test_wheel_holds_every_module_and_nothing_else(wheel):
     modules = {p.relative_to(ROOT).as_posix() for p in (ROOT / "d2_multitask").rglob("*.py")}
-    modules |= {p.relative_to(ROOT).as_posix() for p in (ROOT / "d2_multitask/weights").iterdir()}
+    for folder in ("weights", "viewer/static"):
+        files = (ROOT / "d2_multitask" / folder).iterdir()
+        modules |= {path.relative_to(ROOT).as_posix() for path in files}
     packed = {n for n in wheel.namelist() if ".dist-info/" not in n and "/configs/" not in n}
     assert packed == modules
 

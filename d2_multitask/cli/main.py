@@ -13,6 +13,7 @@ from collections.abc import Sequence
 # command -> its module, and what it does
 COMMANDS = {
     "predict": ("d2_multitask.cli.predict", "show what a network finds in images and videos"),
+    "view": ("d2_multitask.cli.view", "show an exported network on a page in the browser"),
     "train": ("d2_multitask.cli.train", "train a network, as Detectron2's tools/train_net.py"),
 }
 
