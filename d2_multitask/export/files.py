@@ -17,7 +17,6 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 import d2_multitask
-from d2_multitask.data.whole_files import whole_file
 from d2_multitask.export.model_json import KEY, model_json
 from d2_multitask.export.network import ExportedNetwork, check_config
 
@@ -37,8 +36,8 @@ def export_file(
     Args:
         cfg: its config.
         model: the network, in evaluation mode, on the CPU.
-        path: ``.onnx``; ``.xml`` (OpenVINO, with a ``.bin`` beside it); ``.pt2`` (``torch.export``);
-            ``.ts`` (TorchScript).
+        path: ``.onnx``; ``.xml`` (OpenVINO's, with a ``.bin`` beside it); ``.pt2`` of
+            ``torch.export``; ``.ts`` (TorchScript).
         tasks: those that answer; ``None`` = those that run at inference.
         name: of the config, for the file's JSON.
 
@@ -56,8 +55,8 @@ def export_file(
     with torch.no_grad():
         outputs = list(network(*example(network)))
     info = model_json(cfg, network, outputs, name, d2_multitask.__version__)
-    with _quiet(), whole_file(path) as unfinished:
-        WRITERS[path.suffix](network, info, unfinished)
+    with _quiet():
+        WRITERS[path.suffix](network, info, path)
     return info
 
 
@@ -100,20 +99,14 @@ def write_openvino(network: ExportedNetwork, info: dict[str, Any], path: Path) -
         onnx_file = Path(folder) / "model.onnx"
         write_onnx(network, info, onnx_file)
         model = openvino.convert_model(onnx_file)
-    save_openvino(model, info, path)
+    save_openvino(model, json.dumps(info), path)
 
 
-def save_openvino(model: Any, info: dict[str, Any], path: Path) -> None:
-    """Write an ``openvino.Model`` to ``path`` (of any suffix) and its weights beside it.
-
-    The weights' file is named after the ``.xml`` file without ``.part``; it is written first.
-    """
-    from openvino import serialize
-
-    final = path.with_suffix("") if path.suffix == ".part" else path
-    model.set_rt_info(json.dumps(info), [KEY])
-    with whole_file(final.with_suffix(".bin")) as weights:
-        serialize(model, str(path), str(weights))
+def save_openvino(model: Any, text: str, path: Path) -> None:
+    """Write an ``openvino.Model`` with a JSON text; its weights go into a ``.bin`` beside it."""
+    openvino = needs("openvino")
+    model.set_rt_info(text, [KEY])
+    openvino.save_model(model, path, compress_to_fp16=False)
 
 
 def write_program(network: ExportedNetwork, info: dict[str, Any], path: Path) -> None:

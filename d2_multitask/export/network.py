@@ -60,6 +60,11 @@ class ExportedNetwork(nn.Module):
             return self.model.patch_size
         return max(self.model.backbone.size_divisibility, 1)
 
+    @property
+    def fixed_sides(self) -> tuple[int, int] | None:
+        """H and W in divisors, of networks that take one size only; ``None`` = any."""
+        return self.model.encoder.grid_hw if self.is_encoder else None
+
     def forward(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
         """Answers for a batch, in pixels of the padded batch.
 
