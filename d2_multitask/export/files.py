@@ -16,9 +16,9 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-import d2_multitask
 from d2_multitask.export.model_json import KEY, model_json
 from d2_multitask.export.network import ExportedNetwork, check_config
+from d2_multitask.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def export_file(
     network = ExportedNetwork(model, tasks or ()).eval()
     with torch.no_grad():
         outputs = list(network(*example(network)))
-    info = model_json(cfg, network, outputs, name, d2_multitask.__version__)
+    info = model_json(cfg, network, outputs, name, __version__)
     with _quiet():
         WRITERS[path.suffix](network, info, path)
     return info
