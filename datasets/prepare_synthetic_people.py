@@ -30,9 +30,9 @@ from d2_multitask.engine.setup import progress_bar
 from synthetic.people import SceneConfig, write_synthetic_people
 
 
-def progress_of(name: str) -> Callable[[int, int], None]:
-    """A progress bar, to be called with (images done, images in all)."""
-    bar = progress_bar(desc=name, unit="image")
+def progress_of(name: str, unit: str = "image") -> Callable[[int, int], None]:
+    """A progress bar, to be called with (units done, units in all)."""
+    bar = progress_bar(desc=name, unit=unit)
 
     def show(done: int, total: int) -> None:
         bar.total = total

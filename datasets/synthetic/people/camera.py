@@ -17,13 +17,16 @@ def _blur(image: np.ndarray, weight: float) -> np.ndarray:
     return middle * padded[:, 1:-1] + side * (padded[:, :-2] + padded[:, 2:])
 
 
-def take_photograph(rng: RandomStream, config: SceneConfig, image: np.ndarray) -> np.ndarray:
+def take_photograph(
+    rng: RandomStream, config: SceneConfig, image: np.ndarray, grain: RandomStream | None = None
+) -> np.ndarray:
     """Finish an image.
 
     Args:
         rng: the camera's stream.
         config: noise, blur and brightness.
         image: float32 (H, W, 3), RGB, 0-255.
+        grain: another stream for the noise, so that frames of one camera differ in nothing else.
 
     Returns:
         uint8 (H, W, 3), RGB.
@@ -39,5 +42,5 @@ def take_photograph(rng: RandomStream, config: SceneConfig, image: np.ndarray) -
     if rng.chance(config.blur_probability):
         image = _blur(image, rng.uniform(0.05, 0.25))
     amplitude = np.float32(rng.uniform(*config.noise))
-    image += amplitude * rng.grain(height, width, 3)
+    image += amplitude * (grain or rng).grain(height, width, 3)
     return (np.clip(image, 0.0, 255.0) + np.float32(0.5)).astype(np.uint8)

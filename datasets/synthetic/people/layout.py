@@ -183,7 +183,7 @@ def _random_view(rng: RandomStream, config: SceneConfig, pitch: float) -> Frame:
     return turn(about_x=pitch, about_y=yaw, about_z=roll)
 
 
-def _stand(figure: Figure, spot: Spot, height: int) -> Figure:
+def stand(figure: Figure, spot: Spot, height: int) -> Figure:
     """The figure moved to where its lowest point is on the spot's ground.
 
     A figure that is cut by the lower edge of an image of this height is moved up as far as needed
@@ -216,7 +216,7 @@ def make_figure(
     camouflage = background if rng.chance(config.camouflage_probability) else None
     outfit = random_outfit(rng, config, camouflage)
     figure = Figure(body, build_skeleton(body, pose, view), outfit, Place(spot.x, 0.0, spot.scale))
-    return _stand(figure, spot, layout.height), pose.seated
+    return stand(figure, spot, layout.height), pose.seated
 
 
 def make_distant_figure(
@@ -227,4 +227,4 @@ def make_distant_figure(
     view = turn(layout.pitch, rng.uniform(-180, 180), 0.0)
     skeleton = build_skeleton(body, standing(rng), view)
     figure = Figure(body, skeleton, random_outfit(rng, config), Place(spot.x, 0.0, spot.scale))
-    return _stand(figure, spot, layout.height)
+    return stand(figure, spot, layout.height)

@@ -85,7 +85,7 @@ def draw_scene(seed: int, split: str, index: int, config: SceneConfig | None = N
     config = config or SceneConfig()
     streams = SceneStreams(seed, split, index)
     layout = random_layout(streams, config)
-    empty = _paint_empty(streams, layout, config)
+    empty = paint_empty(streams, layout, config)
     hidden: frozenset[int] = frozenset()
     while True:
         canvas = empty.copy()
@@ -142,7 +142,7 @@ def _grown(mask: np.ndarray, pixels: int) -> np.ndarray:
     return mask
 
 
-def _paint_empty(streams: SceneStreams, layout: Layout, config: SceneConfig) -> Canvas:
+def paint_empty(streams: SceneStreams, layout: Layout, config: SceneConfig) -> Canvas:
     """The scene before anyone who is annotated enters it."""
     canvas = Canvas(layout.height, layout.width)
     _paint_surroundings(streams.stream(Purpose.BACKGROUND), canvas, layout, config)
@@ -207,7 +207,7 @@ def _paint_person(
 ) -> _Painted:
     """Paint one person with its shadow and its seat."""
     figure, seated = make_figure(rng, config, layout, spot, _colour_at(canvas, spot))
-    _paint_shadow(canvas, spot, rng.uniform(0.1, 0.5))
+    paint_shadow(canvas, spot, rng.uniform(0.1, 0.5))
     if seated:
         _paint_seat(rng, canvas, figure, spot)
     figure.paint(canvas, layout.light, owner)
@@ -223,7 +223,7 @@ def _colour_at(canvas: Canvas, spot: Spot) -> Colour:
     return red, green, blue
 
 
-def _paint_shadow(canvas: Canvas, spot: Spot, strength: float) -> None:
+def paint_shadow(canvas: Canvas, spot: Spot, strength: float) -> None:
     """Darken the ground about the feet."""
     half, radius = 0.1 * spot.scale, 0.035 * spot.scale
     cone = Cone(spot.x - half, spot.ground, radius, spot.x + half, spot.ground, radius)
