@@ -31,6 +31,8 @@ EXTRAS = {
         "timm>=1.0",
         "tqdm",
     ],
+    # writing them; OpenVINO's int8 needs nncf as well
+    "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
     # prediction with exported networks; on a Python without anything else, too
     "runtime": ["onnxruntime>=1.20"],
     "openvino": ["openvino>=2024.4"],  # the same in OpenVINO
@@ -96,9 +98,10 @@ setup(
     extras_require={
         **EXTRAS,
         "dev": [
-            *("hypothesis", "pytest", "ruff", "onnx>=1.16"),
+            *("hypothesis", "pytest", "ruff"),
             *EXTRAS["train"],
-            *EXTRAS["runtime"],
+            *EXTRAS["export"],
+            *EXTRAS["openvino"],
             *EXTRAS["fast-eval"],
         ],
     },

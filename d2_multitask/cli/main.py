@@ -14,6 +14,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "predict": ("d2_multitask.cli.predict", "show what a network finds in images and videos"),
     "view": ("d2_multitask.cli.view", "show an exported network on a page in the browser"),
+    "export": ("d2_multitask.cli.export", "write a network as one file, ONNX for example"),
     "train": ("d2_multitask.cli.train", "train a network, as Detectron2's tools/train_net.py"),
 }
 

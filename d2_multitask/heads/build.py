@@ -187,16 +187,32 @@ class TaskHeads(nn.ModuleDict):
         names: Sequence[str] | None = None,
         flipped_features: dict[str, Tensor] | None = None,
     ) -> list[dict[str, Any]]:
-        """One result dict per image.
+        """One result dict per image; arguments as of :meth:`decode`, and the sizes wanted."""
+        names = list(self) if names is None else names
+        decoded = self.decode(features, images, names, flipped_features)
+        results: list[dict[str, Any]] = []
+        for index, sizes in enumerate(zip(images.image_sizes, output_sizes, strict=True)):
+            results.append({})
+            for name in names:
+                results[-1].update(self[name].postprocess(decoded, index, *sizes))
+        return results
+
+    def decode(
+        self,
+        features: dict[str, Tensor],
+        images: ImageList,
+        names: Sequence[str],
+        flipped_features: dict[str, Tensor] | None = None,
+    ) -> Decoded:
+        """What the heads decode from a batch, in pixels of the network input.
 
         Args:
             features: of the backbone.
             images: the preprocessed batch.
-            output_sizes: (h, w) requested for each image.
-            names: the heads to run, as :meth:`chosen` gives them; ``None`` = all.
+            names: the heads to run, as :meth:`chosen` gives them.
             flipped_features: of the flipped batch, with which predictions are averaged.
         """
-        heads = [self[name] for name in (self if names is None else names)]
+        heads = [self[name] for name in names]
         predictions = [head.layers(features) for head in heads]
         if flipped_features is not None:
             predictions = [
@@ -206,12 +222,7 @@ class TaskHeads(nn.ModuleDict):
         decoded = Decoded()
         for head, one in zip(heads, predictions, strict=True):
             head.inference(one, images, decoded)
-        results: list[dict[str, Any]] = []
-        for index, sizes in enumerate(zip(images.image_sizes, output_sizes, strict=True)):
-            results.append({})
-            for head in heads:
-                results[-1].update(head.postprocess(decoded, index, *sizes))
-        return results
+        return decoded
 
 
 def _has_old_targets(head: TaskHead) -> bool:

@@ -271,11 +271,8 @@ class CenterHead(ObjectHead):
     ) -> dict[str, Any]:
         """-> ``{"instances": Instances}`` with every field that the heads put on the objects."""
         keep = decoded.objects["scores"][index] > self.score_threshold
-        fields = {name: value[index][keep] for name, value in decoded.objects.items()}
-        if "pred_boxes" not in fields:
-            # Detectron2's post-processing needs boxes: the centre's own cell is used.
-            center = decoded.center_xy[index][keep] * self.stride
-            fields["pred_boxes"] = decode_boxes(center, torch.full_like(center, self.stride))
+        objects = self.with_boxes(decoded)
+        fields = {name: value[index][keep] for name, value in objects.items()}
         fields["pred_boxes"] = Boxes(fields["pred_boxes"])
         instances = Instances(image_size, **fields)
         if self.nms_threshold > 0:
@@ -287,6 +284,14 @@ class CenterHead(ObjectHead):
             )
             instances = instances[kept]
         return {"instances": detector_postprocess(instances, *output_size)}
+
+    def with_boxes(self, decoded: Decoded) -> dict[str, Tensor]:
+        """The objects' fields; without a head that adds boxes, they are the centres' cells."""
+        if "pred_boxes" in decoded.objects:
+            return decoded.objects
+        center = decoded.center_xy * self.stride
+        boxes = decode_boxes(center, torch.full_like(center, self.stride))
+        return {**decoded.objects, "pred_boxes": boxes}
 
     def merge_flipped(self, predictions: Predictions, flipped: Predictions) -> Predictions:
         """Average the heatmaps; offsets are taken from the unflipped image, as CenterNet does."""

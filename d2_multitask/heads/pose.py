@@ -20,6 +20,7 @@ from d2_multitask.heads.center import ObjectGrid, ObjectHead, average_flipped_lo
 from d2_multitask.losses import gathered_l1_loss, heatmap_focal_loss
 from d2_multitask.targets.decode import (
     find_keypoint_peaks,
+    is_recorded,
     keypoint_hull,
     match_keypoints,
     sample_keypoint_scores,
@@ -38,6 +39,9 @@ from d2_multitask.targets.encode import (
 
 # MoveNet's threshold of keypoints that count in the score, as its file has it: 0.127 in float16.
 LEAST_CONFIDENCE = 0.126953125
+# A recorded graph weighs keypoints in windows of one size: that of images whose shorter side has so
+# many cells, 1280 pixels at stride 4. In larger ones the windows end at a larger weight than 0.001.
+RECORDED_SIDE = 320
 # How keypoints are decoded; see the config key MODEL.POSE_HEAD.DECODE.
 DECODE_RULES = ("best", "centernet", "movenet")
 
@@ -267,7 +271,8 @@ class PoseHead(ObjectHead):
 
     def _have_keypoints(self, classes: Tensor) -> Tensor:
         """Classes of any shape -> bool of that shape."""
-        return torch.isin(classes, classes.new_tensor(self.keypoint_classes))
+        # Not `isin`, which ONNX does not have.
+        return (classes[..., None] == classes.new_tensor(self.keypoint_classes)).any(-1)
 
     def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
         """``loss_pose_offset``, ``loss_pose_heatmap`` and ``loss_pose_heatmap_offset``."""
@@ -308,8 +313,13 @@ class PoseHead(ObjectHead):
         heatmap = predictions["keypoint_heatmap"].float().sigmoid()
         heatmap_offset = predictions["keypoint_heatmap_offset"]
         if self.matching.rule == "movenet":
-            sides = [min(size) / self.stride for size in images.image_sizes]
-            cell, scores = weigh_keypoints(heatmap, regressed, boxes, decoded.found, sides)
+            sizes = torch.as_tensor(images.image_sizes, device=heatmap.device)  # (N, 2)
+            longest = RECORDED_SIDE
+            if not is_recorded():
+                longest = max(min(size) for size in images.image_sizes) / self.stride
+            cell, scores = weigh_keypoints(
+                heatmap, regressed, boxes, decoded.found, sizes.amin(1) / self.stride, longest
+            )
             offset = self._offsets_at(heatmap_offset, cell.transpose(1, 2)).transpose(1, 2)
             keypoints = torch.where(scores[..., None] > 0, cell + offset, regressed)
         else:

@@ -12,6 +12,8 @@ from d2_multitask.runtime.model_info import InputInfo
 
 Size = tuple[int, int]
 
+FILTERS = {"shortest_edge": Image.Resampling.BILINEAR, "stretch": Image.Resampling.BICUBIC}
+
 
 def check_image(image: Any) -> None:
     """Refuse what is no image.
@@ -74,7 +76,8 @@ def network_input(images: Sequence[np.ndarray], info: InputInfo) -> tuple[np.nda
     for place, image, (height, width) in zip(batch, images, sizes.tolist(), strict=True):
         pixels = image
         if (height, width) != image.shape[:2]:
-            resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-            pixels = np.asarray(resized)
+            pixels = np.asarray(
+                Image.fromarray(image).resize((width, height), FILTERS[info.resize])
+            )
         place[:height, :width] = pixels if info.format == "BGR" else pixels[:, :, ::-1]
     return batch, sizes

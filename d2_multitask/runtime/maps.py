@@ -1,4 +1,4 @@
-"""Dense maps from the network's grid to the image's size: two matrix products a map."""
+"""Dense maps from the network's grid to the image's size."""
 
 from __future__ import annotations
 
@@ -21,34 +21,71 @@ def resize_maps(maps: np.ndarray, stride: int, input_size: Size, output_size: Si
     Returns:
         (C, height, width) float32 with (height, width) = ``output_size``.
     """
-    # The image may end inside a cell. Then maps are brought to the input's resolution, cut there,
-    # and resized; both steps are linear, so they are one matrix an axis.
-    whole = all(side % stride == 0 for side in input_size)
-    rows, columns = (
-        _resize_matrix(cells, stride, side, wanted, whole)
-        for cells, side, wanted in zip(maps.shape[1:], input_size, output_size, strict=True)
+    cells, whole = maps.shape[1:], all(side % stride == 0 for side in input_size)
+    if whole:
+        cells = [side // stride for side in input_size]
+        maps = maps[:, : cells[0], : cells[1]]
+    else:
+        # The image ends inside a cell: maps are cut at the input's resolution. Upsampling and
+        # resizing are linear, so a product of matrices does both.
+        maps = _matrix(cells[0], cells[0] * stride)[: input_size[0]] @ maps
+    columns = (
+        _matrix(cells[1], output_size[1])
+        if whole
+        else _cut_matrix(cells[1], stride, input_size[1], output_size[1])
     )
-    return rows @ maps @ columns.T
+    # Few rows are widened by a product; then each new row is the mean of two, which takes less.
+    maps = maps @ columns.T
+    lower, upper, share = _neighbours(maps.shape[1], output_size[0])
+    resized = maps[:, lower]
+    resized *= (1 - share)[:, None]
+    resized += maps[:, upper] * share[:, None]
+    return resized
+
+
+def best_class(logits: np.ndarray) -> np.ndarray:
+    """The channel of the highest value, as ``argmax(0)`` in a fraction of the time.
+
+    Args:
+        logits: (C, h, w).
+
+    Returns:
+        (h, w) unsigned integers, of 8 bits for up to 256 channels.
+    """
+    if len(logits) == 2:
+        return (logits[1] > logits[0]).view(np.uint8)
+    best = logits[0].copy()
+    classes = np.zeros(best.shape, np.min_scalar_type(len(logits) - 1))
+    for number in range(1, len(logits)):
+        np.copyto(classes, number, where=logits[number] > best)
+        np.maximum(best, logits[number], out=best)
+    return classes
+
+
+def _neighbours(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bilinear interpolation between the middles of ``size`` pixels.
+
+    Returns:
+        For each of the ``wanted`` pixels its two neighbours' indices and the share of the second.
+    """
+    # In float32 and in this order, as PyTorch computes it: 1000 pixels are 1e-4 off otherwise.
+    positions = np.float32(size / wanted) * (np.arange(wanted, dtype=np.float32) + np.float32(0.5))
+    positions = (positions - np.float32(0.5)).clip(0, size - 1)
+    lower = positions.astype(np.int64)
+    return lower, np.minimum(lower + 1, size - 1), positions - lower.astype(np.float32)
 
 
 @functools.lru_cache(maxsize=16)  # the frames of a video all have one size
-def _resize_matrix(cells: int, stride: int, side: int, wanted: int, whole: bool) -> np.ndarray:
-    """(wanted, cells) float32."""
-    if whole:
-        matrix = np.zeros((wanted, cells), np.float32)
-        matrix[:, : side // stride] = _interpolation(side // stride, wanted)
-        return matrix
-    upsampled = _interpolation(cells, cells * stride)[:side]
-    return (_interpolation(side, wanted) @ upsampled).astype(np.float32)
-
-
-def _interpolation(size: int, wanted: int) -> np.ndarray:
-    """(wanted, size) float64: bilinear interpolation between the middles of pixels."""
-    positions = ((np.arange(wanted) + 0.5) * (size / wanted) - 0.5).clip(0, size - 1)
-    lower = np.floor(positions).astype(np.int64)
-    upper = np.minimum(lower + 1, size - 1)
-    matrix = np.zeros((wanted, size))
-    every = np.arange(wanted)
-    matrix[every, lower] = 1 - (positions - lower)
-    matrix[every, upper] += positions - lower
+def _matrix(size: int, wanted: int) -> np.ndarray:
+    """(wanted, size) float32, of `_neighbours`."""
+    lower, upper, share = _neighbours(size, wanted)
+    matrix, every = np.zeros((wanted, size), np.float32), np.arange(wanted)
+    matrix[every, lower] = 1 - share
+    matrix[every, upper] += share
     return matrix
+
+
+@functools.lru_cache(maxsize=16)
+def _cut_matrix(cells: int, stride: int, side: int, wanted: int) -> np.ndarray:
+    """(wanted, cells): upsampled by the stride, cut to ``side``, resized."""
+    return _matrix(side, wanted) @ _matrix(cells, cells * stride)[:side]

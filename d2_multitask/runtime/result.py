@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from d2_multitask.runtime.maps import best_class
 from d2_multitask.runtime.model_info import ModelInfo
+from d2_multitask.runtime.rle import encode
+
+if TYPE_CHECKING:
+    import supervision
 
 
 @dataclass
@@ -46,9 +52,9 @@ class Result:
 
     @property
     def sem_seg(self) -> np.ndarray | None:
-        """(h, w) int64, the best semantic class of each pixel."""
+        """(h, w) uint8, the best semantic class of each pixel."""
         logits = self.maps.get("sem_seg")
-        return None if logits is None else logits.argmax(0)
+        return None if logits is None else best_class(logits)
 
     def select(self, chosen: np.ndarray) -> Result:
         """The same with some of the objects.
@@ -67,3 +73,73 @@ class Result:
         threshold = self.info.draw.confidence_threshold if threshold is None else threshold
         order = np.argsort(-self.scores, kind="stable")
         return self.select(order[self.scores[order] >= threshold])
+
+    def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
+        """The objects in COCO's format of results.
+
+        Returns:
+            For each, ``image_id``, ``category_id`` (the dataset's), ``bbox`` (x, y, w, h),
+            ``score`` and, as far as found, ``segmentation`` (RLE), ``keypoints`` (x, y, score, ...;
+            pixel indices, so that 0, 0 is the middle of the first pixel) and ``track_id``.
+        """
+        if self.scores is None:
+            return []
+        boxes = self.boxes.copy()
+        boxes[:, 2:] -= boxes[:, :2]
+        columns: dict[str, list[Any]] = {
+            "category_id": np.array(self.info.objects.category_ids)[self.classes].tolist(),
+            "bbox": boxes.tolist(),
+            "score": self.scores.tolist(),
+        }
+        if self.masks is not None:
+            columns["segmentation"] = [encode(mask) for mask in self.masks]
+        if self.keypoints is not None:
+            points = self.keypoints - np.array([0.5, 0.5, 0], np.float32)
+            columns["keypoints"] = points.reshape(len(points), -1).tolist()
+        if self.track_ids is not None:
+            columns["track_id"] = self.track_ids.tolist()
+        rows = zip(*columns.values(), strict=True)
+        return [{"image_id": image_id, **dict(zip(columns, row, strict=True))} for row in rows]
+
+    def sem_seg_to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
+        """Semantic classes that are there: ``image_id``, ``category_id``, ``segmentation`` (RLE).
+
+        A first class "background" is left out.
+        """
+        classes = self.sem_seg
+        if classes is None:
+            return []
+        info = self.info.maps["sem_seg"]
+        first = int(info.class_names[0] == "background")
+        return [
+            {
+                "image_id": image_id,
+                "category_id": info.category_ids[number],
+                "segmentation": encode(classes == number),
+            }
+            for number in np.unique(classes).tolist()
+            if number >= first
+        ]
+
+    def to_supervision(self) -> supervision.Detections:
+        """The objects as ``supervision.Detections``; keypoints are in ``data["keypoints"]``.
+
+        Raises:
+            ImportError: supervision is not installed.
+            ValueError: the network finds no objects, or was not asked for them.
+        """
+        import supervision
+
+        if self.scores is None:
+            raise ValueError("to_supervision: found a result without objects, expected some")
+        data = {"class_name": np.array(self.info.objects.class_names)[self.classes]}
+        if self.keypoints is not None:
+            data["keypoints"] = self.keypoints
+        return supervision.Detections(
+            xyxy=self.boxes,
+            confidence=self.scores,
+            class_id=self.classes,
+            mask=self.masks,
+            tracker_id=self.track_ids,
+            data=data,
+        )

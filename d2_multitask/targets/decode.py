@@ -8,7 +8,6 @@ Everything is in stride units until a head multiplies by the stride.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Protocol
@@ -84,8 +83,8 @@ def find_peaks(
     height, width = heatmap.shape[2:]
     flat = suppress_non_peaks(heatmap, kernel).flatten(1)  # (N, C * h * w)
     scores, index = _best(flat, topk, score_threshold)
-    channel, cell = index // (height * width), index % (height * width)
-    return Peaks(scores, channel, torch.stack([cell % width, cell // width], -1))
+    channel = index // (height * width)
+    return Peaks(scores, channel, _cell_xy(index - channel * (height * width), width))
 
 
 def find_keypoint_peaks(
@@ -105,7 +104,13 @@ def find_keypoint_peaks(
     width = heatmap.shape[3]
     flat = suppress_non_peaks(heatmap, kernel).flatten(2)  # (N, K, h * w)
     scores, cell = _best(flat, topk, score_threshold)
-    return scores, torch.stack([cell % width, cell // width], -1)
+    return scores, _cell_xy(cell, width)
+
+
+def _cell_xy(cell: Tensor, width: int) -> Tensor:
+    """Flat cells (...) int64 -> (..., 2), (x, y)."""
+    y = cell // width
+    return torch.stack([cell - y * width, y], -1)  # not `%`, which ONNX has for constants only
 
 
 def _best(scores: Tensor, topk: int, threshold: float | None) -> tuple[Tensor, Tensor]:
@@ -115,13 +120,17 @@ def _best(scores: Tensor, topk: int, threshold: float | None) -> tuple[Tensor, T
     most of the work on a hundred candidates would be wasted.
     """
     values, index = scores.topk(min(topk, scores.shape[-1]), dim=-1)
-    # A traced or compiled graph would keep the number of its first image for all images.
-    recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
-    if threshold is not None and not recorded:
+    # A recorded graph would keep the number of its first image for all images.
+    if threshold is not None and not is_recorded():
         ranks = values.flatten(0, -2).amax(0)  # (P,), descending
         count = int((~(ranks <= threshold)).sum())  # NaN counts: it must not be lost here
         values, index = values[..., :count], index[..., :count]
     return values, index
+
+
+def is_recorded() -> bool:
+    """Whether the operations become a graph: by a trace, ``torch.export`` or ``torch.compile``."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
 class ValuesAtCells(Protocol):
@@ -244,7 +253,8 @@ def weigh_keypoints(
     regressed_xy: Tensor,
     boxes: Tensor,
     found: Tensor,
-    sides: Sequence[float],
+    sides: Tensor,
+    longest: float,
     decay: float = 0.3,
 ) -> tuple[Tensor, Tensor]:
     """Choose each keypoint's cell by its score and its distance at once, as MoveNet does.
@@ -259,7 +269,8 @@ def weigh_keypoints(
         regressed_xy: (N, P, K, 2) stride units.
         boxes: (N, P, 4) xyxy, stride units.
         found: (N, P) bool, False for ranks that only fill up the batch.
-        sides: N, the shorter side of each image, stride units.
+        sides: (N,), the shorter side of each image, stride units.
+        longest: the largest of them, on which the windows' size depends.
         decay: see above.
 
     Returns:
@@ -268,12 +279,12 @@ def weigh_keypoints(
     height, width = heatmap.shape[2:]
     if regressed_xy.shape[1] == 0:
         return regressed_xy.long(), regressed_xy[..., 0]
-    scale = -decay * regressed_xy.new_tensor(list(sides))[:, None, None, None]
-    reach = math.ceil(math.sqrt(math.log(1000) * decay * max(sides)))
+    scale = -decay * sides[:, None, None, None]
+    reach = math.ceil(math.sqrt(math.log(1000) * decay * longest))
     steps = torch.arange(-reach, reach + 1, device=heatmap.device)
-    limit = boxes.new_tensor([width, height])
     low = boxes[..., None, :2].clamp(min=0)  # (N, P, 1, 2)
-    high = torch.minimum(boxes[..., None, 2:], limit)
+    right, bottom = boxes[..., None, 2:].unbind(-1)
+    high = torch.stack([right.clamp(max=width), bottom.clamp(max=height)], -1)
     middle = torch.minimum(regressed_xy.maximum(low), high).round().long()
     cells, weights = [], []
     for axis in (0, 1):
@@ -289,7 +300,7 @@ def weigh_keypoints(
     weighted = values * weights[1][..., None] * weights[0][..., None, :]
     best = weighted.flatten(3).argmax(-1, keepdim=True)  # (N, P, K, 1)
     chosen = index.transpose(1, 2).flatten(3).gather(3, best).squeeze(3)
-    xy = torch.stack([chosen % width, chosen // width], -1)
+    xy = _cell_xy(chosen, width)
     # What each of the objects gives to the cells that each of them chose: (N, P, P, K).
     other = xy[:, :, None]
     inside = (other >= low[:, None]) & (other < high[:, None])

@@ -96,7 +96,7 @@ def image_cells(images: ImageList, stride: int) -> Tensor:
     """(N, 1, h, w) bool, True for the cells that begin inside the unpadded image."""
     height, width = grid_size(images, stride)
     device = images.tensor.device
-    sizes = torch.tensor(images.image_sizes, device=device)  # (N, 2) h, w
+    sizes = torch.as_tensor(images.image_sizes, device=device)  # (N, 2) h, w
     rows = torch.arange(height, device=device) * stride < sizes[:, 0:1]  # (N, h)
     columns = torch.arange(width, device=device) * stride < sizes[:, 1:2]  # (N, w)
     return (rows[:, :, None] & columns[:, None, :])[:, None]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from detectron2.layers import batched_nms
 
 from d2_multitask.runtime import ModelFileError, Predictor
+from d2_multitask.runtime.predictor import nms
 from runtime_support import write_model
 
 
@@ -104,3 +107,14 @@ def test_a_file_for_a_newer_onnx_runtime(tmp_path):
     with pytest.raises(ModelFileError, match="pip install --upgrade onnxruntime") as raised:
         Predictor(write_model(tmp_path / "new.onnx", opset=99))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nms_equals_torchvisions(seed):
+    random = np.random.default_rng(seed)
+    corners = np.sort(random.uniform(0, 50, (80, 2, 2)), 1).astype(np.float32)
+    boxes, classes = corners.reshape(-1, 4), random.integers(0, 2, 80)
+    scores = random.random(80).astype(np.float32)
+    expected = batched_nms(*map(torch.from_numpy, (boxes, scores, classes)), 0.3)
+    assert nms(boxes, scores, classes, 0.3).tolist() == expected.tolist()
+    assert nms(boxes[:0], scores[:0], classes[:0], 0.3).tolist() == []

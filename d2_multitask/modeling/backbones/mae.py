@@ -86,7 +86,7 @@ class MAEBackbone(MAENetwork, Backbone):
             latent = self.encoder(images)  # (N, 1 + L, D)
         tokens = latent[:, 1:]
         if self.reads_decoder:
-            order = torch.arange(tokens.shape[1], device=images.device).expand(len(images), -1)
+            order = torch.arange(tokens.shape[1], device=images.device).expand(images.shape[0], -1)
             tokens = self.decoder.decode(latent, order, grid_hw)
         return {OUT_FEATURE: tokens.transpose(1, 2).unflatten(2, grid_hw)}
 

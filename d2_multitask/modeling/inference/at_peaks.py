@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2_multitask.heads.base import CellBranch
-from d2_multitask.targets.decode import values_at
+from d2_multitask.targets.decode import is_recorded, values_at
 
 # Beyond this part of the grid the convolution of the whole map is the faster way.
 DENSE_SHARE = 0.25
@@ -51,7 +51,8 @@ class UncomputedMap(NamedTuple):
     def values_at(self, xy: Tensor) -> Tensor:
         """(N, P, 2) int64 cells (x, y), inside the grid -> (N, P, predictions)."""
         height, width = self.feature.shape[2:]
-        if xy.shape[1] > DENSE_SHARE * height * width:
+        # A recorded graph has one way for images of all sizes.
+        if not is_recorded() and xy.shape[1] > DENSE_SHARE * height * width:
             return values_at(self.at_peaks.branch(self.feature), xy)
         windows = windows_at(self.feature, xy).flatten(2)  # (N, P, 9 * C)
         conv, predictor = self.at_peaks.branch[-2], self.at_peaks.branch[-1]

@@ -98,7 +98,7 @@ class MAEEncoder(nn.Module):
         # The same convolution as a linear layer on the visible patches; the others are not copied.
         (h, w), p = grid_hw, self.patch_size
         grid = images.unflatten(3, (w, p)).unflatten(2, (h, p)).permute(0, 2, 4, 1, 3, 5)
-        image_index = torch.arange(len(images), device=images.device)[:, None]
+        image_index = torch.arange(images.shape[0], device=images.device)[:, None]
         patches = grid[image_index, ids_keep // w, ids_keep % w]  # (N, K, C, p, p)
         projection = self.patch_embed.proj
         tokens = F.linear(patches.flatten(2), projection.weight.flatten(1), projection.bias)
@@ -107,7 +107,7 @@ class MAEEncoder(nn.Module):
     def encode(self, tokens: Tensor) -> Tensor:
         """Tokens (B, K, D) from `embed` -> (B, 1 + K, D), the class token first."""
         cls_token = self.cls_token + self.pos_embed[:, :1]
-        x = torch.cat([cls_token.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
+        x = torch.cat([cls_token.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], dim=1)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
@@ -165,7 +165,7 @@ class MAEDecoder(nn.Module):
         """
         x = self.decoder_embed(latent)  # (B, 1 + K, E)
         num_removed = ids_restore.shape[1] + 1 - x.shape[1]
-        mask_tokens = self.mask_token.to(x.dtype).expand(len(x), num_removed, -1)
+        mask_tokens = self.mask_token.to(x.dtype).expand(x.shape[0], num_removed, -1)
         patches = torch.cat([x[:, 1:], mask_tokens], dim=1)  # (B, L, E), visible first
         patches = patches.gather(1, ids_restore[..., None].expand(-1, -1, x.shape[2]))
         x = torch.cat([x[:, :1], patches], dim=1)

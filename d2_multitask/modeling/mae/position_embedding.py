@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2_multitask.targets.decode import is_recorded
+
 Grid = tuple[int, int]
 
 RESIZE_MODES = ("bicubic", "sincos")
@@ -155,6 +157,8 @@ class PositionTable:
 
     def __call__(self, table: Tensor, grid_hw: Grid) -> Tensor:
         """(1, 1 + L, D) at the stored grid -> the same at ``grid_hw``."""
+        if is_recorded():  # for images of all sizes; the stored grid is among them
+            return resize_position_embedding(table, self.native_grid_hw, grid_hw, self.mode)
         if tuple(grid_hw) == tuple(self.native_grid_hw):
             return table
         if table.requires_grad:

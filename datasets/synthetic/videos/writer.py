@@ -117,7 +117,7 @@ def _draw_one(work: _Split, video: int) -> tuple[int, list[tuple[_Entry, list[_E
     """Draw a video and write its frames; returns its number and, per frame, the JSON's entries."""
     kept = []
     frames = draw_video(work.seed, work.name, video, work.config)
-    for frame, (picture, annotations) in enumerate(frames):
+    for frame, (picture, labels) in enumerate(frames):
         write_png(work.frame_file(video, frame), picture)
         image = {
             "file_name": work.frame_name(video, frame),
@@ -125,7 +125,7 @@ def _draw_one(work: _Split, video: int) -> tuple[int, list[tuple[_Entry, list[_E
             "width": picture.shape[1],
             "frame_id": frame,
         }
-        kept.append((image, annotations))
+        kept.append((image, labels))
     return video, kept
 
 

@@ -33,10 +33,10 @@ def test_files_hold_what_is_drawn(written):
     drawn = list(draw_video(5, "test", 1, SMALL))
     images = [image for image in content["images"] if image["video_id"] == 2]
     assert [image["frame_id"] for image in images] == list(range(FRAMES))
-    for image, (pixels, annotations) in zip(images, drawn, strict=True):
+    for image, (pixels, labels) in zip(images, drawn, strict=True):
         assert np.array_equal(np.asarray(Image.open(folder / image["file_name"])), pixels)
         found = [a for a in content["annotations"] if a["image_id"] == image["id"]]
-        assert [a["bbox"] for a in found] == [a["bbox"] for a in annotations]
+        assert [a["bbox"] for a in found] == [a["bbox"] for a in labels]
     assert len(list(folder.rglob("*.png"))) == 2 * FRAMES
 
 
@@ -53,7 +53,7 @@ def test_identities_are_unique_in_the_file_and_once_in_a_frame(written):
 
 
 def test_people_move_a_little_from_frame_to_frame():
-    frames = [annotations for _, annotations in draw_video(5, "test", 0, SMALL)]
+    frames = [labels for _, labels in draw_video(5, "test", 0, SMALL)]
     moves = []
     for before, after in pairwise(frames):
         after = {a["track_id"]: a for a in after}
@@ -80,9 +80,9 @@ def test_the_camera_stands_still_and_noise_does_not():
 
 def test_who_can_hardly_be_seen_is_marked():
     frames = draw_video(5, "test", 0, replace(SMALL, people=(8, 8)))
-    for pixels, annotations in frames:
-        assert [a["depth_order"] for a in annotations] == list(range(len(annotations)))
-        for person in annotations:
+    for pixels, labels in frames:
+        assert [a["depth_order"] for a in labels] == list(range(len(labels)))
+        for person in labels:
             hardly = person["visible_fraction"] < SCENE.min_visible_fraction - 1e-3
             hardly |= person["area"] < SCENE.min_visible_pixels
             assert person["ignore"] or not hardly

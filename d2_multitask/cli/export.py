@@ -1,0 +1,130 @@
+"""Writes a trained network as one file for ONNX Runtime, OpenVINO, ``torch.export`` or TorchScript.
+
+    d2mt export --config-file configs/quick/mcn_seg_det_pose.yaml --output model.onnx \
+        --images photos/ MODEL.WEIGHTS output/demo/model_final.pth
+    d2mt export ... --output model.xml                        # OpenVINO
+    d2mt export ... --output model_int8.onnx --int8 --calibrate photos/
+
+Normalisation, network and decoding are in the file, and names, thresholds and the size policy in
+its metadata; `d2_multitask.runtime` runs it without PyTorch. At the end the file is run and
+compared with the network, whole results on --images: more than 1e-3 pixels or 1e-4 of a score apart
+is an error, and the file is not written. The suffix of --output decides the format: .onnx, .xml,
+.pt2, .ts.
+
+Exit code: 0; 1 if the file does not answer as the network does; 2 if something cannot be exported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.utils.logger import setup_logger
+from torch import nn
+
+import d2_multitask
+from d2_multitask.cli.predict import split_overrides
+from d2_multitask.data.datasets.from_config import register_datasets
+from d2_multitask.data.io import read_image
+from d2_multitask.engine.media import find_media
+from d2_multitask.engine.predictor import find_weights, load_trained_model
+from d2_multitask.engine.setup import exit_code
+from d2_multitask.export import compare_file, export_file, quantize_file
+from d2_multitask.export.compare import (
+    MOST_PIXELS,
+    MOST_SCORE,
+    compare_program,
+    noise_images,
+)
+
+MOST_COMPARED, MOST_CALIBRATED = 8, 300
+
+
+def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; ``KEY VALUE`` pairs are in ``opts``."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, help="path, or name below configs/")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--tasks", nargs="+", help="only these, e.g. seg det pose")
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        help=f"images or folders to compare on, the first {MOST_COMPARED} (default: noise)",
+    )
+    parser.add_argument("--int8", action="store_true", help="quantise; needs --calibrate")
+    parser.add_argument(
+        "--calibrate",
+        nargs="+",
+        metavar="FOLDER",
+        help=f"images like those to come, {MOST_CALIBRATED} at most",
+    )
+    words, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
+    args = parser.parse_args(words)
+    args.opts = overrides
+    if args.int8 != bool(args.calibrate):
+        parser.error("--int8 and --calibrate FOLDER belong together")
+    return args
+
+
+def build(args: argparse.Namespace) -> tuple[CfgNode, nn.Module]:
+    """The config and the network with its weights, on the processor."""
+    cfg = d2_multitask.load_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
+    register_datasets(cfg.DATASETS.REGISTER)
+    cfg.MODEL.WEIGHTS = find_weights(cfg)
+    return cfg, load_trained_model(cfg).eval()
+
+
+def read_images(inputs: Sequence[str] | None, most: int) -> list[np.ndarray]:
+    """The first images of files and folders."""
+    if not inputs:
+        return list(noise_images())
+    return [read_image(str(path), "BGR") for path in find_media(inputs)[0][:most]]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, quantise, compare."""
+    images = read_images(args.images, MOST_COMPARED)
+    calibration = read_images(args.calibrate, MOST_CALIBRATED) if args.int8 else []
+    cfg, model = build(args)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    # Beside its place, which it takes only when it has been compared.
+    with tempfile.TemporaryDirectory(dir=args.output.parent, prefix=".export-") as folder:
+        written = Path(folder) / args.output.name
+        export = written.with_suffix(".float.onnx") if args.int8 else written
+        export_file(cfg, model, export, args.tasks, Path(args.config_file).name)
+        if args.int8:
+            quantize_file(export, written, calibration)
+            export.unlink()
+        if written.suffix in (".onnx", ".xml"):
+            differences = compare_file(written, cfg, model, images, args.tasks)
+        else:
+            differences = compare_program(written, model, args.tasks)
+        print(f"Compared with the network: {differences}")
+        if not args.int8 and not differences.within_limits:
+            sys.stderr.write(
+                f"Error: {args.output}: not written, because its answers are more than "
+                f"{MOST_PIXELS} pixels or {MOST_SCORE} of a score away from the network's\n"
+            )
+            return 1
+        for file in Path(folder).iterdir():
+            file.replace(args.output.with_name(file.name))
+    print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; ``None`` = the command line."""
+    args = parse_args(arguments)
+    setup_logger(name="d2_multitask", abbrev_name="d2_multitask")
+    return exit_code(lambda: run(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""Quantises an exported file to int8, calibrated on images.
+
+Convolutions and what lies between them are quantised; decoding stays in float32.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from d2_multitask.export.files import needs, save_openvino
+from d2_multitask.runtime.images import network_input
+from d2_multitask.runtime.model_info import METADATA_KEY, ModelInfo, parse_model_info
+
+# Nodes of the network, in ONNX; others (of decoding) stay as they are.
+_QUANTIZED = ("Conv", "ConvTranspose", "Add", "MaxPool", "Resize", "Concat")
+Feeds = dict[str, np.ndarray]
+
+
+def quantize_file(source: Path, target: Path, images: Sequence[np.ndarray]) -> None:
+    """Write the int8 network of an exported one.
+
+    Args:
+        source: ``.onnx``, as `export_file` writes it.
+        target: ``.onnx`` (ONNX Runtime's static quantisation) or ``.xml`` (OpenVINO, by NNCF).
+        images: (H, W, 3) uint8 BGR, a few hundred like those that the network will see.
+
+    Raises:
+        ValueError: no images, or a target of another format.
+        ImportError: the library is not installed.
+    """
+    if not images:
+        raise ValueError("--calibrate: found no images, expected a folder of photographs")
+    if target.suffix not in (".onnx", ".xml"):
+        raise ValueError(f"{target}: found {target.suffix!r}, expected .onnx or .xml for int8")
+    info = parse_model_info(_json_of(source), str(source))
+    write = _quantize_onnx if target.suffix == ".onnx" else _quantize_openvino
+    write(source, target, [_feeds(image, info) for image in images])
+
+
+def _json_of(path: Path) -> str | None:
+    properties = needs("onnx").load(str(path)).metadata_props
+    return next((x.value for x in properties if x.key == METADATA_KEY), None)
+
+
+def _feeds(image: np.ndarray, info: ModelInfo) -> Feeds:
+    batch, sizes = network_input([image], info.input)
+    return {"images": batch, "sizes": sizes}
+
+
+def _quantize_onnx(source: Path, target: Path, feeds: list[Feeds]) -> None:
+    needs("onnx", "onnxruntime")
+    from onnxruntime import quantization
+
+    class Reader(quantization.CalibrationDataReader):
+        """Hands the images to the calibration, one after the other."""
+
+        def __init__(self) -> None:
+            self._feeds: Iterator[Feeds] = iter(feeds)
+
+        def get_next(self) -> Feeds | None:
+            return next(self._feeds, None)
+
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = str(Path(folder) / "prepared.onnx")
+        quantization.quant_pre_process(str(source), prepared, skip_symbolic_shape=True)
+        quantization.quantize_static(
+            prepared,
+            str(target),
+            Reader(),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=list(_QUANTIZED),
+            nodes_to_exclude=_decoding_nodes(prepared),
+            per_channel=True,
+            # Products of 8-bit weights overflow 16 bits on processors without VNNI.
+            reduce_range=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            calibrate_method=quantization.CalibrationMethod.MinMax,
+        )
+
+
+def _decoding_nodes(path: str) -> list[str]:
+    """Nodes of a file without a convolution before and after them: normalisation and decoding."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    makers = {output: node for node in graph.node for output in node.output}
+    convolutions = {n.name for n in graph.node if n.op_type in ("Conv", "ConvTranspose")}
+    after: set[str] = set()
+    for node in graph.node:  # sorted: inputs come first
+        before = (makers.get(name) for name in node.input)
+        if any(n is not None and (n.name in after or n.name in convolutions) for n in before):
+            after.add(node.name)
+    ahead: set[str] = set()
+    readers: dict[str, list[str]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node.name)
+    for node in reversed(graph.node):
+        later = [reader for name in node.output for reader in readers.get(name, ())]
+        if any(name in ahead or name in convolutions for name in later):
+            ahead.add(node.name)
+    network = convolutions | (after & ahead)
+    return [node.name for node in graph.node if node.name not in network]
+
+
+def _quantize_openvino(source: Path, target: Path, feeds: list[Feeds]) -> None:
+    nncf, openvino = needs("nncf"), needs("openvino")
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    model = openvino.convert_model(source)
+    quantized = nncf.quantize(
+        model,
+        nncf.Dataset(feeds),
+        subset_size=len(feeds),
+        ignored_scope=nncf.IgnoredScope(types=["MatMul"], validate=False),
+    )
+    save_openvino(quantized, _json_of(source), target)

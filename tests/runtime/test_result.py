@@ -1,0 +1,87 @@
+"""What a result says in COCO's and supervision's formats."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pycocotools.mask as mask_util
+import pytest
+import torch
+from detectron2.data import Metadata
+from detectron2.structures import Boxes, Instances
+
+from d2_multitask.engine.coco_results import CocoResults
+from d2_multitask.runtime import Result, parse_model_info
+from runtime_support import metadata
+
+INFO = parse_model_info(json.dumps(metadata()), "a.onnx")
+
+
+@pytest.fixture
+def result() -> Result:
+    random = np.random.default_rng(0)
+    corners = np.sort(random.uniform(0, 40, (3, 2, 2)), 1).astype(np.float32)
+    return Result(
+        (40, 60),
+        INFO,
+        boxes=corners.reshape(3, 4),
+        scores=np.array([0.2, 0.9, 0.4], np.float32),
+        classes=np.array([0, 1, 0]),
+        keypoints=random.uniform(0, 40, (3, 2, 3)).astype(np.float32),
+        maps={"sem_seg": random.normal(size=(2, 40, 60)).astype(np.float32)},
+    )
+
+
+def test_coco_json_is_that_of_the_tools(result):
+    ids = {18: 1, 1: 0}
+    expected = CocoResults(
+        Metadata(thing_dataset_id_to_contiguous_id=ids, stuff_classes=["background", "bright"])
+    )
+    instances = Instances((40, 60))
+    instances.pred_boxes = Boxes(torch.from_numpy(result.boxes))
+    instances.scores = torch.from_numpy(result.scores)
+    instances.pred_classes = torch.from_numpy(result.classes)
+    instances.pred_keypoints = torch.from_numpy(result.keypoints)
+    expected.add(7, "a.png", (40, 60), instances, result.sem_seg)
+    assert result.to_coco(7) == expected.objects
+    assert result.sem_seg_to_coco(7) == expected.sem_seg
+    assert json.loads(json.dumps(result.to_coco(7))) == expected.objects
+
+
+def test_masks_and_tracks_in_coco_json(result):
+    result.masks = np.random.default_rng(0).random((3, 40, 60)) < 0.3
+    result.track_ids = np.array([4, 9, 2])
+    found = result.to_coco(1)
+    for mask, entry in zip(result.masks, found, strict=True):
+        assert (mask_util.decode(entry["segmentation"]) == mask).all()
+    assert [entry["track_id"] for entry in found] == [4, 9, 2]
+
+
+def test_what_was_not_asked_for_is_not_written():
+    result = Result((4, 4), INFO)
+    assert (len(result), result.to_coco(1), result.sem_seg_to_coco(1)) == (0, [], [])
+    assert result.sem_seg is None
+    assert result.confident() is result
+
+
+def test_the_best_objects_first(result):
+    chosen = result.confident()
+    assert chosen.scores.tolist() == pytest.approx([0.9, 0.4])
+    assert (chosen.keypoints[0] == result.keypoints[1]).all()
+    assert len(result.confident(0.0)) == 3
+    assert len(result) == 3
+
+
+def test_supervision(result, monkeypatch):
+    fake = SimpleNamespace(Detections=lambda **fields: fields)
+    monkeypatch.setitem(sys.modules, "supervision", fake)
+    fields = result.to_supervision()
+    assert fields["xyxy"] is result.boxes
+    assert fields["confidence"] is result.scores
+    assert fields["data"]["class_name"].tolist() == ["person", "dog", "person"]
+    with pytest.raises(ValueError, match="found a result without objects"):
+        dataclasses.replace(result, scores=None).to_supervision()
