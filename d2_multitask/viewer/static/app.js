@@ -1,6 +1,6 @@
 /** The user interface: where images come from, settings, results, downloads. */
 
-import { classColor, confident, css, describe, draw, objectColor, preparedMap } from "./drawing.js";
+import { classColor, confident, describe, draw, objectColor, preparedMap } from "./drawing.js";
 import { loadNetwork, runLengths } from "./network.js";
 
 const $ = (id) => document.getElementById(id);
@@ -19,7 +19,7 @@ function element(tag, properties = {}, ...children) {
 
 function swatch(color) {
   const made = element("span", { className: "swatch" });
-  made.style.background = css(color);
+  made.style.background = color;
   return made;
 }
 
@@ -49,28 +49,23 @@ function showTimes(times) {
   $("times").replaceChildren(...rows);
 }
 
+const toXywh = (box) => [box[0], box[1], box[2] - box[0], box[3] - box[1]];
+
 function objectTable(chosen) {
   if (!chosen.length) return [];
-  const heads = [["Object", ""], ["Score", "number"], ["x, y, width, height", "number"]];
-  const head = element(
-    "tr",
-    {},
-    ...heads.map(([textContent, className]) =>
-      element("th", { textContent, className, scope: "col" }),
-    ),
-  );
+  const heads = ["Object", "Score", "x, y, width, height"];
+  const head = heads.map((textContent) => element("th", { textContent, scope: "col" }));
   const rows = chosen.map(({ box, score, classId }, index) => {
-    const sides = [box[0], box[1], box[2] - box[0], box[3] - box[1]];
     const name = network.info.objects.class_names[classId] ?? classId;
+    const numbers = [score.toFixed(2), toXywh(box).map(Math.round).join(", ")];
     return element(
       "tr",
       {},
       element("td", {}, swatch(objectColor(index)), name),
-      element("td", { className: "number", textContent: score.toFixed(2) }),
-      element("td", { className: "number", textContent: sides.map(Math.round).join(", ") }),
+      ...numbers.map((textContent) => element("td", { textContent })),
     );
   });
-  return [element("thead", {}, head), element("tbody", {}, ...rows)];
+  return [element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows)];
 }
 
 /** The classes of the maps that are shown, with their share of the image. */
@@ -143,7 +138,7 @@ function resultJson() {
       category_id: info.objects.category_ids[classId],
       category: info.objects.class_names[classId],
       score,
-      bbox: [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+      bbox: toXywh(box),
       ...(keypoints.length ? { keypoints: keypoints.flat() } : {}),
     })),
     maps: Object.fromEntries(maps),
@@ -254,7 +249,7 @@ function addSlider(key, label) {
     number.textContent = view[key].toFixed(2);
     show();
   });
-  $("sliders").append(element("label", { className: "slider" }, label, number, slider));
+  $("sliders").append(element("label", { className: "slider" }, label, slider, number));
 }
 
 function addSettings({ objects, outputs, draw: thresholds }) {
@@ -270,7 +265,7 @@ function addSettings({ objects, outputs, draw: thresholds }) {
   if (hasKeypoints) addSlider("keypoint", "Keypoints");
   if (maps.length) {
     addSlider("mask", "Masks");
-    addSlider("opacity", "Opacity of masks");
+    addSlider("opacity", "Opacity");
   }
 }
 
@@ -304,9 +299,7 @@ await attempt(async () => {
   $("hint").textContent = "Loading the network …";
   $("progress").hidden = false;
   try {
-    network = await loadNetwork((loaded, total) => {
-      if (total) Object.assign($("progress"), { max: total, value: loaded });
-    });
+    network = await loadNetwork();
   } catch (error) {
     $("hint").textContent = "There is no network to run.";
     throw error;

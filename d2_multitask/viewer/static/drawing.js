@@ -4,37 +4,18 @@ import { classesOf } from "./network.js";
 
 const SMALLEST_LONG_SIDE = 640; // smaller images are enlarged before drawing, to be readable
 
-export const OBJECT_COLORS = [
-  [255, 92, 92],
-  [90, 235, 255],
-  [255, 215, 64],
-  [105, 240, 174],
-  [234, 108, 255],
-  [255, 150, 30],
-  [186, 255, 92],
-  [255, 140, 180],
-  [40, 225, 220],
-  [200, 165, 255],
-  [255, 178, 145],
-];
+const palette = (text) => text.split(" ").map((hex) => `#${hex}`);
+export const OBJECT_COLORS = palette(
+  "ff5c5c 5aebff ffd740 69f0ae ea6cff ff961e baff5c ff8cb4 28e1dc c8a5ff ffb291",
+);
 // Semantic classes, counted without the background.
-export const CLASS_COLORS = [
-  [0, 140, 255],
-  [255, 120, 60],
-  [90, 210, 90],
-  [220, 90, 220],
-  [240, 200, 40],
-  [120, 110, 255],
-  [0, 200, 170],
-  [235, 80, 110],
-  [160, 130, 90],
-  [150, 200, 255],
-];
+export const CLASS_COLORS = palette(
+  "008cff ff783c 5ad25a dc5adc f0c828 786eff 00c8aa eb506e a0825a 96c8ff",
+);
 
-export const css = (color) => `rgb(${color.join(" ")})`;
 export const objectColor = (index) => OBJECT_COLORS[index % OBJECT_COLORS.length];
 
-/** RGB of class `id` of a map; `null` for a background, which is left uncoloured. */
+/** The colour of class `id` of a map; `null` for a background, which is left uncoloured. */
 export function classColor(id, classNames) {
   const first = !classNames || classNames[0] === "background" ? 1 : 0;
   return id < first ? null : CLASS_COLORS[(id - first) % CLASS_COLORS.length];
@@ -51,12 +32,12 @@ export const describe = ({ classId, score }, info) =>
 function mapPicture(classes, classNames, [height, width]) {
   const canvas = new OffscreenCanvas(width, height);
   const picture = new ImageData(width, height);
-  const words = new Uint32Array(picture.data.buffer); // RGBA bytes, on little-endian machines
+  const pixels = new DataView(picture.data.buffer);
   const colors = Array.from({ length: 256 }, (_, id) => {
     const color = classColor(id, classNames);
-    return color ? (255 << 24) | (color[2] << 16) | (color[1] << 8) | color[0] : 0;
+    return color ? parseInt(`${color.slice(1)}ff`, 16) : 0; // RGBA
   });
-  for (let i = 0; i < classes.length; i++) words[i] = colors[classes[i]];
+  for (let i = 0; i < classes.length; i++) pixels.setUint32(i * 4, colors[classes[i]]);
   canvas.getContext("2d").putImageData(picture, 0, 0);
   return canvas;
 }
@@ -86,7 +67,7 @@ function drawTag(context, text, [x, y], color, size) {
   const height = size * 1.4;
   const left = Math.max(Math.min(x, context.canvas.width - width), 0);
   const top = y >= height ? y - height : y;
-  context.fillStyle = css(color);
+  context.fillStyle = color;
   context.fillRect(left, top, width, height);
   context.fillStyle = "#14141a";
   context.textBaseline = "middle";
@@ -97,7 +78,7 @@ function drawSkeleton(context, { keypoints }, skeleton, threshold, color, line, 
   const shown = keypoints.map(([x, y, sure]) => sure >= threshold && [x * zoom, y * zoom]);
   const limbs = skeleton.filter(([a, b]) => shown[a] && shown[b]);
   // A dark line under the coloured one: seen on any ground.
-  for (const [style, width] of [["rgb(20 20 26 / 60%)", line * 2], [css(color), line]]) {
+  for (const [style, width] of [["rgb(20 20 26 / 60%)", line * 2], [color, line]]) {
     context.strokeStyle = context.fillStyle = style;
     context.lineWidth = width;
     context.beginPath();
@@ -140,7 +121,7 @@ export function draw(canvas, image, result, info, view) {
   chosen.forEach(({ box }, index) => {
     if (!view.shown.has("boxes")) return;
     const [x0, y0, x1, y1] = box.map((value) => value * zoom);
-    context.strokeStyle = css(objectColor(index));
+    context.strokeStyle = objectColor(index);
     context.lineWidth = line;
     context.strokeRect(x0, y0, x1 - x0, y1 - y0);
   });

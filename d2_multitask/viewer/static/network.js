@@ -12,13 +12,8 @@ const HALF = 1 << (PRECISION_BITS - 1);
 
 // Pillow's filters: [support in source pixels, weight at a distance >= 0].
 const BILINEAR = [1, (x) => (x < 1 ? 1 - x : 0)];
-const BICUBIC = [
-  2,
-  (x) => {
-    if (x < 1) return (1.5 * x - 2.5) * x * x + 1;
-    return x < 2 ? (((x - 5) * x + 8) * x - 4) * -0.5 : 0;
-  },
-];
+const cubic = (x) => (x < 1 ? (1.5 * x - 2.5) * x * x + 1 : (((x - 5) * x + 8) * x - 4) * -0.5);
+const BICUBIC = [2, (x) => (x < 2 ? cubic(x) : 0)];
 
 /** The size of the network input before padding: Detectron2's ResizeShortestEdge, or a fixed one. */
 export function resizedSize(input, [height, width]) {
@@ -211,7 +206,7 @@ function cellWeights(length, size, stride, cells, whole) {
   return { first, weights };
 }
 
-/** The larger of `channels` values in `row`, which are those of cell `cell`. */
+/** The channel of the largest of the values of one cell. */
 function bestOf(row, cell, channels) {
   let best = 0;
   for (let c = 1; c < channels; c++) {
@@ -305,37 +300,36 @@ export function runLengths(classes, [height, width], classId) {
   return [...counts, run];
 }
 
-async function download(url, onProgress) {
+async function download(url) {
   const response = await fetch(url);
   if (!response.ok) throw new Error(`${url} could not be loaded: ${response.status}`);
-  const total = Number(response.headers.get("Content-Length"));
-  const parts = [];
-  let loaded = 0;
-  for (const reader = response.body.getReader(); ; ) {
-    const { done, value } = await reader.read();
-    if (done) break;
-    parts.push(value);
-    loaded += value.length;
-    onProgress(loaded, total);
-  }
-  return new Uint8Array(await new Blob(parts).arrayBuffer());
+  return new Uint8Array(await response.arrayBuffer());
 }
 
 async function startRuntime() {
-  const missing =
-    "onnxruntime-web could not be started: onnxruntime.js and ort-wasm-simd-threaded.wasm must " +
-    "lie beside this page, and the server must send .wasm files as application/wasm";
   try {
+    const runtime = await import("./onnxruntime.js");
     const response = await fetch("ort-wasm-simd-threaded.wasm", { method: "HEAD" });
     if (!response.ok) throw new Error(`${response.status} for ${response.url}`);
-    const runtime = await import("./onnxruntime.js");
     runtime.env.wasm.proxy = true; // in a worker: the page can be used while the network runs
     // Threads need a page that is isolated from other origins; without them one is used.
     const cores = Math.min(navigator.hardwareConcurrency || 1, 4);
     runtime.env.wasm.numThreads = globalThis.crossOriginIsolated ? cores : 1;
     return runtime;
   } catch (error) {
-    throw new Error(`${missing} (${error.message})`);
+    throw new Error(
+      "onnxruntime-web could not be loaded: onnxruntime.js and ort-wasm-simd-threaded.wasm must " +
+        `lie beside this page (${error.message})`,
+    );
+  }
+}
+
+async function startSession(runtime) {
+  const file = await download("model.onnx");
+  try {
+    return await runtime.InferenceSession.create(file, { executionProviders: ["wasm"] });
+  } catch (error) {
+    throw new Error(`ONNX Runtime could not start model.onnx: ${error.message ?? error}`);
   }
 }
 
@@ -345,16 +339,10 @@ async function startRuntime() {
  * Returns `{info, threads, run}`; `await run(pixels, imageSize)` gives the `objects`, the `maps` of
  * outputs by name, `imageLabels`, the `size` of the network input, and `times` in ms.
  */
-export async function loadNetwork(onProgress) {
-  const info = JSON.parse(new TextDecoder().decode(await download("model.json", () => {})));
+export async function loadNetwork() {
+  const info = JSON.parse(new TextDecoder().decode(await download("model.json")));
   const runtime = await startRuntime();
-  const file = await download("model.onnx", onProgress);
-  let session;
-  try {
-    session = await runtime.InferenceSession.create(file, { executionProviders: ["wasm"] });
-  } catch (error) {
-    throw new Error(`ONNX Runtime could not read model.onnx: ${error.message ?? error}`);
-  }
+  const session = await startSession(runtime);
   const run = async (pixels, imageSize) => {
     const start = performance.now();
     const { data, size, padded } = networkInput(pixels, imageSize, info.input);
@@ -365,10 +353,10 @@ export async function loadNetwork(onProgress) {
     });
     const finished = performance.now();
     const objects = info.objects ? findObjects(outputs, info.objects, size, imageSize) : [];
-    const names = Object.keys(outputs).filter((name) => info.outputs[name]?.kind);
+    const maps = Object.entries(outputs).filter(([name]) => info.outputs[name].kind);
     return {
       objects,
-      maps: Object.fromEntries(names.map((name) => [name, outputs[name]])),
+      maps: Object.fromEntries(maps),
       imageLabels: outputs.image_labels ? Array.from(outputs.image_labels.data) : null,
       size,
       imageSize,
