@@ -21,20 +21,22 @@ class Browser:
     """One page of a running Chromium.
 
     Attributes:
-        messages: errors and warnings of the page's console.
+        messages: errors of the page.
+        requests: the addresses that it asked for.
     """
 
     def __init__(self, to_browser: int, from_browser: int, downloads: Path) -> None:
         self._to, self._from = to_browser, from_browser
         self._buffer, self._number, self._session = b"", 0, None
         self.messages: list[str] = []
+        self.requests: list[str] = []
         self.downloads = downloads
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         attached = self.send("Target.attachToTarget", targetId=target, flatten=True)
         folder = str(downloads)
         self.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=folder)
         self._session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "DOM"):
+        for domain in ("Page", "Runtime", "Log", "DOM", "Network"):
             self.send(f"{domain}.enable")
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
@@ -58,17 +60,21 @@ class Browser:
         text, _, self._buffer = self._buffer.partition(b"\0")
         event = json.loads(text)
         parameters = event.get("params", {})
-        if event.get("method") == "Log.entryAdded":
-            entry = parameters["entry"]
-            self.messages.append(f"{entry['level']}: {entry['text']} {entry.get('url', '')}")
+        entry = parameters.get("entry", {})
+        if event.get("method") == "Log.entryAdded" and entry["level"] == "error":
+            self.messages.append(f"{entry['text']} {entry.get('url', '')}")
+        elif event.get("method") == "Network.requestWillBeSent":
+            self.requests.append(parameters["request"]["url"])
         elif event.get("method") == "Runtime.exceptionThrown":
             self.messages.append(str(parameters["exceptionDetails"]))
         return event
 
     def open(self, url: str) -> None:
-        """Go to a page, and wait until it says that it is ready, or shows an error."""
+        """Go to a page and wait until it is loaded."""
+        self.messages.clear()
+        self.requests.clear()
         self.send("Page.navigate", url=url)
-        self.wait("location.href.startsWith('http') && document.readyState === 'complete'")
+        self.wait(f"location.href === {json.dumps(url)} && document.readyState === 'complete'")
 
     def value(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page; promises are awaited."""

@@ -217,7 +217,8 @@ def test_run_lengths_are_cocos(folder):
 
 def test_colours_are_those_of_the_other_pictures(folder):
     found = run(folder, "[m.OBJECT_COLORS, m.CLASS_COLORS]", module="drawing.js")
-    expected = [["#%02x%02x%02x" % c for c in colors] for colors in (OBJECT_COLORS, CLASS_COLORS)]
+    palettes = (OBJECT_COLORS, CLASS_COLORS)
+    expected = [["#{:02x}{:02x}{:02x}".format(*color) for color in one] for one in palettes]
     assert found == expected
 
 
