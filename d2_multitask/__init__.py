@@ -11,6 +11,7 @@ import importlib
 from typing import Any
 
 from d2_multitask.dependencies import check_dependencies, has_torch_and_detectron2, refuse_others
+from d2_multitask.loading import load
 from d2_multitask.version import __version__
 
 if has_torch_and_detectron2():
@@ -40,6 +41,7 @@ if has_torch_and_detectron2():
         "add_multitask_config",
         "get_config_file",
         "get_multitask_cfg",
+        "load",
         "load_config",
         "register_coco_format",
         "register_datasets",
@@ -47,7 +49,7 @@ if has_torch_and_detectron2():
     ]
 else:
     refuse_others()
-    __all__ = ["__version__"]
+    __all__ = ["__version__", "load"]
 
     def __getattr__(name: str) -> Any:
         """A module that needs neither PyTorch nor Detectron2; any other name is an ImportError."""

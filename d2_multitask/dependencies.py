@@ -31,7 +31,9 @@ TRAIN_PACKAGES = {
 }
 
 # Modules that need neither PyTorch nor Detectron2.
-WITHOUT_TORCH = ("__main__", "cli", "dependencies", "runtime", "tracking", "version", "viewer")
+WITHOUT_TORCH = (
+    *("__main__", "cli", "dependencies", "loading", "runtime", "tracking", "version", "viewer"),
+)
 
 # What a library of another build raises on import: a missing module or symbol (ImportError), a
 # shared library that does not load (OSError), operators that were never registered (RuntimeError,

@@ -37,6 +37,7 @@ LEVELS = {
     "visualization": 7,
     "segmenting": 7,
     "cli": 8,
+    "loading": 8,
     "__main__": 8,
     "__init__": 8,
     "_moved": 8,

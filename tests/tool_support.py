@@ -14,7 +14,9 @@ from types import ModuleType
 import torch
 from detectron2.modeling import build_model
 
+from d2_multitask.checkpoint.reading import DESCRIPTION_KEY
 from d2_multitask.config import load_config
+from d2_multitask.engine.model_file import describe
 from support import REPOSITORY
 
 SMALL_MAE = (
@@ -79,6 +81,25 @@ def _without_logger(module: ModuleType) -> ModuleType:
     if hasattr(module, "setup_logger"):
         module.setup_logger = lambda **_: None
     return module
+
+
+def small_network(folder: Path) -> Path:
+    """Write what a training leaves, with random weights: config.yaml and model_final.pth.
+
+    Returns:
+        The path of the weights, which have config and names inside; three tasks.
+    """
+    cfg = load_config("quick/mcn_seg_det_pose.yaml")
+    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 8
+    cfg.MODEL.FPN.OUT_CHANNELS = 8
+    cfg.MODEL.CENTER_HEAD.SCORE_THRESH_TEST = 0.0
+    cfg.OUTPUT_DIR = str(folder)
+    cfg.DATASETS.TEST = ("nobody_registered_this",)
+    (folder / "config.yaml").write_text(cfg.dump())
+    torch.manual_seed(0)
+    path = folder / "model_final.pth"
+    torch.save({"model": build_model(cfg).state_dict(), DESCRIPTION_KEY: describe(cfg)}, path)
+    return path
 
 
 def save_small_mae(file: Path, config: str, overrides: Sequence[str] = SMALL_MAE) -> None:

@@ -1,15 +1,15 @@
 """Shows what a trained network finds in images, videos or a camera's stream, and writes it as JSON.
 
+    d2mt predict --model output/demo/model_final.pth --input photos/ --output output/photos
     d2mt predict --input photo.jpg
-    d2mt predict --config-file configs/quick/mcn_seg_det_pose.yaml --input photos/ \
-        --output output/photos MODEL.WEIGHTS output/demo/model_final.pth
     d2mt predict ... --input a.jpg b.png "more/*.jpg" --tasks seg pose --contact-sheet
     d2mt predict ... --input street.mp4 --json output/street.json
     d2mt predict ... --webcam --max-images 250
     d2mt predict --config-file configs/quick/foreground_decoder.yaml --input photos/ \
         --output output/photos
 
-Without --config-file it is the network for photographs of people, which `make people` brings.
+Config and names come from the model, unless --config-file is given (for weights that have none
+inside). Without both it is the network for photographs of people, which `make people` brings.
 Overlays are written to --output under the inputs' names (videos and cameras as .mp4); small images
 are enlarged so that the drawing can be read. Without MODEL.WEIGHTS, OUTPUT_DIR/model_final.pth is
 taken. --json FILE.json writes three files for the objects that reach --confidence-threshold (use 0
@@ -38,17 +38,17 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data import Metadata
 from detectron2.utils.logger import setup_logger
 
 import d2_multitask  # noqa: F401 (registers datasets and networks)
-from d2_multitask.config import load_config
-from d2_multitask.data.datasets.from_config import register_datasets
 from d2_multitask.data.io import ImageReadError, read_image
 from d2_multitask.data.whole_files import whole_file
 from d2_multitask.engine.coco_results import CocoResults, image_ids, known_image_ids
 from d2_multitask.engine.media import VIDEO_SUFFIXES, VideoReader, VideoWriter, find_media
+from d2_multitask.engine.model_file import prediction_config
 from d2_multitask.engine.predictor import MultitaskPredictor, chosen_tasks
-from d2_multitask.engine.setup import exit_code, fall_back_to_cpu, progress_bar
+from d2_multitask.engine.setup import exit_code, progress_bar
 from d2_multitask.visualization.contact_sheet import contact_sheet, fit, side_by_side
 from d2_multitask.visualization.dense import draw_dense
 from d2_multitask.visualization.metadata import cfg_metadata, dataset_metadata, is_rcnn
@@ -86,7 +86,12 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--config-file", help=f"path, or name below configs/ (default: {PEOPLE_CONFIG})"
+        "--model", default="", metavar="FILE", help="weights; config and names are read from them"
+    )
+    parser.add_argument(
+        "--config-file",
+        default="",
+        help=f"path, or name below configs/ (default: the model's; without one {PEOPLE_CONFIG})",
     )
     parser.add_argument(
         "--input", nargs="+", default=[], help="images, folders, patterns, videos, or: webcam"
@@ -120,10 +125,12 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         args.webcam = args.webcam or 0
     if not args.input and args.webcam is None:
         parser.error("nothing to read: give --input FILE ..., --input FOLDER, or --webcam")
-    if args.config_file is None:
+    if args.model and "MODEL.WEIGHTS" in args.opts[::2]:
+        parser.error("found --model and MODEL.WEIGHTS, expected one of the two")
+    if not args.model and not args.config_file:
         if not Path(PEOPLE_WEIGHTS).is_file():
             parser.error(
-                f"--config-file is missing; without it the network for photographs of people is "
+                f"--model FILE is missing; without it the network for photographs of people is "
                 f"used, {PEOPLE_WEIGHTS}, which is not there yet: type make people IMAGES=FOLDER"
             )
         args.config_file = PEOPLE_CONFIG
@@ -153,11 +160,13 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 class Predictions:
     """The work of one call: runs the network, writes overlays, collects JSON and the sheet."""
 
-    def __init__(self, args: argparse.Namespace, cfg: CfgNode) -> None:
+    def __init__(
+        self, args: argparse.Namespace, cfg: CfgNode, names: Metadata | None = None
+    ) -> None:
         self.args = args
         self.tasks = chosen_tasks(cfg, args.tasks)
         self.predictor = MultitaskPredictor(cfg)
-        self.metadata = cfg_metadata(cfg)
+        self.metadata = cfg_metadata(cfg, names)
         usual = RCNN_KEYPOINT_THRESHOLD if is_rcnn(cfg) else KEYPOINT_THRESHOLD
         given = args.keypoint_threshold
         self.keypoint_threshold = usual if given is None else given
@@ -338,24 +347,11 @@ def write_image(path: Path, rgb: np.ndarray) -> None:
         ) from error
 
 
-def build_cfg(args: argparse.Namespace) -> CfgNode:
-    cfg = load_config(args.config_file, args.opts)
-    if warning := fall_back_to_cpu(cfg):
-        logger.warning(warning)
-    try:
-        register_datasets(cfg.DATASETS.REGISTER)
-    except (ValueError, OSError) as error:
-        # Only names depend on it: a network must run where its training data is not.
-        logger.warning("The datasets are not here, so generic names are used: %s", error)
-    cfg.freeze()
-    return cfg
-
-
 def run(args: argparse.Namespace) -> int:
     images, videos = find_media(args.input) if args.input else ([], [])
     images = images[: args.max_images]
-    cfg = build_cfg(args)
-    work = Predictions(args, cfg)
+    cfg, names = prediction_config(args.model, args.config_file, args.opts)
+    work = Predictions(args, cfg, names)
     args.output.mkdir(parents=True, exist_ok=True)
     ids = image_ids(
         list(map(str, images)), known_image_ids(dataset_metadata(cfg)) if args.json else None

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata
 
@@ -13,6 +14,8 @@ from d2_multitask.checkpoint import Description, read_description
 from d2_multitask.checkpoint.description import known_names
 from d2_multitask.config import get_multitask_cfg, load_config, merge_options, parse_config
 from d2_multitask.data.datasets.catalog import loaded_metadata
+from d2_multitask.data.datasets.from_config import register_datasets
+from d2_multitask.engine.setup import fall_back_to_cpu
 from d2_multitask.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -57,7 +60,8 @@ def trained_config(
         opts: ``["KEY", "VALUE", ...]``.
 
     Returns:
-        The config, not frozen; and the names in the weight file, if its config is used.
+        The config, not frozen; and the names in the weight file, if its config is used. Then it is
+        for the GPU, if there is one.
 
     Raises:
         ValueError: the file has no config and none is given; it is no weight file, or malformed.
@@ -75,10 +79,29 @@ def trained_config(
             )
         cfg = parse_config(description.config, f"{weights}: its config")
         _forget_machine(cfg)
+        cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
         merge_options(cfg, opts)
         names = Metadata(**description.names)
     if weights:
         cfg.MODEL.WEIGHTS = weights
+    return cfg, names
+
+
+def prediction_config(
+    weights: str | os.PathLike[str] = "",
+    config_file: str | os.PathLike[str] = "",
+    opts: Sequence[str] = (),
+) -> tuple[CfgNode, Metadata | None]:
+    """:func:`trained_config`, frozen, for a machine where the training data need not be."""
+    cfg, names = trained_config(weights, config_file, opts)
+    if warning := fall_back_to_cpu(cfg):
+        logger.warning(warning)
+    try:
+        register_datasets(cfg.DATASETS.REGISTER)
+    except (ValueError, OSError) as error:
+        if names is None:  # only names depend on it
+            logger.warning("The datasets are not here, so generic names are used: %s", error)
+    cfg.freeze()
     return cfg, names
 
 

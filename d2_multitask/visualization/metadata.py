@@ -123,8 +123,13 @@ def is_rcnn(cfg: CfgNode) -> bool:
     return cfg.MODEL.META_ARCHITECTURE == MultitaskRCNN.__name__
 
 
-def cfg_metadata(cfg: CfgNode) -> Metadata:
-    """:func:`picture_metadata` of the dataset and the network that ``cfg`` describes."""
+def cfg_metadata(cfg: CfgNode, names: Metadata | None = None) -> Metadata:
+    """:func:`picture_metadata` of the dataset and the network that ``cfg`` describes.
+
+    Args:
+        cfg: the config.
+        names: of the dataset, from a weight file; ``None`` = :func:`dataset_metadata`.
+    """
     model = cfg.MODEL
     objects, keypoints = (
         (model.ROI_HEADS, model.ROI_KEYPOINT_HEAD)
@@ -132,7 +137,7 @@ def cfg_metadata(cfg: CfgNode) -> Metadata:
         else (model.CENTER_HEAD, model.POSE_HEAD)
     )
     return picture_metadata(
-        dataset_metadata(cfg),
+        dataset_metadata(cfg) if names is None else names,
         num_classes=objects.NUM_CLASSES,
         num_keypoints=keypoints.NUM_KEYPOINTS,
         num_sem_seg_classes=model.SEM_SEG_HEAD.NUM_CLASSES,

@@ -9,13 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
-from detectron2.modeling import build_model
 from PIL import Image
 
-from d2_multitask.config import load_config
 from d2_multitask.engine.media import VideoReader, VideoWriter
-from tool_support import load_command, run_command
+from tool_support import load_command, run_command, small_network
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +24,7 @@ def tool():
 def trained(tmp_path_factory) -> Path:
     """The output folder of a training: config.yaml and model_final.pth, of random numbers."""
     folder = tmp_path_factory.mktemp("trained")
-    cfg = load_config("quick/mcn_seg_det_pose.yaml")
-    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 8
-    cfg.MODEL.FPN.OUT_CHANNELS = 8
-    cfg.MODEL.CENTER_HEAD.SCORE_THRESH_TEST = 0.0
-    cfg.OUTPUT_DIR = str(folder)
-    cfg.DATASETS.TEST = ("nobody_registered_this",)
-    (folder / "config.yaml").write_text(cfg.dump())
-    torch.manual_seed(0)
-    torch.save({"model": build_model(cfg).state_dict()}, folder / "model_final.pth")
+    small_network(folder)
     return folder
 
 
@@ -93,6 +82,17 @@ def check_json(json_file: Path, names: set[str]) -> None:
     assert all(entry["category_id"] == 1 and entry["score"] >= 0.05 for entry in objects)
     sem_seg = json.loads(json_file.with_name("r_sem_seg.json").read_text())
     assert {entry["category_id"] for entry in sem_seg} == {1}
+
+
+def test_the_model_is_enough(tool, trained, photos, tmp_path):
+    out, json_file = tmp_path / "out", tmp_path / "r.json"
+    inputs = ["--input", photos / "colour.png", "--output", out, "--json", json_file]
+    options = ["--confidence-threshold", "0.05"]
+    words = ["--model", trained / "model_final.pth", *inputs, *options]
+    assert tool.main([str(word) for word in words]) == 0
+    alone = (out / "colour.png").read_bytes(), json_file.read_text()
+    assert tool.main(arguments(trained, *inputs, *options)) == 0
+    assert ((out / "colour.png").read_bytes(), json_file.read_text()) == alone
 
 
 def test_the_final_weights_of_the_output_folder_are_the_default(tool, trained, photos, tmp_path):
@@ -224,6 +224,15 @@ def test_a_video_becomes_a_video(tool, trained, tmp_path, capsys):
         pytest.param(["--input", "ok.png", "--output", "."], 2, "would overwrite", id="overwrite"),
         pytest.param(["--input", "ok.png", "--max-images", "0"], 2, "expected >= 1", id="zero"),
         pytest.param([], 2, "nothing to read", id="no-input"),
+        pytest.param(
+            ["--input", "ok.png", "--model", "a.pth", "MODEL.WEIGHTS", "b.pth"],
+            2,
+            "expected one of the two",
+            id="two-models",
+        ),
+        pytest.param(
+            ["--input", "ok.png", "--model", "broken.mp4"], 2, "cannot be read", id="no-model"
+        ),
     ],
 )
 def test_what_a_mistake_gets(
