@@ -70,7 +70,7 @@ def _input(cfg: CfgNode, network: ExportedNetwork) -> dict[str, Any]:
 
 def _output(network: ExportedNetwork, name: str) -> dict[str, Any]:
     if name == TOKENS:
-        return {"task": "encoder", "stride": network.divisor, "kind": "values"}
+        return {"task": "encoder", "stride": network.divisor, "kind": "tokens"}
     for task in network.names:
         head = network.heads[task]
         if isinstance(head, DenseHead) and head.label == name:

@@ -12,7 +12,13 @@ from d2_multitask.runtime.model_info import InputInfo
 
 Size = tuple[int, int]
 
-FILTERS = {"shortest_edge": Image.Resampling.BILINEAR, "stretch": Image.Resampling.BICUBIC}
+FILTERS = {
+    "shortest_edge": Image.Resampling.BILINEAR,
+    "stretch": Image.Resampling.BICUBIC,
+    "center_crop": Image.Resampling.BICUBIC,
+}
+# Sides of CenterNet's frames: the next multiple above the image's, also of a multiple.
+FRAME_DIVISOR = 32
 
 
 def check_image(image: Any) -> None:
@@ -31,9 +37,12 @@ def check_image(image: Any) -> None:
 
 
 def input_size(image_size: Size, info: InputInfo) -> Size:
-    """(h, w) of an image of ``image_size`` in the network input, before padding."""
-    if info.resize == "stretch":
+    """(h, w) of the network input for an image of ``image_size``, before padding."""
+    if info.resize in ("stretch", "center_crop"):
         return info.size
+    if info.resize == "centernet_keep":
+        height, width = (side // FRAME_DIVISOR * FRAME_DIVISOR for side in image_size)
+        return height + FRAME_DIVISOR, width + FRAME_DIVISOR
     if info.min_size == 0:
         return image_size
     # Detectron2's ResizeShortestEdge.get_output_shape, with its rounding; no side becomes 0.
@@ -45,6 +54,15 @@ def input_size(image_size: Size, info: InputInfo) -> Size:
         scale = info.max_size * 1.0 / max(new_h, new_w)
         new_h, new_w = new_h * scale, new_w * scale
     return max(int(new_h + 0.5), 1), max(int(new_w + 0.5), 1)
+
+
+def image_window(image_size: Size, info: InputInfo) -> tuple[int, int, int, int]:
+    """y, x, h, w: where an image lies in the network input, which it fills but for its frame."""
+    height, width = input_size(image_size, info)
+    if info.resize != "centernet_keep":
+        return 0, 0, height, width
+    y, x = height // 2 - image_size[0] // 2, width // 2 - image_size[1] // 2
+    return y, x, *image_size
 
 
 def network_input(images: Sequence[np.ndarray], info: InputInfo) -> tuple[np.ndarray, np.ndarray]:
@@ -73,11 +91,24 @@ def network_input(images: Sequence[np.ndarray], info: InputInfo) -> tuple[np.nda
         largest = np.array([info.square, info.square])
     padded = -(-largest // info.divisor) * info.divisor
     batch = np.zeros((len(images), *padded, 3), np.uint8)
-    for place, image, (height, width) in zip(batch, images, sizes.tolist(), strict=True):
-        pixels = image
-        if (height, width) != image.shape[:2]:
-            pixels = np.asarray(
-                Image.fromarray(image).resize((width, height), FILTERS[info.resize])
-            )
-        place[:height, :width] = pixels if info.format == "BGR" else pixels[:, :, ::-1]
+    for place, image, size in zip(batch, images, sizes.tolist(), strict=True):
+        pixels = _resized(image, tuple(size), info)
+        pixels = pixels if info.format == "BGR" else pixels[:, :, ::-1]
+        y, x, height, width = image_window(image.shape[:2], info)
+        place[y : y + height, x : x + width] = (
+            pixels if info.format == "BGR" else pixels[:, :, ::-1]
+        )
     return batch, sizes
+
+
+def _resized(image: np.ndarray, size: Size, info: InputInfo) -> np.ndarray:
+    """(h, w, 3): the image, or its middle, at ``size``; not framed yet."""
+    (height, width), box = image.shape[:2], None
+    if info.resize == "centernet_keep" or (height, width) == size:
+        return image
+    if info.resize == "center_crop":
+        ratio = size[1] / size[0]
+        w, h = min(width, height * ratio), min(height, width / ratio)
+        x0, y0 = (width - w) / 2, (height - h) / 2
+        box = (x0, y0, x0 + w, y0 + h)
+    return np.asarray(Image.fromarray(image).resize(size[::-1], FILTERS[info.resize], box))

@@ -43,6 +43,21 @@ def resize_maps(maps: np.ndarray, stride: int, input_size: Size, output_size: Si
     return resized
 
 
+def window_maps(
+    maps: np.ndarray,
+    stride: int,
+    input_size: Size,
+    window: tuple[int, int, int, int],
+    output_size: Size,
+) -> np.ndarray:
+    """`resize_maps` of an image that is the window y, x, h, w of the network input."""
+    y, x, height, width = window
+    if (height, width) == input_size:
+        return resize_maps(maps, stride, input_size, output_size)
+    framed = resize_maps(maps, stride, input_size, input_size)[:, y : y + height, x : x + width]
+    return resize_maps(framed, 1, (height, width), output_size)
+
+
 def best_class(logits: np.ndarray) -> np.ndarray:
     """The channel of the highest value, as ``argmax(0)`` in a fraction of the time.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 METADATA_KEY = "d2_multitask"
 FORMAT_VERSION = 1
-RESIZES = ("shortest_edge", "stretch")
+RESIZES = ("shortest_edge", "stretch", "center_crop", "centernet_keep")
 
 
 class ModelFileError(ValueError):
@@ -27,7 +27,9 @@ class InputInfo:
         format: order of the channels, ``"BGR"`` or ``"RGB"``.
         divisor: both sides of the padded input are multiples of it.
         resize: ``"shortest_edge"`` (Detectron2's, ``min_size`` and ``max_size``; ``min_size`` 0
-            keeps the image's size) or ``"stretch"`` (to ``size``).
+            keeps the image's size), ``"stretch"`` (to ``size``), ``"center_crop"`` (the largest
+            window in the middle with the proportions of ``size``, resized to it) or
+            ``"centernet_keep"`` (the image's size, in the middle of a black frame).
         min_size: pixels.
         max_size: pixels.
         size: (h, w), or ``None``.
@@ -50,7 +52,7 @@ class OutputInfo:
     Attributes:
         task: the task that gives it.
         stride: of a map, pixels of the network input per cell; else 1.
-        kind: of a map, ``"logits"`` or ``"values"``; else "".
+        kind: of a map, ``"logits"`` or ``"values"``; ``"tokens"`` stay on the grid; else "".
     """
 
     task: str
@@ -238,7 +240,9 @@ def _input(node: _Node) -> InputInfo:
         raise node.error("input.resize", info.resize, f"one of {RESIZES}")
     if info.divisor < 1:
         raise node.error("input.divisor", info.divisor, "a positive number")
-    if info.resize == "stretch" and (size is None or len(size) != 2 or min(size) < 1):
+    if info.resize in ("stretch", "center_crop") and (
+        size is None or len(size) != 2 or min(size) < 1
+    ):
         raise node.error("input.size", size, "height and width")
     return info
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from d2_multitask.data.transforms.build import ResizeShortestEdge
-from d2_multitask.data.transforms.crops import WholeImageResize
-from d2_multitask.runtime.images import network_input
+from d2_multitask.data.transforms.build import CenterNetKeep, ResizeShortestEdge
+from d2_multitask.data.transforms.crops import CenterResizedCrop, WholeImageResize
+from d2_multitask.runtime.images import image_window, network_input
 from d2_multitask.runtime.model_info import InputInfo
 
 SIZES = [(40, 60), (61, 33), (200, 17), (2, 3000), (1, 1), (97, 97)]
@@ -56,3 +56,22 @@ def test_a_square_input():
     assert sizes.tolist() == [[48, 72]]
     with pytest.raises(ValueError, match=r"found \[48, 72\] .* expected at most 64"):
         network_input([picture(40, 60)], info(square=64))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_image_in_centernets_frame(size):
+    image = picture(*size)
+    transform = CenterNetKeep().get_transform(image)
+    batch, sizes = network_input([image], info(resize="centernet_keep"))
+    assert (batch[0] == transform.apply_image(image)).all()
+    assert sizes.tolist() == [list(transform.output_size)]
+    y, x, height, width = image_window(size, info(resize="centernet_keep"))
+    assert transform.window(*size) == (x, y, x + width, y + height)
+
+
+@pytest.mark.parametrize("size", [(40, 60), (61, 33)])
+def test_the_middle_of_an_image(size):
+    image = picture(*size)
+    expected = CenterResizedCrop((32, 64)).get_transform(image).apply_image(image)
+    batch, _ = network_input([image], info(resize="center_crop", size=(32, 64)))
+    assert (batch[0] == expected).all()

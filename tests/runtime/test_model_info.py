@@ -59,7 +59,7 @@ def test_a_file_that_is_not_ours(text, said):
         ({"input__divisor": 0}, "input.divisor: found '0', expected a positive number"),
         ({"input__divisor": "8"}, "input.divisor: found '8', expected int"),
         ({"input__divisor": True}, "input.divisor: found 'True', expected int"),
-        ({"input__resize": "centernet_keep"}, "input.resize: found 'centernet_keep', expected"),
+        ({"input__resize": "centernet_fixed"}, "input.resize: found 'centernet_fixed'"),
         ({"input__resize": "stretch"}, "input.size: found 'None', expected height and width"),
         ({"outputs": {"boxes": {}}}, "outputs.boxes.task: found 'nothing', expected str"),
         ({"outputs": [1]}, "outputs: found '[1]', expected an object"),

@@ -8,7 +8,7 @@ import torch
 from detectron2.layers import batched_nms
 
 from d2_multitask.runtime import ModelFileError, Predictor
-from d2_multitask.runtime.predictor import nms
+from d2_multitask.runtime.objects import nms
 from runtime_support import write_model
 
 
