@@ -23,6 +23,7 @@ from d2_multitask.version import __version__
 logger = logging.getLogger(__name__)
 
 INPUTS = ("images", "sizes")
+_NOISY = ("torch.onnx", "torch.__trace", "onnxscript", "onnx_ir")
 # Sides of the images that are recorded, in divisors; two different ones above 1.
 _RECORDED = (3, 4)
 MOST_IMAGES, MOST_SIDES = 1024, 1024
@@ -151,7 +152,7 @@ def needs(*libraries: str) -> Any:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep warnings of the exporters away, which say nothing to users."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in _NOISY]
     levels = [log.level for log in loggers]
     try:
         for log in loggers:
