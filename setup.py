@@ -36,6 +36,9 @@ EXTRAS = {
     # prediction with exported networks; on a Python without anything else, too
     "runtime": ["onnxruntime>=1.20"],
     "openvino": ["openvino>=2024.4"],  # the same in OpenVINO
+    # tracks in videos, together with "runtime"; and their scores (HOTA, MOTA, IDF1)
+    "video": ["opencv-python-headless", "scipy"],
+    "track-eval": ["trackeval>=1.3"],
     "safetensors": ["safetensors>=0.4"],
     # COCO's metrics more than ten times faster than with pycocotools; files of predictions, too
     "fast-eval": ["hotcoco>=1.3", "orjson>=3.9"],

@@ -17,6 +17,7 @@ LEVELS = {
     "dependencies": 0,
     "model_configs": 0,
     "runtime": 0,
+    "tracking": 0,
     "version": 0,
     "viewer": 0,
     "data": 1,

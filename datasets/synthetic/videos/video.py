@@ -42,10 +42,10 @@ class VideoConfig:
     """
 
     num_frames: int = 150
-    people: tuple[int, int] = (3, 5)
+    people: tuple[int, int] = (2, 4)
     scene: SceneConfig = SceneConfig(
         short_side=(192, 192),
-        aspect_ratio=(1.35, 1.35),
+        aspect_ratio=(1.34, 1.34),
         portrait_probability=0.0,
         crowd_probability=0.0,
     )

@@ -71,7 +71,7 @@ def random_way(
     Returns:
         (num_frames,) steps; ``x`` may be outside of the picture.
     """
-    scale = rng.uniform(0.55, 0.85) * height
+    scale = rng.uniform(0.5, 0.8) * height
     growth = rng.uniform(-0.1, 0.1) * height / num_frames
     wanted = rng.sign()
     if rng.chance(0.35):  # comes in from the side
@@ -80,7 +80,7 @@ def random_way(
     else:
         x = rng.uniform(0.1, 0.9) * width
     leaves = rng.chance(0.3)
-    pace, phase, left = wanted, rng.uniform(0, 360), rng.integer(FPS, 3 * FPS)
+    pace, phase, left = wanted, rng.uniform(0, 360), rng.integer(FPS, 4 * FPS)
     way = []
     for _ in range(num_frames):
         way.append(Step(x, scale, pace, phase))
@@ -89,8 +89,8 @@ def random_way(
         if outward and not leaves:
             wanted = -wanted
         elif left <= 0 and 0.12 * width <= x <= 0.88 * width:
-            wanted = (wanted or rng.sign()) * (1.0, -1.0, 0.0)[rng.weighted((0.5, 0.3, 0.2))]
-            left = rng.integer(FPS, 3 * FPS) if wanted else rng.integer(FPS // 2, FPS)
+            wanted = (wanted or rng.sign()) * (1.0, -1.0, 0.0)[rng.weighted((0.65, 0.15, 0.2))]
+            left = rng.integer(FPS, 4 * FPS) if wanted else rng.integer(FPS // 2, FPS)
         pace += _TURNING * (wanted - pace)
         moved = pace * gait.speed / FPS  # statures
         x, scale = x + moved * scale, scale + growth

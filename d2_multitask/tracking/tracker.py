@@ -1,0 +1,268 @@
+"""Tracking by detection: ByteTrack's association over boxes and keypoints.
+
+Y. Zhang et al., "ByteTrack: Multi-Object Tracking by Associating Every Detection Box", ECCV 2022.
+Confident detections are matched with all tracks, lost ones included; what is left of the tracks
+that were seen in the frame before is matched with the weak detections; and confident detections
+that are left begin a track, which gets its identity when the next frame confirms it. Instead of
+IoU alone the similarity is a mix with COCO's OKS, because boxes of people who cover each other
+overlap while their joints are apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from d2_multitask.runtime.result import Result
+from d2_multitask.tracking import kalman
+from d2_multitask.tracking.similarity import box_iou, keypoint_similarity
+from d2_multitask.tracking.smoothing import Smooth, smooth
+
+
+@dataclass(frozen=True)
+class TrackerSettings:
+    """Thresholds, chosen on synthetic videos of another seed than the reported ones.
+
+    Attributes:
+        high: score of a detection that may begin a track.
+        low: score of the weakest detection that may continue one.
+        match: least similarity of a track and a confident detection.
+        weak_match: least similarity of a track and a weak detection.
+        keypoint_share: weight of OKS in the similarity, where there are keypoints.
+        keep_seconds: how long a track that is not seen is kept.
+        duplicate: IoU with a track seen in the frame, from which on a detection begins none.
+        smoothing: whether keypoints are smoothed.
+    """
+
+    high: float = 0.3
+    low: float = 0.1
+    match: float = 0.2
+    weak_match: float = 0.3
+    keypoint_share: float = 0.5
+    keep_seconds: float = 1.2
+    duplicate: float = 0.7
+    smoothing: bool = True
+
+
+class _Found(NamedTuple):
+    """n detections of a frame."""
+
+    boxes: np.ndarray  # (n, 4)
+    scores: np.ndarray  # (n,)
+    classes: np.ndarray  # (n,)
+    keypoints: np.ndarray  # (n, K, 3); K is 0 without keypoints
+
+    def select(self, chosen: np.ndarray) -> _Found:
+        return _Found(*(value[chosen] for value in self))
+
+
+class _Tracks(NamedTuple):
+    """n tracks."""
+
+    motion: kalman.Motion
+    ids: np.ndarray  # (n,) int64, 0 = not confirmed yet
+    classes: np.ndarray  # (n,)
+    missed: np.ndarray  # (n,) frames since it was seen
+    keypoints: np.ndarray  # (n, K, 3) as last seen, moved along with the box
+    smooth: Smooth
+
+    def select(self, chosen: np.ndarray) -> _Tracks:
+        return _Tracks(*(_select(value, chosen) for value in self))
+
+    def joined(self, other: _Tracks) -> _Tracks:
+        return _Tracks(*(_joined(pair) for pair in zip(self, other, strict=True)))
+
+    def put(self, places: np.ndarray, new: _Tracks) -> None:
+        """Replace the tracks at some places."""
+        for old, value in zip(_flat(self), _flat(new), strict=True):
+            old[places] = value
+
+
+class Tracker:
+    """Gives the objects of successive frames identities, and smooths their keypoints.
+
+    Args:
+        fps: frames a second; ``settings.keep_seconds`` and the smoothing are in seconds.
+        settings: thresholds.
+    """
+
+    def __init__(self, fps: float = 25.0, settings: TrackerSettings | None = None) -> None:
+        self.fps, self.settings = fps, settings or TrackerSettings()
+        self._tracks: _Tracks | None = None  # before the first frame
+        self._next_id = 1
+
+    def update(self, result: Result) -> Result:
+        """Track one more frame.
+
+        Args:
+            result: of the frame, all objects down to ``settings.low``.
+
+        Returns:
+            The objects that belong to a track, with ``track_ids`` and smooth ``keypoints``; boxes
+            and scores are as they were found.
+
+        Raises:
+            ValueError: the result has no boxes.
+        """
+        if result.scores is None or result.boxes is None:
+            raise ValueError(
+                "tracking: found a result without objects, expected a network that finds some and "
+                "a task such as 'det' or 'pose'"
+            )
+        places = np.flatnonzero(result.scores >= self.settings.low)
+        points = result.keypoints
+        points = np.zeros((len(result), 0, 3), np.float32) if points is None else points
+        found = _Found(result.boxes, result.scores, result.classes, points).select(places)
+        if self._tracks is None:
+            tracks, track_of = self._first_frame(found)
+        else:
+            tracks, track_of = self._next_frame(_moved(self._tracks), found, _sigmas(result))
+        self._tracks = tracks
+        named = np.flatnonzero(track_of >= 0)
+        named = named[tracks.ids[track_of[named]] > 0]
+        answer = result.select(places[named])
+        answer.track_ids = tracks.ids[track_of[named]]
+        if result.keypoints is not None and self.settings.smoothing:
+            answer.keypoints[..., :2] = tracks.smooth.points[track_of[named]]
+        return answer
+
+    def _first_frame(self, found: _Found) -> tuple[_Tracks, np.ndarray]:
+        """All confident detections are tracks."""
+        track_of = np.full(len(found.scores), -1)
+        begun = self._beginners(found, track_of)
+        track_of[begun] = np.arange(len(begun))
+        tracks = _new_tracks(found.select(begun))
+        return tracks._replace(ids=self._new_ids(len(begun))), track_of
+
+    def _next_frame(
+        self, tracks: _Tracks, found: _Found, sigmas: np.ndarray
+    ) -> tuple[_Tracks, np.ndarray]:
+        """The tracks after the frame, and of each detection the track's place, -1 = none."""
+        track_of = self._associate(tracks, found, self._similarity(tracks, found, sigmas))
+        seen = np.flatnonzero(track_of >= 0)
+        places = track_of[seen]
+        tracks.put(places, self._corrected(tracks.select(places), found.select(seen)))
+        longest = np.where(tracks.ids > 0, self.settings.keep_seconds * self.fps, 0)
+        alive = tracks.missed <= longest
+        track_of[seen] = (np.cumsum(alive) - 1)[places]
+        tracks = tracks.select(alive)
+        begun = self._beginners(found, track_of)
+        track_of[begun] = len(tracks.ids) + np.arange(len(begun))
+        return tracks.joined(_new_tracks(found.select(begun))), track_of
+
+    def _similarity(self, tracks: _Tracks, found: _Found, sigmas: np.ndarray) -> np.ndarray:
+        """(tracks, detections), 0 for different classes."""
+        boxes = tracks.motion.boxes
+        similarity = box_iou(boxes, found.boxes)
+        if len(sigmas):
+            areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
+            oks = keypoint_similarity(tracks.keypoints, found.keypoints, areas, sigmas)
+            similarity += self.settings.keypoint_share * (oks - similarity)
+        return similarity * (tracks.classes[:, None] == found.classes)
+
+    def _associate(self, tracks: _Tracks, found: _Found, similarity: np.ndarray) -> np.ndarray:
+        """(n,) the place of each detection's track, -1 = none."""
+        settings = self.settings
+        track_of = np.full(len(found.scores), -1)
+        named, strong = tracks.ids > 0, found.scores >= settings.high
+        for chosen, detections, least in (
+            (named, strong, settings.match),
+            (named & (tracks.missed == 1), ~strong, settings.weak_match),
+            (~named, strong, settings.match),
+        ):
+            free = chosen.copy()
+            free[track_of[track_of >= 0]] = False
+            rows, columns = np.flatnonzero(free), np.flatnonzero(detections & (track_of < 0))
+            pairs = assign(similarity[np.ix_(rows, columns)], least)
+            track_of[columns[pairs[1]]] = rows[pairs[0]]
+        return track_of
+
+    def _corrected(self, tracks: _Tracks, found: _Found) -> _Tracks:
+        """Tracks after what was found of each; those without a name get one."""
+        ids = tracks.ids.copy()
+        ids[ids == 0] = self._new_ids(np.count_nonzero(ids == 0))
+        heights = found.boxes[:, 3] - found.boxes[:, 1]
+        return _Tracks(
+            kalman.update(tracks.motion, found.boxes),
+            ids,
+            found.classes,
+            np.zeros_like(tracks.missed),
+            found.keypoints,
+            smooth(tracks.smooth, found.keypoints, heights, tracks.missed, self.fps),
+        )
+
+    def _beginners(self, found: _Found, track_of: np.ndarray) -> np.ndarray:
+        """Places of the detections that begin a track: confident, and no second find of an object.
+
+        Args:
+            found: the detections.
+            track_of: (n,) -1 = without a track.
+        """
+        free = np.flatnonzero((track_of < 0) & (found.scores >= self.settings.high))
+        free = free[np.argsort(-found.scores[free], kind="stable")]
+        others = np.flatnonzero(track_of >= 0)
+        order = np.concatenate((others, free))
+        near = box_iou(found.boxes[order], found.boxes[order]) >= self.settings.duplicate
+        twice = np.triu(near, 1).any(0)  # something better is near
+        return free[~twice[len(others) :]]
+
+    def _new_ids(self, count: int) -> np.ndarray:
+        self._next_id += count
+        return np.arange(self._next_id - count, self._next_id)
+
+
+def assign(similarity: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of rows and columns with the greatest sum, none below ``least``."""
+    value = np.where(similarity >= least, similarity, 0.0)
+    rows, columns = linear_sum_assignment(value, maximize=True)
+    good = value[rows, columns] > 0
+    return rows[good], columns[good]
+
+
+def _new_tracks(found: _Found) -> _Tracks:
+    count = len(found.scores)
+    points = found.keypoints[..., :2].astype(np.float64)
+    return _Tracks(
+        kalman.start(found.boxes),
+        np.zeros(count, np.int64),
+        found.classes,
+        np.zeros(count, np.int64),
+        found.keypoints,
+        Smooth(points, np.zeros_like(points)),
+    )
+
+
+def _moved(tracks: _Tracks) -> _Tracks:
+    """One frame later; keypoints go with the box."""
+    motion = kalman.predict(tracks.motion, tracks.missed > 0)
+    keypoints = tracks.keypoints.copy()
+    keypoints[..., :2] += (motion.mean[:, :2, 0] - tracks.motion.mean[:, :2, 0])[:, None]
+    return tracks._replace(motion=motion, keypoints=keypoints, missed=tracks.missed + 1)
+
+
+def _sigmas(result: Result) -> np.ndarray:
+    """(K,) of the keypoints, which count alike where the network does not say."""
+    if result.keypoints is None:
+        return np.zeros(0)
+    sigmas = result.info.objects.keypoint_sigmas
+    return np.array(sigmas) if sigmas else np.full(result.keypoints.shape[1], 0.07)
+
+
+Nested = np.ndarray | tuple[np.ndarray, ...]
+
+
+def _select(value: Nested, chosen: np.ndarray) -> Nested:
+    return type(value)(*(v[chosen] for v in value)) if isinstance(value, tuple) else value[chosen]
+
+
+def _joined(pair: tuple[Nested, Nested]) -> Nested:
+    if isinstance(pair[0], tuple):
+        return type(pair[0])(*(np.concatenate(values) for values in zip(*pair, strict=True)))
+    return np.concatenate(pair)
+
+
+def _flat(tracks: _Tracks) -> list[np.ndarray]:
+    return [*tracks.motion, *tracks[1:-1], *tracks.smooth]
