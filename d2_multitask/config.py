@@ -128,6 +128,9 @@ def add_multitask_config(cfg: CfgNode) -> None:
     # Run the network on so many sizes of the image, as factors of INPUT.RESIZE_TEST's, and join the
     # answers: objects by CENTER_HEAD.NMS_THRESH_TEST, maps by their mean. [] = on one.
     cfg.TEST.SCALES = []
+    # MultitaskCenterNet: also join objects and semantic map to `panoptic_seg`. The thresholds are
+    # those of MODEL.PANOPTIC_FPN.COMBINE. MODEL.MASK_ON gives `pred_masks`.
+    cfg.TEST.PANOPTIC = False
     cfg.TEST.FOREGROUND = CfgNode()
     # Before the metrics of binary segmentation, stretch each image's probabilities to 0..1, as
     # PySODMetrics and the older Matlab code do by default. False measures what was predicted.

@@ -18,6 +18,7 @@ from d2_multitask.checkpoint import MultitaskCheckpointer
 from d2_multitask.data.datasets.catalog import LABEL_FREE_TASKS
 from d2_multitask.data.transforms.build import build_test_resize, image_window
 from d2_multitask.engine.hooks import unwrap
+from d2_multitask.engine.instance_masks import with_instance_masks
 from d2_multitask.heads.build import head_class, with_required
 from d2_multitask.modeling import MultitaskCenterNet
 from d2_multitask.modeling.inference import fuse_for_inference
@@ -138,17 +139,22 @@ def inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
     """What evaluation and prediction run: a faster copy of the network, as ``cfg.TEST`` says.
 
     Args:
-        cfg: ``TEST.FUSED``, ``TEST.COMPILED``, ``TEST.SCALES`` and ``TEST.TILES`` are read.
+        cfg: ``TEST.FUSED``, ``TEST.COMPILED``, ``TEST.SCALES`` and ``TEST.TILES`` are read, and
+            what :func:`~d2_multitask.engine.instance_masks.with_instance_masks` reads.
         model: with its weights; not changed, and may be trained further.
 
     Returns:
         A copy that answers the same, or ``model`` itself with neither key set (see
-        `d2_multitask.modeling.inference`); in several scales or in tiles, if the config asks for
-        them.
+        `d2_multitask.modeling.inference`); in several scales or in tiles, with instance masks, if
+        the config asks for them.
 
     Raises:
-        ValueError: for both.
+        ValueError: for both, or masks that the network cannot have.
     """
+    return with_instance_masks(cfg, unwrap(model), _in_scales_or_tiles(cfg, model))
+
+
+def _in_scales_or_tiles(cfg: CfgNode, model: nn.Module) -> nn.Module:
     if cfg.TEST.FUSED or cfg.TEST.COMPILED:
         model = fuse_for_inference(unwrap(model), fused=cfg.TEST.FUSED, compiled=cfg.TEST.COMPILED)
     tiles, scales = cfg.TEST.TILES, cfg.TEST.SCALES
