@@ -24,6 +24,7 @@ from torch.multiprocessing import ProcessExitedException
 
 import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.data.folder_lock import LockHeldError
+from d2_multitask.engine.model_file import trained_config
 from d2_multitask.engine.setup import ends_in_a_sentence, setup
 from d2_multitask.engine.signals import passed_to_children
 from d2_multitask.engine.trainer import MultitaskTrainer, load_for_evaluation
@@ -48,9 +49,11 @@ def train(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
-    """What --eval-only does."""
+    """What --eval-only does; with ``args.model``, from the command eval, its weights are meant."""
     with mistakes_without_traceback():
-        cfg = setup(args)
+        weights = getattr(args, "model", "")
+        cfg = trained_config(weights, args.config_file, args.opts)[0] if weights else None
+        cfg = setup(args, cfg)
         model = MultitaskTrainer.build_model(cfg)
         load_for_evaluation(cfg, model, resume=args.resume)
         evaluators = [MultitaskTrainer.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
@@ -69,9 +72,11 @@ def mistakes_without_traceback() -> Iterator[None]:
         sys.exit(f"Error: {error}")
 
 
-def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Detectron2's arguments, checked; ``None`` = the command line."""
-    parser = default_argument_parser()
+def parse_args(
+    arguments: Sequence[str] | None, parser: argparse.ArgumentParser | None = None
+) -> argparse.Namespace:
+    """Detectron2's arguments, checked; ``None`` = the command line, Detectron2's parser."""
+    parser = parser or default_argument_parser()
     args = parser.parse_args(arguments)
     if args.num_gpus > 1 and args.num_gpus > torch.cuda.device_count():
         parser.error(
@@ -81,8 +86,12 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; starts the processes of the run."""
-    args = parse_args(arguments)
+    """The command; ``None`` = the command line."""
+    return start(parse_args(arguments))
+
+
+def start(args: argparse.Namespace) -> int:
+    """Start the processes of the run; returns the exit code."""
     several = args.num_gpus * args.num_machines > 1
     try:
         with passed_to_children() if several else contextlib.nullcontext():

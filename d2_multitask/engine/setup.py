@@ -103,12 +103,13 @@ def exit_code(work: Callable[[], int | None], interrupted: str = "\nInterrupted.
         return 130
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
+def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
     """The config of a run, ready to use, from the arguments of Detectron2's argument parser.
 
     Args:
         args: ``config_file`` (a path, or the name of a config that comes with the package),
             ``opts`` (``KEY VALUE`` pairs), and what `detectron2.engine.default_setup` reads.
+        cfg: instead of these two, changed in place.
 
     Returns:
         The config, frozen. Datasets of ``DATASETS.REGISTER`` are registered; the logger, the
@@ -118,7 +119,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         ValueError: a file, key or value of the config is wrong, or OUTPUT_DIR cannot be written.
     """
     args.config_file = find_config_file(args.config_file)
-    cfg = load_config(args.config_file, args.opts)
+    cfg = load_config(args.config_file, args.opts) if cfg is None else cfg
     check_output_dir(cfg.OUTPUT_DIR)
     # Detectron2 sets up its own logger and fvcore's, not those of packages on top of it.
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="d2_multitask", abbrev_name="d2mt")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import Metadata
-from torch import Tensor
 
 from d2_multitask.engine.model_file import prediction_config
 from d2_multitask.engine.predictor import MultitaskPredictor, chosen_tasks
+from d2_multitask.engine.results import to_result
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY, head_class
 from d2_multitask.heads.dense import DenseHead, LabelMapHead
 from d2_multitask.runtime import Result
@@ -77,33 +76,6 @@ class TrainedModel:
             to_result(result, image.shape[:2], self.info)
             for result, image in zip(results, images, strict=True)
         ]
-
-
-def to_result(result: dict[str, Any], image_size: tuple[int, int], info: ModelInfo) -> Result:
-    """A result dict of Detectron2's kind as plain arrays.
-
-    Args:
-        result: of one image, at the image's size.
-        image_size: (h, w).
-        info: of the network.
-    """
-    converted = Result(tuple(image_size), info)
-    if "instances" in result:
-        instances = result["instances"].to("cpu")
-        converted.boxes = instances.pred_boxes.tensor.numpy()
-        converted.scores = instances.scores.numpy()
-        converted.classes = instances.pred_classes.numpy()
-        for name in ("keypoints", "masks"):
-            if instances.has(f"pred_{name}"):
-                setattr(converted, name, instances.get(f"pred_{name}").numpy())
-    for name, value in result.items():
-        if isinstance(value, Tensor):
-            array = value.cpu().float().numpy()
-            if name == "image_labels":
-                converted.image_labels = array
-            else:
-                converted.maps[name] = array
-    return converted
 
 
 def model_info(cfg: CfgNode, metadata: Metadata) -> ModelInfo:

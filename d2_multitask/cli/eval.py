@@ -1,0 +1,109 @@
+"""Measures a trained network, or an exported file, on the datasets of its config.
+
+    d2mt eval --model output/demo/model_final.pth
+    d2mt eval --model output/demo/model_final.pth DATASETS.TEST "('my_people_val',)"
+    d2mt eval --model model_int8.onnx --config-file configs/quick/mcn_seg_det_pose.yaml
+
+Weights have their config inside; --config-file is for those that have none, and for exported files.
+These are run as `d2_multitask.runtime` runs them, from the image files on, and measured by the same
+evaluators as the network. Other options are those of `d2mt train`. Results are logged and written
+to OUTPUT_DIR/results.json, by default in output/eval.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser
+from detectron2.utils.logger import setup_logger
+
+from d2_multitask.cli import train
+from d2_multitask.data.io import read_image
+from d2_multitask.engine.model_file import trained_config
+from d2_multitask.engine.results import to_detectron2
+from d2_multitask.engine.setup import ends_in_a_sentence, setup
+from d2_multitask.engine.trained_model import model_info
+from d2_multitask.engine.trainer import MultitaskTrainer
+from d2_multitask.loading import EXPORTED_SUFFIXES, load
+from d2_multitask.runtime import ModelInfo
+from d2_multitask.visualization.metadata import cfg_metadata
+
+DEFAULT_OUTPUT = "output/eval"
+
+
+def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; ``None`` = the program's."""
+    parser = default_argument_parser(epilog=__doc__)
+    parser.add_argument("--model", required=True, metavar="FILE", help="weights, .onnx or .xml")
+    args = train.parse_args(arguments, parser)
+    args.eval_only = True
+    # A folder named in the config would be the training's.
+    args.opts = ["OUTPUT_DIR", DEFAULT_OUTPUT, *args.opts]
+    exported = Path(args.model).suffix.lower() in EXPORTED_SUFFIXES
+    if exported and not args.config_file:
+        parser.error(f"{args.model} does not say on which datasets: add --config-file FILE")
+    args.exported = exported
+    return args
+
+
+def evaluate_exported(args: argparse.Namespace) -> None:
+    """Measure an exported file, in this process."""
+    with train.mistakes_without_traceback():
+        predictor = load(args.model)
+        cfg, _ = trained_config("", args.config_file, args.opts)
+        # What is done to a network in PyTorch only.
+        cfg.TEST.FUSED = cfg.TEST.COMPILED = cfg.TEST.TILES.ENABLED = False
+        cfg.TEST.SCALES = []
+        cfg.TEST.TASKS = [task for task in cfg.MODEL.TASKS if task in predictor.info.tasks]
+        cfg = setup(args, cfg)
+        check_fits(predictor.info, cfg, args)
+        evaluators = [MultitaskTrainer.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+
+    def answer(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        images = [read_image(entry["file_name"], "BGR") for entry in batch]
+        return [to_detectron2(result) for result in predictor.predict_batch(images)]
+
+    MultitaskTrainer.test(cfg, answer, evaluators)
+
+
+def check_fits(info: ModelInfo, cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Whether a file may be of the config's network.
+
+    Raises:
+        ValueError: it has other numbers of classes or keypoints, or none of its tasks.
+    """
+    expected = model_info(cfg, cfg_metadata(cfg))
+    found, wanted = (_numbers(one) for one in (info, expected))
+    different = {key: (found.get(key, 0), number) for key, number in wanted.items()}
+    wrong = [f"{a} {key}, expected {b}" for key, (a, b) in different.items() if a != b]
+    if wrong or not cfg.TEST.TASKS:
+        reason = "found " + "; ".join(wrong) if wrong else f"found the tasks {info.tasks}"
+        raise ValueError(
+            f"{args.model} is not of the network of --config-file {args.config_file}: {reason}"
+        )
+
+
+def _numbers(info: ModelInfo) -> dict[str, int]:
+    """What is counted -> how many."""
+    numbers = {
+        f"classes of {name}": len(classes.class_names) for name, classes in info.maps.items()
+    }
+    if info.objects is not None:
+        numbers["classes"] = len(info.objects.class_names)
+        numbers["keypoints"] = len(info.objects.keypoint_names)
+    return numbers
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; ``None`` = the command line."""
+    args = parse_args(arguments)
+    if not args.exported:
+        return train.start(args)
+    setup_logger(name="d2_multitask", abbrev_name="d2mt")
+    with ends_in_a_sentence():
+        evaluate_exported(args)
+    return 0
