@@ -93,11 +93,10 @@ def network_input(images: Sequence[np.ndarray], info: InputInfo) -> tuple[np.nda
     batch = np.zeros((len(images), *padded, 3), np.uint8)
     for place, image, size in zip(batch, images, sizes.tolist(), strict=True):
         pixels = _resized(image, tuple(size), info)
-        pixels = pixels if info.format == "BGR" else pixels[:, :, ::-1]
+        if info.format == "RGB":
+            pixels = pixels[:, :, ::-1]
         y, x, height, width = image_window(image.shape[:2], info)
-        place[y : y + height, x : x + width] = (
-            pixels if info.format == "BGR" else pixels[:, :, ::-1]
-        )
+        place[y : y + height, x : x + width] = pixels
     return batch, sizes
 
 
