@@ -94,6 +94,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
+    py_modules=["d2mt"],
     packages=find_packages(include=["d2_multitask", "d2_multitask.*"]),
     package_data={"d2_multitask": ["weights/*", "viewer/static/*"]},
     python_requires=">=3.10",
@@ -108,6 +109,6 @@ setup(
             *EXTRAS["fast-eval"],
         ],
     },
-    entry_points={"console_scripts": ["d2mt = d2_multitask.cli.main:main"]},
+    entry_points={"console_scripts": ["d2mt = d2mt:main"]},
     cmdclass={"build_py": BuildWithConfigs},
 )

@@ -13,6 +13,7 @@ import importlib
 import importlib.abc
 import importlib.metadata
 import importlib.util
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -33,7 +34,11 @@ TRAIN_PACKAGES = {
 # Modules that need neither PyTorch nor Detectron2.
 WITHOUT_TORCH = (
     *("__main__", "cli", "dependencies", "loading", "runtime", "tracking", "version", "viewer"),
+    *("data.whole_files", "visualization.contact_sheet"),
 )
+# With this environment variable the package is imported without them even where they are, in a
+# tenth of the time.
+RUNTIME_ONLY = "D2_MULTITASK_RUNTIME_ONLY"
 
 # What a library of another build raises on import: a missing module or symbol (ImportError), a
 # shared library that does not load (OSError), operators that were never registered (RuntimeError,
@@ -72,8 +77,10 @@ def check_dependencies() -> None:
 
 
 def has_torch_and_detectron2() -> bool:
-    """Whether both are installed; they are not imported."""
-    return _is_installed("torch") and _is_installed("detectron2")
+    """Whether both are installed and wanted; they are not imported."""
+    return (
+        not os.environ.get(RUNTIME_ONLY) and _is_installed("torch") and _is_installed("detectron2")
+    )
 
 
 def refuse_others() -> None:
@@ -86,7 +93,10 @@ class _OtherModules(importlib.abc.MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None = None, target: Any = None
     ) -> None:
         package, _, module = fullname.partition(".")
-        if package == __package__ and module.partition(".")[0] not in WITHOUT_TORCH:
+        if package == __package__ and not any(
+            f"{module}.".startswith(f"{name}.") or f"{name}.".startswith(f"{module}.")
+            for name in WITHOUT_TORCH
+        ):
             check_dependencies()
 
 

@@ -19,7 +19,15 @@ from d2_multitask import dependencies
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = {p.relative_to(ROOT).as_posix(): p for p in (ROOT / "configs").rglob("*.*")}
-BUILD_FILES = ["LICENSE", "MANIFEST.in", "Makefile", "README.md", "pyproject.toml", "setup.py"]
+BUILD_FILES = [
+    "LICENSE",
+    "MANIFEST.in",
+    "Makefile",
+    "README.md",
+    "d2mt.py",
+    "pyproject.toml",
+    "setup.py",
+]
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +74,7 @@ def test_wheel_holds_every_module_and_nothing_else(wheel):
     for folder in ("weights", "viewer/static"):
         files = (ROOT / "d2_multitask" / folder).iterdir()
         modules |= {path.relative_to(ROOT).as_posix() for path in files}
+    modules.add("d2mt.py")
     packed = {n for n in wheel.namelist() if ".dist-info/" not in n and "/configs/" not in n}
     assert packed == modules
 

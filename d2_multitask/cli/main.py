@@ -10,6 +10,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from d2_multitask.dependencies import check_dependencies
+from d2_multitask.loading import EXPORTED_SUFFIXES
+
+EXPORTED_PREDICTION = "d2_multitask.cli.predict_exported"
 # command -> its module, and what it does
 COMMANDS = {
     "predict": ("d2_multitask.cli.predict", "show what a network finds in images and videos"),
@@ -36,7 +40,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     sys.argv[0] = f"d2mt {name}"  # what argparse says in its usage
-    return importlib.import_module(COMMANDS[name][0]).main(rest)
+    try:
+        module = importlib.import_module(module_of(name, rest))
+    except ImportError as error:
+        sys.stderr.write(f"Error: {_what_to_type(error)}\n")
+        return 2
+    return module.main(rest)
+
+
+def _what_to_type(error: ImportError) -> ImportError:
+    """The error of `check_dependencies`, if PyTorch or Detectron2 is what is missing."""
+    try:
+        check_dependencies()
+    except ImportError as said:
+        return said
+    return error
+
+
+def module_of(name: str, words: Sequence[str]) -> str:
+    """The module of a command; prediction with an exported network has one without PyTorch."""
+    exported = name == "predict" and any(word.lower().endswith(EXPORTED_SUFFIXES) for word in words)
+    return EXPORTED_PREDICTION if exported else COMMANDS[name][0]
 
 
 def usage() -> str:

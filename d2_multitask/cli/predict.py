@@ -1,6 +1,7 @@
 """Shows what a trained network finds in images, videos or a camera's stream, and writes it as JSON.
 
     d2mt predict --model output/demo/model_final.pth --input photos/ --output output/photos
+    d2mt predict --model model.onnx --input photos/   # an exported network, without PyTorch
     d2mt predict --input photo.jpg
     d2mt predict ... --input a.jpg b.png "more/*.jpg" --tasks seg pose --contact-sheet
     d2mt predict ... --input street.mp4 --json output/street.json
@@ -42,10 +43,17 @@ from detectron2.data import Metadata
 from detectron2.utils.logger import setup_logger
 
 import d2_multitask  # noqa: F401 (registers datasets and networks)
+from d2_multitask.cli.outputs import (
+    MASK_FOLDER,
+    SHEET_NAME,
+    mask_paths,
+    output_paths,
+    refuse_to_overwrite,
+)
 from d2_multitask.data.io import ImageReadError, read_image
 from d2_multitask.data.whole_files import whole_file
 from d2_multitask.engine.coco_results import CocoResults, image_ids, known_image_ids
-from d2_multitask.engine.media import VIDEO_SUFFIXES, VideoReader, VideoWriter, find_media
+from d2_multitask.engine.media import VideoReader, VideoWriter, find_media
 from d2_multitask.engine.model_file import prediction_config
 from d2_multitask.engine.predictor import MultitaskPredictor, chosen_tasks
 from d2_multitask.engine.setup import exit_code, progress_bar
@@ -66,9 +74,6 @@ logger = logging.getLogger("d2_multitask.predict")
 # The network for photographs of people, which tools/people.py makes (`make people IMAGES=folder`).
 PEOPLE_CONFIG = "movenet/mcn_people.yaml"
 PEOPLE_WEIGHTS = "output/movenet/mcn_people.safetensors"
-WRITABLE = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-SHEET_NAME = "contact_sheet.png"
-MASK_FOLDER = "masks"
 MAX_SHEET_PICTURES = 100
 SHEET_CELL, STRIP_CELL = 360, 1800  # pixels
 
@@ -295,44 +300,6 @@ def run_video(work: Predictions, source: Path | int, target: Path, first_id: int
     if not done:
         logger.warning("left out: %s: no frame could be read", name)
     return done
-
-
-def output_paths(paths: Sequence[Path], folder: Path) -> list[Path]:
-    """Where each overlay goes: the input's name; with its number in front if the name is taken."""
-    taken = {SHEET_NAME}
-    targets = []
-    for index, path in enumerate(paths):
-        suffix = path.suffix if path.suffix.lower() in WRITABLE else ".png"
-        if path.suffix.lower() in VIDEO_SUFFIXES:
-            suffix = ".mp4"
-        name = path.with_suffix(suffix).name
-        while name in taken:
-            name = f"{index + 1}_{name}"
-        taken.add(name)
-        targets.append(folder / name)
-    return targets
-
-
-def mask_paths(targets: Mapping[str, Path], folder: Path) -> dict[str, Path]:
-    """Where each input's mask goes: the overlay's name as PNG; a.jpg.png if there is an a.png."""
-    taken: set[str] = set()
-    paths = {}
-    for given, target in targets.items():
-        name = f"{target.stem}.png"
-        if name in taken:
-            name = f"{target.name}.png"
-        while name in taken:
-            name = f"{name}.png"
-        taken.add(name)
-        paths[given] = folder / name
-    return paths
-
-
-def refuse_to_overwrite(target: Path, inputs: Sequence[Path]) -> None:
-    if target.exists() and any(target.resolve() == path.resolve() for path in inputs):
-        raise ValueError(
-            f"--output {target.parent}: {target.name} would overwrite the input itself"
-        )
 
 
 def write_image(path: Path, rgb: np.ndarray) -> None:

@@ -16,6 +16,7 @@ from d2_multitask.data.datasets.coco_json import read_json
 from d2_multitask.data.labels.masks import encode
 from d2_multitask.data.whole_files import write_json
 from d2_multitask.evaluation.coco.predictions import coco_results
+from d2_multitask.runtime.files import numbers_of
 
 
 class CocoResults:
@@ -134,12 +135,7 @@ def image_ids(
     ]
     if None not in ids and len(set(ids)) == len(ids):
         return ids
-    stems = [Path(name).stem for name in file_names]
-    if all(stem.isascii() and stem.isdigit() for stem in stems):
-        numbers = [as_id(int(stem)) for stem in stems]  # None: more than 64 bits
-        if None not in numbers and len(set(numbers)) == len(numbers):
-            return numbers
-    return list(range(1, len(stems) + 1))
+    return numbers_of(file_names)
 
 
 def _path_endings(path: str) -> list[str]:

@@ -1,66 +1,19 @@
-"""Finding images and videos in what a user typed, and reading and writing videos with OpenCV."""
+"""Reading and writing videos with OpenCV."""
 
 from __future__ import annotations
 
-import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from d2_multitask.data.whole_files import UNFINISHED
+from d2_multitask.runtime.files import VIDEO_SUFFIXES as VIDEO_SUFFIXES
+from d2_multitask.runtime.files import find_media as find_media
 
-IMAGE_SUFFIXES = frozenset(
-    ".bmp .gif .jfif .jpeg .jpg .jp2 .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
-)
-VIDEO_SUFFIXES = frozenset(".avi .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .webm .wmv".split())
 DEFAULT_FPS = 25.0  # for streams that do not tell
-
-
-def find_media(inputs: Sequence[str]) -> tuple[list[Path], list[Path]]:
-    """The files that a list of files, folders and patterns stands for.
-
-    Args:
-        inputs: paths of files or folders (their direct content), or patterns such as ``in/*.jpg``.
-
-    Returns:
-        Images and videos, in the order given, sorted inside folders and patterns; each once. A file
-        that is named itself counts as an image if its ending is unknown.
-
-    Raises:
-        ValueError: an input does not exist, matches nothing, or is a folder without images.
-    """
-    found: dict[Path, None] = {}
-    for given in inputs:
-        path = Path(given).expanduser()
-        if path.is_dir():
-            files = [p for p in sorted(path.iterdir()) if p.is_file() and is_media(p)]
-            if not files:
-                raise ValueError(
-                    f"--input {given}: the folder holds no image and no video; expected files "
-                    f"ending in {' '.join(sorted(IMAGE_SUFFIXES))}"
-                )
-        elif path.is_file():
-            files = [path]
-        elif glob.has_magic(given):
-            matches = (
-                Path(p) for p in sorted(glob.glob(os.path.expanduser(given), recursive=True))
-            )
-            files = [p for p in matches if p.is_file() and is_media(p)]
-            if not files:
-                raise ValueError(f"--input {given}: the pattern matches no image and no video")
-        else:
-            raise ValueError(f"--input {given}: no such file or folder")
-        found.update(dict.fromkeys(files))
-    images = [p for p in found if p.suffix.lower() not in VIDEO_SUFFIXES]
-    return images, [p for p in found if p.suffix.lower() in VIDEO_SUFFIXES]
-
-
-def is_media(path: Path) -> bool:
-    """Whether the ending is that of an image or a video."""
-    return path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
 
 
 class VideoReader:

@@ -1,0 +1,173 @@
+"""Shows what an exported network finds in images, and writes it as JSON; without PyTorch.
+
+    d2mt predict --model model.onnx --input photos/ --output output/photos
+    d2mt predict --model model.xml --input a.jpg "more/*.jpg" --json output/more.json
+
+Overlays are written to --output under the inputs' names. --json FILE.json writes three files for
+the objects that reach --confidence-threshold (use 0 to evaluate them): FILE.json is COCO's list of
+results, FILE_sem_seg.json holds each semantic class but the background as RLE, FILE_images.json the
+image ids. A network with the task "foreground" also writes masks, black and white, to OUTPUT/masks.
+Videos: d2mt track.
+
+Exit code: 0; 1 if no input could be read; 2 if something was typed wrong; 130 if interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from d2_multitask.cli.outputs import (
+    MASK_FOLDER,
+    SHEET_NAME,
+    mask_paths,
+    output_paths,
+    refuse_to_overwrite,
+)
+from d2_multitask.data.whole_files import whole_file, write_json
+from d2_multitask.runtime import Predictor, Result, draw
+from d2_multitask.runtime.files import find_media, numbers_of, read_image
+
+MOST_SHEET_PICTURES, SHEET_CELL = 100, 360
+
+
+def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; ``None`` = the program's."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, required=True, metavar="FILE", help=".onnx or .xml")
+    parser.add_argument("--input", nargs="+", required=True, help="images, folders, patterns")
+    parser.add_argument("--output", type=Path, default=Path("output/predictions"))
+    parser.add_argument("--confidence-threshold", type=float, help="default: the file's")
+    parser.add_argument("--keypoint-threshold", type=float, help="default: the file's")
+    parser.add_argument("--mask-threshold", type=float, help="default: the file's")
+    parser.add_argument("--tasks", nargs="+", help="run these tasks only, e.g. seg det pose")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write COCO-format results")
+    parser.add_argument("--max-images", type=int)
+    parser.add_argument("--contact-sheet", action="store_true", help=f"also write {SHEET_NAME}")
+    return parser.parse_args(arguments)
+
+
+class Outputs:
+    """What is written for the images of one call."""
+
+    def __init__(self, args: argparse.Namespace, paths: Sequence[Path]) -> None:
+        self.args = args
+        self.overlays = dict(zip(paths, output_paths(paths, args.output), strict=True))
+        given = {str(path): target for path, target in self.overlays.items()}
+        self.masks = mask_paths(given, args.output / MASK_FOLDER)
+        sheets = [args.output / SHEET_NAME] if args.contact_sheet else []
+        for target in [*self.overlays.values(), *self.masks.values(), *sheets]:
+            refuse_to_overwrite(target, paths)
+        self.ids = dict(zip(paths, numbers_of(list(map(str, paths))), strict=True))
+        self.sheet: dict[str, np.ndarray] = {}
+        self.json: dict[str, list[dict]] = {"": [], "_sem_seg": [], "_images": []}
+        self.num_objects = 0
+
+    def add(self, path: Path, image: np.ndarray, result: Result) -> None:
+        """Write the pictures of one image, and keep what is written at the end."""
+        args = self.args
+        thresholds = (args.confidence_threshold, args.keypoint_threshold)
+        picture = draw(
+            image,
+            result,
+            confidence_threshold=thresholds[0],
+            keypoint_threshold=thresholds[1],
+        )
+        write_picture(self.overlays[path], picture[:, :, ::-1])
+        if "foreground" in result.maps:
+            threshold = args.mask_threshold
+            threshold = result.info.draw.mask_threshold if threshold is None else threshold
+            mask = result.maps["foreground"] >= threshold
+            write_picture(self.masks[str(path)], mask.astype(np.uint8) * 255)
+        result = result.confident(thresholds[0])
+        self.num_objects += len(result)
+        if args.contact_sheet and len(self.sheet) < MOST_SHEET_PICTURES:
+            picture = Image.fromarray(np.ascontiguousarray(picture[:, :, ::-1]))
+            picture.thumbnail((SHEET_CELL, SHEET_CELL))
+            self.sheet[path.name] = np.asarray(picture)
+        if args.json:
+            height, width = result.image_size
+            entry = {"id": self.ids[path], "file_name": str(path), "width": width, "height": height}
+            self.json["_images"].append(entry)
+            self.json[""] += result.to_coco(self.ids[path])
+            self.json["_sem_seg"] += result.sem_seg_to_coco(self.ids[path])
+
+    def finish(self, sheet_of: Callable[..., np.ndarray] | None) -> list[Path]:
+        """Write the JSON files, and with ``sheet_of`` the contact sheet; returns their paths."""
+        written = []
+        for suffix, entries in self.json.items() if self.args.json else ():
+            if entries or suffix != "_sem_seg":
+                path = self.args.json
+                written.append(path.with_name(f"{path.stem}{suffix}{path.suffix or '.json'}"))
+                write_json(written[-1], entries)
+        if sheet_of is not None and self.sheet:
+            sheet = sheet_of(list(self.sheet.values()), list(self.sheet), cell_width=SHEET_CELL)
+            written.append(self.args.output / SHEET_NAME)
+            write_picture(written[-1], sheet)
+        return written
+
+
+def write_picture(path: Path, pixels: np.ndarray) -> None:
+    """Write (H, W, 3) RGB or (H, W) uint8; the suffix decides the format."""
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    with whole_file(path) as unfinished:  # a link is replaced, not followed
+        Image.fromarray(np.ascontiguousarray(pixels)).save(unfinished, format=kind)
+
+
+def import_contact_sheet() -> Callable[..., np.ndarray]:
+    """The function, whose libraries `d2_multitask[runtime]` does not bring."""
+    try:
+        from d2_multitask.visualization.contact_sheet import contact_sheet
+    except ImportError as error:
+        raise ImportError(
+            f"--contact-sheet needs OpenCV and matplotlib ({error}): python -m pip install "
+            "opencv-python-headless matplotlib"
+        ) from error
+    return contact_sheet
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict on all images, one after the other."""
+    paths, videos = find_media(args.input)
+    if videos:
+        raise ValueError(f"--input {videos[0]}: found a video, expected images; type d2mt track")
+    outputs = Outputs(args, paths[: args.max_images])
+    sheet_of = import_contact_sheet() if args.contact_sheet else None
+    predictor = Predictor(args.model, args.tasks)
+    done, start = 0, time.monotonic()
+    for path in outputs.overlays:
+        try:
+            image = read_image(path)
+        except ValueError as error:
+            print(f"Warning: left out: {error}")
+            continue
+        outputs.add(path, image, predictor(image))
+        done += 1
+    if not done:
+        print("Error: nothing could be read", file=sys.stderr)
+        return 1
+    written = outputs.finish(sheet_of)
+    print(f"{done} images, {outputs.num_objects} objects, {time.monotonic() - start:.1f} s")
+    print(f"Overlays: {args.output}", *(f"Also: {path}" for path in written), sep="\n")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; ``None`` = the command line."""
+    args = parse_args(arguments)
+    try:
+        return run(args)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        return 130
