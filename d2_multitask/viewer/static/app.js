@@ -80,7 +80,8 @@ function legend(result) {
       const color = count && classColor(id, names);
       if (!color) return;
       const share = ((count / classes.length) * 100).toFixed(1);
-      lines.push(element("li", {}, swatch(color), `${names?.[id] ?? name}: ${share} % of the image`));
+      const text = `${names?.[id] ?? name}: ${share} % of the image`;
+      lines.push(element("li", {}, swatch(color), text));
     });
   }
   const labels = network.info.maps.image_labels?.class_names ?? [];
@@ -110,6 +111,7 @@ function show() {
   $("status").textContent = camera ? "Webcam" : text; // a webcam would be read out without end
   $("canvas").hidden = false;
   $("empty").hidden = true;
+  $("results").hidden = false;
   $("save-picture").disabled = $("save-json").disabled = false;
 }
 
@@ -181,14 +183,15 @@ async function openFile(file) {
     // Stored colours as they are, as Pillow reads them; EXIF's orientation is applied.
     const options = { premultiplyAlpha: "none", colorSpaceConversion: "none" };
     image = await createImageBitmap(file, options);
-  } catch {
-    throw new Error(`${file.name} is not an image that this browser can read`);
+  } catch (error) {
+    const message = `${file.name} is not an image that this browser can read`;
+    throw new Error(message, { cause: error });
   }
   $("status").textContent = `${file.name}: the network is running …`;
   try {
     await process(image, [image.height, image.width], file.name, performance.now() - start);
   } catch (error) {
-    throw new Error(`${file.name}: ${error.message}`);
+    throw new Error(`${file.name}: ${error.message}`, { cause: error });
   } finally {
     image.close();
   }
@@ -206,23 +209,32 @@ function stopCamera() {
   $("webcam").setAttribute("aria-pressed", "false");
 }
 
-async function startCamera() {
-  let stream;
+async function webcamStream() {
+  $("webcam").disabled = true; // while the browser asks for permission
   try {
-    stream = await navigator.mediaDevices.getUserMedia({ video: true });
+    return await navigator.mediaDevices.getUserMedia({ video: true });
   } catch (error) {
-    throw new Error(`No webcam can be used: ${error.message || error.name}`);
+    // Only secure pages have `mediaDevices`.
+    const reason = isSecureContext ? error.message : "browsers give it to https and localhost only";
+    throw new Error(`No webcam can be used: ${reason}`, { cause: error });
+  } finally {
+    $("webcam").disabled = false;
   }
+}
+
+async function startCamera() {
+  const stream = await webcamStream();
   camera = stream;
   $("webcam").textContent = "Stop webcam";
   $("webcam").setAttribute("aria-pressed", "true");
   const video = element("video", { srcObject: stream, muted: true, playsInline: true });
-  await video.play();
   try {
+    await video.play();
     while (camera === stream && stream.active) {
       await process(video, [video.videoHeight, video.videoWidth], "webcam", 0);
       await new Promise(requestAnimationFrame);
     }
+    if (camera === stream) throw new Error("The webcam was disconnected");
   } finally {
     if (camera === stream) stopCamera();
   }

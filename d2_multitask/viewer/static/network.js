@@ -1,5 +1,5 @@
 /**
- * The network side of the page: pixels -> network input -> outputs -> results in the image's pixels.
+ * The network side of the page: pixels -> network input -> outputs -> results in image pixels.
  *
  * Nothing here touches the document. The numbers are those of Python: Pillow's resizing to the last
  * bit, Detectron2's post-processing, d2_multitask.heads.dense.resize_maps. `info` is the JSON that
@@ -15,7 +15,7 @@ const BILINEAR = [1, (x) => (x < 1 ? 1 - x : 0)];
 const cubic = (x) => (x < 1 ? (1.5 * x - 2.5) * x * x + 1 : (((x - 5) * x + 8) * x - 4) * -0.5);
 const BICUBIC = [2, (x) => (x < 2 ? cubic(x) : 0)];
 
-/** The size of the network input before padding: Detectron2's ResizeShortestEdge, or a fixed one. */
+/** The network input's size before padding: Detectron2's ResizeShortestEdge, or a fixed one. */
 export function resizedSize(input, [height, width]) {
   if (input.resize === "stretch") return input.size;
   if (!input.min_size) return [height, width];
@@ -320,6 +320,7 @@ async function startRuntime() {
     throw new Error(
       "onnxruntime-web could not be loaded: onnxruntime.js and ort-wasm-simd-threaded.wasm must " +
         `lie beside this page (${error.message})`,
+      { cause: error },
     );
   }
 }
@@ -329,7 +330,8 @@ async function startSession(runtime) {
   try {
     return await runtime.InferenceSession.create(file, { executionProviders: ["wasm"] });
   } catch (error) {
-    throw new Error(`ONNX Runtime could not start model.onnx: ${error.message ?? error}`);
+    const reason = error.message ?? error;
+    throw new Error(`ONNX Runtime could not start model.onnx: ${reason}`, { cause: error });
   }
 }
 
