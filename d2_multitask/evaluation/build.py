@@ -21,7 +21,12 @@ from d2_multitask.data.datasets.catalog import RECONSTRUCTION_TASK, load_dataset
 from d2_multitask.data.labels.base import Label
 from d2_multitask.data.labels.edges import BoundaryLabel, OcclusionLabel
 from d2_multitask.data.labels.foreground import ForegroundLabel
-from d2_multitask.data.labels.instances import BoxLabel, KeypointLabel, RoiKeypointLabel
+from d2_multitask.data.labels.instances import (
+    BoxLabel,
+    KeypointLabel,
+    MaskLabel,
+    RoiKeypointLabel,
+)
 from d2_multitask.data.labels.sem_seg import ImageLabels, PartSegLabel, SemSegLabel
 from d2_multitask.data.loader import check_evaluated
 from d2_multitask.evaluation.base import (
@@ -42,6 +47,7 @@ from d2_multitask.evaluation.dense.sem_seg import (
     PartsEvaluator,
     SemanticEvaluator,
 )
+from d2_multitask.evaluation.panoptic import PanopticEvaluator
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +77,7 @@ def build_coco_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEva
     The numbers of keypoints must be those of the dataset and of ``TEST.KEYPOINT_OKS_SIGMAS``.
     """
     metrics = [metric for task, metric in COCO_METRICS.items() if task in request.tasks]
-    if cfg.MODEL.MASK_ON and "det" in request.tasks:
+    if "det" in request.tasks and _has_masks(cfg, request):
         metrics.append("segm")
     BoxLabel().check(request.dataset_name, request.records)
     if "keypoints" in metrics:
@@ -84,6 +90,12 @@ def build_coco_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEva
         **_coco_options(cfg, request.output_folder),
     )
     return evaluator if evaluator.metrics else None
+
+
+def _has_masks(cfg: CfgNode, request: EvaluationRequest) -> bool:
+    """Whether objects get masks: of an R-CNN's head, or as parts of the semantic map."""
+    from_map = cfg.MODEL.META_ARCHITECTURE in ("MultitaskCenterNet", "MultitaskMAE")
+    return cfg.MODEL.MASK_ON and (not from_map or "seg" in request.tasks)
 
 
 def _coco_options(cfg: CfgNode, output_folder: str) -> dict[str, Any]:
@@ -99,7 +111,7 @@ def build_recall_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetE
     """Class-agnostic recall for "det", if ``TEST.CLASS_AGNOSTIC_RECALL`` asks for it."""
     if not cfg.TEST.CLASS_AGNOSTIC_RECALL:
         return None
-    metrics = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+    metrics = ("bbox", "segm") if _has_masks(cfg, request) else ("bbox",)
     return ClassAgnosticEvaluator(request.dataset_name, metrics, records=request.records)
 
 
@@ -109,7 +121,7 @@ def build_instance_evaluator(cfg: CfgNode, request: EvaluationRequest) -> Datase
         request.dataset_name,
         request.records,
         list(request.metadata.thing_classes),
-        ["bbox", "segm"] if cfg.MODEL.MASK_ON else ["bbox"],
+        ["bbox", "segm"] if _has_masks(cfg, request) else ["bbox"],
         legacy=cfg.TEST.PASCAL_IN_DETAIL.LEGACY,
         **_coco_options(cfg, request.output_folder),
     )
@@ -158,6 +170,19 @@ def build_sem_seg_evaluator(cfg: CfgNode, request: EvaluationRequest) -> Dataset
         output_dir=request.output_folder,
         records=request.records,
         ignore_value=label.ignore_value,
+    )
+
+
+def build_panoptic_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEvaluator | None:
+    """PQ, if ``TEST.PANOPTIC`` asks for it; objects need masks, and classes those of the map."""
+    label = SemSegLabel.from_config(cfg)
+    if not cfg.TEST.PANOPTIC or not {"det", "pose"}.intersection(request.tasks):
+        return None
+    if not (request.has(MaskLabel()) and _class_names(label, request)):
+        return None
+    metadata = request.metadata
+    return PanopticEvaluator(
+        request.dataset_name, request.records, metadata.thing_classes, metadata.stuff_classes
     )
 
 
@@ -230,7 +255,7 @@ def build_reconstruction_evaluator(cfg: CfgNode, request: EvaluationRequest) -> 
 _COCO: Mapping[str, tuple[EvaluatorBuilder, ...]] = {
     "det": (build_coco_evaluator, build_recall_evaluator),
     "pose": (build_coco_evaluator,),
-    "seg": (build_sem_seg_evaluator,),
+    "seg": (build_sem_seg_evaluator, build_panoptic_evaluator),
 }
 
 # evaluator_type -> task -> what measures it there, beside `TASK_EVALUATORS`. "coco" and "sem_seg"

@@ -3,7 +3,9 @@ from __future__ import annotations
 import logging
 
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
@@ -41,6 +43,34 @@ def test_labels_as_predictions_get_100_in_one_run(cfg, register):
     results = evaluate(cfg, register(content), perfect_outputs(content))
     for task, metric in (("bbox", "AP"), ("keypoints", "AP"), ("sem_seg", "IoU-person")):
         assert results[task][metric] == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "expected"),
+    [
+        (["seg", "det"], {"bbox", "segm", "sem_seg", "panoptic_seg"}),
+        (["det"], {"bbox"}),
+        (["seg"], {"sem_seg"}),
+    ],
+)
+def test_masks_from_the_semantic_map(tasks, expected, cfg, register):
+    content = two_images()
+    outputs = perfect_outputs(content)
+    for image, output in zip(content["images"], outputs, strict=True):
+        labels = [a for a in content["annotations"] if a["image_id"] == image["id"]]
+        masks = [mask_util.decode(a["segmentation"]) for a in labels if not a.get("iscrowd")]
+        masks = torch.from_numpy(np.array(masks).reshape(-1, *output["sem_seg"].shape[1:]))
+        output["instances"].pred_masks = masks.bool()
+        ids = (masks * torch.arange(1, len(masks) + 1)[:, None, None]).sum(0)
+        thing = {"isthing": True, "category_id": 0}
+        output["panoptic_seg"] = ids, [{"id": i + 1, **thing} for i in range(len(masks))]
+    cfg.MODEL.MASK_ON, cfg.TEST.PANOPTIC = True, True
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.TASKS = "MultitaskCenterNet", tasks
+    results = evaluate(cfg, register(content), outputs)
+    assert set(results) == expected
+    if "segm" in expected:
+        assert results["segm"]["AP"] == pytest.approx(100)
+        assert results["panoptic_seg"] == pytest.approx({"PQ": 100, "SQ": 100, "RQ": 100})
 
 
 def test_data_set_without_a_mask_has_no_iou(cfg, register, caplog):
