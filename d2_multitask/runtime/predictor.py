@@ -25,7 +25,7 @@ class Predictor:
 
     Args:
         path: ``.onnx``, or ``.xml`` of OpenVINO, written by ``tools/export.py``.
-        tasks: the tasks to run, ``None`` = all; a call may choose others.
+        tasks: whose results are wanted, ``None`` = all; a call may choose others.
         threads: of the processor, ``None`` = as many as the library likes.
         backend: ``"onnxruntime"`` or ``"openvino"``; ``None`` = by the name of the file.
 
@@ -62,8 +62,9 @@ class Predictor:
 
         Args:
             images: (H, W, 3) uint8 **BGR** each, of any sizes; they are padded to the largest.
-            tasks: the tasks to run, ``None`` = those of the constructor. Each task of objects
-                brings boxes, scores and classes.
+            tasks: whose results are wanted, ``None`` = those of the constructor. Each task of
+                objects brings boxes, scores and classes. The whole network runs in any case; a
+                file exported with ``--tasks`` is what saves time.
 
         Raises:
             ValueError: an image of another shape or type; a task that the network does not have.

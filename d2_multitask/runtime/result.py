@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from d2_multitask.runtime.maps import best_class
+from d2_multitask.runtime.masks import instance_masks, semantic_ids
 from d2_multitask.runtime.model_info import ModelInfo
 from d2_multitask.runtime.rle import encode
 
@@ -28,7 +29,7 @@ class Result:
         scores: (n,) float32.
         classes: (n,) int64, class numbers.
         keypoints: (n, K, 3) float32, x, y, confidence.
-        masks: (n, h, w) bool, if asked for.
+        masks: (n, h, w) bool, of :meth:`with_masks`.
         track_ids: (n,) int64, from a tracker.
         maps: by name, (C, h, w) or (h, w) float32, as in the result dicts of the networks:
             ``sem_seg`` and ``part_seg`` are logits.
@@ -73,6 +74,25 @@ class Result:
         threshold = self.info.draw.confidence_threshold if threshold is None else threshold
         order = np.argsort(-self.scores, kind="stable")
         return self.select(order[self.scores[order] >= threshold])
+
+    def with_masks(self) -> Result:
+        """The same with instance masks, from the semantic map, boxes and keypoints.
+
+        Raises:
+            ValueError: a network without objects or semantic map, or whose object classes are no
+                semantic ones.
+        """
+        if self.scores is None or "sem_seg" not in self.maps:
+            raise ValueError(
+                "Instance masks: found a result without objects or without a semantic map, "
+                "expected both (tasks det and seg)"
+            )
+        objects, names = self.info.objects, self.info.maps["sem_seg"].class_names
+        things, _ = semantic_ids(objects.class_names, names)
+        labels = np.array(things)[self.classes]
+        keypoints, limbs = self.keypoints, objects.skeleton
+        masks = instance_masks(self.sem_seg, self.boxes, self.scores, labels, keypoints, limbs)
+        return replace(self, masks=masks)
 
     def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
         """The objects in COCO's format of results.

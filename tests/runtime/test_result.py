@@ -61,6 +61,26 @@ def test_masks_and_tracks_in_coco_json(result):
     assert [entry["track_id"] for entry in found] == [4, 9, 2]
 
 
+def test_instance_masks_share_out_the_pixels_of_a_class():
+    logits = np.zeros((2, 40, 60), np.float32)
+    logits[1, 5:35] = 1
+    info = parse_model_info(json.dumps(metadata(objects__class_names=["bright", "background"])), "")
+    result = Result(
+        (40, 60),
+        info,
+        boxes=np.array([[0, 5, 30, 35], [30, 5, 60, 35]], np.float32),
+        scores=np.array([0.9, 0.8], np.float32),
+        classes=np.array([0, 0]),
+        maps={"sem_seg": logits},
+    )
+    masks = result.with_masks().masks
+    assert (masks.any(0) == logits[1]).mean() > 0.99
+    assert masks[0, 20, 10] and masks[1, 20, 50]
+    assert not masks.all(0).any()
+    with pytest.raises(ValueError, match="found a result without objects or without a semantic"):
+        Result((4, 4), INFO).with_masks()
+
+
 def test_what_was_not_asked_for_is_not_written():
     result = Result((4, 4), INFO)
     assert (len(result), result.to_coco(1), result.sem_seg_to_coco(1)) == (0, [], [])
