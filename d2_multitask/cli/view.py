@@ -24,6 +24,8 @@ from d2_multitask.runtime.predictor import Predictor
 from d2_multitask.viewer import onnxruntime_web
 from d2_multitask.viewer.server import HOST, Server, build_site, write_site
 
+RESIZES = ("shortest_edge", "stretch")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """See above; ``None`` = the command line."""
@@ -52,8 +54,14 @@ def run(args: argparse.Namespace) -> None:
     """Check the network, then write the page or serve it until it is interrupted."""
     if args.model.suffix != ".onnx":
         raise ValueError(f"--model {args.model}: expected an .onnx file: browsers run ONNX only")
-    info = json.dumps(asdict(Predictor(args.model).info)).encode()
-    site = build_site(args.model, info, onnxruntime_web.find(args.onnxruntime_web))
+    info = Predictor(args.model).info
+    if info.input.resize not in RESIZES:
+        raise ValueError(
+            f"--model {args.model}: found a network whose input is made by {info.input.resize!r}; "
+            f"the page can do {' and '.join(RESIZES)}: export with INPUT.RESIZE_TEST {RESIZES[0]}"
+        )
+    runtime = onnxruntime_web.find(args.onnxruntime_web)
+    site = build_site(args.model, json.dumps(asdict(info)).encode(), runtime)
     if args.static is not None:
         write_site(site, args.static)
         print(f"Written: {args.static}. To look at it:")

@@ -43,6 +43,18 @@ print(result.boxes.shape, result.maps["sem_seg"].shape)
     assert done.stdout == "(2, 4) (2, 40, 60)\n", done.stderr
 
 
+def test_page(tmp_path: Path):
+    words = ["--model", str(write_model(tmp_path / "a.onnx")), "--static", str(tmp_path / "page")]
+    code = f"""
+from d2_multitask.cli import view
+view.onnxruntime_web.find = lambda folder: {{}}
+sys.exit(view.main({words!r}))
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "page" / "model.json").is_file()
+
+
 @pytest.mark.parametrize(
     "code",
     [

@@ -25,7 +25,7 @@ from d2_multitask.data.io import read_image
 from d2_multitask.runtime import Predictor, Result
 from d2_multitask.viewer import onnxruntime_web
 from d2_multitask.viewer.server import HOST, Server, Site, build_site, write_site
-from fusion_support import network
+from export_support import small_config, small_network
 from runtime_support import write_model
 from support import REPOSITORY
 
@@ -106,6 +106,11 @@ def decoded(runs: dict[str, Any]) -> np.ndarray:
     return np.repeat(values, runs["counts"]).reshape(runs["size"][::-1]).T
 
 
+def no_pixel(result: Result) -> dict[str, Any]:
+    """Run lengths of an empty mask, which the page leaves out."""
+    return {"size": result.image_size, "counts": [int(np.prod(result.image_size))]}
+
+
 def assert_equal(found: dict[str, Any], expected: Result) -> None:
     """Objects to 1 px and 1e-3, in practice far closer, and the map but for a few pixels."""
     threshold = expected.info.draw.confidence_threshold
@@ -123,9 +128,8 @@ def assert_equal(found: dict[str, Any], expected: Result) -> None:
         np.testing.assert_allclose(keypoints[:, 2], expected.keypoints[index, :, 2], atol=1e-3)
     classes = expected.maps["sem_seg"].argmax(0)
     segments = {one["category"]: one["segmentation"] for one in found["maps"]["sem_seg"]}
-    empty = {"size": classes.shape, "counts": [classes.size]}
     for class_id, name in enumerate(expected.info.maps["sem_seg"].class_names[1:], 1):
-        mask = decoded(segments.get(name, empty))
+        mask = decoded(segments.get(name, no_pixel(expected)))
         assert (mask == (classes == class_id)).mean() > 0.999
 
 
@@ -161,16 +165,10 @@ def test_results_of_other_files_are_pythons(page, model, kind, tmp_path):
 
 @pytest.mark.slow
 def test_results_of_an_exported_network_are_pythons(browser, tmp_path):
-    from d2_multitask.config import get_multitask_cfg
     from d2_multitask.export import export_file
 
-    trained = network(["seg", "det", "pose"], norm="BN").eval()
-    cfg = get_multitask_cfg()
-    cfg.MODEL.TASKS = ["seg", "det", "pose"]
-    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
-    cfg.INPUT.MIN_SIZE_TEST = cfg.INPUT.MAX_SIZE_TEST = 150  # no multiple of the stride
     path = tmp_path / "exported.onnx"
-    export_file(cfg, trained, path)
+    export_file(small_config(), small_network(), path)  # its input is no multiple of the stride
     predictor = Predictor(path)
     with served(site_of(path)) as url:
         browser.open(url)
@@ -178,6 +176,34 @@ def test_results_of_an_exported_network_are_pythons(browser, tmp_path):
         for image in [*PHOTOGRAPHS, synthetic(tmp_path / "synthetic.png", (240, 320))]:
             show(browser, image)
             assert_equal(saved(browser, image.name), predictor(read_image(str(image))))
+
+
+@pytest.mark.slow
+def test_maps_of_every_task_are_pythons(browser, tmp_path):
+    from d2_multitask.export import export_file
+
+    tasks = ["parts", "boundary", "occlusion", "classification", "foreground"]
+    path = tmp_path / "exported.onnx"
+    export_file(small_config(tasks), small_network(tasks), path)
+    image = synthetic(tmp_path / "synthetic.png", (240, 320))
+    expected = Predictor(path)(read_image(str(image)))
+    with served(site_of(path)) as url:
+        browser.open(url)
+        browser.wait(READY)
+        show(browser, image)
+        slide(browser, "mask", threshold := float(np.median(expected.maps["foreground"]).round(2)))
+        found = saved(browser, image.name)
+    assert not browser.messages and not found["objects"]
+    assert found["image_labels"] == pytest.approx(expected.image_labels.tolist(), abs=1e-3)
+    assert set(found["maps"]) == {"part_seg", "boundary", "occlusion", "foreground"}
+    for name in ("boundary", "foreground"):
+        runs = [segment["segmentation"] for segment in found["maps"][name]]
+        mask = decoded((runs or [no_pixel(expected)])[0])
+        assert (mask == (expected.maps[name] > threshold)).mean() > 0.999, name
+    classes = expected.maps["part_seg"].argmax(0)
+    for segment in found["maps"]["part_seg"]:
+        mask = classes == int(segment["category"].removeprefix("part_seg "))
+        assert (decoded(segment["segmentation"]) == mask).mean() > 0.999
 
 
 def canvas_columns(page: Browser, color: list[int], row: float) -> list[int]:

@@ -188,6 +188,14 @@ def test_wrong_networks_are_one_sentence(tmp_path, capsys, name, text, expected)
     assert expected in message and message.count("\n") == 1
 
 
+def test_networks_that_the_page_cannot_feed_are_one_sentence(tmp_path, capsys):
+    path = write_model(tmp_path / "tiny.onnx", input__resize="centernet_keep")
+    assert view.main(["--model", str(path)]) == 2
+    message = capsys.readouterr().err
+    assert "'centernet_keep'; the page can do shortest_edge and stretch" in message
+    assert message.count("\n") == 1
+
+
 def make_package(folder: Path, version: str) -> Path:
     (folder / "dist").mkdir(parents=True)
     (folder / "package.json").write_text(json.dumps({"version": version}))

@@ -1,7 +1,7 @@
 /** The user interface: where images come from, settings, results, downloads. */
 
-import { classColor, confident, describe, draw, objectColor, preparedMap } from "./drawing.js";
-import { loadNetwork, runLengths } from "./network.js";
+import { classesIn, confident, describe, draw, objectColor, preparedMap } from "./drawing.js";
+import { loadNetwork, mapNames, runLengths } from "./network.js";
 
 const $ = (id) => document.getElementById(id);
 const view = { confidence: 0.3, keypoint: 0.1, mask: 0.5, opacity: 0.45, shown: new Set() };
@@ -73,16 +73,10 @@ function legend(result) {
   const lines = [];
   for (const name of Object.keys(result.maps).filter((one) => view.shown.has(one))) {
     const { classes } = preparedMap(result, name, network.info, view.mask);
-    const counts = new Array(256).fill(0);
-    for (const id of classes) counts[id]++;
-    const names = network.info.maps[name]?.class_names;
-    counts.forEach((count, id) => {
-      const color = count && classColor(id, names);
-      if (!color) return;
-      const share = ((count / classes.length) * 100).toFixed(1);
-      const text = `${names?.[id] ?? name}: ${share} % of the image`;
-      lines.push(element("li", {}, swatch(color), text));
-    });
+    for (const { label, color, pixels } of classesIn(classes, name, network.info)) {
+      const share = ((pixels / classes.length) * 100).toFixed(1);
+      lines.push(element("li", {}, swatch(color), `${label}: ${share} % of the image`));
+    }
   }
   const labels = network.info.maps.image_labels?.class_names ?? [];
   (result.imageLabels ?? []).forEach((probability, id) => {
@@ -122,11 +116,9 @@ function resultJson() {
   const { confidence, keypoint, mask } = view;
   const maps = Object.keys(result.maps).map((map) => {
     const { classes } = preparedMap(result, map, info, mask);
-    const names = info.maps[map]?.class_names ?? ["", map];
-    const segments = names.flatMap((category, id) => {
-      if (!classColor(id, names[0] ? names : null) || !classes.includes(id)) return [];
+    const segments = classesIn(classes, map, info).map(({ id, label }) => {
       const counts = runLengths(classes, result.imageSize, id);
-      return [{ category, segmentation: { size: result.imageSize, counts } }];
+      return { category: label, segmentation: { size: result.imageSize, counts } };
     });
     return [map, segments];
   });
@@ -206,7 +198,6 @@ function stopCamera() {
   camera?.getTracks().forEach((track) => track.stop());
   camera = null;
   $("webcam").textContent = "Use webcam";
-  $("webcam").setAttribute("aria-pressed", "false");
 }
 
 async function webcamStream() {
@@ -226,7 +217,6 @@ async function startCamera() {
   const stream = await webcamStream();
   camera = stream;
   $("webcam").textContent = "Stop webcam";
-  $("webcam").setAttribute("aria-pressed", "true");
   const video = element("video", { srcObject: stream, muted: true, playsInline: true });
   try {
     await video.play();
@@ -264,12 +254,13 @@ function addSlider(key, label) {
   $("sliders").append(element("label", { className: "slider" }, label, slider, number));
 }
 
-function addSettings({ objects, outputs, draw: thresholds }) {
+function addSettings(info) {
+  const { objects, outputs, draw: thresholds } = info;
   view.confidence = thresholds.confidence_threshold;
   view.keypoint = thresholds.keypoint_threshold;
   view.mask = thresholds.mask_threshold;
   const hasKeypoints = objects?.keypoint_names.length > 0;
-  const maps = Object.keys(outputs).filter((name) => outputs[name].kind);
+  const maps = mapNames(info);
   if (objects?.draw_boxes) addSwitch("boxes", "Boxes");
   if (hasKeypoints) addSwitch("keypoints", "Keypoints");
   for (const name of maps) addSwitch(name, name === "sem_seg" ? "Segmentation" : name);

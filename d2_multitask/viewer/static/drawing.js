@@ -16,7 +16,7 @@ export const CLASS_COLORS = palette(
 export const objectColor = (index) => OBJECT_COLORS[index % OBJECT_COLORS.length];
 
 /** The colour of class `id` of a map; `null` for a background, which is left uncoloured. */
-export function classColor(id, classNames) {
+function classColor(id, classNames) {
   const first = !classNames || classNames[0] === "background" ? 1 : 0;
   return id < first ? null : CLASS_COLORS[(id - first) % CLASS_COLORS.length];
 }
@@ -59,6 +59,19 @@ export function preparedMap(result, name, info, threshold) {
     result.prepared[name] = { threshold, classes, picture };
   }
   return result.prepared[name];
+}
+
+/** The coloured classes of a map's pixels: `[{id, label, color, pixels: their number}]`. */
+export function classesIn(classes, name, info) {
+  const names = info.maps[name]?.class_names;
+  const isLogits = info.outputs[name].kind === "logits";
+  const counts = new Array(256).fill(0);
+  for (const id of classes) counts[id]++;
+  return counts.flatMap((pixels, id) => {
+    const color = pixels ? classColor(id, names) : null;
+    const label = names?.[id] ?? (isLogits ? `${name} ${id}` : name);
+    return color ? [{ id, label, color, pixels }] : [];
+  });
 }
 
 function drawTag(context, text, [x, y], color, size) {

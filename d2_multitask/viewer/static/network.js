@@ -300,6 +300,10 @@ export function runLengths(classes, [height, width], classId) {
   return [...counts, run];
 }
 
+/** Names of the outputs that are maps of the image. */
+export const mapNames = ({ outputs }) =>
+  Object.keys(outputs).filter((name) => ["logits", "values"].includes(outputs[name].kind));
+
 async function download(url) {
   const response = await fetch(url);
   if (!response.ok) throw new Error(`${url} could not be loaded: ${response.status}`);
@@ -355,10 +359,9 @@ export async function loadNetwork() {
     });
     const finished = performance.now();
     const objects = info.objects ? findObjects(outputs, info.objects, size, imageSize) : [];
-    const maps = Object.entries(outputs).filter(([name]) => info.outputs[name].kind);
     return {
       objects,
-      maps: Object.fromEntries(maps),
+      maps: Object.fromEntries(mapNames(info).map((name) => [name, outputs[name]])),
       imageLabels: outputs.image_labels ? Array.from(outputs.image_labels.data) : null,
       size,
       imageSize,
