@@ -6,13 +6,13 @@ track ids, boxes, masks, keypoints and their visibility. It is a test set for to
 
     python datasets/prepare_synthetic_videos.py
     python datasets/prepare_synthetic_videos.py --split tuning --seed 1
+    python datasets/prepare_synthetic_videos.py --split crowded --people 4 5
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import replace
 from pathlib import Path
 
 from prepare_synthetic_people import progress_of, run
@@ -31,9 +31,17 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--split", default="test", help="its name (default: test)")
     parser.add_argument("--seed", type=int, default=0, help="other seed, other videos (default: 0)")
-    parser.add_argument("--num-videos", type=int, default=8, help="default: 8")
+    parser.add_argument("--num-videos", type=int, default=12, help="default: 12")
     parser.add_argument(
         "--num-frames", type=int, default=VideoConfig().num_frames, help="of each (default: 150)"
+    )
+    parser.add_argument(
+        "--people",
+        type=int,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        default=VideoConfig().people,
+        help="range of the number of people; the more, the more they cover each other",
     )
     parser.add_argument(
         "--workers", type=int, default=min(os.cpu_count() or 1, 8), help="processes"
@@ -48,12 +56,16 @@ def prepare(arguments: argparse.Namespace) -> None:
     """Draw the split."""
     if arguments.num_frames < 1:
         raise ValueError(f"--num-frames: found {arguments.num_frames}, expected at least 1")
+    low, high = arguments.people
+    if not 0 <= low <= high:
+        raise ValueError(f"--people: found {low} {high}, expected 0 <= LOW <= HIGH")
+    config = VideoConfig(num_frames=arguments.num_frames, people=(low, high))
     json_file = write_synthetic_videos(
         arguments.root,
         arguments.split,
         arguments.num_videos,
         arguments.seed,
-        config=replace(VideoConfig(), num_frames=arguments.num_frames),
+        config=config,
         num_workers=arguments.workers,
         overwrite=arguments.overwrite,
         progress=progress_of(arguments.split, "video"),

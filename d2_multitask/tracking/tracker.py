@@ -5,7 +5,8 @@ Confident detections are matched with all tracks, lost ones included; what is le
 that were seen in the frame before is matched with the weak detections; and confident detections
 that are left begin a track, which gets its identity when the next frame confirms it. Instead of
 IoU alone the similarity is a mix with COCO's OKS, because boxes of people who cover each other
-overlap while their joints are apart.
+overlap while their joints are apart; and it falls where the colours along the limbs differ, as
+motion alone does not tell who comes out from behind whom.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from scipy.optimize import linear_sum_assignment
 
 from d2_multitask.runtime.result import Result
 from d2_multitask.tracking import kalman
+from d2_multitask.tracking.colours import ADAPTATION, likeness, limb_colours
 from d2_multitask.tracking.similarity import box_iou, keypoint_similarity
 from d2_multitask.tracking.smoothing import Smooth, smooth
 
@@ -34,16 +36,18 @@ class TrackerSettings:
         keypoint_share: weight of OKS in the similarity, where there are keypoints.
         keep_seconds: how long a track that is not seen is kept.
         duplicate: IoU with a track seen in the frame, from which on a detection begins none.
+        covered: IoU with another detection, from which on colours are not remembered.
         smoothing: whether keypoints are smoothed.
     """
 
-    high: float = 0.3
-    low: float = 0.1
-    match: float = 0.2
-    weak_match: float = 0.3
+    high: float = 0.4
+    low: float = 0.2
+    match: float = 0.1
+    weak_match: float = 0.2
     keypoint_share: float = 0.5
-    keep_seconds: float = 1.2
+    keep_seconds: float = 2.0
     duplicate: float = 0.7
+    covered: float = 0.2
     smoothing: bool = True
 
 
@@ -54,6 +58,7 @@ class _Found(NamedTuple):
     scores: np.ndarray  # (n,)
     classes: np.ndarray  # (n,)
     keypoints: np.ndarray  # (n, K, 3); K is 0 without keypoints
+    colours: np.ndarray  # (n, L, 3) of the limbs; L is 0 without an image
 
     def select(self, chosen: np.ndarray) -> _Found:
         return _Found(*(value[chosen] for value in self))
@@ -67,6 +72,7 @@ class _Tracks(NamedTuple):
     classes: np.ndarray  # (n,)
     missed: np.ndarray  # (n,) frames since it was seen
     keypoints: np.ndarray  # (n, K, 3) as last seen, moved along with the box
+    colours: np.ndarray  # (n, L, 3) as remembered
     smooth: Smooth
 
     def select(self, chosen: np.ndarray) -> _Tracks:
@@ -94,11 +100,12 @@ class Tracker:
         self._tracks: _Tracks | None = None  # before the first frame
         self._next_id = 1
 
-    def update(self, result: Result) -> Result:
+    def update(self, result: Result, image: np.ndarray | None = None) -> Result:
         """Track one more frame.
 
         Args:
             result: of the frame, all objects down to ``settings.low``.
+            image: (h, w, 3) uint8, the frame; the colours of limbs help to tell people apart.
 
         Returns:
             The objects that belong to a track, with ``track_ids`` and smooth ``keypoints``; boxes
@@ -113,9 +120,7 @@ class Tracker:
                 "a task such as 'det' or 'pose'"
             )
         places = np.flatnonzero(result.scores >= self.settings.low)
-        points = result.keypoints
-        points = np.zeros((len(result), 0, 3), np.float32) if points is None else points
-        found = _Found(result.boxes, result.scores, result.classes, points).select(places)
+        found = _found(result.select(places), image)
         if self._tracks is None:
             tracks, track_of = self._first_frame(found)
         else:
@@ -144,7 +149,8 @@ class Tracker:
         track_of = self._associate(tracks, found, self._similarity(tracks, found, sigmas))
         seen = np.flatnonzero(track_of >= 0)
         places = track_of[seen]
-        tracks.put(places, self._corrected(tracks.select(places), found.select(seen)))
+        covered = self._covered(found.boxes)[seen]
+        tracks.put(places, self._corrected(tracks.select(places), found.select(seen), covered))
         longest = np.where(tracks.ids > 0, self.settings.keep_seconds * self.fps, 0)
         alive = tracks.missed <= longest
         track_of[seen] = (np.cumsum(alive) - 1)[places]
@@ -161,7 +167,12 @@ class Tracker:
             areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
             oks = keypoint_similarity(tracks.keypoints, found.keypoints, areas, sigmas)
             similarity += self.settings.keypoint_share * (oks - similarity)
+        similarity *= likeness(tracks.colours, found.colours)
         return similarity * (tracks.classes[:, None] == found.classes)
+
+    def _covered(self, boxes: np.ndarray) -> np.ndarray:
+        """(n,) bool, the detections that overlap with another."""
+        return (box_iou(boxes, boxes) >= self.settings.covered).sum(0) > 1
 
     def _associate(self, tracks: _Tracks, found: _Found, similarity: np.ndarray) -> np.ndarray:
         """(n,) the place of each detection's track, -1 = none."""
@@ -180,8 +191,9 @@ class Tracker:
             track_of[columns[pairs[1]]] = rows[pairs[0]]
         return track_of
 
-    def _corrected(self, tracks: _Tracks, found: _Found) -> _Tracks:
+    def _corrected(self, tracks: _Tracks, found: _Found, covered: np.ndarray) -> _Tracks:
         """Tracks after what was found of each; those without a name get one."""
+        change = np.where(covered, 0.0, ADAPTATION)[:, None, None]
         ids = tracks.ids.copy()
         ids[ids == 0] = self._new_ids(np.count_nonzero(ids == 0))
         heights = found.boxes[:, 3] - found.boxes[:, 1]
@@ -191,6 +203,7 @@ class Tracker:
             found.classes,
             np.zeros_like(tracks.missed),
             found.keypoints,
+            tracks.colours + change * (found.colours - tracks.colours),
             smooth(tracks.smooth, found.keypoints, heights, tracks.missed, self.fps),
         )
 
@@ -222,6 +235,17 @@ def assign(similarity: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray
     return rows[good], columns[good]
 
 
+def _found(result: Result, image: np.ndarray | None) -> _Found:
+    count, points = len(result), result.keypoints
+    if points is None:
+        points = np.zeros((count, 0, 3), np.float32)
+    colours = np.zeros((count, 0, 3))
+    skeleton = result.info.objects.skeleton if image is not None else ()
+    if skeleton and result.keypoints is not None:
+        colours = limb_colours(image, points, np.array(skeleton))
+    return _Found(result.boxes, result.scores, result.classes, points, colours)
+
+
 def _new_tracks(found: _Found) -> _Tracks:
     count = len(found.scores)
     points = found.keypoints[..., :2].astype(np.float64)
@@ -231,6 +255,7 @@ def _new_tracks(found: _Found) -> _Tracks:
         found.classes,
         np.zeros(count, np.int64),
         found.keypoints,
+        found.colours,
         Smooth(points, np.zeros_like(points)),
     )
 

@@ -40,8 +40,8 @@ def test_people_who_cross_keep_theirs(keypoints):
 
 
 def test_a_lost_track_is_found_where_it_went_until_it_is_given_up():
-    for gap, expected in ((20, [1]), (40, [])):
-        tracker = Tracker(fps=25, settings=PLAIN)  # keeps tracks 30 frames
+    for gap, expected in ((20, [1]), (60, [])):
+        tracker = Tracker(fps=25, settings=PLAIN)  # keeps tracks 50 frames
         for step in range(10):
             assert ids(tracker, people([50 + 2 * step])) == [1]
         for _ in range(gap):
@@ -52,8 +52,8 @@ def test_a_lost_track_is_found_where_it_went_until_it_is_given_up():
 def test_a_weak_detection_continues_a_track_and_begins_none():
     tracker = Tracker(settings=PLAIN)
     assert ids(tracker, people([50])) == [1]
-    assert ids(tracker, people([51, 300], [0.15, 0.15])) == [1]
-    assert ids(tracker, people([52, 300], [0.05, 0.15])) == []
+    assert ids(tracker, people([51, 300], [0.25, 0.25])) == [1]
+    assert ids(tracker, people([52, 300], [0.05, 0.25])) == []
     assert ids(tracker, people([53])) == [1]
 
 

@@ -42,7 +42,7 @@ class VideoConfig:
     """
 
     num_frames: int = 150
-    people: tuple[int, int] = (2, 4)
+    people: tuple[int, int] = (2, 3)
     scene: SceneConfig = SceneConfig(
         short_side=(192, 192),
         aspect_ratio=(1.34, 1.34),
