@@ -9,6 +9,7 @@
     python tools/benchmark.py mae --config-file quick/mae_pretrain.yaml --size 96 --threads 1
     python tools/benchmark.py vit --config-file mask_rcnn_mae_pascal_in_detail.yaml --batch 1
     python tools/benchmark.py relation --config-file quick/mae_pretrain.yaml --size 96 --passes 256
+    python tools/benchmark.py deploy --config-file mcn_fast_seg_det_pose.yaml --threads 1 --int8
 
 ratios      all ratios by name; results.json in --output
 cost        parameters, multiply-adds, latency, throughput, memory and parts: each config, the
@@ -25,6 +26,7 @@ mae         a masked autoencoder's encoder with and without masking, and its tra
 vit         a config's transformer backbone against Detectron2's of the same size: time, memory
 relation    how much patches help each other to be reconstructed: in batches against one call for
             each visible set, memory, and what share of a segmentation is not the autoencoder
+deploy      exported files in ONNX Runtime and OpenVINO against the eager network and --peer files
 
 Config overrides may follow as KEY VALUE. Networks have random weights. Compare ratios, not seconds;
 on a machine that others use too, add --clock cpu --threads 1.
@@ -47,6 +49,7 @@ from detectron2.modeling import build_model
 
 import d2_multitask  # noqa: F401 (registers datasets and networks)
 from benchmark.cost import cost_json, cost_table, measure_costs, parts_table
+from benchmark.deploy import deploy_json, deploy_table, measure_deploy
 from benchmark.evaluation import measure_evaluation
 from benchmark.mae import measure_mae
 from benchmark.networks import (
@@ -124,6 +127,14 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--passes", type=int, default=256, help="relation: visible sets per image")
     parser.add_argument("--only", nargs="+", choices=sorted(GROUPS), help="ratios: these alone")
     parser.add_argument("--no-detectron2", action="store_true", help="cost: without its rows")
+    parser.add_argument("--int8", action="store_true", help="deploy: also the int8 files")
+    parser.add_argument(
+        "--peer",
+        nargs="+",
+        default=[],
+        metavar="NAME=FILE[,FILE]",
+        help="deploy: ONNX files of others; several run one after the other",
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
     parser.add_argument("--device", default="cpu")
@@ -277,6 +288,23 @@ def run_backbone(args: argparse.Namespace) -> Outcome:
     return vit_table(results), {"rows": rows}, True
 
 
+def run_deploy(args: argparse.Namespace) -> Outcome:
+    setting = setting_of(args)
+    cfgs = {
+        name.removesuffix(".yaml"): network_cfg(name, args.opts, setting)
+        for name in args.config_file
+    }
+    peers = {}
+    for peer in args.peer:
+        name, _, files = peer.partition("=")
+        peers[name] = [Path(file) for file in files.split(",")]
+        if missing := [file for file in peers[name] if not file.is_file()]:
+            raise ValueError(f"--peer {peer}: expected NAME=FILE[,FILE], found no {missing[0]}")
+    options = {"runs": args.runs, "warmup": args.warmup, "clock": CLOCKS[args.clock]}
+    result = measure_deploy(cfgs, peers, setting, int8=args.int8, **options)
+    return deploy_table(*result), deploy_json(*result), not result[2]
+
+
 TIMED = {"runs": "runs", "warmup": "warmup", "clock": "clock"}
 COMMANDS: dict[str, Callable[[argparse.Namespace], Outcome]] = {
     "ratios": run_ratios,
@@ -291,6 +319,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Outcome]] = {
     "mae": run_autoencoder,
     "vit": run_backbone,
     "relation": run_relation,
+    "deploy": run_deploy,
 }
 
 
