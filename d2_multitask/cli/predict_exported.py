@@ -1,7 +1,7 @@
 """Shows what an exported network finds in images, and writes it as JSON; without PyTorch.
 
     d2mt predict --model model.onnx --input photos/ --output output/photos
-    d2mt predict --model model.xml --input a.jpg "more/*.jpg" --json output/more.json
+    d2mt predict --model model.xml --input a.jpg "more/*.jpg" --masks --json output/more.json
 
 Overlays are written to --output under the inputs' names. --json FILE.json writes three files for
 the objects that reach --confidence-threshold (use 0 to evaluate them): FILE.json is COCO's list of
@@ -49,6 +49,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--keypoint-threshold", type=float, help="default: the file's")
     parser.add_argument("--mask-threshold", type=float, help="default: the file's")
     parser.add_argument("--tasks", nargs="+", help="run these tasks only, e.g. seg det pose")
+    parser.add_argument("--masks", action="store_true", help="instance masks, drawn and in --json")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write COCO-format results")
     parser.add_argument("--max-images", type=int)
     parser.add_argument("--contact-sheet", action="store_true", help=f"also write {SHEET_NAME}")
@@ -149,7 +150,8 @@ def run(args: argparse.Namespace) -> int:
         except ValueError as error:
             print(f"Warning: left out: {error}")
             continue
-        outputs.add(path, image, predictor(image))
+        result = predictor(image)
+        outputs.add(path, image, result.with_masks() if args.masks else result)
         done += 1
     if not done:
         print("Error: nothing could be read", file=sys.stderr)

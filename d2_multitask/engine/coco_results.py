@@ -24,7 +24,8 @@ class CocoResults:
 
     ``FILE.json`` is COCO's list of results, which ``pycocotools``' ``loadRes`` takes: ``image_id``,
     ``category_id``, ``bbox`` (x, y, w, h), ``score`` and, from networks with a pose head,
-    ``keypoints`` (x, y, score, ...; pixel indices, so that 0, 0 is the middle of the first pixel).
+    ``keypoints`` (x, y, score, ...; pixel indices, so that 0, 0 is the middle of the first pixel),
+    with ``MODEL.MASK_ON`` ``segmentation`` (RLE).
     ``FILE_sem_seg.json`` is a list of ``image_id``, ``category_id``, ``segmentation`` (RLE), one
     entry a semantic class that is in the image, background left out.
     ``FILE_images.json`` is a list of ``id``, ``file_name``, ``width``, ``height``.
@@ -56,7 +57,8 @@ class CocoResults:
             image_id: its id in the written files.
             file_name: as the user knows it.
             image_hw: (h, w).
-            instances: ``pred_boxes``, ``scores``, ``pred_classes``, maybe ``pred_keypoints``.
+            instances: ``pred_boxes``, ``scores``, ``pred_classes``, maybe ``pred_keypoints``
+                and ``pred_masks``.
             classes: (h, w) semantic classes, or ``None``.
         """
         height, width = image_hw

@@ -29,7 +29,7 @@ class Result:
         scores: (n,) float32.
         classes: (n,) int64, class numbers.
         keypoints: (n, K, 3) float32, x, y, confidence.
-        masks: (n, h, w) bool, of :meth:`with_masks`.
+        masks: (n, h, w) bool, of :meth:`with_masks` or a network that has them.
         track_ids: (n,) int64, from a tracker.
         maps: by name, (C, h, w) or (h, w) float32, as in the result dicts of the networks:
             ``sem_seg`` and ``part_seg`` are logits.
@@ -76,11 +76,13 @@ class Result:
         return self.select(order[self.scores[order] >= threshold])
 
     def with_masks(self) -> Result:
-        """The same with instance masks, from the semantic map, boxes and keypoints.
+        """The same with ``masks``: the pixels of each class, shared out among its objects.
+
+        Those of objects that score ``info.draw.confidence_threshold`` do not overlap. See
+        `d2_multitask.runtime.masks`.
 
         Raises:
-            ValueError: a network without objects or semantic map, or whose object classes are no
-                semantic ones.
+            ValueError: there are no objects or no semantic map, or they have not the same classes.
         """
         if self.scores is None or "sem_seg" not in self.maps:
             raise ValueError(
@@ -89,9 +91,15 @@ class Result:
             )
         objects, names = self.info.objects, self.info.maps["sem_seg"].class_names
         things, _ = semantic_ids(objects.class_names, names)
-        labels = np.array(things)[self.classes]
-        keypoints, limbs = self.keypoints, objects.skeleton
-        masks = instance_masks(self.sem_seg, self.boxes, self.scores, labels, keypoints, limbs)
+        masks = instance_masks(
+            self.sem_seg,
+            self.boxes,
+            self.scores,
+            np.array(things)[self.classes],
+            self.keypoints,
+            objects.skeleton,
+            self.info.draw.confidence_threshold,
+        )
         return replace(self, masks=masks)
 
     def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:

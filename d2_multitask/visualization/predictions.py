@@ -33,8 +33,9 @@ def draw_result(
     """Draw what the network found.
 
     ``result``: one entry of the model's output, at the size of ``image``: ``instances`` with
-    ``pred_boxes``, ``scores``, ``pred_classes`` and, if any, ``pred_keypoints`` (n, K, 3);
-    ``sem_seg`` (num_classes, H, W) scores. Each is optional. ``confidence_threshold``: objects
+    ``pred_boxes``, ``scores``, ``pred_classes`` and, if any, ``pred_keypoints`` (n, K, 3) and
+    ``pred_masks`` (n, H, W) bool, drawn in the colours of the objects; ``sem_seg`` (num_classes, H,
+    W) scores. Each is optional. ``confidence_threshold``: objects
     below it are not drawn. ``keypoint_threshold``: keypoints below it, and the limbs that end
     there, are not drawn. ``draw_boxes``: whether boxes are drawn; without a box head they are just
     the keypoints' hull.
@@ -51,6 +52,9 @@ def draw_result(
         picture = blend_class_map(picture, class_map(sem_seg, picture.shape[:2]), metadata)
     if instances is not None:
         chosen = confident(instances, confidence_threshold)
+        if chosen.has("pred_masks") and len(chosen):
+            plain = style.enlarge(image, min_long_side)
+            picture = blend_instance_masks(plain, picture, chosen.pred_masks.numpy())
         objects = drawn_results(chosen, metadata, keypoint_threshold, draw_boxes)
         picture = draw_objects(picture, objects, metadata, image.shape[:2])
     return picture
@@ -115,6 +119,20 @@ def blend_class_map(
         first=first,
         ignore_value=ignore_value,
     )
+
+
+def blend_instance_masks(image: np.ndarray, picture: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """``picture`` with the objects' masks, each pixel in the colour of the first that has it.
+
+    ``image``: (h, w, 3) uint8 RGB, what is tinted. ``picture``: (h, w, 3), what is shown where no
+    mask is. ``masks``: (n, H, W) bool.
+    """
+    covered = masks.any(0)
+    owners = np.where(covered, masks.argmax(0) + 1, 0)
+    tinted = style.blend_labels(
+        image, owners, lambda number: style.object_color(number - 1), ignore_value=-1
+    )
+    return np.where(style.resize_mask(covered, image.shape[:2])[..., None], tinted, picture)
 
 
 def _keypoints(instances: Instances | None) -> Tensor | None:

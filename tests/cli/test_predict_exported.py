@@ -81,6 +81,17 @@ def test_the_same_command_chooses_by_the_model() -> None:
     assert module_of("predict", ["--model", "a.pth"]) == "d2_multitask.cli.predict"
 
 
+def test_masks(work: Path) -> None:
+    names = {"sem_seg": {"class_names": ["person", "dog"], "category_ids": [0, 1]}}
+    write_model(work / "masks.onnx", maps=names)
+    done = d2mt(
+        work, "predict", "--model", "masks.onnx", "--input", "photos", "--masks", "--json", "r.json"
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((work / "r.json").read_text())
+    assert [entry["segmentation"]["size"] for entry in found] == [[32, 64]] * 2 + [[64, 32]] * 2
+
+
 def test_a_contact_sheet(work: Path) -> None:
     words = ["--model", "model.onnx", "--input", "photos", "--contact-sheet", "--max-images", "1"]
     assert predict_exported.main([*words, "--output", "out"]) == 0

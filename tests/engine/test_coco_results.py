@@ -50,6 +50,16 @@ def test_adding_does_not_move_the_joints():
     assert instances.pred_keypoints[0, 0].tolist() == [12.5, 22.5, 0.5]
 
 
+def test_masks_are_rle():
+    instances, results = found(), CocoResults(PEOPLE)
+    instances.pred_masks = torch.zeros(1, 40, 60, dtype=torch.bool)
+    instances.pred_masks[0, 20:30, 10:40] = True
+    results.add(3, "a.png", (40, 60), instances, None)
+    (entry,) = json.loads(json.dumps(results.objects))
+    assert (mask_util.decode(entry["segmentation"]) == instances.pred_masks[0].numpy()).all()
+    assert entry["keypoints"][:2] == [12.0, 22.0]
+
+
 def test_without_metadata_the_category_is_the_class_plus_one():
     results = CocoResults(Metadata())
     results.add(1, "a.png", (40, 60), found(keypoints=False), None)

@@ -15,6 +15,7 @@ from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
 
 from d2_multitask.engine.coco_results import CocoResults
+from d2_multitask.modeling.inference.instance_masks import InstanceMaskNetwork, MaskOptions
 from d2_multitask.runtime import Result, parse_model_info
 from runtime_support import metadata
 
@@ -50,6 +51,33 @@ def test_coco_json_is_that_of_the_tools(result):
     assert result.to_coco(7) == expected.objects
     assert result.sem_seg_to_coco(7) == expected.sem_seg
     assert json.loads(json.dumps(result.to_coco(7))) == expected.objects
+
+
+def test_masks_are_those_of_the_network_in_pytorch(result):
+    names = ("person", "dog")
+    maps = {"sem_seg": dataclasses.replace(INFO.maps["sem_seg"], class_names=names)}
+    result.info = dataclasses.replace(INFO, maps=maps)
+    fields = {
+        "pred_boxes": Boxes(torch.from_numpy(result.boxes)),
+        "scores": torch.from_numpy(result.scores),
+        "pred_classes": torch.from_numpy(result.classes),
+        "pred_keypoints": torch.from_numpy(result.keypoints),
+    }
+    found = {
+        "instances": Instances((40, 60), **fields),
+        "sem_seg": torch.from_numpy(result.maps["sem_seg"]),
+    }
+    options = MaskOptions(names, names, [(0, 1)], confidence_threshold=0.3)
+    InstanceMaskNetwork(lambda _: [found], options)([{}])
+    masks = result.with_masks().masks
+    assert (masks == found["instances"].pred_masks.numpy()).all() and masks.any((1, 2)).all()
+
+
+def test_masks_need_objects_a_map_and_the_same_classes(result):
+    with pytest.raises(ValueError, match="no semantic class for the object classes"):
+        result.with_masks()
+    with pytest.raises(ValueError, match="found a result without objects"):
+        dataclasses.replace(result, maps={}).with_masks()
 
 
 def test_masks_and_tracks_in_coco_json(result):

@@ -119,6 +119,20 @@ def test_two_classes_tint_the_foreground_only():
     assert not picture[250, 300].any()
 
 
+def test_masks_have_the_objects_colours_instead_of_their_classes():
+    instances = objects([[0, 0, 10, 10], [0, 0, 10, 10]], [0.8, 0.9])
+    instances.pred_masks = torch.zeros(2, 300, 400, dtype=torch.bool)
+    instances.pred_masks[0, 150:250, 150:250] = instances.pred_masks[1, 50:100, 300:350] = True
+    sem_seg = torch.zeros(2, 300, 400)
+    sem_seg[1, 100:200] = 5
+    result = {"instances": instances, "sem_seg": sem_seg}
+    picture = draw_result(black(), result, draw_boxes=False, **AS_IS)
+    # The best object has the first colour; a semantic class is seen where no mask is.
+    colors = [style.object_color(0), style.object_color(1), style.class_color(0), (0, 0, 0)]
+    for place, color in zip([(75, 325), (175, 200), (150, 50), (20, 20)], colors, strict=True):
+        assert np.abs(picture[place] - np.multiply(color, 0.45)).max() <= 1
+
+
 def test_class_map_resizes_scores_not_classes():
     # Two cells, scores 1 and -1: the border of the enlarged map is in the middle.
     sem_seg = torch.tensor([[[0.0, 0.0]], [[1.0, -1.0]]])
