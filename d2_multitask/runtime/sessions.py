@@ -130,9 +130,13 @@ def _not_installed(path: Path, title: str, package: str, extra: str) -> ImportEr
 def _cannot_read(
     path: Path, title: str, package: str, version: str, error: Exception
 ) -> ModelFileError:
-    reason = " ".join(str(error).split())[:200]
+    reason = " ".join(str(error).split())[-160:]  # the end says what, the beginning where
+    if METADATA_KEY.encode() not in path.read_bytes():
+        return ModelFileError(
+            f"{path}: found no network, expected a file written by tools/export.py ({title} says: "
+            f"...{reason})"
+        )
     return ModelFileError(
-        f"{path}: {title} {version} cannot read this file ({reason}), expected one written by "
-        f"tools/export.py; if it is, the {title} is too old for it: python -m pip install "
-        f"--upgrade {package}"
+        f"{path}: {title} {version} cannot read this file (...{reason}), expected a newer one: "
+        f"python -m pip install --upgrade {package}"
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,27 @@ def test_the_runtime_alone_imports_no_library_for_a_network():
     assert "'PIL'" in loaded
     assert "onnxruntime" not in loaded
     assert "openvino" not in loaded
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows")
+def test_an_environment_of_three_packages(tmp_path: Path):
+    """What `pip install d2_multitask[runtime]` installs, as links, and nothing else."""
+    venv.create(tmp_path / "venv", with_pip=False, symlinks=True)
+    (target,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    installed = Path(sysconfig.get_path("platlib"))
+    names = ("numpy", "numpy.libs", "PIL", "pillow.libs", "onnxruntime", "flatbuffers", "google")
+    for name in (*names, "packaging"):
+        if (installed / name).exists():
+            (target / name).symlink_to(installed / name)
+    (target / "d2_multitask").symlink_to(REPOSITORY / "d2_multitask")
+    code = f"""
+import numpy as np
+from d2_multitask.runtime import Predictor, draw
+image = np.zeros((40, 60, 3), np.uint8)
+result = Predictor({str(write_model(tmp_path / "a.onnx"))!r})(image)
+print(draw(image, result).shape, len(result.to_coco(1)), len(result.sem_seg_to_coco(1)))
+"""
+    python = tmp_path / "venv/bin/python"
+    command = [str(python), "-I", "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == "(427, 640, 3) 2 0\n", done.stderr

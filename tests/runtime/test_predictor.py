@@ -95,7 +95,7 @@ def test_files_that_cannot_be_used(tmp_path):
         Predictor(tmp_path / "missing.onnx")
     text = tmp_path / "text.onnx"
     text.write_text("this is no network")
-    with pytest.raises(ModelFileError, match="cannot read this file .*tools/export.py"):
+    with pytest.raises(ModelFileError, match=r"text.onnx: found no network, .*export.py"):
         Predictor(text)
     with pytest.raises(ModelFileError, match="found no metadata"):
         Predictor(write_model(tmp_path / "other.onnx", text=""))
@@ -106,7 +106,20 @@ def test_files_that_cannot_be_used(tmp_path):
 def test_a_file_for_a_newer_onnx_runtime(tmp_path):
     with pytest.raises(ModelFileError, match="pip install --upgrade onnxruntime") as raised:
         Predictor(write_model(tmp_path / "new.onnx", opset=99))
+    assert "opset" in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_openvino(path, tmp_path):
+    pytest.importorskip("openvino")
+    image = grey(64, 128)
+    found, expected = Predictor(path, threads=1, backend="openvino")(image), Predictor(path)(image)
+    np.testing.assert_allclose(found.boxes, expected.boxes)
+    np.testing.assert_allclose(found.maps["sem_seg"], expected.maps["sem_seg"], atol=1e-4)
+    text = tmp_path / "text.xml"
+    text.write_text("this is no network")
+    with pytest.raises(ModelFileError, match="text.xml: found no network"):
+        Predictor(text)
 
 
 @pytest.mark.parametrize("seed", range(5))
