@@ -79,6 +79,11 @@ def test_wheel_holds_every_module_and_nothing_else(wheel):
     assert packed == modules
 
 
+def test_wheel_has_the_console_script(wheel):
+    (path,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
+    assert "d2mt = d2mt:main" in wheel.read(path).decode()
+
+
 def test_config_is_found_in_an_unpacked_wheel(wheel, tmp_path):
     wheel.extractall(tmp_path)
     path = tmp_path / "d2_multitask" / "model_configs.py"

@@ -6,8 +6,8 @@
 Overlays are written to --output under the inputs' names. --json FILE.json writes three files for
 the objects that reach --confidence-threshold (use 0 to evaluate them): FILE.json is COCO's list of
 results, FILE_sem_seg.json holds each semantic class but the background as RLE, FILE_images.json the
-image ids. A network with the task "foreground" also writes masks, black and white, to OUTPUT/masks.
-Videos: d2mt track.
+image ids: the numbers that the names are, as in 007.jpg, or 1, 2, 3, ... A network with the task
+"foreground" also writes masks, black and white, to OUTPUT/masks. Videos: d2mt track.
 
 Exit code: 0; 1 if no input could be read; 2 if something was typed wrong; 130 if interrupted.
 """

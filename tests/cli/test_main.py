@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
+import sys
 
 import pytest
 
+import d2mt
 from d2_multitask.cli.main import COMMANDS, main
+from support import REPOSITORY
 from tool_support import run_command
 
 
@@ -33,3 +38,32 @@ def test_as_a_module_with_a_command_of_its_own_usage(tmp_path) -> None:
     done = run_command("train", tmp_path, "--help")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: d2mt train ")
+
+
+def test_help_imports_no_pytorch(tmp_path) -> None:
+    code = """if True:
+        import sys
+        sys.argv = ["d2mt", "--help"]
+        import d2mt
+        d2mt.main()
+        print(sorted({"torch", "detectron2", "cv2", "numpy"} & set(sys.modules)))"""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.endswith("\n[]\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        pytest.param("", False, id="nothing"),
+        pytest.param("--help", False, id="help"),
+        pytest.param("view --model a.onnx", False, id="view"),
+        pytest.param("predict --input a --model a.onnx", False, id="exported"),
+        pytest.param("predict --input a --model a.pth", True, id="weights"),
+        pytest.param("eval --model a.onnx", True, id="eval"),
+    ],
+)
+def test_what_needs_pytorch(words: str, expected: bool) -> None:
+    assert d2mt.needs_torch(words.split()) == expected

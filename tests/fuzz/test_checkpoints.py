@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from d2_multitask.checkpoint import read_checkpoint
+from d2_multitask.checkpoint import Description, read_checkpoint
+from d2_multitask.checkpoint.description import parse_description
 from fuzz.mutation import mutated_bytes, number_of_mutants
 
 MUTANTS = number_of_mutants(200)
@@ -44,3 +45,21 @@ def test_a_sentence_or_weights(tmp_path, name):
         if name == "zip.pth" and data != whole:
             assert found.keys() == WEIGHTS.keys(), index
             assert all(torch.equal(found[k], v) for k, v in WEIGHTS.items()), index
+
+
+def test_a_sentence_or_a_description():
+    names = {"thing_classes": ["a"], "thing_dataset_id_to_contiguous_id": {3: 0}}
+    names["keypoint_connection_rules"] = [("a", "b", (1, 2, 3))]
+    whole = Description("MODEL: {TASKS: [det]}", names, "0.1.0").to_json().encode()
+    draw, told = random.Random(1), 0
+    words = (b"null", b"[]", b"{}", b'"a"', b"1e999", b"NaN", b"-1", b"true")
+    for index in range(MUTANTS):
+        text = mutated_bytes(draw, whole, words).decode(errors="replace")
+        try:
+            parse_description(text, "a.pth").to_json()
+        except ValueError as error:
+            told += 1
+            assert str(error).startswith("a.pth: its description"), index
+        except Exception as error:
+            raise AssertionError(f"mutant {index} raises {error!r}: {text}") from error
+    assert 0 < told < MUTANTS
