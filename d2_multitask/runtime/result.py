@@ -123,7 +123,7 @@ class Result:
             columns["segmentation"] = [encode(mask) for mask in self.masks]
         if self.keypoints is not None:
             points = self.keypoints - np.array([0.5, 0.5, 0], np.float32)
-            columns["keypoints"] = points.reshape(len(points), -1).tolist()
+            columns["keypoints"] = points.reshape(len(points), 3 * points.shape[1]).tolist()
         if self.track_ids is not None:
             columns["track_id"] = self.track_ids.tolist()
         rows = zip(*columns.values(), strict=True)

@@ -116,6 +116,13 @@ def test_what_was_not_asked_for_is_not_written():
     assert result.confident() is result
 
 
+def test_an_image_without_objects(result):
+    none = result.select(np.zeros(3, bool))
+    none.masks = np.zeros((0, 40, 60), bool)
+    assert (len(none), none.to_coco(1)) == (0, [])
+    assert len(none.confident()) == 0
+
+
 def test_the_best_objects_first(result):
     chosen = result.confident()
     assert chosen.scores.tolist() == pytest.approx([0.9, 0.4])
