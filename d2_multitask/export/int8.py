@@ -74,7 +74,7 @@ def _quantize_onnx(source: Path, target: Path, feeds: list[Feeds]) -> None:
             Reader(),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=list(_QUANTIZED),
-            nodes_to_exclude=_decoding_nodes(prepared),
+            nodes_to_exclude=_float_nodes(prepared),
             per_channel=True,
             # Products of 8-bit weights overflow 16 bits on processors without VNNI.
             reduce_range=True,
@@ -84,8 +84,12 @@ def _quantize_onnx(source: Path, target: Path, feeds: list[Feeds]) -> None:
         )
 
 
-def _decoding_nodes(path: str) -> list[str]:
-    """Nodes of a file without a convolution before and after them: normalisation and decoding."""
+def _float_nodes(path: str) -> list[str]:
+    """What stays in float32: nodes that have no convolution before or none after them.
+
+    These are normalisation, decoding, and the convolutions that predict: a heatmap's scores and
+    sub-cell offsets are worth more than eight bits, and their convolutions are small.
+    """
     import onnx
 
     graph = onnx.load(path).graph
@@ -105,7 +109,7 @@ def _decoding_nodes(path: str) -> list[str]:
         later = [reader for name in node.output for reader in readers.get(name, ())]
         if any(name in ahead or name in convolutions for name in later):
             ahead.add(node.name)
-    network = convolutions | (after & ahead)
+    network = (convolutions | after) & ahead
     return [node.name for node in graph.node if node.name not in network]
 
 
