@@ -19,6 +19,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils.logger import setup_logger
 
 from d2_multitask.cli import train
@@ -29,7 +30,7 @@ from d2_multitask.engine.setup import ends_in_a_sentence, setup
 from d2_multitask.engine.trained_model import model_info
 from d2_multitask.engine.trainer import MultitaskTrainer
 from d2_multitask.loading import EXPORTED_SUFFIXES, load
-from d2_multitask.runtime import ModelInfo
+from d2_multitask.runtime import ModelInfo, Predictor
 from d2_multitask.visualization.metadata import cfg_metadata
 
 DEFAULT_OUTPUT = "output/eval"
@@ -61,13 +62,25 @@ def evaluate_exported(args: argparse.Namespace) -> None:
         cfg.TEST.TASKS = [task for task in cfg.MODEL.TASKS if task in predictor.info.tasks]
         cfg = setup(args, cfg)
         check_fits(predictor.info, cfg, args)
-        evaluators = [MultitaskTrainer.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+        evaluators = build_evaluators(cfg)
+    measure(predictor, cfg, evaluators)
+
+
+def build_evaluators(cfg: CfgNode) -> list[DatasetEvaluator]:
+    """One for each dataset of ``DATASETS.TEST``."""
+    return [MultitaskTrainer.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+
+
+def measure(
+    predictor: Predictor, cfg: CfgNode, evaluators: list[DatasetEvaluator]
+) -> dict[str, Any]:
+    """Run an exported file on ``DATASETS.TEST``; see `MultitaskTrainer.test`."""
 
     def answer(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
         images = [read_image(entry["file_name"], "BGR") for entry in batch]
         return [to_detectron2(result) for result in predictor.predict_batch(images)]
 
-    MultitaskTrainer.test(cfg, answer, evaluators)
+    return MultitaskTrainer.test(cfg, answer, evaluators)
 
 
 def check_fits(info: ModelInfo, cfg: CfgNode, args: argparse.Namespace) -> None:

@@ -24,14 +24,16 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.config import CfgNode
+from detectron2.data import Metadata
 from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
 from torch import nn
 
-import d2_multitask
+from d2_multitask.cli.eval import build_evaluators, measure
 from d2_multitask.cli.predict import split_overrides
-from d2_multitask.data.datasets.from_config import register_datasets
 from d2_multitask.data.io import read_image
 from d2_multitask.engine.media import find_media
+from d2_multitask.engine.model_file import prediction_config
 from d2_multitask.engine.predictor import find_weights, load_trained_model
 from d2_multitask.engine.setup import exit_code
 from d2_multitask.export import compare_file, export_file, quantize_file
@@ -41,8 +43,12 @@ from d2_multitask.export.compare import (
     compare_program,
     noise_images,
 )
+from d2_multitask.export.network import check_config
+from d2_multitask.runtime import Predictor
+from d2_multitask.visualization.metadata import cfg_metadata
 
 MOST_COMPARED, MOST_CALIBRATED = 8, 300
+FLOAT_FILE = "float32.onnx"
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -50,7 +56,8 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, help="path, or name below configs/")
+    parser.add_argument("--model", default="", metavar="FILE", help="weights with their config")
+    parser.add_argument("--config-file", default="", help="path, or name below configs/")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE")
     parser.add_argument("--tasks", nargs="+", help="only these, e.g. seg det pose")
     parser.add_argument(
@@ -65,20 +72,46 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="FOLDER",
         help=f"images like those to come, {MOST_CALIBRATED} at most",
     )
+    parser.add_argument(
+        "--evaluate", action="store_true", help="print the metrics on DATASETS.TEST of the config"
+    )
     words, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
     args = parser.parse_args(words)
     args.opts = overrides
+    if not args.model and not args.config_file:
+        parser.error("nothing to export: give --model FILE, or --config-file FILE")
     if args.int8 != bool(args.calibrate):
         parser.error("--int8 and --calibrate FOLDER belong together")
+    if args.evaluate and args.output.suffix not in (".onnx", ".xml"):
+        parser.error(f"--evaluate: found {args.output.name}, expected a file .onnx or .xml")
     return args
 
 
-def build(args: argparse.Namespace) -> tuple[CfgNode, nn.Module]:
-    """The config and the network with its weights, on the processor."""
-    cfg = d2_multitask.load_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
-    register_datasets(cfg.DATASETS.REGISTER)
+def build(args: argparse.Namespace) -> tuple[CfgNode, Metadata, nn.Module]:
+    """The config, its names, and the network with its weights, on the processor."""
+    options = [*args.opts, "MODEL.DEVICE", "cpu"]
+    cfg, names = prediction_config(args.model, args.config_file, options)
+    check_config(cfg)
+    cfg = cfg.clone()
+    cfg.defrost()
     cfg.MODEL.WEIGHTS = find_weights(cfg)
-    return cfg, load_trained_model(cfg).eval()
+    return cfg, cfg_metadata(cfg, names), load_trained_model(cfg).eval()
+
+
+def metrics(path: Path, cfg: CfgNode, folder: Path) -> dict[str, float]:
+    """``"task/metric"`` -> value, the main ones, of a file on ``DATASETS.TEST``."""
+    predictor = Predictor(path)
+    cfg = cfg.clone()
+    cfg.OUTPUT_DIR = str(folder)
+    cfg.TEST.FUSED = cfg.TEST.COMPILED = False  # of networks in PyTorch
+    cfg.TEST.TASKS = [task for task in cfg.MODEL.TASKS if task in predictor.info.tasks]
+    results = measure(predictor, cfg, build_evaluators(cfg))
+    return {
+        f"{task}/{name}": value
+        for task, values in results.items()
+        for name, value in values.items()
+        if name in ("AP", "AP50", "mIoU") or name.startswith("IoU-")
+    }
 
 
 def read_images(inputs: Sequence[str] | None, most: int) -> list[np.ndarray]:
@@ -91,17 +124,12 @@ def read_images(inputs: Sequence[str] | None, most: int) -> list[np.ndarray]:
 def run(args: argparse.Namespace) -> int:
     """Export, quantise, compare."""
     images = read_images(args.images, MOST_COMPARED)
-    calibration = read_images(args.calibrate, MOST_CALIBRATED) if args.int8 else []
-    cfg, model = build(args)
+    cfg, metadata, model = build(args)
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    # Beside its place, which it takes only when it has been compared.
-    with tempfile.TemporaryDirectory(dir=args.output.parent, prefix=".export-") as folder:
-        written = Path(folder) / args.output.name
-        export = written.with_suffix(".float.onnx") if args.int8 else written
-        export_file(cfg, model, export, args.tasks, Path(args.config_file).name)
-        if args.int8:
-            quantize_file(export, written, calibration)
-            export.unlink()
+    with tempfile.TemporaryDirectory(dir=args.output.parent, prefix=".export-") as name:
+        # Beside its place, which it takes only when it has been compared.
+        folder = Path(name)
+        written = write_files(args, cfg, metadata, model, folder)
         if written.suffix in (".onnx", ".xml"):
             differences = compare_file(written, cfg, model, images, args.tasks)
         else:
@@ -113,10 +141,29 @@ def run(args: argparse.Namespace) -> int:
                 f"{MOST_PIXELS} pixels or {MOST_SCORE} of a score away from the network's\n"
             )
             return 1
-        for file in Path(folder).iterdir():
-            file.replace(args.output.with_name(file.name))
+        if args.evaluate:
+            files = [folder / FLOAT_FILE, written] if args.int8 else [written]
+            columns = [metrics(file, cfg, folder / "evaluation") for file in files]
+            rows = [[key, *(column[key] for column in columns)] for key in columns[0]]
+            headers = ["metric", "float32", "int8"]
+            print(tabulate(rows, headers[: len(rows[0])] if rows else headers, floatfmt=".2f"))
+        for suffix in (".bin", written.suffix):  # last the file that is complete with the other
+            if (file := written.with_suffix(suffix)).exists():
+                file.replace(args.output.with_suffix(suffix))
     print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB")
     return 0
+
+
+def write_files(
+    args: argparse.Namespace, cfg: CfgNode, metadata: Metadata, model: nn.Module, folder: Path
+) -> Path:
+    """Write the file into a folder, and for int8 the one that it is made of."""
+    path, name = folder / args.output.name, Path(args.config_file or args.model).name
+    target = folder / FLOAT_FILE if args.int8 else path
+    export_file(cfg, model, target, args.tasks, name=name, metadata=metadata)
+    if args.int8:
+        quantize_file(target, path, read_images(args.calibrate, MOST_CALIBRATED))
+    return path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,17 +8,19 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import Metadata
 from torch import Tensor, nn
 
-from d2_multitask.export.model_json import KEY, model_json
+from d2_multitask.export.model_json import model_json
 from d2_multitask.export.network import ExportedNetwork, check_config
-from d2_multitask.version import __version__
+from d2_multitask.runtime.model_info import METADATA_KEY as KEY
+from d2_multitask.visualization.metadata import cfg_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +32,13 @@ MOST_IMAGES, MOST_SIDES = 1024, 1024
 
 
 def export_file(
-    cfg: CfgNode, model: nn.Module, path: Path, tasks: list[str] | None = None, name: str = ""
+    cfg: CfgNode,
+    model: nn.Module,
+    path: Path,
+    tasks: Sequence[str] | None = None,
+    *,
+    name: str = "",
+    metadata: Metadata | None = None,
 ) -> dict[str, Any]:
     """Write a network with its weights as one file.
 
@@ -41,6 +49,7 @@ def export_file(
             ``torch.export``; ``.ts`` (TorchScript).
         tasks: those that answer; ``None`` = those that run at inference.
         name: of the config, for the file's JSON.
+        metadata: of `cfg_metadata`; ``None`` = the config's.
 
     Returns:
         The JSON in the file, see `model_json`.
@@ -55,7 +64,8 @@ def export_file(
     network = ExportedNetwork(model, tasks or ()).eval()
     with torch.no_grad():
         outputs = list(network(*example(network)))
-    info = model_json(cfg, network, outputs, name, __version__)
+    metadata = cfg_metadata(cfg) if metadata is None else metadata
+    info = model_json(cfg, metadata, network, outputs, name)
     with _quiet():
         WRITERS[path.suffix](network, info, path)
     return info
