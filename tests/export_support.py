@@ -38,6 +38,7 @@ def small_config(tasks: list[str] | None = None) -> CfgNode:
     cfg.MODEL.TASKS = tasks or TASKS
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
+    cfg.MODEL.CENTER_HEAD.SCORE_THRESH_TEST = THRESHOLD
     cfg.INPUT.MIN_SIZE_TEST = cfg.INPUT.MAX_SIZE_TEST = 60  # not a multiple of the stride of 4
     return cfg
 

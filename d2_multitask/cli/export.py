@@ -43,6 +43,7 @@ from d2_multitask.export.compare import (
     compare_program,
     noise_images,
 )
+from d2_multitask.export.files import check_suffix
 from d2_multitask.export.network import check_config
 from d2_multitask.runtime import Predictor
 from d2_multitask.visualization.metadata import cfg_metadata
@@ -123,6 +124,7 @@ def read_images(inputs: Sequence[str] | None, most: int) -> list[np.ndarray]:
 
 def run(args: argparse.Namespace) -> int:
     """Export, quantise, compare."""
+    check_suffix(args.output)
     images = read_images(args.images, MOST_COMPARED)
     cfg, metadata, model = build(args)
     args.output.parent.mkdir(parents=True, exist_ok=True)

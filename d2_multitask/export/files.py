@@ -58,8 +58,7 @@ def export_file(
         ValueError: another suffix, or a config or task that cannot be exported.
         ImportError: the format's library is not installed.
     """
-    if path.suffix not in WRITERS:
-        raise ValueError(f"{path}: found {path.suffix!r}, expected one of {', '.join(WRITERS)}")
+    check_suffix(path)
     check_config(cfg)
     network = ExportedNetwork(model, tasks or ()).eval()
     with torch.no_grad():
@@ -69,6 +68,12 @@ def export_file(
     with _quiet():
         WRITERS[path.suffix](network, info, path)
     return info
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse names of formats that cannot be written."""
+    if path.suffix not in WRITERS:
+        raise ValueError(f"{path}: found {path.suffix!r}, expected one of {', '.join(WRITERS)}")
 
 
 def example(network: ExportedNetwork, images: int = 2) -> tuple[Tensor, Tensor]:
