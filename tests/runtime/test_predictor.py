@@ -9,6 +9,7 @@ from detectron2.layers import batched_nms
 
 from d2_multitask.runtime import ModelFileError, Predictor
 from d2_multitask.runtime.objects import nms
+from d2_multitask.runtime.sessions import SAME_SHAPES
 from runtime_support import write_model
 
 
@@ -120,6 +121,20 @@ def test_openvino(path, tmp_path):
     text.write_text("this is no network")
     with pytest.raises(ModelFileError, match="text.xml: found no network"):
         Predictor(text)
+
+
+def test_openvino_compiles_for_a_size_that_repeats(path):
+    pytest.importorskip("openvino")
+    predictor = Predictor(path, threads=1, backend="openvino")
+    session = predictor._session
+    for size in ((64, 128), (96, 64)):
+        results = [predictor(grey(*size)) for _ in range(SAME_SHAPES - 1)]
+        assert session._compiled is session._of_any_size
+        results.append(predictor(grey(*size)))
+        assert session._compiled is not session._of_any_size
+        np.testing.assert_allclose(results[-1].boxes, results[0].boxes, atol=1e-3)
+        for name, values in results[0].maps.items():
+            np.testing.assert_allclose(results[-1].maps[name], values, atol=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(5))

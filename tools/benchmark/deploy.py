@@ -146,6 +146,8 @@ def load_openvino(path: Path, size: int) -> Callable[[], list[np.ndarray]]:
         "INFERENCE_PRECISION_HINT": "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
+    # As `d2_multitask.runtime` does from the eighth image of a size on.
+    model.reshape({name: list(value.shape) for name, value in feeds.items()})
     compiled = openvino.compile_model(model, "CPU", hints)
     return lambda: list(compiled(feeds).values())
 
