@@ -82,10 +82,10 @@ def _with_maps(picture: Image.Image, result: Result) -> Image.Image:
     else:
         classes, colors = np.zeros(size, np.uint8), [None]
     if result.masks is not None and len(result):
-        masks = Image.fromarray(result.masks.argmax(0).astype(np.int32)), result.masks.any(0)
-        owner = np.asarray(masks[0].resize(size[::-1], Image.Resampling.NEAREST))
-        covered = np.asarray(Image.fromarray(masks[1]).resize(size[::-1]))
-        classes = np.where(covered, owner + len(colors), classes)
+        nobody = np.zeros((1, *result.image_size), bool)
+        owner = best_class(np.concatenate([nobody, result.masks]).view(np.uint8))
+        owner = np.asarray(Image.fromarray(owner).resize(size[::-1], Image.Resampling.NEAREST))
+        classes = np.where(owner, owner.astype(np.uint16) + (len(colors) - 1), classes)
         colors += [result_color(result, index) for index in range(len(result))]
     return _tinted(picture, classes, colors) if classes.any() or colors[0] else picture
 
@@ -98,12 +98,12 @@ def _enlarged(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _tinted(picture: Image.Image, ids: np.ndarray, colors: Sequence[Color | None]) -> Image.Image:
     """Tint each pixel in the colour of its id, with an outline where the id changes."""
     table = np.array([color or (0, 0, 0) for color in colors], np.uint8)
-    cover = np.array([round(255 * TINT) if color else 0 for color in colors], np.uint8)[ids]
+    cover = np.array([round(255 * TINT) if color else 0 for color in colors], np.uint8).take(ids)
     border = np.zeros(ids.shape, bool)
     border[:, 1:] = ids[:, 1:] != ids[:, :-1]
     border[1:] |= ids[1:] != ids[:-1]
     cover[border & (cover > 0)] = round(255 * OUTLINE)
-    return Image.composite(Image.fromarray(table[ids]), picture, Image.fromarray(cover))
+    return Image.composite(Image.fromarray(table.take(ids, 0)), picture, Image.fromarray(cover))
 
 
 class _Pen:
