@@ -197,11 +197,19 @@ def _limbs(
     axis = (center - half)[:, None], (center + half)[:, None]
     if keypoints is None or not len(skeleton):
         return *axis, np.ones((len(boxes), 1), bool)
-    ends = keypoints[:, np.asarray(skeleton)].astype(np.float32)  # (n, L, 2, 3)
+    ends = keypoints[:, _with_diagonals(np.asarray(skeleton))].astype(np.float32)  # (n, L, 2, 3)
     seen = (ends[..., 2] > LEAST_CONFIDENCE).all(2)
     first = np.concatenate([ends[:, :, 0, :2], axis[0]], 1)
     second = np.concatenate([ends[:, :, 1, :2], axis[1]], 1)
     return first, second, np.concatenate([seen, ~seen.any(1, keepdims=True)], 1)
+
+
+def _with_diagonals(skeleton: np.ndarray) -> np.ndarray:
+    """(L, 2) limbs, and the diagonals of what four of them enclose: the torso is no ring."""
+    joined = np.zeros([skeleton.max() + 1] * 2, np.int64)
+    joined[skeleton[:, 0], skeleton[:, 1]] = joined[skeleton[:, 1], skeleton[:, 0]] = 1
+    opposite = (joined @ joined >= 2) & (joined == 0)
+    return np.concatenate([skeleton, np.argwhere(np.triu(opposite, 1))])
 
 
 def _limb_distance(

@@ -121,3 +121,14 @@ def test_semantic_classes_of_objects_are_found_by_name() -> None:
     assert semantic_ids(["person", "cat"], stuff) == ([3, 2], [1])
     with pytest.raises(ValueError, match=r"no semantic class for the object classes \['dog'\]"):
         semantic_ids(["dog"], stuff)
+
+
+def test_the_middle_of_a_torso_is_near_it() -> None:
+    ring = [(0, 1), (1, 2), (2, 3), (3, 0)]
+    keypoints = np.ones((2, 4, 3))
+    keypoints[0, :, :2] = [[2, 2], [38, 2], [38, 38], [2, 38]]
+    keypoints[1, :, :2] = [[30, 2], [30, 38], [30, 38], [30, 2]]
+    boxes = np.array([[0, 0, 40, 40]] * 2, float)
+    ones = np.ones((40, 40), int), boxes, np.full(2, 0.8), np.ones(2, int), keypoints
+    found = instance_masks(*ones, ring)
+    assert found[0, 20, 20] and found[1, 20, 30] and found[0, 20, 3]
