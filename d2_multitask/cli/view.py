@@ -7,7 +7,8 @@ The first form serves the page on 127.0.0.1 until Ctrl-C; other machines cannot 
 never leave the browser. The second one writes a folder instead, which any web server can host.
 ONNX Runtime for browsers comes from the npm package onnxruntime-web, which is fetched once.
 
-Exit code: 0; 2 if something was typed wrong or is missing.
+Exit code: 0, also when Ctrl-C ends the server; 2 if something was typed wrong or is missing; 130 if
+interrupted before.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
