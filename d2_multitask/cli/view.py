@@ -71,8 +71,9 @@ def run(args: argparse.Namespace) -> None:
         print(f"    python -m http.server --bind {HOST} --directory {args.static}")
         return
     with Server(site, args.port) as server:
-        print(f"http://{HOST}:{server.server_port} shows {args.model}; Ctrl-C ends it", flush=True)
         try:
+            address = f"http://{HOST}:{server.server_port}"
+            print(f"{address} shows {args.model}; Ctrl-C ends it", flush=True)
             server.serve_forever()
         except KeyboardInterrupt:
             print()
