@@ -243,7 +243,19 @@ def parse_config(text: str, where: str) -> CfgNode:
         raise ValueError(f"{where}: found the key {_BASE}, expected a config that is complete")
     with _in_a_sentence(cfg, where):
         cfg.merge_from_other_cfg(CfgNode(content))
+    _check_nothing_is_empty(cfg, get_multitask_cfg(), where)
     return cfg
+
+
+def _check_nothing_is_empty(cfg: CfgNode, default: CfgNode, where: str, prefix: str = "") -> None:
+    """Refuse null, which Detectron2 takes for a value of any type."""
+    for name, value in default.items():
+        if isinstance(value, CfgNode) and isinstance(cfg[name], CfgNode):
+            _check_nothing_is_empty(cfg[name], value, where, f"{prefix}{name}.")
+        elif cfg[name] is None and value is not None:
+            raise ValueError(
+                f"{where}: {prefix}{name}: found nothing, expected {type(value).__name__}"
+            )
 
 
 @contextlib.contextmanager
@@ -256,7 +268,9 @@ def _in_a_sentence(cfg: CfgNode, path: str) -> Iterator[None]:
     except KeyError as error:
         raise ValueError(_unknown_key(cfg, error, path)) from None
     except (ValueError, AssertionError) as error:
-        raise ValueError(f"{path}: {error}") from None
+        # Of a node that is none, yacs shows all keys.
+        found = re.sub(r" with values \(.{300,}\)", "", str(error), flags=re.DOTALL)
+        raise ValueError(f"{path}: {found}") from None
     except (TypeError, AttributeError, OSError) as error:
         raise ValueError(f"{path}: found a key or value of the wrong type: {error}") from None
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, Metadata
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 from d2_multitask.checkpoint import Description, read_description
 from d2_multitask.checkpoint.description import known_names
@@ -28,18 +28,19 @@ def describe(cfg: CfgNode) -> str:
     """The text that makes a weight file of this config complete, see `Description`.
 
     ``OUTPUT_DIR``, ``MODEL.DEVICE`` and the weights that training started from are left at their
-    defaults. Names are those of ``DATASETS.TEST`` and ``DATASETS.TRAIN``; of sets that disagree
+    defaults. Names are those of ``DATASETS.TRAIN`` and ``DATASETS.TEST``; of sets that disagree
     the first one's.
     """
     cfg = cfg.clone()
     cfg.defrost()
     _forget_machine(cfg)
     names = {}
-    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         if name not in DatasetCatalog:
             continue
         try:
-            metadata = loaded_metadata(name)
+            # A set that was not loaded yet is only read if it alone can tell names.
+            metadata = MetadataCatalog.get(name) if names else loaded_metadata(name)
         except (ValueError, OSError, KeyError) as error:
             logger.warning("No names from dataset %r, which cannot be read: %s", name, error)
             continue

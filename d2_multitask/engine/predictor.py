@@ -28,6 +28,10 @@ from d2_multitask.modeling.inference.tiles import TiledNetwork
 logger = logging.getLogger(__name__)
 
 FINAL_WEIGHTS = "model_final.pth"
+# What building a network raises for names that are not registered and for numbers that do not fit.
+_BUILD_ERRORS = (
+    *(LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, RuntimeError),
+)
 
 
 class MultitaskPredictor:
@@ -116,9 +120,17 @@ def load_trained_model(cfg: CfgNode) -> nn.Module:
 
     Raises:
         ValueError: the checkpoint lacks some tensors, so that results would come from random
-            numbers: it is another network's, or holds weights to start a training from.
+            numbers: it is another network's, or holds weights to start a training from. Or no
+            network can be built from the config, which may have come with the weights.
     """
-    model = build_model(cfg)
+    try:
+        model = build_model(cfg)
+    except _BUILD_ERRORS as error:
+        raise ValueError(
+            f"MODEL: no network can be built from the config of {cfg.MODEL.WEIGHTS} "
+            f"({type(error).__name__}: {' '.join(str(error).split())}); expected registered names "
+            "(import the modules that register your own first) and values that fit"
+        ) from error
     checkpointer = MultitaskCheckpointer(model, use_ema=cfg.SOLVER.EMA.ENABLED)
     checkpointer.load(cfg.MODEL.WEIGHTS)
     report = checkpointer.report

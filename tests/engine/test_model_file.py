@@ -11,8 +11,10 @@ import torch
 from d2_multitask import register_coco_format
 from d2_multitask.checkpoint import Description, read_description
 from d2_multitask.engine.model_file import trained_config
+from d2_multitask.engine.trained_model import TrainedModel
 from d2_multitask.engine.trainer import MultitaskTrainer
 from engine_support import tiny_cfg, write_people
+from tool_support import small_network
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,10 @@ def test_a_checkpoint_without_config(tmp_path: Path) -> None:
         pytest.param("MODEL: 3", "MODEL", id="type"),
         pytest.param("a: &a [*a, *a]", "not a plain YAML|levels", id="aliases"),
         pytest.param("", "an empty file", id="empty"),
+        pytest.param(
+            "MODEL: {CENTER_HEAD: {NMS_THRESH_TEST: null}}", "TEST: found nothing", id="null"
+        ),
+        pytest.param("MODEL: null", "for config key: MODEL$", id="no-node"),
     ],
 )
 def test_a_hostile_config(tmp_path: Path, monkeypatch, config: str, message: str) -> None:
@@ -83,7 +89,7 @@ def test_a_hostile_config(tmp_path: Path, monkeypatch, config: str, message: str
     torch.save({"model": {"a": torch.zeros(1)}, "d2_multitask": text}, tmp_path / "a.pth")
     with pytest.raises(ValueError, match=message) as error:
         trained_config("a.pth")
-    assert str(error.value).startswith("a.pth: its config")
+    assert str(error.value).startswith("a.pth: its config") and "\n" not in str(error.value)
     assert not (tmp_path / "created").exists()
 
 
@@ -94,3 +100,13 @@ def test_paths_in_a_strangers_config_are_forgotten(tmp_path: Path) -> None:
     cfg, _ = trained_config(tmp_path / "a.pth")
     assert (cfg.OUTPUT_DIR, cfg.MODEL.FEATURE_EXTRACTOR.WEIGHTS) == ("./output", "")
     assert cfg.MODEL.WEIGHTS == str(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("MODEL.BACKBONE.NAME", "absent"), ("MODEL.FPN.OUT_CHANNELS", "-1")],
+)
+def test_a_config_of_which_no_network_can_be_built(tmp_path: Path, key: str, value: str) -> None:
+    path = small_network(tmp_path)
+    with pytest.raises(ValueError, match=r"no network can be built .*model_final.pth"):
+        TrainedModel(path, opts=[key, value])
