@@ -77,8 +77,9 @@ class ExportedNetwork(nn.Module):
             (N, P, K, 3), and each map under the name of its result.
         """
         pixels = images.permute(0, 3, 1, 2).float()
-        normalised = (pixels - self.model.pixel_mean) / self.model.pixel_std
-        batch = torch.where(inside(sizes, normalised), normalised, 0.0)
+        # Products: a quarter of the time of a division and a choice.
+        rows, columns = inside(sizes, pixels)
+        batch = (pixels - self.model.pixel_mean) * (rows / self.model.pixel_std) * columns
         if self.is_encoder:
             grid_hw = [side // self.divisor for side in batch.shape[-2:]]
             tokens = self.model.encoder(batch)[:, 1:]
@@ -115,12 +116,12 @@ def exported_tasks(model: nn.Module, tasks: Sequence[str]) -> list[str]:
     return dense
 
 
-def inside(sizes: Tensor, batch: Tensor) -> Tensor:
-    """(N, 2) (h, w) and (N, C, H, W) -> (N, 1, H, W) bool, True inside of the image."""
+def inside(sizes: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, 2) (h, w) and (N, C, H, W) -> (N, 1, H, 1) and (N, 1, 1, W), 1 inside of the image."""
     height, width = batch.shape[-2:]
     rows = torch.arange(height, device=batch.device) < sizes[:, :1]  # (N, H)
     columns = torch.arange(width, device=batch.device) < sizes[:, 1:]
-    return (rows[:, :, None] & columns[:, None])[:, None]
+    return rows[:, None, :, None].float(), columns[:, None, None].float()
 
 
 def check_config(cfg: CfgNode) -> None:
