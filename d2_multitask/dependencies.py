@@ -33,7 +33,17 @@ TRAIN_PACKAGES = {
 
 # Modules that need neither PyTorch nor Detectron2.
 WITHOUT_TORCH = (
-    *("__main__", "cli", "dependencies", "loading", "runtime", "tracking", "version", "viewer"),
+    *(
+        "__main__",
+        "cli",
+        "dependencies",
+        "loading",
+        "runtime",
+        "tracking",
+        "version",
+        "video",
+        "viewer",
+    ),
     *("data.whole_files", "visualization.contact_sheet"),
 )
 # With this environment variable the package is imported without them even where they are, in a

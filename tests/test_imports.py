@@ -22,6 +22,7 @@ LEVELS = {
     "viewer": 0,
     "data": 1,
     "data.labels": 1,
+    "video": 1,
     "data.datasets": 2,
     # So that a task can register its evaluator in the file of its head.
     "evaluation.base": 2,

@@ -32,7 +32,6 @@ from torch import nn
 from d2_multitask.cli.eval import build_evaluators, measure
 from d2_multitask.cli.predict import split_overrides
 from d2_multitask.data.io import read_image
-from d2_multitask.engine.media import find_media
 from d2_multitask.engine.model_file import prediction_config
 from d2_multitask.engine.predictor import find_weights, load_trained_model
 from d2_multitask.engine.setup import exit_code
@@ -46,6 +45,7 @@ from d2_multitask.export.compare import (
 from d2_multitask.export.files import check_suffix
 from d2_multitask.export.network import check_config
 from d2_multitask.runtime import Predictor
+from d2_multitask.runtime.files import find_media
 from d2_multitask.visualization.metadata import cfg_metadata
 
 MOST_COMPARED, MOST_CALIBRATED = 8, 300

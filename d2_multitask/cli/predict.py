@@ -28,6 +28,7 @@ Exit code: 0; 1 if no input could be read; 2 if something was typed wrong; 130 i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import logging
 import sys
@@ -53,10 +54,11 @@ from d2_multitask.cli.outputs import (
 from d2_multitask.data.io import ImageReadError, read_image
 from d2_multitask.data.whole_files import whole_file
 from d2_multitask.engine.coco_results import CocoResults, image_ids, known_image_ids
-from d2_multitask.engine.media import VideoReader, VideoWriter, find_media
 from d2_multitask.engine.model_file import prediction_config
 from d2_multitask.engine.predictor import MultitaskPredictor, chosen_tasks
 from d2_multitask.engine.setup import exit_code, progress_bar
+from d2_multitask.runtime.files import find_media
+from d2_multitask.video import VideoReader, VideoWriter
 from d2_multitask.visualization.contact_sheet import contact_sheet, fit, side_by_side
 from d2_multitask.visualization.dense import draw_dense
 from d2_multitask.visualization.metadata import cfg_metadata, dataset_metadata, is_rcnn
@@ -282,21 +284,21 @@ def run_video(work: Predictions, source: Path | int, target: Path, first_id: int
     if limit is not None:
         total = min(total, limit) if total else limit
     frames = (
-        Picture(frame, first_id + index, f"{name}#{index}")
-        for index, frame in enumerate(itertools.islice(reader, limit))
+        Picture(frame.image, first_id + frame.number, f"{name}#{frame.number}")
+        for frame in itertools.islice(reader, limit)
     )
-    writer, done = VideoWriter(target, reader.fps), 0
+    done = 0
     overlays = progress_bar(work.overlays(frames), total=total, unit="frame")
-    try:
-        for _, overlay, _ in overlays:
-            writer.write(overlay[..., ::-1])
-            done += 1
-    except KeyboardInterrupt:
-        # Stopping a camera is the ordinary end of it, and what was seen so far is worth keeping.
-        print(f"\nStopped after {done} frames.")
-    finally:
-        overlays.close()
-        writer.close()
+    with VideoWriter(target, reader.fps) as writer, contextlib.closing(overlays):
+        try:
+            for picture, overlay, _ in overlays:
+                writer.write(overlay[..., ::-1], picture.image_id - first_id)
+                done += 1
+        except KeyboardInterrupt:
+            # Stopping a camera is the ordinary end of it, and what was seen is worth keeping.
+            print(f"\nStopped after {done} frames.")
+    if reader.dropped or reader.reconnections:
+        print(f"{reader.dropped} frames dropped, {reader.reconnections} reconnections")
     if not done:
         logger.warning("left out: %s: no frame could be read", name)
     return done

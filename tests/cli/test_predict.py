@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2_multitask.engine.media import VideoReader, VideoWriter
+from d2_multitask.video import VideoReader, VideoWriter
 from tool_support import load_command, run_command, small_network
 
 
