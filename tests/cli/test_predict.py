@@ -198,7 +198,7 @@ def test_a_video_becomes_a_video(tool, trained, tmp_path, capsys):
     assert tool.main(arguments(trained, *inputs, "--output", out, *options)) == 0
     reader = VideoReader(out / "street.mp4")
     assert reader.fps == pytest.approx(12)
-    assert [frame.shape for frame in reader] == [(480, 640, 3)] * 4
+    assert [frame.image.shape for frame in reader] == [(480, 640, 3)] * 4
     images = json.loads((tmp_path / "r_images.json").read_text())
     assert [image["file_name"] for image in images] == [f"street.avi#{i}" for i in range(4)]
     assert not (tmp_path / "r_sem_seg.json").exists()  # not asked for
