@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -107,3 +109,13 @@ print(draw(image, result).shape, len(result.to_coco(1)), len(result.sem_seg_to_c
     command = [str(python), "-I", "-c", code]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout == "(427, 640, 3) 2 0\n", done.stderr
+
+
+def test_the_example_in_the_docs(tmp_path: Path):
+    text = (REPOSITORY / "docs/runtime.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    write_model(tmp_path / "model.onnx")
+    shutil.copy(REPOSITORY / "docs/pictures/photographs/astronaut.jpg", tmp_path / "photo.jpg")
+    done = run(f"import os; os.chdir({str(tmp_path)!r})\n{code}")
+    assert done.stdout.startswith("person 0.9 ["), done.stderr
+    assert (tmp_path / "drawn.png").is_file()
