@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
-from d2_multitask.dependencies import check_dependencies
+from d2_multitask.dependencies import (
+    RUNTIME_ONLY,
+    check_dependencies,
+    has_torch_and_detectron2,
+)
 from d2_multitask.loading import EXPORTED_SUFFIXES
 
 EXPORTED_PREDICTION = "d2_multitask.cli.predict_exported"
@@ -51,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _what_to_type(error: ImportError) -> ImportError:
     """The error of `check_dependencies`, if PyTorch or Detectron2 is what is missing."""
     try:
-        check_dependencies()
+        if not os.environ.get(RUNTIME_ONLY):
+            check_dependencies()
     except ImportError as said:
         return said
     return error
@@ -59,8 +65,10 @@ def _what_to_type(error: ImportError) -> ImportError:
 
 def module_of(name: str, words: Sequence[str]) -> str:
     """The module of a command; prediction with an exported network has one without PyTorch."""
-    exported = name == "predict" and any(word.lower().endswith(EXPORTED_SUFFIXES) for word in words)
-    return EXPORTED_PREDICTION if exported else COMMANDS[name][0]
+    exported = any(word.lower().endswith(EXPORTED_SUFFIXES) for word in words)
+    if {"-h", "--help"}.intersection(words) and not has_torch_and_detectron2():
+        exported = True  # whose help is all that can be used here
+    return EXPORTED_PREDICTION if name == "predict" and exported else COMMANDS[name][0]
 
 
 def usage() -> str:

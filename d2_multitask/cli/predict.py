@@ -44,6 +44,7 @@ from detectron2.data import Metadata
 from detectron2.utils.logger import setup_logger
 
 import d2_multitask  # noqa: F401 (registers datasets and networks)
+from d2_multitask.cli import predict_exported
 from d2_multitask.cli.outputs import (
     MASK_FOLDER,
     SHEET_NAME,
@@ -57,6 +58,7 @@ from d2_multitask.engine.coco_results import CocoResults, image_ids, known_image
 from d2_multitask.engine.model_file import prediction_config
 from d2_multitask.engine.predictor import MultitaskPredictor, chosen_tasks
 from d2_multitask.engine.setup import exit_code, progress_bar
+from d2_multitask.loading import EXPORTED_SUFFIXES
 from d2_multitask.runtime.files import find_media
 from d2_multitask.video import VideoReader, VideoWriter
 from d2_multitask.visualization.contact_sheet import contact_sheet, fit, side_by_side
@@ -353,6 +355,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    args = parse_args(sys.argv[1:] if arguments is None else arguments)
+    """Run the command; ``None`` = the command line."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if any(word.lower().endswith(EXPORTED_SUFFIXES) for word in words):
+        return predict_exported.main(words)
+    args = parse_args(words)
     setup_logger(name="d2_multitask", abbrev_name="d2_multitask")
     return exit_code(lambda: run(args))

@@ -91,7 +91,7 @@ def test_an_exported_file(command, tmp_path: Path) -> None:
         pytest.param(["--model", "text.pth"], "text.pth cannot be read", id="no-checkpoint"),
         pytest.param(
             ["--model", "text.onnx", "--config-file", "quick/mcn_det.yaml"],
-            "cannot read this file",
+            "found no network",
             id="no-network",
         ),
     ],

@@ -71,6 +71,7 @@ def test_without_pytorch(work: Path) -> None:
 
 def test_help_and_weights_without_pytorch(work: Path) -> None:
     assert "predict " in d2mt(work, "--help").stdout
+    assert ".onnx or .xml" in d2mt(work, "predict", "--help").stdout
     done = d2mt(work, "predict", "--model", "model.pth", "--input", "photos")
     assert done.returncode == 2 and done.stderr.startswith("Error: d2_multitask cannot start. ")
     assert "PyTorch is not installed." in done.stderr and "Traceback" not in done.stderr
@@ -102,7 +103,7 @@ def test_a_contact_sheet(work: Path) -> None:
     ("words", "code", "message"),
     [
         pytest.param(["--model", "no.onnx"], 2, "no.onnx: found no such file", id="no-model"),
-        pytest.param(["--model", "photos/9.png"], 2, "cannot read this file", id="no-network"),
+        pytest.param(["--model", "photos/9.png"], 2, "found no network", id="no-network"),
         pytest.param(["--model", "other.onnx"], 2, "found no metadata", id="of-others"),
         pytest.param(["--input", "absent"], 2, "no such file or folder", id="no-input"),
         pytest.param(["--input", "photos/9.png"], 1, "nothing could be read", id="broken"),
