@@ -15,6 +15,7 @@ from d2_multitask.engine.results import to_result
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY, head_class
 from d2_multitask.heads.dense import DenseHead, LabelMapHead
 from d2_multitask.runtime import Result
+from d2_multitask.runtime.images import check_image
 from d2_multitask.runtime.model_info import (
     DrawInfo,
     InputInfo,
@@ -70,7 +71,12 @@ class TrainedModel:
         Args:
             images: (H, W, 3) uint8 **BGR** each, of any sizes.
             tasks: the heads to run; ``None`` = ``TEST.TASKS`` of the config.
+
+        Raises:
+            ValueError: an image of another shape or type, or without pixels.
         """
+        for image in images:
+            check_image(image)
         results = self.predictor.predict_batch(images, tasks)
         return [
             to_result(result, image.shape[:2], self.info)

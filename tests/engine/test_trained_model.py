@@ -37,6 +37,14 @@ def test_the_result_holds_the_predictors_numbers(model: TrainedModel) -> None:
     assert model(IMAGE, ["seg"]).boxes is None
 
 
+@pytest.mark.parametrize(
+    "image", [None, np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8), IMAGE / 255]
+)
+def test_what_is_no_image(model: TrainedModel, image: object) -> None:
+    with pytest.raises(ValueError, match="image: found"):
+        model(image)
+
+
 def test_what_it_says_about_itself(model: TrainedModel) -> None:
     info = model.info
     assert set(info.outputs) == {"scores", "classes", "boxes", "keypoints", "sem_seg"}
