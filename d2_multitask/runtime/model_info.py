@@ -211,6 +211,9 @@ def _model_info(root: _Node) -> ModelInfo:
         )
         for name, node in root.nodes("outputs").items()
     }
+    for name, output in outputs.items():
+        if output.stride < 1:
+            raise root.error(f"outputs.{name}.stride", output.stride, "a positive number")
     draw, default = root.node("draw"), DrawInfo()
     return ModelInfo(
         package_version=root.get("package_version", str),

@@ -10,7 +10,7 @@ import numpy as np
 
 from d2_multitask.runtime.images import Size, image_window, network_input
 from d2_multitask.runtime.maps import window_maps
-from d2_multitask.runtime.model_info import ModelInfo, parse_model_info
+from d2_multitask.runtime.model_info import ModelFileError, ModelInfo, parse_model_info
 from d2_multitask.runtime.objects import image_objects
 from d2_multitask.runtime.result import Result
 from d2_multitask.runtime.sessions import open_session
@@ -48,6 +48,12 @@ class Predictor:
     ) -> None:
         self._session = open_session(Path(path), backend, threads)
         self.info: ModelInfo = parse_model_info(self._session.metadata, str(path))
+        missing = [name for name in self.info.outputs if name not in self._session.outputs]
+        if missing:
+            raise ModelFileError(
+                f"{path}: found no output {missing[0]!r}, expected those of its metadata: "
+                f"{', '.join(self.info.outputs)}"
+            )
         self.tasks = list(tasks) if tasks else self.info.tasks
         self._output_names(self.tasks)
 

@@ -22,9 +22,11 @@ class Session(Protocol):
 
     Attributes:
         metadata: the JSON that the exporter wrote, ``None`` if there is none.
+        outputs: names.
     """
 
     metadata: str | None
+    outputs: set[str]
 
     def run(
         self, images: np.ndarray, sizes: np.ndarray, names: Sequence[str]
@@ -78,6 +80,7 @@ class OnnxSession:
             version = onnxruntime.__version__
             raise _cannot_read(path, "ONNX Runtime", "onnxruntime", version, error) from error
         self.metadata = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        self.outputs = {output.name for output in self._session.get_outputs()}
 
     def run(
         self, images: np.ndarray, sizes: np.ndarray, names: Sequence[str]
@@ -108,6 +111,7 @@ class OpenVinoSession:
             version = openvino.__version__
             raise _cannot_read(path, "OpenVINO", "openvino", version, error) from error
         self.metadata = _openvino_metadata(self._model)
+        self.outputs = {name for output in self._model.outputs for name in output.names}
         self._shape: tuple[int, ...] = ()
         self._repeats = 0
 

@@ -62,6 +62,10 @@ def test_a_file_that_is_not_ours(text, said):
         ({"input__resize": "centernet_fixed"}, "input.resize: found 'centernet_fixed'"),
         ({"input__resize": "stretch"}, "input.size: found 'None', expected height and width"),
         ({"outputs": {"boxes": {}}}, "outputs.boxes.task: found 'nothing', expected str"),
+        (
+            {"outputs": {"sem_seg": {"task": "seg", "stride": 0}}},
+            "outputs.sem_seg.stride: found '0', expected a positive number",
+        ),
         ({"outputs": [1]}, "outputs: found '[1]', expected an object"),
         ({"objects__category_ids": [1]}, "objects.category_ids: found '(1,)', expected an id for"),
         ({"objects__skeleton": [[0, 2]]}, "objects.skeleton: found '([0, 2],)', expected pairs"),

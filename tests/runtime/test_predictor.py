@@ -100,6 +100,9 @@ def test_files_that_cannot_be_used(tmp_path):
         Predictor(text)
     with pytest.raises(ModelFileError, match="found no metadata"):
         Predictor(write_model(tmp_path / "other.onnx", text=""))
+    other = write_model(tmp_path / "names.onnx", outputs={"parts": {"task": "parts"}})
+    with pytest.raises(ModelFileError, match="found no output 'parts', expected those of its"):
+        Predictor(other)
     with pytest.raises(ValueError, match="backend: found 'tensorrt', expected one of"):
         Predictor(text, backend="tensorrt")
 
