@@ -22,6 +22,7 @@ EXPORTED_PREDICTION = "d2_multitask.cli.predict_exported"
 # command -> its module, and what it does
 COMMANDS = {
     "predict": ("d2_multitask.cli.predict", "show what a network finds in images and videos"),
+    "track": ("d2_multitask.cli.track", "follow what a network finds through videos and streams"),
     "view": ("d2_multitask.cli.view", "show an exported network on a page in the browser"),
     "export": ("d2_multitask.cli.export", "write a network as one file, ONNX for example"),
     "eval": ("d2_multitask.cli.eval", "measure a network, or an exported file, on labelled images"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 STEPS = np.array([0.3, 0.5, 0.7])  # where along a limb
-SPREAD = 0.14  # mean difference of colours, 0 to 1, at which the likeness is 1 / e
+SPREAD = 0.12  # mean difference of colours, 0 to 1, at which the likeness is 1 / e
 ADAPTATION = 0.1  # share of a new sight in what is remembered
 
 
@@ -28,7 +28,12 @@ def limb_colours(image: np.ndarray, keypoints: np.ndarray, skeleton: np.ndarray)
 
 
 def likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(n, m) of colours (n, L, 3) and (m, L, 3), 0 to 1; 1 without limbs."""
+    """(n, m) of colours (n, L, 3) and (m, L, 3), 0 to 1.
+
+    The most alike of the second is 1 for each of the first, so that a change of the light, which
+    makes all look different, changes nothing.
+    """
     count = max(first[0].size if len(first) else 0, 1)
     difference = np.abs(first[:, None] - second).sum((-1, -2)) / count
-    return np.exp(-((difference / SPREAD) ** 2))
+    alike = np.exp(-((difference / SPREAD) ** 2))
+    return alike / alike.max(1, initial=1e-30)[:, None]

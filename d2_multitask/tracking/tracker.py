@@ -42,12 +42,12 @@ class TrackerSettings:
 
     high: float = 0.4
     low: float = 0.2
-    match: float = 0.1
-    weak_match: float = 0.2
+    match: float = 0.15
+    weak_match: float = 0.25
     keypoint_share: float = 0.5
     keep_seconds: float = 2.0
     duplicate: float = 0.7
-    covered: float = 0.2
+    covered: float = 0.25
     smoothing: bool = True
 
 
@@ -100,12 +100,13 @@ class Tracker:
         self._tracks: _Tracks | None = None  # before the first frame
         self._next_id = 1
 
-    def update(self, result: Result, image: np.ndarray | None = None) -> Result:
+    def update(self, result: Result, image: np.ndarray | None = None, frames: int = 1) -> Result:
         """Track one more frame.
 
         Args:
             result: of the frame, all objects down to ``settings.low``.
             image: (h, w, 3) uint8, the frame; the colours of limbs help to tell people apart.
+            frames: since the last one; more than 1 after dropped frames.
 
         Returns:
             The objects that belong to a track, with ``track_ids`` and smooth ``keypoints``; boxes
@@ -124,7 +125,7 @@ class Tracker:
         if self._tracks is None:
             tracks, track_of = self._first_frame(found)
         else:
-            tracks, track_of = self._next_frame(_moved(self._tracks), found, _sigmas(result))
+            tracks, track_of = self._next_frame(self._tracks, found, _sigmas(result), frames)
         self._tracks = tracks
         named = np.flatnonzero(track_of >= 0)
         named = named[tracks.ids[track_of[named]] > 0]
@@ -143,10 +144,13 @@ class Tracker:
         return tracks._replace(ids=self._new_ids(len(begun))), track_of
 
     def _next_frame(
-        self, tracks: _Tracks, found: _Found, sigmas: np.ndarray
+        self, tracks: _Tracks, found: _Found, sigmas: np.ndarray, frames: int
     ) -> tuple[_Tracks, np.ndarray]:
         """The tracks after the frame, and of each detection the track's place, -1 = none."""
-        track_of = self._associate(tracks, found, self._similarity(tracks, found, sigmas))
+        recent = tracks.missed == 0
+        tracks = _moved(tracks, frames)
+        similarity = self._similarity(tracks, found, sigmas)
+        track_of = self._associate(tracks.ids > 0, recent, found, similarity)
         seen = np.flatnonzero(track_of >= 0)
         places = track_of[seen]
         covered = self._covered(found.boxes)[seen]
@@ -174,14 +178,23 @@ class Tracker:
         """(n,) bool, the detections that overlap with another."""
         return (box_iou(boxes, boxes) >= self.settings.covered).sum(0) > 1
 
-    def _associate(self, tracks: _Tracks, found: _Found, similarity: np.ndarray) -> np.ndarray:
-        """(n,) the place of each detection's track, -1 = none."""
+    def _associate(
+        self, named: np.ndarray, recent: np.ndarray, found: _Found, similarity: np.ndarray
+    ) -> np.ndarray:
+        """(n,) the place of each detection's track, -1 = none.
+
+        Args:
+            named: (tracks,) bool, has an identity.
+            recent: (tracks,) bool, was seen in the frame before.
+            found: n detections.
+            similarity: (tracks, n).
+        """
         settings = self.settings
         track_of = np.full(len(found.scores), -1)
-        named, strong = tracks.ids > 0, found.scores >= settings.high
+        strong = found.scores >= settings.high
         for chosen, detections, least in (
             (named, strong, settings.match),
-            (named & (tracks.missed == 1), ~strong, settings.weak_match),
+            (named & recent, ~strong, settings.weak_match),
             (~named, strong, settings.match),
         ):
             free = chosen.copy()
@@ -260,12 +273,14 @@ def _new_tracks(found: _Found) -> _Tracks:
     )
 
 
-def _moved(tracks: _Tracks) -> _Tracks:
-    """One frame later; keypoints go with the box."""
-    motion = kalman.predict(tracks.motion, tracks.missed > 0)
+def _moved(tracks: _Tracks, frames: int) -> _Tracks:
+    """Some frames later; keypoints go with the box."""
+    motion = tracks.motion
+    for _ in range(frames):
+        motion = kalman.predict(motion, tracks.missed > 0)
     keypoints = tracks.keypoints.copy()
     keypoints[..., :2] += (motion.mean[:, :2, 0] - tracks.motion.mean[:, :2, 0])[:, None]
-    return tracks._replace(motion=motion, keypoints=keypoints, missed=tracks.missed + 1)
+    return tracks._replace(motion=motion, keypoints=keypoints, missed=tracks.missed + frames)
 
 
 def _sigmas(result: Result) -> np.ndarray:

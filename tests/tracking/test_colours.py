@@ -48,3 +48,12 @@ def test_two_who_meet_and_turn_round_keep_their_identities():
             tracked = tracker.update(people(xs[:seen], width=40), image)
         answers[with_image] = tracked.track_ids[np.argsort(tracked.boxes[:, 0])].tolist()
     assert answers == {True: [1, 2], False: [2, 1]}
+
+
+def test_a_change_of_the_light_loses_nobody():
+    tracker = Tracker()
+    for step in range(20):
+        level = 200 if step % 2 else 40  # a lamp that flickers
+        image = np.full((100, 400, 3), level, np.uint8)
+        tracked = tracker.update(people([100 + step, 200]), image)
+        assert tracked.track_ids.tolist() == [1, 2]

@@ -116,3 +116,12 @@ def test_empty_frames_and_results_without_objects():
     assert len(tracker.update(people([])).track_ids) == 0
     with pytest.raises(ValueError, match="found a result without objects"):
         tracker.update(Result((10, 10), model_info()))
+
+
+def test_dropped_frames_are_made_up_for():
+    tracker = Tracker(settings=PLAIN)
+    for step in range(10):
+        tracker.update(people([50 + 3 * step]))
+    assert tracker.update(people([50 + 3 * 29]), frames=20).track_ids.tolist() == [1]
+    assert tracker.update(people([50 + 3 * 50]), frames=21).track_ids.tolist() == [1]
+    assert len(tracker.update(people([50 + 3 * 71])).track_ids) == 0  # too far for one frame
