@@ -81,9 +81,10 @@ class InstanceMaskNetwork(nn.Module):
 
     def _add(self, result: dict[str, Any], instances: Instances, sem_seg: Tensor) -> None:
         options = self.options
-        # The shares are made on the processor: few pixels are contested.
-        classes = sem_seg.argmax(0).to(torch.uint8 if len(sem_seg) <= 256 else torch.int64)
-        classes = classes.cpu().numpy()
+        # `max` takes a tenth of `argmax`'s time. The shares are made on the processor: few pixels
+        # are contested.
+        classes = sem_seg.max(0).indices
+        classes = classes.to(torch.uint8 if len(sem_seg) <= 256 else torch.int64).cpu().numpy()
         numbers, scores = _array(instances.pred_classes), _array(instances.scores)
         keypoints = instances.get("pred_keypoints") if instances.has("pred_keypoints") else None
         masks = instance_masks(
