@@ -53,7 +53,7 @@ JOINT = {
     "R18": ("mcn_r18_seg_det_pose.yaml", ()),
     "R50": ("mcn_seg_det_pose.yaml", ()),
     "MobileNetV2": (
-        "mcn_fast_seg_det_pose.yaml",
+        "mcn_mobilenetv4_seg_det_pose.yaml",
         ("MODEL.FEATURE_EXTRACTOR.NAME", "torchvision/mobilenet_v2"),
     ),
     "DLA-34": ("centernet/mcn_dla34_seg_det_pose.yaml", ()),
