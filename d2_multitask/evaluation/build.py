@@ -311,6 +311,11 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
             f"{sorted(EVALUATORS)}"
         )
     check_evaluated(dataset_name, records)
+    if cfg.TEST.PANOPTIC and build_panoptic_evaluator not in EVALUATORS[kind].get("seg", ()):
+        logger.warning(
+            f"TEST.PANOPTIC: no PQ on dataset {dataset_name!r}: its evaluator_type is {kind!r}, "
+            "expected 'coco' or 'multitask_coco'"
+        )
     tasks = tuple(cfg.TEST.TASKS or cfg.MODEL.TASKS)
     request = EvaluationRequest(dataset_name, records, tasks, output_folder)
     built = [build(cfg, request) for build in _builders(tasks, kind, dataset_name)]

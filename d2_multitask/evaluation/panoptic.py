@@ -111,8 +111,8 @@ class PanopticEvaluator(LabelEvaluator):
         self._counts = np.zeros((self._num_categories, 4))
 
     def labels(self, record: dict[str, Any]) -> tuple[np.ndarray, list[int]] | None:
-        """Labels and their categories, see `panoptic_counts`."""
-        classes = self._sem_seg.read(record)
+        """Labels and their categories, see `panoptic_counts`; objects and map must be labelled."""
+        classes = self._sem_seg.read(record) if "annotations" in record else None
         if classes is None:
             return None
         labels = np.full(classes.shape, BACKGROUND, np.int64)
@@ -123,7 +123,7 @@ class PanopticEvaluator(LabelEvaluator):
             categories.append(place)
         objects = [
             (decode(rle), annotation["category_id"])
-            for annotation in record.get("annotations", ())
+            for annotation in record["annotations"]
             if annotation.get("segmentation") and not annotation.get("iscrowd")
             for rle in [self._rle(annotation, record, classes.shape)]
             if rle is not None

@@ -106,3 +106,12 @@ def test_a_result_without_segments() -> None:
     wrong = {"panoptic_seg": (torch.zeros(2, 2, dtype=torch.int32), [])}
     with pytest.raises(ValueError, match=r"shape \(2, 2\), expected \(20, 30\)"):
         evaluator.process([record], [wrong])
+
+
+def test_an_image_without_labelled_objects_is_not_counted(caplog) -> None:
+    record, _ = a_record()
+    del record["annotations"]
+    evaluator = PanopticEvaluator("cats", [record], THINGS, STUFF, distributed=False)
+    evaluator.process([record], [{}])
+    assert np.isnan(evaluator.evaluate()["panoptic_seg"]["PQ"])
+    assert "1 images of 'cats' have no label for 'panoptic_seg'" in caplog.text

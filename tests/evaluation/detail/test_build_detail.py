@@ -100,6 +100,12 @@ def test_masks_and_joints_can_be_off(cfg, register_records):
     assert set(results) == {"bbox"}
 
 
+def test_there_is_no_panoptic_quality(cfg, register_records, caplog):
+    cfg.TEST.PANOPTIC = True
+    build_evaluator(cfg, register_records(three_images()), cfg.OUTPUT_DIR)
+    assert "TEST.PANOPTIC: no PQ on dataset" in caplog.text
+
+
 def test_joints_of_mcn(cfg, register_records):
     records = three_images()
     cfg.MODEL.TASKS, cfg.MODEL.KEYPOINT_ON = ["pose"], False
