@@ -306,7 +306,9 @@ def weigh_keypoints(
     inside = (other >= low[:, None]) & (other < high[:, None])
     squared = (other - regressed_xy[:, None]).square().sum(-1)
     given = torch.exp(squared / scale) * inside.all(-1) * found[:, None, :, None]
-    scores = values.flatten(3).gather(3, best).squeeze(3) * given.amax(2)
+    # Without a cell in its own box an object has none, whatever others give to the window's first.
+    own = weighted.flatten(3).gather(3, best).squeeze(3) > 0
+    scores = values.flatten(3).gather(3, best).squeeze(3) * given.amax(2) * own
     return xy, scores
 
 

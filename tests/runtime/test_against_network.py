@@ -74,6 +74,17 @@ def test_nms_before_the_scaling():
     assert len(predictor(image)) < len(both()[0](image))
 
 
+@pytest.mark.parametrize("size", [(60, 60), (45, 61), (45, 65)])
+def test_an_image_in_centernets_frame(size):
+    cfg, (predictor, _) = small_config(), both()
+    info = predictor.info
+    framed = dataclasses.replace(info.input, resize="centernet_keep")
+    predictor.info = dataclasses.replace(info, input=framed)
+    cfg.INPUT.RESIZE_TEST = "centernet_keep"
+    network = MultitaskPredictor(model=small_network(), resize=build_test_resize(cfg))
+    assert_equal(predictor(blobs(*size)), network(blobs(*size)))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not PEOPLE.is_file(), reason=f"{PEOPLE} is not there (make people)")
 def test_people_in_photographs(tmp_path):

@@ -14,6 +14,7 @@ from d2_multitask.targets.decode import (
     match_keypoints,
     sample_keypoint_scores,
     values_at,
+    weigh_keypoints,
     window_maximum,
 )
 
@@ -160,3 +161,14 @@ def test_joint_scores_are_read_in_the_joints_cell() -> None:
     joints = torch.tensor([[[[1.9, 2.1], [3.0, 0.5]], [[4.1, 2.0], [3.5, -0.1]]]])
     scores = sample_keypoint_scores(heatmap, joints)
     torch.testing.assert_close(scores, torch.tensor([[[0.6, 0.3], [0.0, 0.0]]]))
+
+
+@pytest.mark.parametrize("longest", [4, 16, 200])
+def test_an_object_without_a_cell_in_its_box_has_no_keypoint(longest: float) -> None:
+    heatmap = torch.full((1, 1, 16, 16), 0.5)
+    boxes = torch.tensor([[[0.0, 0.0, 16.0, 16.0], [5.2, 3.0, 5.7, 9.0]]])
+    regressed = torch.tensor([[[[8.0, 8.0]], [[5.4, 6.0]]]])
+    sides, found = torch.tensor([16.0]), torch.ones(1, 2, dtype=torch.bool)
+    cells, scores = weigh_keypoints(heatmap, regressed, boxes, found, sides, longest)
+    assert cells[0, 0, 0].tolist() == [8, 8]
+    assert scores[0, :, 0].tolist() == [0.5, 0.0]
