@@ -24,7 +24,7 @@ def limb_colours(image: np.ndarray, keypoints: np.ndarray, skeleton: np.ndarray)
     places = start + (end - start) * STEPS[:, None]  # (n, L, steps, 2)
     last = np.array(image.shape[1::-1]) - 1
     columns, rows = np.moveaxis(places.astype(np.int64).clip(0, last), -1, 0)
-    return image[rows, columns].mean(2) / 255
+    return image[rows, columns].sum(2, dtype=np.int64) / (255 * len(STEPS))
 
 
 def likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from d2_multitask.runtime.result import Result
 from d2_multitask.tracking import kalman
 from d2_multitask.tracking.colours import ADAPTATION, likeness, limb_colours
-from d2_multitask.tracking.similarity import box_iou, keypoint_similarity
+from d2_multitask.tracking.similarity import box_areas, box_iou, keypoint_similarity
 from d2_multitask.tracking.smoothing import Smooth, smooth
 
 
@@ -138,7 +138,7 @@ class Tracker:
     def _first_frame(self, found: _Found) -> tuple[_Tracks, np.ndarray]:
         """All confident detections are tracks."""
         track_of = np.full(len(found.scores), -1)
-        begun = self._beginners(found, track_of)
+        begun = self._beginners(found, track_of, box_iou(found.boxes, found.boxes))
         track_of[begun] = np.arange(len(begun))
         tracks = _new_tracks(found.select(begun))
         return tracks._replace(ids=self._new_ids(len(begun))), track_of
@@ -153,13 +153,14 @@ class Tracker:
         track_of = self._associate(tracks.ids > 0, recent, found, similarity)
         seen = np.flatnonzero(track_of >= 0)
         places = track_of[seen]
-        covered = self._covered(found.boxes)[seen]
+        overlaps = box_iou(found.boxes, found.boxes)
+        covered = (overlaps >= self.settings.covered).sum(0)[seen] > 1
         tracks.put(places, self._corrected(tracks.select(places), found.select(seen), covered))
         longest = np.where(tracks.ids > 0, self.settings.keep_seconds * self.fps, 0)
         alive = tracks.missed <= longest
         track_of[seen] = (np.cumsum(alive) - 1)[places]
         tracks = tracks.select(alive)
-        begun = self._beginners(found, track_of)
+        begun = self._beginners(found, track_of, overlaps)
         track_of[begun] = len(tracks.ids) + np.arange(len(begun))
         return tracks.joined(_new_tracks(found.select(begun))), track_of
 
@@ -168,15 +169,11 @@ class Tracker:
         boxes = tracks.motion.boxes
         similarity = box_iou(boxes, found.boxes)
         if len(sigmas):
-            areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
+            areas = box_areas(boxes)
             oks = keypoint_similarity(tracks.keypoints, found.keypoints, areas, sigmas)
             similarity += self.settings.keypoint_share * (oks - similarity)
         similarity *= likeness(tracks.colours, found.colours)
         return similarity * (tracks.classes[:, None] == found.classes)
-
-    def _covered(self, boxes: np.ndarray) -> np.ndarray:
-        """(n,) bool, the detections that overlap with another."""
-        return (box_iou(boxes, boxes) >= self.settings.covered).sum(0) > 1
 
     def _associate(
         self, named: np.ndarray, recent: np.ndarray, found: _Found, similarity: np.ndarray
@@ -220,18 +217,19 @@ class Tracker:
             smooth(tracks.smooth, found.keypoints, heights, tracks.missed, self.fps),
         )
 
-    def _beginners(self, found: _Found, track_of: np.ndarray) -> np.ndarray:
+    def _beginners(self, found: _Found, track_of: np.ndarray, overlaps: np.ndarray) -> np.ndarray:
         """Places of the detections that begin a track: confident, and no second find of an object.
 
         Args:
             found: the detections.
             track_of: (n,) -1 = without a track.
+            overlaps: (n, n) IoU of the detections.
         """
         free = np.flatnonzero((track_of < 0) & (found.scores >= self.settings.high))
         free = free[np.argsort(-found.scores[free], kind="stable")]
         others = np.flatnonzero(track_of >= 0)
         order = np.concatenate((others, free))
-        near = box_iou(found.boxes[order], found.boxes[order]) >= self.settings.duplicate
+        near = overlaps[np.ix_(order, order)] >= self.settings.duplicate
         twice = np.triu(near, 1).any(0)  # something better is near
         return free[~twice[len(others) :]]
 
