@@ -174,7 +174,7 @@ class Predictions:
     ) -> None:
         self.args = args
         self.tasks = chosen_tasks(cfg, args.tasks)
-        self.predictor = MultitaskPredictor(cfg)
+        self.predictor = MultitaskPredictor(cfg, names=names)
         self.metadata = cfg_metadata(cfg, names)
         usual = RCNN_KEYPOINT_THRESHOLD if is_rcnn(cfg) else KEYPOINT_THRESHOLD
         given = args.keypoint_threshold

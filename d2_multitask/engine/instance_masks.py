@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from detectron2.config import CfgNode
+from detectron2.data import Metadata
 from torch import nn
 
 from d2_multitask.modeling import MultitaskCenterNet
@@ -16,13 +17,16 @@ def mask_keys(cfg: CfgNode) -> list[str]:
     return [key for key, wanted in keys.items() if wanted]
 
 
-def with_instance_masks(cfg: CfgNode, model: nn.Module, network: nn.Module) -> nn.Module:
+def with_instance_masks(
+    cfg: CfgNode, model: nn.Module, network: nn.Module, names: Metadata | None = None
+) -> nn.Module:
     """The network with what ``MODEL.MASK_ON`` and ``TEST.PANOPTIC`` add to its results.
 
     Args:
-        cfg: also ``MODEL.PANOPTIC_FPN.COMBINE``; the datasets tell names and skeleton.
+        cfg: also ``MODEL.PANOPTIC_FPN.COMBINE``.
         model: the network itself.
         network: what runs it, in several sizes maybe; called as the network.
+        names: of classes and keypoints, as of `cfg_metadata`.
 
     Raises:
         ValueError: the network has no objects or no semantic map, they have not the same classes,
@@ -38,8 +42,7 @@ def with_instance_masks(cfg: CfgNode, model: nn.Module, network: nn.Module) -> n
         return network
     if not keys:
         return network
-    names = list(model.heads)
-    if "seg" not in names or not {"det", "pose"}.intersection(names):
+    if "seg" not in model.heads or not {"det", "pose"}.intersection(model.heads):
         raise ValueError(
             f"{keys[0]}: found True with MODEL.TASKS {list(cfg.MODEL.TASKS)}, expected 'seg' and "
             "one of 'det', 'pose': masks are parts of the semantic map, shared out among objects"
@@ -48,11 +51,11 @@ def with_instance_masks(cfg: CfgNode, model: nn.Module, network: nn.Module) -> n
         raise ValueError(
             f"{keys[0]}: found True with TEST.TILES, expected one of the two: tiles have no objects"
         )
-    metadata, combine = cfg_metadata(cfg), cfg.MODEL.PANOPTIC_FPN.COMBINE
+    metadata, combine = cfg_metadata(cfg, names), cfg.MODEL.PANOPTIC_FPN.COMBINE
     options = MaskOptions(
         thing_classes=metadata.thing_classes,
         stuff_classes=metadata.stuff_classes,
-        skeleton=limbs(metadata) if "pose" in names else (),
+        skeleton=limbs(metadata) if "pose" in model.heads else (),
         confidence_threshold=combine.INSTANCES_CONFIDENCE_THRESH,
         least_stuff_area=combine.STUFF_AREA_LIMIT,
         masks=cfg.MODEL.MASK_ON,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.data import Metadata
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from torch import nn
@@ -42,7 +43,8 @@ class MultitaskPredictor:
     weights.
 
     Args:
-        cfg: a config, ``MultitaskPredictor(cfg)``; or the four arguments below by name.
+        cfg: a config, ``MultitaskPredictor(cfg)``, maybe with ``names`` (of classes and keypoints,
+            from a weight file) for instance masks; or the three arguments below by name.
         model: the network, with its weights; put into evaluation mode.
         resize: brings an image to the size of the network input.
         input_format: channel order that the network wants, ``"BGR"`` or ``"RGB"``.
@@ -62,14 +64,14 @@ class MultitaskPredictor:
         self.input_format = input_format
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, names: Metadata | None = None) -> dict[str, Any]:
         """Build the network and load ``MODEL.WEIGHTS``, or what ``OUTPUT_DIR`` holds."""
         cfg = cfg.clone()
         cfg.defrost()
         # Set before building: a backbone with weights of its own need not load them first.
         cfg.MODEL.WEIGHTS = find_weights(cfg)
         return {
-            "model": inference_model(cfg, load_trained_model(cfg)),
+            "model": inference_model(cfg, load_trained_model(cfg), names),
             "resize": build_test_resize(cfg),
             "input_format": cfg.INPUT.FORMAT,
         }
@@ -147,13 +149,14 @@ def load_trained_model(cfg: CfgNode) -> nn.Module:
     return model
 
 
-def inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
+def inference_model(cfg: CfgNode, model: nn.Module, names: Metadata | None = None) -> nn.Module:
     """What evaluation and prediction run: a faster copy of the network, as ``cfg.TEST`` says.
 
     Args:
         cfg: ``TEST.FUSED``, ``TEST.COMPILED``, ``TEST.SCALES`` and ``TEST.TILES`` are read, and
             what :func:`~d2_multitask.engine.instance_masks.with_instance_masks` reads.
         model: with its weights; not changed, and may be trained further.
+        names: of classes and keypoints; ``None`` = those of the config's datasets.
 
     Returns:
         A copy that answers the same, or ``model`` itself with neither key set (see
@@ -163,7 +166,7 @@ def inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
     Raises:
         ValueError: for both, or masks that the network cannot have.
     """
-    return with_instance_masks(cfg, unwrap(model), _in_scales_or_tiles(cfg, model))
+    return with_instance_masks(cfg, unwrap(model), _in_scales_or_tiles(cfg, model), names)
 
 
 def _in_scales_or_tiles(cfg: CfgNode, model: nn.Module) -> nn.Module:

@@ -56,7 +56,7 @@ class TrainedModel:
         opts: Sequence[str] = (),
     ) -> None:
         self.cfg, names = prediction_config(path, config_file, opts)
-        self.predictor = MultitaskPredictor(self.cfg)
+        self.predictor = MultitaskPredictor(self.cfg, names=names)
         self.info = model_info(self.cfg, cfg_metadata(self.cfg, names))
 
     def __call__(self, image: np.ndarray, tasks: Sequence[str] | None = None) -> Result:

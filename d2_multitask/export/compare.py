@@ -20,8 +20,8 @@ from d2_multitask.runtime import Predictor, Result
 from d2_multitask.runtime.images import network_input
 
 MOST_PIXELS, MOST_SCORE = 1e-3, 1e-4
-# Of maps, in parts of their largest value, which is at least taken as 1. Of so many of their values:
-# the direction of a vector of hardly any length, as occlusion has, is made by rounding.
+# Of maps, in parts of their largest value (at least 1); the share of the values that must be within
+# it: the direction of a very short vector, as occlusion has, is decided by rounding.
 MOST_MAP, SHARE = 1e-3, 0.9999
 OBJECTS = ("scores", "classes", "boxes", "keypoints")
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from detectron2.modeling import build_model
 
+from d2_multitask.checkpoint.reading import DESCRIPTION_KEY
 from d2_multitask.config import load_config
 from d2_multitask.engine.model_file import describe
 from d2_multitask.engine.trained_model import TrainedModel, model_info
@@ -54,6 +57,21 @@ def test_what_it_says_about_itself(model: TrainedModel) -> None:
     left_leg = tuple(map(info.objects.keypoint_names.index, ("left_knee", "left_ankle")))
     assert left_leg in {tuple(sorted(pair)) for pair in info.objects.skeleton}
     assert info.maps["sem_seg"].class_names == ("background", "person")
+
+
+def test_names_of_the_weight_file_tell_which_pixels_are_of_which_objects(tmp_path: Path) -> None:
+    path = small_network(tmp_path)
+    content = torch.load(path)
+    description = json.loads(content[DESCRIPTION_KEY])
+    description["names"]["stuff_classes"] = ["person", "background"]
+    config = yaml.safe_load(description["config"])
+    config["DATASETS"]["TRAIN"] = ["nobody_registered_this"]
+    config["MODEL"]["MASK_ON"] = True
+    description["config"] = yaml.safe_dump(config)
+    torch.save({**content, DESCRIPTION_KEY: json.dumps(description)}, path)
+    result = TrainedModel(path)(IMAGE)
+    assert result.masks.any()
+    assert not result.masks[:, result.sem_seg == 1].any()
 
 
 @pytest.mark.parametrize("config", ["quick/mask_rcnn_in_detail.yaml", "mcn_pascal_in_detail.yaml"])
