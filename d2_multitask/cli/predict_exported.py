@@ -7,7 +7,8 @@ Overlays are written to --output under the inputs' names. --json FILE.json write
 the objects that reach --confidence-threshold (use 0 to evaluate them): FILE.json is COCO's list of
 results, FILE_sem_seg.json holds each semantic class but the background as RLE, FILE_images.json the
 image ids: the numbers that the names are, as in 007.jpg, or 1, 2, 3, ... A network with the task
-"foreground" also writes masks, black and white, to OUTPUT/masks. Videos: d2mt track.
+"foreground" also writes masks, black and white, to OUTPUT/masks; --mask-threshold 0 writes the
+probabilities in 256 greys. Results of other tasks are not drawn. Videos: d2mt track.
 
 Exit code: 0; 1 if no input could be read; 2 if something was typed wrong; 130 if interrupted.
 """
@@ -35,6 +36,8 @@ from d2_multitask.runtime import Predictor, Result, draw
 from d2_multitask.runtime.files import find_media, numbers_of, read_image
 
 MOST_SHEET_PICTURES, SHEET_CELL = 100, 360
+JPEG_QUALITY = 95  # OpenCV's, with which pictures of weights are written
+DRAWN = ("scores", "classes", "boxes", "keypoints", "sem_seg", "foreground")
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -53,7 +56,12 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write COCO-format results")
     parser.add_argument("--max-images", type=int)
     parser.add_argument("--contact-sheet", action="store_true", help=f"also write {SHEET_NAME}")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.max_images is not None and args.max_images < 1:
+        parser.error(f"--max-images: found {args.max_images}, expected >= 1")
+    if args.mask_threshold is not None and not 0 <= args.mask_threshold <= 1:
+        parser.error(f"--mask-threshold: found {args.mask_threshold}, expected 0 to 1")
+    return args
 
 
 class Outputs:
@@ -86,8 +94,9 @@ class Outputs:
         if "foreground" in result.maps:
             threshold = args.mask_threshold
             threshold = result.info.draw.mask_threshold if threshold is None else threshold
-            mask = result.maps["foreground"] >= threshold
-            write_picture(self.masks[str(path)], mask.astype(np.uint8) * 255)
+            values = result.maps["foreground"]
+            values = (values >= threshold).astype(np.float32) if threshold else values.clip(0, 1)
+            write_picture(self.masks[str(path)], np.rint(255 * values).astype(np.uint8))
         result = result.confident(thresholds[0])
         self.num_objects += len(result)
         if args.contact_sheet and len(self.sheet) < MOST_SHEET_PICTURES:
@@ -119,8 +128,9 @@ class Outputs:
 def write_picture(path: Path, pixels: np.ndarray) -> None:
     """Write (H, W, 3) RGB or (H, W) uint8; the suffix decides the format."""
     kind = Image.registered_extensions()[path.suffix.lower()]
+    options = {"quality": JPEG_QUALITY} if kind == "JPEG" else {}
     with whole_file(path) as unfinished:  # a link is replaced, not followed
-        Image.fromarray(np.ascontiguousarray(pixels)).save(unfinished, format=kind)
+        Image.fromarray(np.ascontiguousarray(pixels)).save(unfinished, format=kind, **options)
 
 
 def import_contact_sheet() -> Callable[..., np.ndarray]:
@@ -143,6 +153,7 @@ def run(args: argparse.Namespace) -> int:
     outputs = Outputs(args, paths[: args.max_images])
     sheet_of = import_contact_sheet() if args.contact_sheet else None
     predictor = Predictor(args.model, args.tasks)
+    hidden = [name for name in predictor.info.outputs if name not in DRAWN]
     done, start = 0, time.monotonic()
     for path in outputs.overlays:
         try:
@@ -158,6 +169,8 @@ def run(args: argparse.Namespace) -> int:
         return 1
     written = outputs.finish(sheet_of)
     print(f"{done} images, {outputs.num_objects} objects, {time.monotonic() - start:.1f} s")
+    if hidden:
+        print(f"Not drawn: {', '.join(hidden)}")
     print(f"Overlays: {args.output}", *(f"Also: {path}" for path in written), sep="\n")
     return 0
 

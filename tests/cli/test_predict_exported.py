@@ -14,6 +14,7 @@ from PIL import Image
 
 from d2_multitask.cli import predict_exported
 from d2_multitask.cli.main import EXPORTED_PREDICTION, module_of
+from d2_multitask.runtime import Predictor, Result
 from runtime_support import write_model
 from support import REPOSITORY
 
@@ -91,6 +92,18 @@ def test_masks(work: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads((work / "r.json").read_text())
     assert [entry["segmentation"]["size"] for entry in found] == [[32, 64]] * 2 + [[64, 32]] * 2
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [("0.3", [0, 255, 255]), ("0", [51, 102, 255])])
+def test_masks_of_the_foreground_and_their_greys(work: Path, threshold, expected) -> None:
+    words = ["--model", "model.onnx", "--input", "photos/7.png", "--mask-threshold", threshold]
+    paths = [Path("photos/7.png")]
+    outputs = predict_exported.Outputs(predict_exported.parse_args(words), paths)
+    values = np.array([[0.2, 0.4, 1.0]], np.float32)
+    result = Result((1, 3), Predictor("model.onnx").info, maps={"foreground": values})
+    outputs.add(paths[0], np.zeros((1, 3, 3), np.uint8), result)
+    mask = np.asarray(Image.open("output/predictions/masks/7.png"))
+    assert mask.tolist() == [expected]
 
 
 def test_a_contact_sheet(work: Path) -> None:
