@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 IMAGE_SUFFIXES = frozenset(
     ".bmp .gif .jfif .jpeg .jpg .jp2 .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
@@ -63,17 +63,30 @@ def is_media(path: Path) -> bool:
 def read_image(path: Path) -> np.ndarray:
     """An image as it is shown (EXIF), (H, W, 3) uint8 BGR; alpha is dropped.
 
+    Of 16-bit pixels the high byte is taken, as `d2_multitask.data.io.read_image` does.
+
     Raises:
-        ValueError: the file is missing, broken or no image; names it.
+        ValueError: the file is missing, broken or no image, or its pixels are floating-point or
+            wider than 16 bits; names it.
     """
     try:
         with Image.open(path) as image:
             shown = ImageOps.exif_transpose(image)
-            if shown.mode.startswith("I;16"):  # the high byte
-                shown = Image.fromarray((np.asarray(shown) >> 8).astype(np.uint8))
+            if shown.mode[0] in "IF":  # Pillow would clip them at 255
+                shown = Image.fromarray(_high_byte(np.asarray(shown)))
             return np.ascontiguousarray(np.asarray(shown.convert("RGB"))[:, :, ::-1])
-    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, and more
         raise ValueError(f"{path}: cannot be read ({error}), expected an image") from error
+
+
+def _high_byte(values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind == "f":
+        raise ValueError("found floating-point pixels, expected 8-bit or 16-bit integers")
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"found pixels {values.min()} to {values.max()}, expected 0 to 65535")
+    return (values >> 8).astype(np.uint8)
 
 
 def numbers_of(file_names: Sequence[str]) -> list[int]:

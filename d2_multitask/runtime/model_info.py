@@ -12,6 +12,9 @@ from typing import Any
 
 METADATA_KEY = "d2_multitask"
 FORMAT_VERSION = 1
+KINDS = ("", "logits", "values", "tokens")
+# output -> the part of the JSON that describes it.
+NEEDED = (("scores", "objects"), ("sem_seg", "maps"))
 RESIZES = ("shortest_edge", "stretch", "center_crop", "centernet_keep")
 
 
@@ -214,6 +217,11 @@ def _model_info(root: _Node) -> ModelInfo:
     for name, output in outputs.items():
         if output.stride < 1:
             raise root.error(f"outputs.{name}.stride", output.stride, "a positive number")
+        if output.kind not in KINDS:
+            raise root.error(f"outputs.{name}.kind", output.kind, f"one of {KINDS}")
+    for output, part in NEEDED:
+        if output in outputs and not root.content.get(part):
+            raise root.error(part, root.content.get(part), f"the names of {output!r}")
     draw, default = root.node("draw"), DrawInfo()
     return ModelInfo(
         package_version=root.get("package_version", str),

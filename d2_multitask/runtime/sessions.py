@@ -69,6 +69,7 @@ class OnnxSession:
             import onnxruntime
         except ImportError as error:
             raise _not_installed(path, "ONNX Runtime", "onnxruntime", "runtime") from error
+        self._path = path
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or 0
@@ -86,8 +87,11 @@ class OnnxSession:
         self, images: np.ndarray, sizes: np.ndarray, names: Sequence[str]
     ) -> dict[str, np.ndarray]:
         """See :class:`Session`."""
-        feeds = {"images": images, "sizes": sizes}
-        return dict(zip(names, self._session.run(names, feeds), strict=True))
+        try:
+            values = self._session.run(names, {"images": images, "sizes": sizes})
+        except Exception as error:  # see above
+            raise _cannot_run(self._path, "ONNX Runtime", images, error) from error
+        return dict(zip(names, values, strict=True))
 
 
 class OpenVinoSession:
@@ -98,6 +102,7 @@ class OpenVinoSession:
             import openvino
         except ImportError as error:
             raise _not_installed(path, "OpenVINO", "openvino", "openvino") from error
+        self._path = path
         core = openvino.Core()
         # On processors that multiply bfloat16 OpenVINO would use it: three digits.
         hints: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
@@ -119,8 +124,11 @@ class OpenVinoSession:
         self, images: np.ndarray, sizes: np.ndarray, names: Sequence[str]
     ) -> dict[str, np.ndarray]:
         """See :class:`Session`."""
-        self._choose(images.shape)
-        found = self._compiled({"images": images, "sizes": sizes})
+        try:
+            self._choose(images.shape)
+            found = self._compiled({"images": images, "sizes": sizes})
+        except RuntimeError as error:
+            raise _cannot_run(self._path, "OpenVINO", images, error) from error
         return {name: found[name] for name in names}
 
     def _choose(self, shape: tuple[int, ...]) -> None:
@@ -152,13 +160,26 @@ def _not_installed(path: Path, title: str, package: str, extra: str) -> ImportEr
 def _cannot_read(
     path: Path, title: str, package: str, version: str, error: Exception
 ) -> ModelFileError:
-    reason = " ".join(str(error).split())[-160:]  # the end says what, the beginning where
+    reason = _reason(error)
     if METADATA_KEY.encode() not in path.read_bytes():
         return ModelFileError(
             f"{path}: found no network, expected a file written by tools/export.py ({title} says: "
             f"...{reason})"
         )
+    whole = "it whole, with its .bin" if path.suffix == ".xml" else "it whole"
     return ModelFileError(
-        f"{path}: {title} {version} cannot read this file (...{reason}), expected a newer one: "
-        f"python -m pip install --upgrade {package}"
+        f"{path}: {title} {version} cannot read this file (...{reason}), expected {whole}: copy or "
+        f"export it again; or a newer {title}: python -m pip install --upgrade {package}"
     )
+
+
+def _cannot_run(path: Path, title: str, images: np.ndarray, error: Exception) -> ModelFileError:
+    count, height, width, _ = images.shape
+    return ModelFileError(
+        f"{path}: {title} cannot run it on {count} images of {height}x{width} pixels "
+        f"(...{_reason(error)}), expected fewer or smaller ones, or a file that fits its metadata"
+    )
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[-160:]  # the end says what, the beginning where

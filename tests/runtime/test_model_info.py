@@ -26,7 +26,7 @@ def test_every_field_is_read():
 
 
 def test_a_network_without_objects():
-    assert parse(objects=None).objects is None
+    assert parse(objects=None, outputs={}).objects is None
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,8 @@ def test_a_file_that_is_not_ours(text, said):
         ({"objects__category_ids": [1]}, "objects.category_ids: found '(1,)', expected an id for"),
         ({"objects__skeleton": [[0, 2]]}, "objects.skeleton: found '([0, 2],)', expected pairs"),
         ({"objects__keypoint_sigmas": [1]}, "objects.keypoint_sigmas: found '1', expected 2"),
+        ({"objects": None}, "objects: found 'None', expected the names of 'scores'"),
+        ({"maps": {}}, "maps: found '{}', expected the names of 'sem_seg'"),
         ({"objects__class_names": [1, 2]}, "objects.class_names: found '1', expected str"),
     ],
 )

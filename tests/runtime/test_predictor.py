@@ -9,7 +9,7 @@ from detectron2.layers import batched_nms
 
 from d2_multitask.runtime import ModelFileError, Predictor
 from d2_multitask.runtime.objects import nms
-from d2_multitask.runtime.sessions import SAME_SHAPES
+from d2_multitask.runtime.sessions import SAME_SHAPES, OnnxSession
 from runtime_support import write_model
 
 
@@ -105,6 +105,20 @@ def test_files_that_cannot_be_used(tmp_path):
         Predictor(other)
     with pytest.raises(ValueError, match="backend: found 'tensorrt', expected one of"):
         Predictor(text, backend="tensorrt")
+
+
+def test_a_file_cut_off_is_not_a_newer_one(path, tmp_path):
+    cut = tmp_path / "cut.onnx"
+    cut.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ModelFileError, match="expected it whole: copy or export it again"):
+        Predictor(cut)
+
+
+def test_what_the_library_cannot_run_is_one_sentence(path):
+    images, sizes = np.zeros((1, 8, 16, 3), np.float64), np.array([[8, 16]], np.int32)
+    with pytest.raises(ModelFileError, match="cannot run it on 1 images of 8x16 pixels") as raised:
+        OnnxSession(path, None).run(images, sizes, ["scores"])
+    assert "\n" not in str(raised.value)
 
 
 def test_a_file_for_a_newer_onnx_runtime(tmp_path):
