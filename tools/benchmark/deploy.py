@@ -126,6 +126,8 @@ def load_onnxruntime(path: Path, size: int) -> Callable[[], list[np.ndarray]]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
+    # Waiting threads of one file would take time from the next one.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
     feeds = {x.name: random_input(x.name, x.type, x.shape, size) for x in session.get_inputs()}
     return lambda: session.run(None, feeds)
