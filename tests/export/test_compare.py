@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from detectron2.structures import Boxes, Instances
 
 from d2_multitask.export import compare_file
-from d2_multitask.export.compare import Differences
+from d2_multitask.export.compare import Differences, _compare_objects
+from d2_multitask.runtime import Predictor, Result
 from export_support import blobs, exported, small_config, small_network
 
 IMAGES = [blobs(48, 80)]
@@ -44,3 +47,24 @@ def test_nan_is_not_within_limits() -> None:
     assert not Differences(1, 1, maps={"sem_seg": float("nan")}).within_limits
     assert not Differences(1, 1, unmatched=1).within_limits
     assert "1 objects found by one" in str(Differences(1, 1, unmatched=1))
+
+
+def test_the_place_of_a_keypoint_that_is_not_there_means_nothing() -> None:
+    fields = {"scores": torch.ones(1), "pred_classes": torch.zeros(1, dtype=torch.int64)}
+    boxes, keypoints = torch.tensor([[0.0, 0.0, 9.0, 9.0]]), torch.tensor([[[3.0, 4.0, 0.9]] * 2])
+    instances = Instances((9, 9), pred_boxes=Boxes(boxes), pred_keypoints=keypoints, **fields)
+    moved = keypoints.clone()
+    moved[0, 1, 0] = 8.0
+    result = Result(
+        (9, 9),
+        Predictor(exported()).info,
+        boxes=boxes.numpy(),
+        scores=np.ones(1, np.float32),
+        classes=np.zeros(1, np.int64),
+        keypoints=moved.numpy(),
+    )
+    for confidence, pixels in ((0.9, 5.0), (1e-6, 0.0)):
+        result.keypoints[0, 1, 2] = keypoints[0, 1, 2] = confidence
+        found = Differences()
+        _compare_objects(result, instances, found)
+        assert found.pixels == pixels
