@@ -13,7 +13,7 @@ to OUTPUT_DIR/results.json, by default in output/eval.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,13 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
 def evaluate_exported(args: argparse.Namespace) -> None:
     """Measure an exported file, in this process."""
     with train.mistakes_without_traceback():
-        predictor = load(args.model)
         cfg, _ = trained_config("", args.config_file, args.opts)
+        if cfg.TEST.PANOPTIC:
+            raise ValueError(
+                "TEST.PANOPTIC: found True, expected False for an exported file, which gives no "
+                "panoptic_seg: add TEST.PANOPTIC False"
+            )
+        predictor = load(args.model)
         # What is done to a network in PyTorch only.
         cfg.TEST.FUSED = cfg.TEST.COMPILED = cfg.TEST.TILES.ENABLED = False
         cfg.TEST.SCALES = []
@@ -75,12 +80,21 @@ def measure(
     predictor: Predictor, cfg: CfgNode, evaluators: list[DatasetEvaluator]
 ) -> dict[str, Any]:
     """Run an exported file on ``DATASETS.TEST``; see `MultitaskTrainer.test`."""
+    masks = cfg.MODEL.MASK_ON and {"scores", "sem_seg"} <= predictor.info.outputs.keys()
+    return MultitaskTrainer.test(cfg, answer_of(predictor, masks), evaluators)
+
+
+def answer_of(
+    predictor: Predictor, masks: bool
+) -> Callable[[list[dict[str, Any]]], list[dict[str, Any]]]:
+    """An exported file as a function of dicts with ``file_name``, maybe with instance masks."""
 
     def answer(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
         images = [read_image(entry["file_name"], "BGR") for entry in batch]
-        return [to_detectron2(result) for result in predictor.predict_batch(images)]
+        results = predictor.predict_batch(images)
+        return [to_detectron2(result.with_masks() if masks else result) for result in results]
 
-    return MultitaskTrainer.test(cfg, answer, evaluators)
+    return answer
 
 
 def check_fits(info: ModelInfo, cfg: CfgNode, args: argparse.Namespace) -> None:

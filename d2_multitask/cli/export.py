@@ -1,15 +1,16 @@
 """Writes a trained network as one file for ONNX Runtime, OpenVINO, ``torch.export`` or TorchScript.
 
-    d2mt export --config-file configs/quick/mcn_seg_det_pose.yaml --output model.onnx \
-        --images photos/ MODEL.WEIGHTS output/demo/model_final.pth
+    d2mt export --model output/demo/model_final.pth --output model.onnx --images photos/
+    d2mt export --config-file quick/mcn_seg_det_pose.yaml --output model.onnx \
+        MODEL.WEIGHTS output/demo/model_final.pth
     d2mt export ... --output model.xml                        # OpenVINO
     d2mt export ... --output model_int8.onnx --int8 --calibrate photos/
 
 Normalisation, network and decoding are in the file, and names, thresholds and the size policy in
 its metadata; `d2_multitask.runtime` runs it without PyTorch. At the end the file is run and
 compared with the network, whole results on --images: more than 1e-3 pixels or 1e-4 of a score apart
-is an error, and the file is not written. The suffix of --output decides the format: .onnx, .xml,
-.pt2, .ts.
+is an error, and the file is not written; of an int8 file the differences are only printed. The
+suffix of --output decides the format: .onnx, .xml, .pt2, .ts; the last two are compared on noise.
 
 Exit code: 0; 1 if the file does not answer as the network does; 2 if something cannot be exported.
 """
@@ -32,6 +33,7 @@ from torch import nn
 from d2_multitask.cli.eval import build_evaluators, measure
 from d2_multitask.cli.predict import split_overrides
 from d2_multitask.data.io import read_image
+from d2_multitask.engine.instance_masks import mask_keys
 from d2_multitask.engine.model_file import prediction_config
 from d2_multitask.engine.predictor import find_weights, load_trained_model
 from d2_multitask.engine.setup import exit_code
@@ -46,7 +48,7 @@ from d2_multitask.export.files import check_suffix
 from d2_multitask.export.network import check_config
 from d2_multitask.runtime import Predictor
 from d2_multitask.runtime.files import find_media
-from d2_multitask.visualization.metadata import cfg_metadata
+from d2_multitask.visualization.metadata import cfg_metadata, is_rcnn
 
 MOST_COMPARED, MOST_CALIBRATED = 8, 300
 FLOAT_FILE = "float32.onnx"
@@ -104,7 +106,8 @@ def metrics(path: Path, cfg: CfgNode, folder: Path) -> dict[str, float]:
     predictor = Predictor(path)
     cfg = cfg.clone()
     cfg.OUTPUT_DIR = str(folder)
-    cfg.TEST.FUSED = cfg.TEST.COMPILED = False  # of networks in PyTorch
+    # Of networks in PyTorch.
+    cfg.TEST.FUSED = cfg.TEST.COMPILED = cfg.TEST.PANOPTIC = False
     cfg.TEST.TASKS = [task for task in cfg.MODEL.TASKS if task in predictor.info.tasks]
     results = measure(predictor, cfg, build_evaluators(cfg))
     return {
@@ -123,7 +126,7 @@ def read_images(inputs: Sequence[str] | None, most: int) -> list[np.ndarray]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export, quantise, compare."""
+    """Export, quantise, compare, measure; the file takes its place when it has passed."""
     check_suffix(args.output)
     images = read_images(args.images, MOST_COMPARED)
     cfg, metadata, model = build(args)
@@ -153,6 +156,8 @@ def run(args: argparse.Namespace) -> int:
             if (file := written.with_suffix(suffix)).exists():
                 file.replace(args.output.with_suffix(suffix))
     print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB")
+    if mask_keys(cfg) and not is_rcnn(cfg):
+        print("Instance masks are made outside of the file: d2mt predict --masks, with_masks()")
     return 0
 
 
@@ -173,7 +178,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(arguments)
     setup_logger(name="d2_multitask", abbrev_name="d2_multitask")
     return exit_code(lambda: run(args))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from d2_multitask.engine.predictor import MultitaskPredictor
 from d2_multitask.export.network import TOKENS, ExportedNetwork
 from d2_multitask.runtime import Predictor, Result
 from d2_multitask.runtime.images import network_input
+
+logger = logging.getLogger(__name__)
 
 MOST_PIXELS, MOST_SCORE = 1e-3, 1e-4
 # Of maps, in parts of their largest value (at least 1); the share of the values that must be within
@@ -100,6 +103,11 @@ def compare_file(
         else:
             expected = eager(image, tasks)
         _compare(result, expected, found)
+    if predictor.info.objects is not None and not found.objects:
+        logger.warning(
+            "The network found no object in these images, so that boxes were not compared; give "
+            "images in which it does: --images FOLDER"
+        )
     return found
 
 

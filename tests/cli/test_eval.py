@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from d2_multitask.runtime import Predictor
 from engine_support import write_people
 from runtime_support import write_model
 from tool_support import load_command, small_network
@@ -81,6 +82,17 @@ def test_an_exported_file(command, tmp_path: Path) -> None:
         command.main([*words, *keypoints, "MODEL.CENTER_HEAD.NUM_CLASSES", "3"])
 
 
+def test_instance_masks_of_an_exported_file(command, tmp_path: Path) -> None:
+    write_labels_of_the_exported_network(tmp_path / "data")
+    maps = {"sem_seg": {"class_names": ["person", "dog"], "category_ids": [0, 1]}}
+    predictor = Predictor(write_model(tmp_path / "a.onnx", maps=maps))
+    batch = [{"file_name": str(tmp_path / "data" / "a.png")}]
+    for masks in (False, True):
+        (result,) = command.answer_of(predictor, masks)(batch)
+        assert result["instances"].has("pred_masks") == masks
+    assert result["instances"].pred_masks.shape == (2, 32, 64)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -89,6 +101,18 @@ def test_an_exported_file(command, tmp_path: Path) -> None:
         pytest.param(["--model", "absent.pth"], "absent.pth", id="absent"),
         pytest.param(["--model", "old.pth"], "has no config inside", id="old"),
         pytest.param(["--model", "text.pth"], "text.pth cannot be read", id="no-checkpoint"),
+        pytest.param(
+            [
+                "--model",
+                "a.onnx",
+                "--config-file",
+                "quick/mcn_seg_det.yaml",
+                "TEST.PANOPTIC",
+                "True",
+            ],
+            "add TEST.PANOPTIC False",
+            id="panoptic",
+        ),
         pytest.param(
             ["--model", "text.onnx", "--config-file", "quick/mcn_det.yaml"],
             "found no network",

@@ -32,6 +32,16 @@ def test_another_network_is_told_apart(parameter: str, change: float, field: str
     assert getattr(differences, field) > 1e-3, differences
 
 
+def test_images_without_objects_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    model = small_network()
+    model.heads["center"].score_threshold = 1.0
+    cfg, images = small_config(), IMAGES
+    differences = compare_file(exported(), cfg, small_network(), images)
+    assert differences.objects and not caplog.records
+    compare_file(exported(), cfg, model, images)
+    assert "found no object in these images" in caplog.text
+
+
 def test_another_map_is_told_apart() -> None:
     model = small_network()
     with torch.no_grad():
