@@ -56,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _what_to_type(error: ImportError) -> ImportError:
     """The error of `check_dependencies`, if PyTorch or Detectron2 is what is missing."""
+    if "pip install" in str(error):
+        return error  # it says so itself
     try:
         if not os.environ.get(RUNTIME_ONLY):
             check_dependencies()

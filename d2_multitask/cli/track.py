@@ -27,8 +27,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
+
+try:
+    import cv2
+    import scipy  # noqa: F401 (the tracker's)
+except ImportError as error:
+    raise ImportError(
+        f"d2mt track needs OpenCV and SciPy ({error}): "
+        "python -m pip install opencv-python-headless scipy"
+    ) from error
 
 from d2_multitask.data.whole_files import whole_file
 from d2_multitask.loading import load

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 from d2_multitask.cli import track
 from d2_multitask.video import StreamLostError, VideoReader, VideoWriter
 from runtime_support import write_model
+from support import REPOSITORY
 
 
 @pytest.fixture
@@ -157,3 +161,35 @@ def test_scores_of_labelled_videos(model, tmp_path, capsys):
     assert rows[""] == ["HOTA", "DetA", "AssA", "MOTA", "IDF1", "IDSW", "FP", "FN"]
     for name in ("tracked", "true identities"):
         assert rows[name] == ["100.0"] * 5 + ["0", "0", "0"]
+
+
+HIDDEN = """
+import sys
+for name in {names}:
+    sys.modules[name] = None
+from d2_multitask.cli.main import main
+sys.exit(main(["track", "--model", "tiny.onnx", "--input", "a.mp4"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("extra", "code", "message"),
+    [
+        pytest.param((), 0, "2 frames, 2 identities", id="without-torch"),
+        pytest.param(("cv2",), 2, "d2mt track needs OpenCV and SciPy", id="without-opencv"),
+    ],
+)
+def test_what_is_needed(model, tmp_path, extra, code, message):
+    write_video(tmp_path / "a.mp4", 2)
+    names = ("torch", "torchvision", "detectron2", "matplotlib", "pycocotools", "trackeval", *extra)
+    paths = f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    done = subprocess.run(
+        [sys.executable, "-c", HIDDEN.format(names=names)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stderr
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
