@@ -184,6 +184,7 @@ class Predictions:
         self.sheet_names: list[str] = []
         self.is_strip = False  # several pictures of an image in a row
         self.num_objects = self.num_masks = 0
+        self.best_score = -1.0  # of all objects, drawn or not
 
     def overlays(
         self, pictures: Iterable[Picture]
@@ -206,6 +207,7 @@ class Predictions:
     def _overlay(self, picture: Picture, result: dict[str, Any]) -> np.ndarray:
         rgb = np.ascontiguousarray(picture.image[..., ::-1])
         if "instances" in result:
+            self.best_score = max([self.best_score, *result["instances"].scores.tolist()])
             result["instances"] = confident(result["instances"], self.args.confidence_threshold)
             self.num_objects += len(result["instances"])
         if self.json is not None:
@@ -348,6 +350,11 @@ def run(args: argparse.Namespace) -> int:
     if work.num_masks:
         written.append(args.output / MASK_FOLDER)
     print(f"{done} images, {work.num_objects} objects, {time.monotonic() - start:.1f} s")
+    if not work.num_objects and work.best_score >= 0:
+        print(
+            f"No object reached --confidence-threshold {args.confidence_threshold:g}: the best "
+            f"score was {work.best_score:.3f}."
+        )
     if unreadable:
         print(f"{unreadable} inputs could not be read; see the warnings above.")
     print(f"Overlays: {args.output}", *(f"Also: {path}" for path in written), sep="\n")

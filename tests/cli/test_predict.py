@@ -260,6 +260,16 @@ def test_what_a_mistake_gets(
     assert re.search(message, printed.err + printed.out + caplog.text)
 
 
+def test_the_best_score_is_said_when_nothing_is_drawn(tool, trained, tmp_path, capsys):
+    cv2.imwrite(str(tmp_path / "ok.png"), np.zeros((32, 32, 3), np.uint8))
+    words = ["--input", tmp_path / "ok.png", "--output", tmp_path / "out"]
+    assert tool.main(arguments(trained, *words, "--confidence-threshold", "1")) == 0
+    assert re.search(
+        r"No object reached --confidence-threshold 1: the best score was 0\.\d{3}\.",
+        capsys.readouterr().out,
+    )
+
+
 def test_a_model_config_without_trained_weights_says_what_to_type(tool, tmp_path, capsys):
     cv2.imwrite(str(tmp_path / "ok.png"), np.zeros((32, 32, 3), np.uint8))
     options = ["--config-file", "quick/mcn_det.yaml", "--input", str(tmp_path / "ok.png")]
