@@ -20,6 +20,7 @@ MOVED = {
     "data.image_reading": "data.io",
     "data.mask_folder": "data.datasets.folders",
     "data.pascal_in_detail": "data.datasets.pascal_in_detail",
+    "engine.coco_results": "engine.image_ids",
     "engine.media": "video",
     "evaluation.foreground": "evaluation.dense.foreground",
     "evaluation.request": "evaluation.base",

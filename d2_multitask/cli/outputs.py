@@ -1,15 +1,52 @@
-"""Where the overlays and masks of `d2mt predict` go."""
+"""Where the overlays and masks of `d2mt predict` go, and its JSON files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from d2_multitask.data.whole_files import write_json
+from d2_multitask.runtime import Result
 from d2_multitask.runtime.files import VIDEO_SUFFIXES
 
 WRITABLE = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 SHEET_NAME = "contact_sheet.png"
 MASK_FOLDER = "masks"
+
+
+class JsonFiles:
+    """Collects results image by image and writes three files.
+
+    ``FILE.json`` is COCO's list of results, which ``pycocotools``' ``loadRes`` takes, see
+    `Result.to_coco`. ``FILE_sem_seg.json`` holds each semantic class that is in an image,
+    background left out, see `Result.sem_seg_to_coco`. ``FILE_images.json`` is a list of ``id``,
+    ``file_name``, ``width``, ``height``.
+    """
+
+    def __init__(self) -> None:
+        self.objects: list[dict[str, Any]] = []
+        self.sem_seg: list[dict[str, Any]] = []
+        self.images: list[dict[str, Any]] = []
+
+    def add(self, image_id: int | str, file_name: str, result: Result) -> None:
+        """Add one image; ``file_name`` as the user knows it."""
+        height, width = result.image_size
+        self.images.append(
+            {"id": image_id, "file_name": file_name, "width": width, "height": height}
+        )
+        self.objects += result.to_coco(image_id)
+        self.sem_seg += result.sem_seg_to_coco(image_id)
+
+    def write(self, path: Path) -> list[Path]:
+        """Write the files, of semantic classes only if there are some; returns their paths."""
+        contents = {"": self.objects, "_sem_seg": self.sem_seg, "_images": self.images}
+        paths = []
+        for suffix, entries in contents.items():
+            if entries or suffix != "_sem_seg":
+                paths.append(path.with_name(f"{path.stem}{suffix}{path.suffix or '.json'}"))
+                write_json(paths[-1], entries)
+        return paths
 
 
 def output_paths(paths: Sequence[Path], folder: Path) -> list[Path]:

@@ -15,7 +15,7 @@ Overlays are written to --output under the inputs' names (videos and cameras as 
 are enlarged so that the drawing can be read. Without MODEL.WEIGHTS, OUTPUT_DIR/model_final.pth is
 taken. --json FILE.json writes three files for the objects that reach --confidence-threshold (use 0
 to evaluate them): FILE.json is COCO's list of results, FILE_sem_seg.json holds each semantic class
-but the background as RLE, FILE_images.json the image ids; see d2_multitask/engine/coco_results.py.
+but the background as RLE, FILE_images.json the image ids.
 
 A network with the task "foreground" also writes masks, black and white, to OUTPUT/masks, one PNG an
 image file, at its size; they can be trained with (MASK_ROOT). --mask-threshold 0 writes the
@@ -48,27 +48,29 @@ from d2_multitask.cli import predict_exported
 from d2_multitask.cli.outputs import (
     MASK_FOLDER,
     SHEET_NAME,
+    JsonFiles,
     mask_paths,
     output_paths,
     refuse_to_overwrite,
 )
 from d2_multitask.data.io import ImageReadError, read_image
 from d2_multitask.data.whole_files import whole_file
-from d2_multitask.engine.coco_results import CocoResults, image_ids, known_image_ids
+from d2_multitask.engine.image_ids import image_ids, known_image_ids
 from d2_multitask.engine.model_file import prediction_config
 from d2_multitask.engine.predictor import MultitaskPredictor, chosen_tasks
+from d2_multitask.engine.results import to_result
 from d2_multitask.engine.setup import exit_code, progress_bar
+from d2_multitask.engine.trained_model import model_info
 from d2_multitask.loading import EXPORTED_SUFFIXES
 from d2_multitask.runtime.files import find_media
 from d2_multitask.video import VideoReader, VideoWriter
 from d2_multitask.visualization.contact_sheet import contact_sheet, fit, side_by_side
 from d2_multitask.visualization.dense import draw_dense
-from d2_multitask.visualization.metadata import cfg_metadata, dataset_metadata, is_rcnn
+from d2_multitask.visualization.metadata import cfg_metadata, dataset_metadata
 from d2_multitask.visualization.predictions import (
     CONFIDENCE_THRESHOLD,
     KEYPOINT_THRESHOLD,
     RCNN_KEYPOINT_THRESHOLD,
-    class_map,
     confident,
     draw_result,
 )
@@ -176,10 +178,14 @@ class Predictions:
         self.tasks = chosen_tasks(cfg, args.tasks)
         self.predictor = MultitaskPredictor(cfg, names=names)
         self.metadata = cfg_metadata(cfg, names)
-        usual = RCNN_KEYPOINT_THRESHOLD if is_rcnn(cfg) else KEYPOINT_THRESHOLD
-        given = args.keypoint_threshold
-        self.keypoint_threshold = usual if given is None else given
-        self.json = CocoResults(self.metadata) if args.json else None
+        self.json = JsonFiles() if args.json else None
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.TEST.TASKS = self.tasks
+        self.info = model_info(cfg, self.metadata)
+        self.keypoint_threshold = args.keypoint_threshold
+        if args.keypoint_threshold is None:
+            self.keypoint_threshold = self.info.draw.keypoint_threshold
         self.sheet: list[np.ndarray] = []
         self.sheet_names: list[str] = []
         self.is_strip = False  # several pictures of an image in a row
@@ -235,8 +241,8 @@ class Predictions:
 
     def _add_json(self, picture: Picture, result: dict[str, Any]) -> None:
         size = picture.image.shape[:2]
-        classes = class_map(result["sem_seg"], size) if "sem_seg" in result else None
-        self.json.add(picture.image_id, picture.name, size, result.get("instances"), classes)
+        written = {name: result[name] for name in ("instances", "sem_seg") if name in result}
+        self.json.add(picture.image_id, picture.name, to_result(written, size, self.info))
 
     def finish(self) -> list[Path]:
         """Write what was collected; returns the paths."""

@@ -27,11 +27,12 @@ from PIL import Image
 from d2_multitask.cli.outputs import (
     MASK_FOLDER,
     SHEET_NAME,
+    JsonFiles,
     mask_paths,
     output_paths,
     refuse_to_overwrite,
 )
-from d2_multitask.data.whole_files import whole_file, write_json
+from d2_multitask.data.whole_files import whole_file
 from d2_multitask.runtime import Predictor, Result, draw
 from d2_multitask.runtime.files import find_media, numbers_of, read_image
 
@@ -77,7 +78,7 @@ class Outputs:
             refuse_to_overwrite(target, paths)
         self.ids = dict(zip(paths, numbers_of(list(map(str, paths))), strict=True))
         self.sheet: dict[str, np.ndarray] = {}
-        self.json: dict[str, list[dict]] = {"": [], "_sem_seg": [], "_images": []}
+        self.json = JsonFiles()
         self.num_objects = 0
 
     def add(self, path: Path, image: np.ndarray, result: Result) -> None:
@@ -104,20 +105,11 @@ class Outputs:
             picture.thumbnail((SHEET_CELL, SHEET_CELL))
             self.sheet[path.name] = np.asarray(picture)
         if args.json:
-            height, width = result.image_size
-            entry = {"id": self.ids[path], "file_name": str(path), "width": width, "height": height}
-            self.json["_images"].append(entry)
-            self.json[""] += result.to_coco(self.ids[path])
-            self.json["_sem_seg"] += result.sem_seg_to_coco(self.ids[path])
+            self.json.add(self.ids[path], str(path), result)
 
     def finish(self, sheet_of: Callable[..., np.ndarray] | None) -> list[Path]:
         """Write the JSON files, and with ``sheet_of`` the contact sheet; returns their paths."""
-        written = []
-        for suffix, entries in self.json.items() if self.args.json else ():
-            if entries or suffix != "_sem_seg":
-                path = self.args.json
-                written.append(path.with_name(f"{path.stem}{suffix}{path.suffix or '.json'}"))
-                write_json(written[-1], entries)
+        written = self.json.write(self.args.json) if self.args.json else []
         if sheet_of is not None and self.sheet:
             sheet = sheet_of(list(self.sheet.values()), list(self.sheet), cell_width=SHEET_CELL)
             written.append(self.args.output / SHEET_NAME)

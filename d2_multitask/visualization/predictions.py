@@ -10,12 +10,13 @@ from detectron2.data import Metadata
 from detectron2.structures import Instances
 from torch import Tensor
 
+from d2_multitask.runtime.model_info import DrawInfo
 from d2_multitask.visualization import style
 from d2_multitask.visualization.canvas import DrawnObjects, draw_objects
 from d2_multitask.visualization.metadata import BACKGROUND, metadata_for
 
-CONFIDENCE_THRESHOLD = 0.3
-KEYPOINT_THRESHOLD = 0.1
+CONFIDENCE_THRESHOLD = DrawInfo.confidence_threshold
+KEYPOINT_THRESHOLD = DrawInfo.keypoint_threshold
 # An R-CNN's keypoint scores share out 1 over all of the object's box; Detectron2's own threshold.
 RCNN_KEYPOINT_THRESHOLD = 0.05
 

@@ -11,10 +11,9 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import torch
-from detectron2.data import Metadata
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Boxes, Instances
 
-from d2_multitask.engine.coco_results import CocoResults
 from d2_multitask.modeling.inference.instance_masks import InstanceMaskNetwork, MaskOptions
 from d2_multitask.runtime import Result, parse_model_info
 from runtime_support import metadata
@@ -37,20 +36,19 @@ def result() -> Result:
     )
 
 
-def test_coco_json_is_that_of_the_tools(result):
-    ids = {18: 1, 1: 0}
-    expected = CocoResults(
-        Metadata(thing_dataset_id_to_contiguous_id=ids, stuff_classes=["background", "bright"])
-    )
+def test_coco_json_is_detectron2s(result):
     instances = Instances((40, 60))
     instances.pred_boxes = Boxes(torch.from_numpy(result.boxes))
     instances.scores = torch.from_numpy(result.scores)
     instances.pred_classes = torch.from_numpy(result.classes)
-    instances.pred_keypoints = torch.from_numpy(result.keypoints)
-    expected.add(7, "a.png", (40, 60), instances, result.sem_seg)
-    assert result.to_coco(7) == expected.objects
-    assert result.sem_seg_to_coco(7) == expected.sem_seg
-    assert json.loads(json.dumps(result.to_coco(7))) == expected.objects
+    instances.pred_keypoints = torch.from_numpy(result.keypoints).clone()  # shifted in place
+    expected = instances_to_coco_json(instances, 7)
+    for entry in expected:
+        entry["category_id"] = {0: 1, 1: 18}[entry["category_id"]]
+    assert json.loads(json.dumps(result.to_coco(7))) == expected
+    (bright,) = result.sem_seg_to_coco(7)
+    assert (bright["image_id"], bright["category_id"]) == (7, 1)
+    assert (mask_util.decode(bright["segmentation"]) == result.sem_seg).all()
 
 
 def test_masks_are_those_of_the_network_in_pytorch(result):
