@@ -18,9 +18,10 @@ Exit code: 0; 1 if the file does not answer as the network does; 2 if something 
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ from torch import nn
 
 from d2_multitask.cli.eval import build_evaluators, measure
 from d2_multitask.cli.predict import split_overrides
-from d2_multitask.data.io import read_image
+from d2_multitask.data.io import ImageReadError, read_image
 from d2_multitask.engine.instance_masks import mask_keys
 from d2_multitask.engine.model_file import prediction_config
 from d2_multitask.engine.predictor import find_weights, load_trained_model
@@ -50,8 +51,9 @@ from d2_multitask.runtime import Predictor
 from d2_multitask.runtime.files import find_media
 from d2_multitask.visualization.metadata import cfg_metadata, is_rcnn
 
+logger = logging.getLogger("d2_multitask.export")
+
 MOST_COMPARED, MOST_CALIBRATED = 8, 300
-FLOAT_FILE = "float32.onnx"
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -85,8 +87,9 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("nothing to export: give --model FILE, or --config-file FILE")
     if args.int8 != bool(args.calibrate):
         parser.error("--int8 and --calibrate FOLDER belong together")
-    if args.evaluate and args.output.suffix not in (".onnx", ".xml"):
-        parser.error(f"--evaluate: found {args.output.name}, expected a file .onnx or .xml")
+    if (args.evaluate or args.int8) and args.output.suffix not in (".onnx", ".xml"):
+        option = "--evaluate" if args.evaluate else "--int8"
+        parser.error(f"{option}: found {args.output.name}, expected a file .onnx or .xml")
     return args
 
 
@@ -118,36 +121,58 @@ def metrics(path: Path, cfg: CfgNode, folder: Path) -> dict[str, float]:
     }
 
 
-def read_images(inputs: Sequence[str] | None, most: int) -> list[np.ndarray]:
-    """The first images of files and folders."""
-    if not inputs:
-        return list(noise_images())
-    return [read_image(str(path), "BGR") for path in find_media(inputs)[0][:most]]
+def find_images(inputs: Sequence[str], option: str, most: int) -> list[Path]:
+    """The first images of files and folders.
+
+    Raises:
+        ValueError: there are none.
+    """
+    files = find_media(inputs, option)[0][:most]
+    if not files:
+        raise ValueError(f"{option} {' '.join(inputs)}: found videos only, expected images")
+    return files
+
+
+def read_images(files: Sequence[Path]) -> Iterator[np.ndarray]:
+    """One after the other; what cannot be read is left out with a warning."""
+    for file in files:
+        try:
+            yield read_image(str(file), "BGR")
+        except ImageReadError as error:
+            logger.warning("left out: %s", error)
 
 
 def run(args: argparse.Namespace) -> int:
     """Export, quantise, compare, measure; the file takes its place when it has passed."""
     check_suffix(args.output)
-    images = read_images(args.images, MOST_COMPARED)
+    if args.output.is_dir():
+        raise ValueError(f"--output {args.output}: found a folder, expected a file in it")
+    files = find_images(args.images, "--images", MOST_COMPARED) if args.images else []
+    images = list(read_images(files) if files else noise_images())
+    if not images:
+        raise ValueError(f"--images {' '.join(args.images)}: none can be read, expected images")
+    calibrated = find_images(args.calibrate, "--calibrate", MOST_CALIBRATED) if args.int8 else []
     cfg, metadata, model = build(args)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.output.parent, prefix=".export-") as name:
         # Beside its place, which it takes only when it has been compared.
         folder = Path(name)
-        written = write_files(args, cfg, metadata, model, folder)
-        if written.suffix in (".onnx", ".xml"):
-            differences = compare_file(written, cfg, model, images, args.tasks)
+        plain, *quantized = files = write_files(args, cfg, metadata, model, folder, calibrated)
+        written = files[-1]
+        if plain.suffix in (".onnx", ".xml"):
+            differences = compare_file(plain, cfg, model, images, args.tasks)
         else:
-            differences = compare_program(written, model, args.tasks)
+            differences = compare_program(plain, model, args.tasks)
         print(f"Compared with the network: {differences}")
-        if not args.int8 and not differences.within_limits:
+        for file in quantized if differences.within_limits else ():
+            print(f"int8: {compare_file(file, cfg, model, images, args.tasks)}")
+        if not differences.within_limits:
             sys.stderr.write(
                 f"Error: {args.output}: not written, because its answers are more than "
                 f"{MOST_PIXELS} pixels or {MOST_SCORE} of a score away from the network's\n"
             )
             return 1
         if args.evaluate:
-            files = [folder / FLOAT_FILE, written] if args.int8 else [written]
             columns = [metrics(file, cfg, folder / "evaluation") for file in files]
             rows = [[key, *(column[key] for column in columns)] for key in columns[0]]
             headers = ["metric", "float32", "int8"]
@@ -162,15 +187,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write_files(
-    args: argparse.Namespace, cfg: CfgNode, metadata: Metadata, model: nn.Module, folder: Path
-) -> Path:
-    """Write the file into a folder, and for int8 the one that it is made of."""
+    args: argparse.Namespace,
+    cfg: CfgNode,
+    metadata: Metadata,
+    model: nn.Module,
+    folder: Path,
+    calibrated: Sequence[Path],
+) -> list[Path]:
+    """Write the file into a folder, the last one; for int8 also the one that it is made of."""
     path, name = folder / args.output.name, Path(args.config_file or args.model).name
-    target = folder / FLOAT_FILE if args.int8 else path
-    export_file(cfg, model, target, args.tasks, name=name, metadata=metadata)
-    if args.int8:
-        quantize_file(target, path, read_images(args.calibrate, MOST_CALIBRATED))
-    return path
+    plain = folder / f"float32_{path.stem}.onnx" if args.int8 else path
+    export_file(cfg, model, plain, args.tasks, name=name, metadata=metadata)
+    if not args.int8:
+        return [path]
+    quantize_file(plain, path, read_images(calibrated))
+    return [plain, path]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

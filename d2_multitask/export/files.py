@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import logging
@@ -65,8 +66,13 @@ def export_file(
         outputs = list(network(*example(network)))
     metadata = cfg_metadata(cfg) if metadata is None else metadata
     info = model_json(cfg, metadata, network, outputs, name)
-    with _quiet():
-        WRITERS[path.suffix](network, info, path)
+    try:
+        with _quiet():
+            WRITERS[path.suffix](network, info, path)
+    except OSError as error:
+        if error.errno and error.filename is None:  # "no space left" comes without the path
+            error.filename = str(path)
+        raise
     return info
 
 
@@ -122,7 +128,12 @@ def save_openvino(model: Any, text: str, path: Path) -> None:
     """Write an ``openvino.Model`` with a JSON text; its weights go into a ``.bin`` beside it."""
     openvino = needs("openvino")
     model.set_rt_info(text, [KEY])
-    openvino.save_model(model, path, compress_to_fp16=False)
+    try:
+        openvino.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:  # of a stream that ends, as on a full disk
+        raise OSError(
+            errno.EIO, f"cannot be written ({error}), expected space", str(path)
+        ) from error
 
 
 def write_program(network: ExportedNetwork, info: dict[str, Any], path: Path) -> None:
@@ -136,7 +147,9 @@ def write_torchscript(network: ExportedNetwork, info: dict[str, Any], path: Path
     """``.ts``: ``torch.jit.load(path)(images, sizes)`` gives a dict."""
     batch = example(network)
     script = torch.jit.trace(network, batch, strict=False, check_trace=False)
-    torch.jit.save(script, str(path), _extra_files={KEY: json.dumps(info)})
+    buffer = io.BytesIO()  # on a full disk torch.jit.save(path) ends the process
+    torch.jit.save(script, buffer, _extra_files={KEY: json.dumps(info)})
+    path.write_bytes(buffer.getvalue())
 
 
 WRITERS: dict[str, Callable[[ExportedNetwork, dict[str, Any], Path], None]] = {

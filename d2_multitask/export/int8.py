@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ _QUANTIZED = ("Conv", "ConvTranspose", "Add", "MaxPool", "Resize", "Concat")
 Feeds = dict[str, np.ndarray]
 
 
-def quantize_file(source: Path, target: Path, images: Sequence[np.ndarray]) -> None:
+def quantize_file(source: Path, target: Path, images: Iterable[np.ndarray]) -> None:
     """Write the int8 network of an exported one.
 
     Args:
@@ -33,13 +33,14 @@ def quantize_file(source: Path, target: Path, images: Sequence[np.ndarray]) -> N
         ValueError: no images, or a target of another format.
         ImportError: the library is not installed.
     """
-    if not images:
-        raise ValueError("--calibrate: found no images, expected a folder of photographs")
     if target.suffix not in (".onnx", ".xml"):
         raise ValueError(f"{target}: found {target.suffix!r}, expected .onnx or .xml for int8")
     info = parse_model_info(_json_of(source), str(source))
     write = _quantize_onnx if target.suffix == ".onnx" else _quantize_openvino
-    write(source, target, [_feeds(image, info) for image in images])
+    feeds = [_feeds(image, info) for image in images]
+    if not feeds:
+        raise ValueError("--calibrate: found no images, expected a folder of photographs")
+    write(source, target, feeds)
 
 
 def _json_of(path: Path) -> str | None:

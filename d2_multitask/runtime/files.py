@@ -16,11 +16,12 @@ IMAGE_SUFFIXES = frozenset(
 VIDEO_SUFFIXES = frozenset(".avi .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .webm .wmv".split())
 
 
-def find_media(inputs: Sequence[str]) -> tuple[list[Path], list[Path]]:
+def find_media(inputs: Sequence[str], option: str = "--input") -> tuple[list[Path], list[Path]]:
     """The files that a list of files, folders and patterns stands for.
 
     Args:
         inputs: paths of files or folders (their direct content), or patterns such as ``in/*.jpg``.
+        option: where they were typed, for messages.
 
     Returns:
         Images and videos, in the order given, sorted inside folders and patterns; each once. A file
@@ -36,7 +37,7 @@ def find_media(inputs: Sequence[str]) -> tuple[list[Path], list[Path]]:
             files = [p for p in sorted(path.iterdir()) if p.is_file() and is_media(p)]
             if not files:
                 raise ValueError(
-                    f"--input {given}: the folder holds no image and no video; expected files "
+                    f"{option} {given}: the folder holds no image and no video; expected files "
                     f"ending in {' '.join(sorted(IMAGE_SUFFIXES))}"
                 )
         elif path.is_file():
@@ -47,9 +48,9 @@ def find_media(inputs: Sequence[str]) -> tuple[list[Path], list[Path]]:
             )
             files = [p for p in matches if p.is_file() and is_media(p)]
             if not files:
-                raise ValueError(f"--input {given}: the pattern matches no image and no video")
+                raise ValueError(f"{option} {given}: the pattern matches no image and no video")
         else:
-            raise ValueError(f"--input {given}: no such file or folder")
+            raise ValueError(f"{option} {given}: no such file or folder")
         found.update(dict.fromkeys(files))
     images = [p for p in found if p.suffix.lower() not in VIDEO_SUFFIXES]
     return images, [p for p in found if p.suffix.lower() in VIDEO_SUFFIXES]

@@ -68,6 +68,14 @@ def test_a_file_that_differs_is_not_written(
         (["--output", "m.tflite"], "found '.tflite', expected one of .onnx, .xml, .pt2, .ts"),
         (["--output", "m.onnx", "TEST.SCALES", "[0.5]"], "a file runs on one size"),
         (["--output", "m.onnx", "--images", "nowhere"], "nowhere: no such file or folder"),
+        (["--output", "videos"], "videos: found '', expected one of"),
+        (["--output", "folder.onnx"], "folder.onnx: found a folder, expected a file"),
+        (["--output", "m.onnx", "--images", "videos"], "--images videos: found videos only"),
+        (["--output", "m.onnx", "--images", "broken"], "--images broken: none can be read"),
+        (
+            ["--output", "m.onnx", "--int8", "--calibrate", "absent"],
+            "--calibrate absent: no such file",
+        ),
         (["--output", "m.onnx", "--tasks", "det"], "TEST.TASKS: found 'det', expected some of"),
     ],
 )
@@ -80,6 +88,10 @@ def test_mistakes_are_one_sentence(
     sentence: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for name in ("videos/a.mp4", "broken/a.png"):
+        Path(name).parent.mkdir()
+        Path(name).touch()
+    Path("folder.onnx").mkdir()
     options = [*SMALL, "MODEL.WEIGHTS", str(weights)]
     place = next((i for i, word in enumerate(words) if word.startswith("TEST.")), len(words))
     line = [*words[:place], "--config-file", CONFIG, *words[place:], *options]
@@ -87,7 +99,7 @@ def test_mistakes_are_one_sentence(
     # The last line: in one process, loggers of earlier tests complain about closed streams.
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("Error: ") and sentence in error
-    assert not list(tmp_path.iterdir())
+    assert {path.name for path in tmp_path.iterdir()} == {"videos", "broken", "folder.onnx"}
 
 
 def test_options_that_belong_together(capsys: pytest.CaptureFixture[str]) -> None:

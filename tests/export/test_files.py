@@ -76,6 +76,18 @@ def test_another_suffix_is_refused(tmp_path: Path) -> None:
         export_file(small_config(), small_network(), tmp_path / "model.tflite")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("suffix", [".ts", ".xml"])
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path, suffix: str) -> None:
+    if suffix == ".xml":
+        pytest.importorskip("openvino")
+    path = tmp_path / f"model{suffix}"
+    for place in (path, path.with_suffix(".bin")):
+        place.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="model"):
+        export_file(small_config(["seg"]), small_network(["seg"]), path)
+
+
 def test_a_missing_library_says_what_to_type() -> None:
     with pytest.raises(ImportError, match=r"no_such_library is not installed.*pip install"):
         needs("no_such_library")
