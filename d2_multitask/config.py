@@ -225,7 +225,7 @@ def load_config(config_file: str | os.PathLike[str] = "", opts: Sequence[str] = 
 
 
 def parse_config(text: str, where: str) -> CfgNode:
-    """Defaults, then YAML text, maybe a stranger's; no file is read.
+    """Defaults, then YAML text, which is not trusted; no file is read.
 
     Args:
         text: YAML without ``_BASE_``.

@@ -60,7 +60,7 @@ def parse_description(text: Any, where: str) -> Description:
     """Check a description; nothing in it is executed.
 
     Args:
-        text: from a weight file, maybe a stranger's.
+        text: from a weight file, which is not trusted.
         where: the file's path, for messages.
 
     Raises:

@@ -131,6 +131,12 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     words, overrides = split_overrides(arguments)
     args = parser.parse_args(words)
     args.opts = [*args.option_opts, *overrides]
+    complete(args, parser)
+    return args
+
+
+def complete(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Fill in what was left out, and refuse what does not go together."""
     if "webcam" in args.input:
         args.input = [given for given in args.input if given != "webcam"]
         args.webcam = args.webcam or 0
@@ -150,7 +156,6 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     for name in ("max_images", "batch_size"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')}: found {getattr(args, name)}, expected >= 1")
-    return args
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -78,6 +78,8 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.max_frames is not None and args.max_frames < 1:
         parser.error(f"--max-frames: found {args.max_frames}, expected >= 1")
+    if args.evaluate and (args.json or args.max_frames or args.show_speed):
+        parser.error("--evaluate only prints scores: leave out --json, --max-frames, --show-speed")
     return args
 
 

@@ -28,8 +28,8 @@ def describe(cfg: CfgNode) -> str:
     """The text that makes a weight file of this config complete, see `Description`.
 
     ``OUTPUT_DIR``, ``MODEL.DEVICE`` and the weights that training started from are left at their
-    defaults. Names are those of ``DATASETS.TRAIN`` and ``DATASETS.TEST``; of sets that disagree
-    the first one's.
+    defaults. Names are those of ``DATASETS.TRAIN`` and ``DATASETS.TEST``; of datasets that
+    disagree the first one's.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -39,7 +39,7 @@ def describe(cfg: CfgNode) -> str:
         if name not in DatasetCatalog:
             continue
         try:
-            # A set that was not loaded yet is only read if it alone can tell names.
+            # A dataset that was not loaded yet is only read if it alone has names.
             metadata = MetadataCatalog.get(name) if names else loaded_metadata(name)
         except (ValueError, OSError, KeyError) as error:
             logger.warning("No names from dataset %r, which cannot be read: %s", name, error)

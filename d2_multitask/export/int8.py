@@ -58,7 +58,7 @@ def _quantize_onnx(source: Path, target: Path, feeds: list[Feeds]) -> None:
     from onnxruntime import quantization
 
     class Reader(quantization.CalibrationDataReader):
-        """Hands the images to the calibration, one after the other."""
+        """Gives the calibration one image after the other."""
 
         def __init__(self) -> None:
             self._feeds: Iterator[Feeds] = iter(feeds)

@@ -39,7 +39,7 @@ def instance_masks(
 
     An object claims the pixels of its class in its box. Where confident objects claim them too, the
     one with the smallest distance has them; an object that is not confident takes pixels from
-    nobody and has those that are nearer to it than to any confident one. The distance is that to
+    no other and has those that are nearer to it than to any confident one. The distance is that to
     the nearest limb between seen keypoints, without any to the axis of the box, in parts of the
     box's side, the root of its area; a higher score makes it shorter.
 

@@ -75,7 +75,7 @@ class ObjectsInfo:
         keypoint_names: K names, none without pose.
         keypoint_sigmas: K numbers of COCO's OKS, or none.
         skeleton: pairs of keypoint numbers that are joined by a line.
-        draw_boxes: whether boxes were learned and are worth drawing.
+        draw_boxes: whether boxes are drawn; without a box head they are the keypoints' hull.
     """
 
     score_threshold: float

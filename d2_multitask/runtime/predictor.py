@@ -26,7 +26,7 @@ class Predictor:
     Args:
         path: ``.onnx``, or ``.xml`` of OpenVINO, written by ``tools/export.py``.
         tasks: whose results are wanted, ``None`` = all; a call may choose others.
-        threads: of the processor, ``None`` = as many as the library likes.
+        threads: of the processor, ``None`` = the library's default.
         backend: ``"onnxruntime"`` or ``"openvino"``; ``None`` = by the name of the file.
 
     Attributes:

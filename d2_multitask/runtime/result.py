@@ -53,7 +53,7 @@ class Result:
 
     @property
     def sem_seg(self) -> np.ndarray | None:
-        """(h, w) uint8, the best semantic class of each pixel."""
+        """(h, w) unsigned integers, the best semantic class of each pixel."""
         logits = self.maps.get("sem_seg")
         return None if logits is None else best_class(logits)
 

@@ -46,7 +46,7 @@ def open_session(path: Path, backend: str | None, threads: int | None) -> Sessio
     Args:
         path: ``.onnx``, or ``.xml`` of OpenVINO.
         backend: one of `BACKENDS`; ``None`` = OpenVINO for ``.xml``, else ONNX Runtime.
-        threads: ``None`` = as many as the library likes.
+        threads: ``None`` = the library's default.
 
     Raises:
         ModelFileError: the file is no network, or this version of the library cannot run it.

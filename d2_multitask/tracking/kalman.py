@@ -1,7 +1,7 @@
 """A Kalman filter with constant velocity for all boxes of a frame at once.
 
 As in SORT and ByteTrack, the noise of a box is in proportion to its height, and neither the noise
-nor the motion joins centre, width and height. The 8x8 covariance of ByteTrack is therefore four
+nor the motion couples centre, width and height. The 8x8 covariance of ByteTrack is therefore four
 blocks of 2x2, one a coordinate, and is kept as such: everything is element-wise.
 """
 

@@ -5,7 +5,7 @@ Confident detections are matched with all tracks, lost ones included; what is le
 that were seen in the frame before is matched with the weak detections; and confident detections
 that are left begin a track, which gets its identity when the next frame confirms it. Instead of
 IoU alone the similarity is a mix with COCO's OKS, because boxes of people who cover each other
-overlap while their joints are apart; and it falls where the colours along the limbs differ, as
+overlap while their keypoints do not; and it falls where the colours along the limbs differ, as
 motion alone does not tell who comes out from behind whom.
 """
 

@@ -54,7 +54,7 @@ class VideoReader:
         fps: frames a second.
         num_frames: as the file says, ``None`` for live sources and files that do not say.
         read: frames read so far.
-        dropped: frames of a live source that nobody took in time.
+        dropped: frames of a live source that were not taken in time.
         reconnections: how often a live source was opened again.
 
     Raises:

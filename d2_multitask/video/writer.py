@@ -12,6 +12,7 @@ import numpy as np
 
 from d2_multitask.data.whole_files import UNFINISHED
 
+CODEC = "mp4v"  # comes with every OpenCV wheel
 LEAST_FREE = 2**20  # bytes; OpenCV does not tell when a disk is full
 
 
@@ -24,11 +25,10 @@ class VideoWriter:
     Args:
         path: of the file.
         fps: frames a second.
-        codec: four letters; ``mp4v`` comes with every OpenCV wheel.
     """
 
-    def __init__(self, path: Path, fps: float, codec: str = "mp4v") -> None:
-        self.path, self.fps, self.codec = path, fps, codec
+    def __init__(self, path: Path, fps: float) -> None:
+        self.path, self.fps = path, fps
         self.written = 0
         self._writer: cv2.VideoWriter | None = None
         self._number = -1  # of the last frame, in its source
@@ -61,12 +61,12 @@ class VideoWriter:
         if self._writer is None:
             # Encoders that halve the colour resolution need even sides.
             self._size_wh = (max(frame.shape[1] // 2 * 2, 2), max(frame.shape[0] // 2 * 2, 2))
-            fourcc = cv2.VideoWriter_fourcc(*self.codec)
+            fourcc = cv2.VideoWriter_fourcc(*CODEC)
             self._writer = cv2.VideoWriter(str(self._unfinished), fourcc, self.fps, self._size_wh)
             if not self._writer.isOpened():
                 self._discard()
                 raise ValueError(
-                    f"{self.path}: OpenCV cannot write this video (codec {self.codec!r}): expected "
+                    f"{self.path}: OpenCV cannot write this video (codec {CODEC!r}): expected "
                     "a writable folder with space left and an OpenCV with FFmpeg, as its wheels are"
                 )
         if self._free() < LEAST_FREE:

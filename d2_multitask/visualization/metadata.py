@@ -34,8 +34,8 @@ def dataset_metadata(cfg: CfgNode) -> Metadata:
     """The metadata of the first dataset of ``DATASETS.TEST``, else of ``DATASETS.TRAIN``.
 
     A dataset's own JSON is read if only it tells the names. Pictures must be possible where the
-    data is not: a set that is unknown or cannot be read is skipped with a warning, and if none is
-    left the metadata is empty.
+    data is not: a dataset that is unknown or cannot be read is skipped with a warning, and if none
+    is left the metadata is empty.
     """
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         if name not in DatasetCatalog:

@@ -99,6 +99,12 @@ def test_what_a_mistake_gets(model, tmp_path, monkeypatch, capsys, words, messag
     assert left == before  # nothing half-written
 
 
+def test_options_that_do_not_go_together(model, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(model, tmp_path, "--evaluate", "a.json", "--show-speed")
+    assert "--evaluate only prints scores" in capsys.readouterr().err
+
+
 def test_a_lost_stream_keeps_what_was_seen(model, tmp_path, monkeypatch, capsys):
     write_video(tmp_path / "a.mp4", 4)
 
