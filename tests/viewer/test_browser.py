@@ -124,7 +124,8 @@ def assert_equal(found: dict[str, Any], expected: Result) -> None:
         x, y, width, height = one["bbox"]
         assert [x, y, x + width, y + height] == pytest.approx(expected.boxes[index], abs=1)
         keypoints = np.reshape(one["keypoints"], (-1, 3))
-        np.testing.assert_allclose(keypoints[:, :2], expected.keypoints[index, :, :2], atol=1)
+        indices = expected.keypoints[index, :, :2] - 0.5  # as COCO counts
+        np.testing.assert_allclose(keypoints[:, :2], indices, atol=0.1)
         np.testing.assert_allclose(keypoints[:, 2], expected.keypoints[index, :, 2], atol=1e-3)
     classes = expected.maps["sem_seg"].argmax(0)
     segments = {one["category"]: one["segmentation"] for one in found["maps"]["sem_seg"]}

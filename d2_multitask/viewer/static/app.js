@@ -133,7 +133,10 @@ function resultJson() {
       category: info.objects.class_names[classId],
       score,
       bbox: toXywh(box),
-      ...(keypoints.length ? { keypoints: keypoints.flat() } : {}),
+      // COCO's are indices of pixels: 0, 0 is the middle of the first one.
+      ...(keypoints.length
+        ? { keypoints: keypoints.flatMap(([x, y, sure]) => [x - 0.5, y - 0.5, sure]) }
+        : {}),
     })),
     maps: Object.fromEntries(maps),
     image_labels: result.imageLabels,
