@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -69,6 +70,11 @@ def trained_config(
         FileNotFoundError: there is no such file.
     """
     weights = os.fspath(weights)
+    if Path(weights).suffix.lower() in (".onnx", ".xml"):
+        raise ValueError(
+            f"{weights}: found the name of an exported network, expected weights (.pth, "
+            ".safetensors); exported ones are for d2mt predict, track, view and eval"
+        )
     if config_file:
         cfg, names = load_config(config_file, opts), None
     else:

@@ -60,6 +60,11 @@ def test_options_and_a_config_file_come_first(trained: Path) -> None:
         trained_config(trained, opts=["SOLVER.MAX_ITERS", "3"])
 
 
+def test_an_exported_network_is_no_weight_file() -> None:
+    with pytest.raises(ValueError, match="m.onnx: found the name of an exported network"):
+        trained_config("m.onnx")
+
+
 def test_a_checkpoint_without_config(tmp_path: Path) -> None:
     torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "old.pth")
     with pytest.raises(ValueError, match=r"old.pth has no config inside.*--config-file FILE"):
