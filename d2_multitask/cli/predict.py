@@ -44,7 +44,6 @@ from detectron2.data import Metadata
 from detectron2.utils.logger import setup_logger
 
 import d2_multitask  # noqa: F401 (registers datasets and networks)
-from d2_multitask.cli import predict_exported
 from d2_multitask.cli.outputs import (
     MASK_FOLDER,
     SHEET_NAME,
@@ -61,7 +60,6 @@ from d2_multitask.engine.predictor import MultitaskPredictor, chosen_tasks
 from d2_multitask.engine.results import to_result
 from d2_multitask.engine.setup import exit_code, progress_bar
 from d2_multitask.engine.trained_model import model_info
-from d2_multitask.loading import EXPORTED_SUFFIXES
 from d2_multitask.runtime.files import find_media
 from d2_multitask.video import VideoReader, VideoWriter
 from d2_multitask.visualization.contact_sheet import contact_sheet, fit, side_by_side
@@ -374,9 +372,6 @@ def run(args: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; ``None`` = the command line."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if any(word.lower().endswith(EXPORTED_SUFFIXES) for word in words):
-        return predict_exported.main(words)
-    args = parse_args(words)
+    args = parse_args(sys.argv[1:] if arguments is None else arguments)
     setup_logger(name="d2_multitask", abbrev_name="d2_multitask")
     return exit_code(lambda: run(args))

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", type=Path, required=True, help="network of tools/export.py")
+    parser.add_argument("--model", type=Path, required=True, help="network of d2mt export")
     parser.add_argument("--port", type=int, default=8000, help="default: %(default)s")
     parser.add_argument("--static", type=Path, metavar="FOLDER", help="write the page there")
     parser.add_argument(

@@ -145,15 +145,14 @@ def parse_model_info(text: str | None, where: str) -> ModelInfo:
     """
     if not text:
         raise ModelFileError(
-            f"{where}: found no metadata {METADATA_KEY!r}, expected a file written by "
-            "tools/export.py"
+            f"{where}: found no metadata {METADATA_KEY!r}, expected a file written by d2mt export"
         )
     try:
         content = json.loads(text)
     except ValueError as error:
         raise ModelFileError(
             f"{where}: metadata {METADATA_KEY!r}: found broken JSON ({error}), expected a file "
-            "written by tools/export.py"
+            "written by d2mt export"
         ) from error
     root = _Node(content, where, "")
     version = root.get("format_version", int)

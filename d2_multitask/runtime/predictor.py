@@ -24,7 +24,7 @@ class Predictor:
     """An exported network, ready to run: ``Predictor("model.onnx")(image)``.
 
     Args:
-        path: ``.onnx``, or ``.xml`` of OpenVINO, written by ``tools/export.py``.
+        path: ``.onnx``, or ``.xml`` of OpenVINO, written by ``d2mt export``.
         tasks: whose results are wanted, ``None`` = all; a call may choose others.
         threads: of the processor, ``None`` = the library's default.
         backend: ``"onnxruntime"`` or ``"openvino"``; ``None`` = by the name of the file.

@@ -163,7 +163,7 @@ def _cannot_read(
     reason = _reason(error)
     if METADATA_KEY.encode() not in path.read_bytes():
         return ModelFileError(
-            f"{path}: found no network, expected a file written by tools/export.py ({title} says: "
+            f"{path}: found no network, expected a file written by d2mt export ({title} says: "
             f"...{reason})"
         )
     whole = "it whole, with its .bin" if path.suffix == ".xml" else "it whole"

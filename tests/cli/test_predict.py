@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from d2_multitask.video import VideoReader, VideoWriter
-from runtime_support import write_model
 from tool_support import load_command, run_command, small_network
 
 
@@ -94,13 +93,6 @@ def test_the_model_is_enough(tool, trained, photos, tmp_path):
     alone = (out / "colour.png").read_bytes(), json_file.read_text()
     assert tool.main(arguments(trained, *inputs, *options)) == 0
     assert ((out / "colour.png").read_bytes(), json_file.read_text()) == alone
-
-
-def test_an_exported_model(tool, photos, tmp_path):
-    """As from tools/predict.py; see test_predict_exported.py."""
-    words = ["--model", str(write_model(tmp_path / "a.onnx")), "--input", str(photos / "grey.jpg")]
-    assert tool.main([*words, "--output", str(tmp_path / "out")]) == 0
-    assert (tmp_path / "out" / "grey.jpg").is_file()
 
 
 def test_the_final_weights_of_the_output_folder_are_the_default(tool, trained, photos, tmp_path):

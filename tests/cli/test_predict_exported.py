@@ -17,6 +17,7 @@ from d2_multitask.cli.main import EXPORTED_PREDICTION, module_of
 from d2_multitask.runtime import Predictor, Result
 from runtime_support import write_model
 from support import REPOSITORY
+from tool_support import run_tool
 
 # `import` of a name that is None in sys.modules fails as if it was not installed.
 BARE = """
@@ -81,6 +82,12 @@ def test_help_and_weights_without_pytorch(work: Path) -> None:
 def test_the_same_command_chooses_by_the_model() -> None:
     assert module_of("predict", ["--model", "a.ONNX"]) == EXPORTED_PREDICTION
     assert module_of("predict", ["--model", "a.pth"]) == "d2_multitask.cli.predict"
+
+
+def test_the_tool_of_a_clone_takes_exported_networks_too(work: Path) -> None:
+    done = run_tool("predict.py", work, "--model", "model.onnx", "--input", "photos/7.png")
+    assert done.returncode == 0, done.stderr
+    assert (work / "output/predictions/7.png").is_file()
 
 
 def test_masks(work: Path) -> None:

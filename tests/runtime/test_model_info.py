@@ -32,8 +32,8 @@ def test_a_network_without_objects():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (None, ["found no metadata 'd2_multitask'", "tools/export.py"]),
-        ("{", ["found broken JSON", "tools/export.py"]),
+        (None, ["found no metadata 'd2_multitask'", "d2mt export"]),
+        ("{", ["found broken JSON", "d2mt export"]),
         ("[]", ["the whole: found '[]', expected an object"]),
         ("{}", ["format_version: found 'nothing', expected int"]),
         (

@@ -96,7 +96,7 @@ def test_files_that_cannot_be_used(tmp_path):
         Predictor(tmp_path / "missing.onnx")
     text = tmp_path / "text.onnx"
     text.write_text("this is no network")
-    with pytest.raises(ModelFileError, match=r"text.onnx: found no network, .*export.py"):
+    with pytest.raises(ModelFileError, match=r"text.onnx: found no network, .*d2mt export"):
         Predictor(text)
     with pytest.raises(ModelFileError, match="found no metadata"):
         Predictor(write_model(tmp_path / "other.onnx", text=""))
