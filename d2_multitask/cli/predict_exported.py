@@ -77,9 +77,11 @@ class Outputs:
         for target in [*self.overlays.values(), *self.masks.values(), *sheets]:
             refuse_to_overwrite(target, paths)
         self.ids = dict(zip(paths, numbers_of(list(map(str, paths))), strict=True))
-        self.sheet: dict[str, np.ndarray] = {}
+        self.sheet: list[np.ndarray] = []
+        self.sheet_names: list[str] = []
         self.json = JsonFiles()
         self.num_objects = 0
+        self.best_score = -1.0  # of all objects, drawn or not
 
     def add(self, path: Path, image: np.ndarray, result: Result) -> None:
         """Write the pictures of one image, and keep what is written at the end."""
@@ -98,12 +100,15 @@ class Outputs:
             values = result.maps["foreground"]
             values = (values >= threshold).astype(np.float32) if threshold else values.clip(0, 1)
             write_picture(self.masks[str(path)], np.rint(255 * values).astype(np.uint8))
+        if len(result):
+            self.best_score = max(self.best_score, float(result.scores.max()))
         result = result.confident(thresholds[0])
         self.num_objects += len(result)
         if args.contact_sheet and len(self.sheet) < MOST_SHEET_PICTURES:
             picture = Image.fromarray(np.ascontiguousarray(picture[:, :, ::-1]))
             picture.thumbnail((SHEET_CELL, SHEET_CELL))
-            self.sheet[path.name] = np.asarray(picture)
+            self.sheet.append(np.asarray(picture))
+            self.sheet_names.append(path.name)
         if args.json:
             self.json.add(self.ids[path], str(path), result)
 
@@ -111,7 +116,7 @@ class Outputs:
         """Write the JSON files, and with ``sheet_of`` the contact sheet; returns their paths."""
         written = self.json.write(self.args.json) if self.args.json else []
         if sheet_of is not None and self.sheet:
-            sheet = sheet_of(list(self.sheet.values()), list(self.sheet), cell_width=SHEET_CELL)
+            sheet = sheet_of(self.sheet, self.sheet_names, cell_width=SHEET_CELL)
             written.append(self.args.output / SHEET_NAME)
             write_picture(written[-1], sheet)
         return written
@@ -145,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
     outputs = Outputs(args, paths[: args.max_images])
     sheet_of = import_contact_sheet() if args.contact_sheet else None
     predictor = Predictor(args.model, args.tasks)
-    hidden = [name for name in predictor.info.outputs if name not in DRAWN]
+    found = {n for n, out in predictor.info.outputs.items() if out.task in predictor.tasks}
     done, start = 0, time.monotonic()
     for path in outputs.overlays:
         try:
@@ -161,7 +166,9 @@ def run(args: argparse.Namespace) -> int:
         return 1
     written = outputs.finish(sheet_of)
     print(f"{done} images, {outputs.num_objects} objects, {time.monotonic() - start:.1f} s")
-    if hidden:
+    if not outputs.num_objects and outputs.best_score >= 0:
+        print(f"No object reached the threshold: the best score was {outputs.best_score:.3f}.")
+    if hidden := sorted(found.difference(DRAWN)):
         print(f"Not drawn: {', '.join(hidden)}")
     print(f"Overlays: {args.output}", *(f"Also: {path}" for path in written), sep="\n")
     return 0

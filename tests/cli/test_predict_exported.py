@@ -113,6 +113,12 @@ def test_masks_of_the_foreground_and_their_greys(work: Path, threshold, expected
     assert mask.tolist() == [expected]
 
 
+def test_the_best_score_when_nothing_reaches_the_threshold(work: Path, capsys) -> None:
+    words = ["--model", "model.onnx", "--input", "photos/7.png", "--confidence-threshold", "0.95"]
+    assert predict_exported.main(words) == 0
+    assert "the best score was 0.900." in capsys.readouterr().out
+
+
 def test_a_contact_sheet(work: Path) -> None:
     words = ["--model", "model.onnx", "--input", "photos", "--contact-sheet", "--max-images", "1"]
     assert predict_exported.main([*words, "--output", "out"]) == 0
