@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,13 @@ class JsonFiles:
                 paths.append(path.with_name(f"{path.stem}{suffix}{path.suffix or '.json'}"))
                 write_json(paths[-1], entries)
         return paths
+
+
+def json_file(text: str) -> Path:
+    """A path of ``--json``, for argparse."""
+    if Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"found the folder {text}, expected a file")
+    return Path(text)
 
 
 def output_paths(paths: Sequence[Path], folder: Path) -> list[Path]:

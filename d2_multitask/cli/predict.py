@@ -48,6 +48,7 @@ from d2_multitask.cli.outputs import (
     MASK_FOLDER,
     SHEET_NAME,
     JsonFiles,
+    json_file,
     mask_paths,
     output_paths,
     refuse_to_overwrite,
@@ -117,7 +118,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         f"of an R-CNN {RCNN_KEYPOINT_THRESHOLD}, as in Detectron2's pictures)",
     )
     parser.add_argument("--tasks", nargs="+", help="run these heads only, e.g. seg det pose")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write COCO-format results")
+    parser.add_argument("--json", type=json_file, metavar="FILE", help="write COCO-format results")
     parser.add_argument("--max-images", type=int, help="most images, and most frames of a video")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--contact-sheet", action="store_true", help=f"also write {SHEET_NAME}")

@@ -28,6 +28,7 @@ from d2_multitask.cli.outputs import (
     MASK_FOLDER,
     SHEET_NAME,
     JsonFiles,
+    json_file,
     mask_paths,
     output_paths,
     refuse_to_overwrite,
@@ -54,7 +55,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--mask-threshold", type=float, help="default: the file's")
     parser.add_argument("--tasks", nargs="+", help="run these tasks only, e.g. seg det pose")
     parser.add_argument("--masks", action="store_true", help="instance masks, drawn and in --json")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write COCO-format results")
+    parser.add_argument("--json", type=json_file, metavar="FILE", help="write COCO-format results")
     parser.add_argument("--max-images", type=int)
     parser.add_argument("--contact-sheet", action="store_true", help=f"also write {SHEET_NAME}")
     args = parser.parse_args(arguments)

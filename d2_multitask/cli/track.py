@@ -38,6 +38,7 @@ except ImportError as error:
         "python -m pip install opencv-python-headless scipy"
     ) from error
 
+from d2_multitask.cli.outputs import json_file
 from d2_multitask.data.whole_files import whole_file
 from d2_multitask.loading import load
 from d2_multitask.runtime import Result, draw
@@ -62,7 +63,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--input", required=True, help="a video, an address, a pattern as a/%%06d.png, or: webcam"
     )
     parser.add_argument("--output", type=Path, default=Path("output/tracks"), metavar="FOLDER")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write COCO-format results")
+    parser.add_argument("--json", type=json_file, metavar="FILE", help="write COCO-format results")
     parser.add_argument(
         "--confidence-threshold",
         type=float,

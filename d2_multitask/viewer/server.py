@@ -76,8 +76,10 @@ def write_site(site: Site, folder: Path) -> None:
         if folder.exists():
             folder.rmdir()
         unfinished.replace(folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(unfinished, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = str(folder)  # "no space left" comes without the path
         raise
 
 

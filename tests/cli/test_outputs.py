@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pycocotools.mask as mask_util
+import pytest
 from pycocotools.coco import COCO
 
 from d2_multitask.cli.outputs import JsonFiles
@@ -66,3 +69,15 @@ def test_images_without_objects_give_an_empty_list(tmp_path):
     paths = files.write(tmp_path / "r.json")
     assert json.loads(paths[0].read_text()) == []
     assert len(paths) == 2
+
+
+@pytest.mark.parametrize("command", ["predict", "predict_exported", "track"])
+def test_a_folder_is_no_json_file(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = importlib.import_module(f"d2_multitask.cli.{command}").main
+    words = ["--model", "m.onnx", "--input", "a.png"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "--json", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert f"--json: found the folder {tmp_path}, expected a file" in capsys.readouterr().err

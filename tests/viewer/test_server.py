@@ -239,3 +239,13 @@ def test_without_npm_or_with_another_archive(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="network is away.*--onnxruntime-web FOLDER"):
         onnxruntime_web.find()
     assert not onnxruntime_web.cache_folder().exists()
+
+
+def test_a_full_disk_names_the_folder(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left on device: '.*page'"):
+        write_site({"model.json": b"{}"}, tmp_path / "page")
+    assert not list(tmp_path.iterdir())
