@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -119,17 +120,20 @@ class OpenVinoSession:
         self.outputs = {name for output in self._model.outputs for name in output.names}
         self._shape: tuple[int, ...] = ()
         self._repeats = 0
+        # Calls share one request: another thread would read this one's results.
+        self._lock = threading.Lock()
 
     def run(
         self, images: np.ndarray, sizes: np.ndarray, names: Sequence[str]
     ) -> dict[str, np.ndarray]:
         """See :class:`Session`."""
         try:
-            self._choose(images.shape)
-            found = self._compiled({"images": images, "sizes": sizes})
+            with self._lock:
+                self._choose(images.shape)
+                found = self._compiled({"images": images, "sizes": sizes})
+                return {name: found[name] for name in names}
         except RuntimeError as error:
             raise _cannot_run(self._path, "OpenVINO", images, error) from error
-        return {name: found[name] for name in names}
 
     def _choose(self, shape: tuple[int, ...]) -> None:
         """Compile the network for this shape alone once it has been seen a few times in a row."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -138,6 +140,17 @@ def test_openvino(path, tmp_path):
     text.write_text("this is no network")
     with pytest.raises(ModelFileError, match="text.xml: found no network"):
         Predictor(text)
+
+
+def test_openvino_in_several_threads(path):
+    pytest.importorskip("openvino")
+    predictor = Predictor(path, threads=1, backend="openvino")
+    images = [np.full((256, 256, 3), value, np.uint8) for value in range(0, 240, 30)] * 4
+    expected = [predictor(image).maps["sem_seg"] for image in images]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(predictor, images))
+    for result, values in zip(found, expected, strict=True):
+        np.testing.assert_allclose(result.maps["sem_seg"], values, atol=1e-4)
 
 
 def test_openvino_compiles_for_a_size_that_repeats(path):
