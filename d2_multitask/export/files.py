@@ -25,7 +25,6 @@ from d2_multitask.visualization.metadata import cfg_metadata
 
 logger = logging.getLogger(__name__)
 
-INPUTS = ("images", "sizes")
 _NOISY = ("torch.onnx", "torch.__trace", "onnxscript", "onnx_ir")
 # Sides of the images that are recorded, in divisors; two different ones above 1.
 _RECORDED = (3, 4)
