@@ -23,31 +23,28 @@ from d2_multitask.tracking.colours import ADAPTATION, likeness, limb_colours
 from d2_multitask.tracking.similarity import box_areas, box_iou, keypoint_similarity
 from d2_multitask.tracking.smoothing import Smooth, smooth
 
+# These, and the defaults of the settings, were chosen on synthetic videos of another seed than the
+# reported ones. Least similarity of a track and a confident, or a weak, detection:
+MATCH, WEAK_MATCH = 0.15, 0.25
+KEEP_SECONDS = 2.0  # how long a track that is not seen is kept
+DUPLICATE = 0.7  # IoU with a track seen in the frame, from which on a detection begins none
+COVERED = 0.25  # IoU with another detection, from which on colours are not remembered
+
 
 @dataclass(frozen=True)
 class TrackerSettings:
-    """Thresholds, chosen on synthetic videos of another seed than the reported ones.
+    """What may be chosen.
 
     Attributes:
         high: score of a detection that may begin a track.
         low: score of the weakest detection that may continue one.
-        match: least similarity of a track and a confident detection.
-        weak_match: least similarity of a track and a weak detection.
         keypoint_share: weight of OKS in the similarity, where there are keypoints.
-        keep_seconds: how long a track that is not seen is kept.
-        duplicate: IoU with a track seen in the frame, from which on a detection begins none.
-        covered: IoU with another detection, from which on colours are not remembered.
         smoothing: whether keypoints are smoothed.
     """
 
     high: float = 0.4
     low: float = 0.2
-    match: float = 0.15
-    weak_match: float = 0.25
     keypoint_share: float = 0.5
-    keep_seconds: float = 2.0
-    duplicate: float = 0.7
-    covered: float = 0.25
     smoothing: bool = True
 
 
@@ -91,8 +88,8 @@ class Tracker:
     """Gives the objects of successive frames identities, and smooths their keypoints.
 
     Args:
-        fps: frames a second; ``settings.keep_seconds`` and the smoothing are in seconds.
-        settings: thresholds.
+        fps: frames a second; times of tracks and the smoothing are in seconds.
+        settings: see `TrackerSettings`.
     """
 
     def __init__(self, fps: float = 25.0, settings: TrackerSettings | None = None) -> None:
@@ -154,9 +151,9 @@ class Tracker:
         seen = np.flatnonzero(track_of >= 0)
         places = track_of[seen]
         overlaps = box_iou(found.boxes, found.boxes)
-        covered = (overlaps >= self.settings.covered).sum(0)[seen] > 1
+        covered = (overlaps >= COVERED).sum(0)[seen] > 1
         tracks.put(places, self._corrected(tracks.select(places), found.select(seen), covered))
-        longest = np.where(tracks.ids > 0, self.settings.keep_seconds * self.fps, 0)
+        longest = np.where(tracks.ids > 0, KEEP_SECONDS * self.fps, 0)
         alive = tracks.missed <= longest
         track_of[seen] = (np.cumsum(alive) - 1)[places]
         tracks = tracks.select(alive)
@@ -190,9 +187,9 @@ class Tracker:
         track_of = np.full(len(found.scores), -1)
         strong = found.scores >= settings.high
         for chosen, detections, least in (
-            (named, strong, settings.match),
-            (named & recent, ~strong, settings.weak_match),
-            (~named, strong, settings.match),
+            (named, strong, MATCH),
+            (named & recent, ~strong, WEAK_MATCH),
+            (~named, strong, MATCH),
         ):
             free = chosen.copy()
             free[track_of[track_of >= 0]] = False
@@ -229,7 +226,7 @@ class Tracker:
         free = free[np.argsort(-found.scores[free], kind="stable")]
         others = np.flatnonzero(track_of >= 0)
         order = np.concatenate((others, free))
-        near = overlaps[np.ix_(order, order)] >= self.settings.duplicate
+        near = overlaps[np.ix_(order, order)] >= DUPLICATE
         twice = np.triu(near, 1).any(0)  # something better is near
         return free[~twice[len(others) :]]
 
