@@ -11,7 +11,6 @@ from PIL import Image, ImageDraw, ImageFont
 from d2_multitask.runtime.maps import best_class, resize_maps
 from d2_multitask.runtime.palette import (
     MIN_LONG_SIDE,
-    SIDE_COLORS,
     class_color,
     line_width,
     object_color,
@@ -20,7 +19,7 @@ from d2_multitask.runtime.result import Result
 
 Color = tuple[int, int, int]
 
-DARK = (20, 20, 26)
+DARK, WHITE = (20, 20, 26), (255, 255, 255)
 TINT, OUTLINE = 0.45, 0.85  # how much of the image a mask and its outline cover
 
 
@@ -34,8 +33,8 @@ def draw(
 ) -> np.ndarray:
     """Draw what a network found.
 
-    Objects have a colour each (of the track, if there are tracks), limbs one for each side of the
-    body; semantic classes and instance masks are transparent.
+    Objects have a colour each (of the track, if there are tracks); semantic classes and instance
+    masks are transparent. A single class is not named.
 
     Args:
         image: (h, w, 3) uint8 BGR, the image that ``result`` belongs to.
@@ -143,22 +142,21 @@ class _Pen:
             self.pen.rectangle(corners.ravel().tolist(), outline=color, width=max(round(line), 1))
 
     def skeleton(self, index: int, threshold: float) -> None:
-        """Limbs and keypoints in the colour of their side."""
+        """Limbs in the colour of the object, and white keypoints."""
         objects, keypoints = self.result.info.objects, self.result.keypoints[index]
         shown = keypoints[:, 2] >= threshold
         if not shown.any():
             return
         xy = keypoints[:, :2] * self.zoom
         width = self.thinner(np.ptp(xy[shown], axis=0).max() * 1.2) * 1.5
-        sides = [_side(name) for name in objects.keypoint_names]
         limbs = [(a, b) for a, b in objects.skeleton if shown[a] and shown[b]]
+        color = result_color(self.result, index)
         for rim in (True, False):
             for a, b in limbs:
-                color = SIDE_COLORS[sides[a] if sides[a] == sides[b] else "middle"]
                 line = [tuple(xy[a].tolist()), tuple(xy[b].tolist())]
                 self.pen.line(line, DARK if rim else color, round(width + 2 * rim))
         for k in np.flatnonzero(shown).tolist():
-            self.pen.circle(xy[k].tolist(), width, SIDE_COLORS[sides[k]], DARK)
+            self.pen.circle(xy[k].tolist(), width, WHITE, DARK)
 
     def tag(self, index: int) -> None:
         """Track, class and score above the box, where it does not hide the object."""
@@ -168,8 +166,10 @@ class _Pen:
         size = max(round(size), 10)
         if side < 2 * size:
             return
-        name = result.info.objects.class_names[result.classes[index]]
-        text = f"{name} {result.scores[index]:.0%}"
+        names = result.info.objects.class_names
+        text = f"{result.scores[index]:.0%}"
+        if len(names) > 1:
+            text = f"{names[result.classes[index]]} {text}"
         if result.track_ids is not None:
             text = f"#{result.track_ids[index]} {text}"
         font = _font(size)
@@ -180,11 +180,6 @@ class _Pen:
         self.pen.rectangle([*place.tolist(), *(place + extent).tolist()], fill=color)
         middle = place + [0.2 * size, extent[1] / 2]
         self.pen.text(tuple(middle.tolist()), text, DARK, font, anchor="lm")
-
-
-def _side(keypoint: str) -> str:
-    side = keypoint.partition("_")[0]
-    return side if side in ("left", "right") else "middle"
 
 
 @functools.lru_cache(maxsize=16)

@@ -31,12 +31,6 @@ CLASS_COLORS: tuple[tuple[int, int, int], ...] = (
     (160, 130, 90),
     (150, 200, 255),
 )
-# Limbs and keypoints: the left side of a body, its right side, and its middle.
-SIDE_COLORS: dict[str, tuple[int, int, int]] = {
-    "left": (70, 225, 255),
-    "right": (255, 150, 30),
-    "middle": (240, 240, 240),
-}
 
 MIN_LONG_SIDE = 640  # pixels; smaller images are enlarged before drawing, to be readable
 
