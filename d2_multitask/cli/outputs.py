@@ -16,6 +16,14 @@ SHEET_NAME = "contact_sheet.png"
 MASK_FOLDER = "masks"
 
 
+def share(text: str) -> float:
+    """A threshold from 0 to 1, for ``type`` of an option."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"found {text}, expected 0 to 1")
+    return value
+
+
 class JsonFiles:
     """Collects results image by image and writes three files.
 

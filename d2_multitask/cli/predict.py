@@ -52,6 +52,7 @@ from d2_multitask.cli.outputs import (
     mask_paths,
     output_paths,
     refuse_to_overwrite,
+    share,
 )
 from d2_multitask.data.io import ImageReadError, read_image
 from d2_multitask.data.whole_files import whole_file
@@ -110,10 +111,10 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         "--webcam", nargs="?", type=int, const=0, metavar="NUMBER", help="read a camera (default 0)"
     )
     parser.add_argument("--output", type=Path, default=Path("output/predictions"))
-    parser.add_argument("--confidence-threshold", type=float, default=CONFIDENCE_THRESHOLD)
+    parser.add_argument("--confidence-threshold", type=share, default=CONFIDENCE_THRESHOLD)
     parser.add_argument(
         "--keypoint-threshold",
-        type=float,
+        type=share,
         help=f"least score of a drawn keypoint (default: {KEYPOINT_THRESHOLD}; "
         f"of an R-CNN {RCNN_KEYPOINT_THRESHOLD}, as in Detectron2's pictures)",
     )
@@ -124,7 +125,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--contact-sheet", action="store_true", help=f"also write {SHEET_NAME}")
     parser.add_argument("--side-by-side", action="store_true", help="the input next to the overlay")
     parser.add_argument(
-        "--mask-threshold", type=float, default=0.5, help="of foreground; 0 = grey probabilities"
+        "--mask-threshold", type=share, default=0.5, help="of foreground; 0 = grey probabilities"
     )
     parser.add_argument("--opts", dest="option_opts", nargs=argparse.REMAINDER, default=[])
     words, overrides = split_overrides(arguments)
@@ -150,8 +151,6 @@ def complete(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
                 f"used, {PEOPLE_WEIGHTS}, which is not there yet: type make people IMAGES=FOLDER"
             )
         args.config_file = PEOPLE_CONFIG
-    if not 0 <= args.mask_threshold <= 1:
-        parser.error(f"--mask-threshold: found {args.mask_threshold}, expected 0 to 1")
     for name in ("max_images", "batch_size"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')}: found {getattr(args, name)}, expected >= 1")

@@ -32,6 +32,7 @@ from d2_multitask.cli.outputs import (
     mask_paths,
     output_paths,
     refuse_to_overwrite,
+    share,
 )
 from d2_multitask.data.whole_files import whole_file
 from d2_multitask.runtime import Predictor, Result, draw
@@ -50,9 +51,9 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, metavar="FILE", help=".onnx or .xml")
     parser.add_argument("--input", nargs="+", required=True, help="images, folders, patterns")
     parser.add_argument("--output", type=Path, default=Path("output/predictions"))
-    parser.add_argument("--confidence-threshold", type=float, help="default: the file's")
-    parser.add_argument("--keypoint-threshold", type=float, help="default: the file's")
-    parser.add_argument("--mask-threshold", type=float, help="default: the file's")
+    parser.add_argument("--confidence-threshold", type=share, help="default: the file's")
+    parser.add_argument("--keypoint-threshold", type=share, help="default: the file's")
+    parser.add_argument("--mask-threshold", type=share, help="default: the file's")
     parser.add_argument("--tasks", nargs="+", help="run these tasks only, e.g. seg det pose")
     parser.add_argument("--masks", action="store_true", help="instance masks, drawn and in --json")
     parser.add_argument("--json", type=json_file, metavar="FILE", help="write COCO-format results")
@@ -61,8 +62,6 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.max_images is not None and args.max_images < 1:
         parser.error(f"--max-images: found {args.max_images}, expected >= 1")
-    if args.mask_threshold is not None and not 0 <= args.mask_threshold <= 1:
-        parser.error(f"--mask-threshold: found {args.mask_threshold}, expected 0 to 1")
     return args
 
 

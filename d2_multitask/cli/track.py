@@ -38,7 +38,7 @@ except ImportError as error:
         "python -m pip install opencv-python-headless scipy"
     ) from error
 
-from d2_multitask.cli.outputs import json_file
+from d2_multitask.cli.outputs import json_file, share
 from d2_multitask.data.whole_files import whole_file
 from d2_multitask.loading import load
 from d2_multitask.runtime import Result, draw
@@ -66,12 +66,12 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=json_file, metavar="FILE", help="write COCO-format results")
     parser.add_argument(
         "--confidence-threshold",
-        type=float,
+        type=share,
         default=high,
         help=f"least score of an object that begins a track (default: {high}); the track goes on "
         "down to half of it",
     )
-    parser.add_argument("--keypoint-threshold", type=float, help="default: the network's")
+    parser.add_argument("--keypoint-threshold", type=share, help="default: the network's")
     parser.add_argument("--tasks", nargs="+", help="run these tasks only, e.g. det pose")
     parser.add_argument("--max-frames", type=int)
     parser.add_argument("--show-speed", action="store_true", help="write it into the picture")

@@ -54,8 +54,8 @@ class Predictor:
                 f"{path}: found no output {missing[0]!r}, expected those of its metadata: "
                 f"{', '.join(self.info.outputs)}"
             )
+        self._output_names(tasks or self.info.tasks)
         self.tasks = list(tasks) if tasks else self.info.tasks
-        self._output_names(self.tasks)
 
     def __call__(self, image: np.ndarray, tasks: Sequence[str] | None = None) -> Result:
         """The result of one image, see :meth:`predict_batch`."""
@@ -91,6 +91,8 @@ class Predictor:
 
     def _output_names(self, tasks: Sequence[str]) -> list[str]:
         """The outputs of some tasks."""
+        if isinstance(tasks, str):
+            raise ValueError(f"tasks: found {tasks!r}, expected a list such as [{tasks!r}]")
         unknown = [task for task in tasks if task not in self.info.tasks]
         if unknown:
             raise ValueError(

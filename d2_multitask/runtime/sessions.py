@@ -53,10 +53,13 @@ def open_session(path: Path, backend: str | None, threads: int | None) -> Sessio
         ModelFileError: the file is no network, or this version of the library cannot run it.
         FileNotFoundError: there is no such file.
         ImportError: the library is not installed.
+        ValueError: an unknown backend, or no number of threads.
     """
     backend = backend or ("openvino" if path.suffix == ".xml" else "onnxruntime")
     if backend not in BACKENDS:
         raise ValueError(f"backend: found {backend!r}, expected one of {BACKENDS}")
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise ValueError(f"threads: found {threads!r}, expected a number above 0, or None")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: found no such file, expected a network (.onnx or .xml)")
     return (OnnxSession if backend == "onnxruntime" else OpenVinoSession)(path, threads)

@@ -144,3 +144,11 @@ def test_mistakes_are_one_sentence(work: Path, capsys, words, code, message) -> 
     assert predict_exported.main(["--model", "model.onnx", "--input", "photos", *words]) == code
     printed = capsys.readouterr()
     assert message in printed.err and "Traceback" not in printed.err
+
+
+@pytest.mark.parametrize("threshold", ["7", "-0.1", "nan"])
+def test_thresholds_are_from_0_to_1(threshold: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model", "model.onnx", "--input", "a.png", "--confidence-threshold", threshold]
+    with pytest.raises(SystemExit):
+        predict_exported.main(words)
+    assert f"--confidence-threshold: found {threshold}, expected 0 to 1" in capsys.readouterr().err

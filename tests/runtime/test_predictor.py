@@ -176,3 +176,14 @@ def test_nms_equals_torchvisions(seed):
     expected = batched_nms(*map(torch.from_numpy, (boxes, scores, classes)), 0.3)
     assert nms(boxes, scores, classes, 0.3).tolist() == expected.tolist()
     assert nms(boxes[:0], scores[:0], classes[:0], 0.3).tolist() == []
+
+
+@pytest.mark.parametrize("threads", [0, -1, "2"])
+def test_a_number_of_threads(tmp_path, threads: object) -> None:
+    with pytest.raises(ValueError, match="expected a number above 0, or None"):
+        Predictor(write_model(tmp_path / "model.onnx"), threads=threads)
+
+
+def test_tasks_are_a_list(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"found 'seg', expected a list such as \['seg'\]"):
+        Predictor(write_model(tmp_path / "model.onnx"), tasks="seg")

@@ -125,7 +125,7 @@ def test_grey_masks_and_mistakes(trained, folder, tmp_path):
     mask = cv2.imread(str(tmp_path / "out/masks/0.png"), cv2.IMREAD_UNCHANGED)
     assert mask.shape == (48, 64) and 0 < mask.min() <= mask.max() < 255
     done = run_tool("predict.py", folder, *common, *one, "--mask-threshold", "2")
-    assert done.returncode == 2 and "--mask-threshold: found 2.0" in done.stderr
+    assert done.returncode == 2 and "--mask-threshold: found 2, expected 0 to 1" in done.stderr
 
 
 @pytest.mark.parametrize("source", ["annotation", "mapper", "targets"])
