@@ -37,6 +37,7 @@ WITHOUT_TORCH = (
         "__main__",
         "cli",
         "dependencies",
+        "exits",
         "loading",
         "runtime",
         "tracking",

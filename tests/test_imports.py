@@ -15,6 +15,7 @@ LEVELS = {
     "losses": 0,
     "patch_graph": 0,
     "dependencies": 0,
+    "exits": 0,
     "model_configs": 0,
     "runtime": 0,
     "tracking": 0,

@@ -81,7 +81,8 @@ from benchmark.training import (
     share_around_network,
 )
 from benchmark.vit import measure_vit, vit_table
-from d2_multitask.engine.setup import exit_code, parse_with_overrides
+from d2_multitask.engine.setup import parse_with_overrides
+from d2_multitask.exits import exit_code
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -37,8 +37,9 @@ from tqdm import tqdm
 
 import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.data.whole_files import write_json, write_text
-from d2_multitask.engine.setup import exit_code, parse_with_overrides
+from d2_multitask.engine.setup import parse_with_overrides
 from d2_multitask.evaluation.segments import mask_files
+from d2_multitask.exits import exit_code
 from d2_multitask.patch_graph.communities import BACKENDS
 from d2_multitask.segmenting.images import (
     ImageFiles,

@@ -31,7 +31,7 @@ from pathlib import Path
 
 import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.data.whole_files import write_text
-from d2_multitask.engine.setup import exit_code
+from d2_multitask.exits import exit_code
 from studies.tasks.columns import choose_columns, named_columns
 from studies.tasks.markdown import Study, study_json, study_markdown
 from studies.tasks.picture import save_picture

@@ -33,8 +33,9 @@ import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.config import load_config
 from d2_multitask.data.datasets.from_config import register_datasets
 from d2_multitask.data.loader import build_train_loader
-from d2_multitask.engine.setup import exit_code, fall_back_to_cpu, parse_with_overrides
+from d2_multitask.engine.setup import fall_back_to_cpu, parse_with_overrides
 from d2_multitask.engine.trainer import load_for_evaluation
+from d2_multitask.exits import exit_code
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.data.whole_files import write_text
-from d2_multitask.engine.setup import exit_code, parse_with_overrides
+from d2_multitask.engine.setup import parse_with_overrides
+from d2_multitask.exits import exit_code
 from d2_multitask.segmenting.images import (
     default_long_side,
     find_images,

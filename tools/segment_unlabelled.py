@@ -37,7 +37,8 @@ from tqdm import tqdm
 import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.data.io import ImageReadError, read_image
 from d2_multitask.data.whole_files import write_png
-from d2_multitask.engine.setup import exit_code, parse_with_overrides
+from d2_multitask.engine.setup import parse_with_overrides
+from d2_multitask.exits import exit_code
 from d2_multitask.modeling.mae import MaskedAutoencoder
 from d2_multitask.patch_graph import Segmentation, SegmenterSettings, segment_image
 from d2_multitask.patch_graph.communities import BACKENDS

@@ -42,7 +42,7 @@ from d2_multitask.data.labels.foreground import ForegroundLabel
 from d2_multitask.data.labels.sem_seg import ImageLabels, PartSegLabel, SemSegLabel
 from d2_multitask.data.mapper import MultitaskDatasetMapper
 from d2_multitask.data.problems import DATA_REPORT
-from d2_multitask.engine.setup import exit_code
+from d2_multitask.exits import exit_code
 from d2_multitask.visualization.contact_sheet import contact_sheet, side_by_side
 from d2_multitask.visualization.dense import draw_dense
 from d2_multitask.visualization.metadata import picture_metadata

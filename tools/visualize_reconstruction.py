@@ -29,8 +29,9 @@ from d2_multitask.data.datasets.catalog import load_dataset
 from d2_multitask.data.datasets.folders import ImageFolder
 from d2_multitask.data.datasets.from_config import register_datasets
 from d2_multitask.data.mapper import MultitaskDatasetMapper
-from d2_multitask.engine.setup import exit_code, fall_back_to_cpu
+from d2_multitask.engine.setup import fall_back_to_cpu
 from d2_multitask.engine.trainer import load_for_evaluation
+from d2_multitask.exits import exit_code
 from d2_multitask.modeling.mae import MaskedAutoencoder
 from d2_multitask.visualization.training import draw_reconstructions
 

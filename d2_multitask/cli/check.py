@@ -27,9 +27,10 @@ from d2_multitask.data.datasets.from_config import register_datasets
 from d2_multitask.data.loader import build_train_loader
 from d2_multitask.data.problems import DATA_REPORT
 from d2_multitask.engine.model_file import trained_config
-from d2_multitask.engine.setup import exit_code, fall_back_to_cpu, parse_with_overrides
+from d2_multitask.engine.setup import fall_back_to_cpu, parse_with_overrides
 from d2_multitask.engine.solver import build_optimizer
 from d2_multitask.evaluation.build import build_evaluator
+from d2_multitask.exits import exit_code
 
 logger = logging.getLogger("d2_multitask.check")
 

@@ -61,14 +61,19 @@ def evaluate_exported(args: argparse.Namespace) -> None:
                 "panoptic_seg: add TEST.PANOPTIC False"
             )
         predictor = load(args.model)
-        # What is done to a network in PyTorch only.
-        cfg.TEST.FUSED = cfg.TEST.COMPILED = cfg.TEST.TILES.ENABLED = False
-        cfg.TEST.SCALES = []
-        cfg.TEST.TASKS = [task for task in cfg.MODEL.TASKS if task in predictor.info.tasks]
-        cfg = setup(args, cfg)
+        cfg = setup(args, measured_config(cfg, predictor.info))
         check_fits(predictor.info, cfg, args)
         evaluators = build_evaluators(cfg)
     measure(predictor, cfg, evaluators)
+
+
+def measured_config(cfg: CfgNode, info: ModelInfo) -> CfgNode:
+    """A copy for the tasks of an exported file, without what is done to a network in PyTorch."""
+    cfg = cfg.clone()
+    cfg.TEST.FUSED = cfg.TEST.COMPILED = cfg.TEST.TILES.ENABLED = cfg.TEST.PANOPTIC = False
+    cfg.TEST.SCALES = []
+    cfg.TEST.TASKS = [task for task in cfg.MODEL.TASKS if task in info.tasks]
+    return cfg
 
 
 def build_evaluators(cfg: CfgNode) -> list[DatasetEvaluator]:

@@ -31,13 +31,13 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from torch import nn
 
-from d2_multitask.cli.eval import build_evaluators, measure
+from d2_multitask.cli.eval import build_evaluators, measure, measured_config
 from d2_multitask.cli.predict import split_overrides
 from d2_multitask.data.io import ImageReadError, read_image
 from d2_multitask.engine.instance_masks import mask_keys
 from d2_multitask.engine.model_file import prediction_config
 from d2_multitask.engine.predictor import find_weights, load_trained_model
-from d2_multitask.engine.setup import exit_code
+from d2_multitask.exits import exit_code
 from d2_multitask.export import compare_file, export_file, quantize_file
 from d2_multitask.export.compare import (
     MOST_PIXELS,
@@ -107,11 +107,8 @@ def build(args: argparse.Namespace) -> tuple[CfgNode, Metadata, nn.Module]:
 def metrics(path: Path, cfg: CfgNode, folder: Path) -> dict[str, float]:
     """``"task/metric"`` -> value, the main ones, of a file on ``DATASETS.TEST``."""
     predictor = Predictor(path)
-    cfg = cfg.clone()
+    cfg = measured_config(cfg, predictor.info)
     cfg.OUTPUT_DIR = str(folder)
-    # Of networks in PyTorch.
-    cfg.TEST.FUSED = cfg.TEST.COMPILED = cfg.TEST.PANOPTIC = False
-    cfg.TEST.TASKS = [task for task in cfg.MODEL.TASKS if task in predictor.info.tasks]
     results = measure(predictor, cfg, build_evaluators(cfg))
     return {
         f"{task}/{name}": value
@@ -147,8 +144,8 @@ def run(args: argparse.Namespace) -> int:
     check_suffix(args.output)
     if args.output.is_dir():
         raise ValueError(f"--output {args.output}: found a folder, expected a file in it")
-    files = find_images(args.images, "--images", MOST_COMPARED) if args.images else []
-    images = list(read_images(files) if files else noise_images())
+    given = find_images(args.images, "--images", MOST_COMPARED) if args.images else []
+    images = list(read_images(given) if given else noise_images())
     if not images:
         raise ValueError(f"--images {' '.join(args.images)}: none can be read, expected images")
     calibrated = find_images(args.calibrate, "--calibrate", MOST_CALIBRATED) if args.int8 else []

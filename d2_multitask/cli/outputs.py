@@ -98,7 +98,7 @@ def mask_paths(targets: Mapping[str, Path], folder: Path) -> dict[str, Path]:
 
 def refuse_to_overwrite(target: Path, inputs: Sequence[Path]) -> None:
     """Raise ValueError if an output is one of the inputs."""
-    if target.exists() and any(target.resolve() == path.resolve() for path in inputs):
+    if target.exists() and any(path.exists() and target.samefile(path) for path in inputs):
         raise ValueError(
             f"--output {target.parent}: {target.name} would overwrite the input itself"
         )

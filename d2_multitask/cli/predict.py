@@ -60,8 +60,9 @@ from d2_multitask.engine.image_ids import image_ids, known_image_ids
 from d2_multitask.engine.model_file import prediction_config
 from d2_multitask.engine.predictor import MultitaskPredictor, chosen_tasks
 from d2_multitask.engine.results import to_result
-from d2_multitask.engine.setup import exit_code, progress_bar
+from d2_multitask.engine.setup import progress_bar
 from d2_multitask.engine.trained_model import model_info
+from d2_multitask.exits import exit_code
 from d2_multitask.runtime.files import find_media
 from d2_multitask.video import VideoReader, VideoWriter
 from d2_multitask.visualization.contact_sheet import contact_sheet, fit, side_by_side

@@ -35,6 +35,7 @@ from d2_multitask.cli.outputs import (
     share,
 )
 from d2_multitask.data.whole_files import whole_file
+from d2_multitask.exits import exit_code
 from d2_multitask.runtime import Predictor, Result, draw
 from d2_multitask.runtime.files import find_media, numbers_of, read_image
 
@@ -177,11 +178,4 @@ def run(args: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; ``None`` = the command line."""
     args = parse_args(arguments)
-    try:
-        return run(args)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted.", file=sys.stderr)
-        return 130
+    return exit_code(lambda: run(args))

@@ -38,8 +38,9 @@ except ImportError as error:
         "python -m pip install opencv-python-headless scipy"
     ) from error
 
-from d2_multitask.cli.outputs import json_file, share
+from d2_multitask.cli.outputs import json_file, refuse_to_overwrite, share
 from d2_multitask.data.whole_files import whole_file
+from d2_multitask.exits import exit_code
 from d2_multitask.loading import load
 from d2_multitask.runtime import Result, draw
 from d2_multitask.tracking import Tracker, TrackerSettings
@@ -221,8 +222,8 @@ def track(args: argparse.Namespace) -> int:
     """Track one source; returns the exit code."""
     source, name = source_of(args.input)
     target = args.output / f"{name}.mp4"
-    if isinstance(source, Path) and target.exists() and target.samefile(source):
-        raise ValueError(f"--output {args.output}: {target.name} would overwrite the input itself")
+    if isinstance(source, Path):
+        refuse_to_overwrite(target, [source])
     network = load(args.model, args.config_file)
     work = Tracking(args, VideoReader(source), network)
     args.output.mkdir(parents=True, exist_ok=True)
@@ -275,11 +276,4 @@ def print_table(rows: dict[str, dict[str, float]]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; ``None`` = the command line."""
     args = parse_args(arguments)
-    try:
-        return evaluate(args) if args.evaluate else track(args)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted.", file=sys.stderr)
-        return 130
+    return exit_code(lambda: evaluate(args) if args.evaluate else track(args))

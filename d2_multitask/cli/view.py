@@ -16,11 +16,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from d2_multitask.exits import exit_code
 from d2_multitask.runtime.predictor import Predictor
 from d2_multitask.viewer import onnxruntime_web
 from d2_multitask.viewer.server import HOST, Server, build_site, write_site
@@ -43,14 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not 0 <= args.port < 65536:
         parser.error(f"--port: found {args.port}, expected 0 (any free one) to 65535")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        run(args)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_code(lambda: run(args), interrupted="")
 
 
 def run(args: argparse.Namespace) -> None:

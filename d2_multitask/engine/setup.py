@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -80,27 +80,6 @@ def ends_in_a_sentence() -> Iterator[None]:
             "two images or more for each process, or a larger INPUT.SCALE_CROP.SIZE or "
             "INPUT.MIN_SIZE_TRAIN"
         )
-
-
-def exit_code(work: Callable[[], int | None], interrupted: str = "\nInterrupted.\n") -> int:
-    """Run the work of a small tool; no traceback for what its user can repair.
-
-    Args:
-        work: returns the exit code, or nothing for 0.
-        interrupted: what is said after Ctrl-C.
-
-    Returns:
-        2, with the message on stderr, for a ValueError, OSError or ImportError; 130 for an
-        interrupt.
-    """
-    try:
-        return work() or 0
-    except (ValueError, OSError, ImportError) as error:
-        sys.stderr.write(f"Error: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write(interrupted)
-        return 130
 
 
 def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:

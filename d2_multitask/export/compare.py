@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.structures import Instances
-from torch import Tensor, nn
+from torch import nn
 
 from d2_multitask.data.transforms.build import build_test_resize
 from d2_multitask.engine.predictor import MultitaskPredictor
+from d2_multitask.engine.results import to_result
 from d2_multitask.export.network import TOKENS, ExportedNetwork
 from d2_multitask.runtime import Predictor, Result
 from d2_multitask.runtime.images import network_input
+from d2_multitask.runtime.predictor import OBJECT_FIELDS
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,6 @@ MOST_PIXELS, MOST_SCORE = 1e-3, 1e-4
 # Of maps, in parts of their largest value (at least 1); the share of the values that must be within
 # it: the direction of a very short vector, as occlusion has, is decided by rounding.
 MOST_MAP, SHARE = 1e-3, 0.9999
-OBJECTS = ("scores", "classes", "boxes", "keypoints")
 
 
 @dataclass
@@ -98,11 +98,11 @@ def compare_file(
         if network is not None:
             batch = network_input([image], predictor.info.input)
             with torch.no_grad():
-                expected: dict[str, Any] = network(*map(torch.from_numpy, batch))
-            expected = {name: value[0] for name, value in expected.items()}
+                answers: dict[str, Any] = network(*map(torch.from_numpy, batch))
+            answers = {name: value[0] for name, value in answers.items()}
         else:
-            expected = eager(image, tasks)
-        _compare(result, expected, found)
+            answers = eager(image, tasks)
+        _compare(result, to_result(answers, image.shape[:2], predictor.info), found)
     if predictor.info.objects is not None and not found.objects:
         logger.warning(
             "The network found no object in these images, so that boxes were not compared; give "
@@ -111,15 +111,14 @@ def compare_file(
     return found
 
 
-def _compare(result: Result, expected: dict[str, Any], found: Differences) -> None:
+def _compare(result: Result, expected: Result, found: Differences) -> None:
     found.images += 1
-    if "instances" in expected:
-        _compare_objects(result, expected["instances"], found)
-    arrays = {**result.maps, "image_labels": result.image_labels}
-    for name, value in expected.items():
-        if isinstance(value, Tensor) and value.is_floating_point():
-            reference = value.numpy()
-            _compare_map(name, arrays[name], reference, found)
+    if expected.scores is not None:
+        _compare_objects(result, expected, found)
+    for name, value in expected.maps.items():
+        _compare_map(name, result.maps[name], value, found)
+    if expected.image_labels is not None:
+        _compare_map("image_labels", result.image_labels, expected.image_labels, found)
 
 
 def _compare_map(name: str, value: np.ndarray, reference: np.ndarray, found: Differences) -> None:
@@ -129,62 +128,40 @@ def _compare_map(name: str, value: np.ndarray, reference: np.ndarray, found: Dif
         found.maps[name] = _larger(found.maps.get(name, 0.0), difference)
 
 
-def _compare_objects(result: Result, instances: Instances, found: Differences) -> None:
+def _compare_objects(result: Result, expected: Result, found: Differences) -> None:
     """Match each object to the nearest of the file's with its class, and compare their fields.
 
     Objects that score within ``MOST_SCORE`` of the threshold may be on either side of it.
     """
-    threshold = result.info.objects.score_threshold
-    sure = instances.scores.numpy() > threshold + MOST_SCORE
-    instances, result = instances[torch.from_numpy(sure)], result.select(_all(result))
-    found.objects += len(instances)
-    extra = result.scores > threshold + MOST_SCORE
-    if not len(instances) or not len(result):
-        found.unmatched += len(instances) + int(extra.sum())
+    sure = result.info.objects.score_threshold + MOST_SCORE
+    expected, extra = expected.select(expected.scores > sure), result.scores > sure
+    found.objects += len(expected)
+    if not len(expected) or not len(result):
+        found.unmatched += len(expected) + int(extra.sum())
         return
-    expected = _fields(instances)
-    mine = {"boxes": result.boxes, "scores": result.scores, "classes": result.classes}
-    if "keypoints" in expected:
-        mine["keypoints"] = result.keypoints
     # (n, m): the farthest coordinate, and classes and scores that differ.
-    apart = np.abs(expected["boxes"][:, None] - mine["boxes"]).max(-1)
-    apart += np.abs(expected["scores"][:, None] - mine["scores"])
-    if "keypoints" in expected:
-        apart += np.abs(expected["keypoints"][:, None] - mine["keypoints"]).max((-1, -2))
-    apart[expected["classes"][:, None] != mine["classes"]] = np.inf
+    apart = np.abs(expected.boxes[:, None] - result.boxes).max(-1)
+    apart += np.abs(expected.scores[:, None] - result.scores)
+    if expected.keypoints is not None:
+        apart += np.abs(expected.keypoints[:, None] - result.keypoints).max((-1, -2))
+    apart[expected.classes[:, None] != result.classes] = np.inf
     nearest = apart.argmin(1)
-    missing = ~np.isfinite(apart[np.arange(len(apart)), nearest])
-    found.unmatched += int(missing.sum())
-    unused = np.ones(len(result), bool)
-    unused[nearest] = False
-    found.unmatched += int((unused & extra).sum())
-    kept = ~missing
-    for name, value in expected.items():
-        difference = np.abs(value[kept] - mine[name][nearest[kept]])
-        if name == "keypoints":
-            # Where both say that there is none, its place means nothing.
-            difference[np.maximum(value[kept], mine[name][nearest[kept]])[..., 2] <= MOST_SCORE] = 0
-            found.pixels = _larger(found.pixels, float(difference[..., :2].max(initial=0)))
-            found.score = _larger(found.score, float(difference[..., 2].max(initial=0)))
-        elif name == "boxes":
-            found.pixels = _larger(found.pixels, float(difference.max(initial=0)))
-        elif name == "scores":
-            found.score = _larger(found.score, float(difference.max(initial=0)))
+    matched = np.isfinite(apart[np.arange(len(apart)), nearest])
+    extra[nearest] = False
+    found.unmatched += int((~matched).sum()) + int(extra.sum())
+    mine, theirs = result.select(nearest[matched]), expected.select(matched)
+    found.pixels = _largest(found.pixels, np.abs(mine.boxes - theirs.boxes))
+    found.score = _largest(found.score, np.abs(mine.scores - theirs.scores))
+    if theirs.keypoints is not None:
+        difference = np.abs(mine.keypoints - theirs.keypoints)
+        # Where both say that there is none, its place means nothing.
+        seen = np.maximum(mine.keypoints, theirs.keypoints)[..., 2] > MOST_SCORE
+        found.pixels = _largest(found.pixels, difference[seen][:, :2])
+        found.score = _largest(found.score, difference[seen][:, 2])
 
 
-def _all(result: Result) -> np.ndarray:
-    return np.arange(len(result))
-
-
-def _fields(instances: Instances) -> dict[str, np.ndarray]:
-    fields = {
-        "boxes": instances.pred_boxes.tensor.numpy(),
-        "scores": instances.scores.numpy(),
-        "classes": instances.pred_classes.numpy(),
-    }
-    if instances.has("pred_keypoints"):
-        fields["keypoints"] = instances.pred_keypoints.numpy()
-    return fields
+def _largest(one: float, others: np.ndarray) -> float:
+    return _larger(one, float(others.max(initial=0)))
 
 
 def _larger(one: float, other: float) -> float:
@@ -217,7 +194,7 @@ def compare_program(path: Path, model: nn.Module, tasks: Sequence[str] | None) -
         found.images += len(batch)
         for name, value in expected.items():
             # The network leaves out ranks below the threshold in all images.
-            answer = answers[name][:, : value.shape[1]] if name in OBJECTS else answers[name]
+            answer = answers[name][:, : value.shape[1]] if name in OBJECT_FIELDS else answers[name]
             _compare_map(name, answer.numpy(), value.numpy(), found)
     return found
 

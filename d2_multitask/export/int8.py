@@ -14,7 +14,7 @@ import numpy as np
 
 from d2_multitask.export.files import needs, save_openvino
 from d2_multitask.runtime.images import network_input
-from d2_multitask.runtime.model_info import METADATA_KEY, ModelInfo, parse_model_info
+from d2_multitask.runtime.model_info import METADATA_KEY, parse_model_info
 
 # Nodes of the network, in ONNX; others (of decoding) stay as they are.
 _QUANTIZED = ("Conv", "ConvTranspose", "Add", "MaxPool", "Resize", "Concat")
@@ -35,22 +35,17 @@ def quantize_file(source: Path, target: Path, images: Iterable[np.ndarray]) -> N
     """
     if target.suffix not in (".onnx", ".xml"):
         raise ValueError(f"{target}: found {target.suffix!r}, expected .onnx or .xml for int8")
-    info = parse_model_info(_json_of(source), str(source))
-    write = _quantize_onnx if target.suffix == ".onnx" else _quantize_openvino
-    feeds = [_feeds(image, info) for image in images]
+    properties = needs("onnx").load(str(source)).metadata_props
+    text = next((x.value for x in properties if x.key == METADATA_KEY), None)
+    info = parse_model_info(text, str(source))
+    inputs = (network_input([image], info.input) for image in images)
+    feeds = [{"images": batch, "sizes": sizes} for batch, sizes in inputs]
     if not feeds:
         raise ValueError("--calibrate: found no images, expected a folder of photographs")
-    write(source, target, feeds)
-
-
-def _json_of(path: Path) -> str | None:
-    properties = needs("onnx").load(str(path)).metadata_props
-    return next((x.value for x in properties if x.key == METADATA_KEY), None)
-
-
-def _feeds(image: np.ndarray, info: ModelInfo) -> Feeds:
-    batch, sizes = network_input([image], info.input)
-    return {"images": batch, "sizes": sizes}
+    if target.suffix == ".onnx":
+        _quantize_onnx(source, target, feeds)
+    else:
+        _quantize_openvino(source, target, feeds, text)
 
 
 def _quantize_onnx(source: Path, target: Path, feeds: list[Feeds]) -> None:
@@ -114,7 +109,7 @@ def _float_nodes(path: str) -> list[str]:
     return [node.name for node in graph.node if node.name not in network]
 
 
-def _quantize_openvino(source: Path, target: Path, feeds: list[Feeds]) -> None:
+def _quantize_openvino(source: Path, target: Path, feeds: list[Feeds], text: str) -> None:
     nncf, openvino = needs("nncf"), needs("openvino")
     logging.getLogger("nncf").setLevel(logging.ERROR)
     model = openvino.convert_model(source)
@@ -124,4 +119,4 @@ def _quantize_openvino(source: Path, target: Path, feeds: list[Feeds]) -> None:
         subset_size=len(feeds),
         ignored_scope=nncf.IgnoredScope(types=["MatMul"], validate=False),
     )
-    save_openvino(quantized, _json_of(source), target)
+    save_openvino(quantized, text, target)

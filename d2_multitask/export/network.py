@@ -16,7 +16,6 @@ from d2_multitask.heads.build import TaskHeads
 from d2_multitask.modeling.inference import fuse_for_inference
 from d2_multitask.modeling.mae import MaskedAutoencoder
 
-OBJECT_FIELDS = ("scores", "pred_classes", "pred_boxes", "pred_keypoints")
 TOKENS = "tokens"
 # Why a part of a network cannot be in the file.
 NOT_EXPORTED = {

@@ -17,7 +17,6 @@ from d2_multitask.data.whole_files import whole_file
 from d2_multitask.engine.setup import (
     check_output_dir,
     ends_in_a_sentence,
-    exit_code,
     fall_back_to_cpu,
     find_config_file,
     setup,
@@ -159,25 +158,3 @@ def test_an_image_that_cannot_be_used_is_named(tmp_path, num_workers, size):
 def test_other_errors_keep_their_traceback():
     with pytest.raises(ValueError, match="mine"), ends_in_a_sentence():
         raise ValueError("mine")
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "said"),
-    [
-        (KeyboardInterrupt(), 130, "Interrupted."),
-        (ValueError("--size: found 0"), 2, "Error: --size: found 0"),
-        (FileNotFoundError("absent.pth"), 2, "Error: absent.pth"),
-    ],
-)
-def test_small_tools_end_in_one_line(error, code, said, capsys):
-    def work():
-        raise error
-
-    assert exit_code(work) == code
-    assert capsys.readouterr().err.strip() == said
-
-
-def test_exit_codes_of_small_tools():
-    assert exit_code(lambda: None) == 0 and exit_code(lambda: 1) == 1
-    with pytest.raises(RuntimeError):
-        exit_code(lambda: torch.zeros(2) @ torch.zeros(3))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
+from d2_multitask.engine.results import to_result
 from d2_multitask.export import compare_file
 from d2_multitask.export.compare import Differences, _compare_objects
 from d2_multitask.runtime import Predictor, Result
@@ -76,5 +77,6 @@ def test_the_place_of_a_keypoint_that_is_not_there_means_nothing() -> None:
     for confidence, pixels in ((0.9, 5.0), (1e-6, 0.0)):
         result.keypoints[0, 1, 2] = keypoints[0, 1, 2] = confidence
         found = Differences()
-        _compare_objects(result, instances, found)
+        expected = to_result({"instances": instances}, (9, 9), result.info)
+        _compare_objects(result, expected, found)
         assert found.pixels == pixels

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 KEYPOINT_NAMES: tuple[str, ...] = (
     "nose",
     "left_eye",
@@ -93,3 +95,14 @@ def _own_parts(joint: str) -> frozenset[int]:
 
 PARTS_OF_JOINT: tuple[frozenset[int], ...] = tuple(_own_parts(name) for name in KEYPOINT_NAMES)
 """For each joint, the ids of the parts on which it lies: any other part on top covers it."""
+
+
+def person_category() -> dict[str, Any]:
+    """The entry of a COCO file's ``categories``."""
+    return {
+        "id": PERSON_CATEGORY_ID,
+        "name": "person",
+        "supercategory": "person",
+        "keypoints": list(KEYPOINT_NAMES),
+        "skeleton": [list(pair) for pair in SKELETON],
+    }

@@ -21,11 +21,9 @@ from typing import Any
 from d2_multitask.data.whole_files import write_json, write_png
 from synthetic.people.labels import (
     IGNORE_VALUE,
-    KEYPOINT_NAMES,
     PART_NAMES,
-    PERSON_CATEGORY_ID,
     SEM_SEG_NAMES,
-    SKELETON,
+    person_category,
 )
 from synthetic.people.scene import draw_scene
 from synthetic.people.scene_config import SceneConfig
@@ -161,15 +159,7 @@ def _content(work: _Split, drawn: list[tuple[_Entry, list[_Entry]]]) -> dict[str
                 "url": "https://www.apache.org/licenses/LICENSE-2.0",
             }
         ],
-        "categories": [
-            {
-                "id": PERSON_CATEGORY_ID,
-                "name": "person",
-                "supercategory": "person",
-                "keypoints": list(KEYPOINT_NAMES),
-                "skeleton": [list(pair) for pair in SKELETON],
-            }
-        ],
+        "categories": [person_category()],
         "images": images,
         "annotations": annotations,
     }

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from d2_multitask.data.whole_files import write_json, write_png
-from synthetic.people.labels import KEYPOINT_NAMES, PERSON_CATEGORY_ID, SKELETON
+from synthetic.people.labels import person_category
 from synthetic.split import Progress, as_json, check_drawing, check_split, write_once
 from synthetic.videos.video import VideoConfig, draw_video
 from synthetic.videos.walk import FPS
@@ -150,15 +150,7 @@ def _content(work: _Split, drawn: list[list[tuple[_Entry, list[_Entry]]]]) -> _E
             "arguments": work.arguments(),
         },
         "licenses": [],
-        "categories": [
-            {
-                "id": PERSON_CATEGORY_ID,
-                "name": "person",
-                "supercategory": "person",
-                "keypoints": list(KEYPOINT_NAMES),
-                "skeleton": [list(pair) for pair in SKELETON],
-            }
-        ],
+        "categories": [person_category()],
         "videos": [
             {"id": number, "name": name, "fps": FPS, "length": work.config.num_frames}
             for number, name in enumerate(names, start=1)
