@@ -24,6 +24,15 @@ def share(text: str) -> float:
     return value
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What `d2mt predict` takes, whatever runs the network."""
+    parser.add_argument("--output", type=Path, default=Path("output/predictions"))
+    parser.add_argument("--tasks", nargs="+", help="run these tasks only, e.g. seg det pose")
+    parser.add_argument("--json", type=json_file, metavar="FILE", help="write COCO-format results")
+    parser.add_argument("--max-images", type=int, help="most images, and most frames of a video")
+    parser.add_argument("--contact-sheet", action="store_true", help=f"also write {SHEET_NAME}")
+
+
 class JsonFiles:
     """Collects results image by image and writes three files.
 

@@ -48,7 +48,7 @@ from d2_multitask.cli.outputs import (
     MASK_FOLDER,
     SHEET_NAME,
     JsonFiles,
-    json_file,
+    add_options,
     mask_paths,
     output_paths,
     refuse_to_overwrite,
@@ -111,7 +111,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--webcam", nargs="?", type=int, const=0, metavar="NUMBER", help="read a camera (default 0)"
     )
-    parser.add_argument("--output", type=Path, default=Path("output/predictions"))
+    add_options(parser)
     parser.add_argument("--confidence-threshold", type=share, default=CONFIDENCE_THRESHOLD)
     parser.add_argument(
         "--keypoint-threshold",
@@ -119,11 +119,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         help=f"least score of a drawn keypoint (default: {KEYPOINT_THRESHOLD}; "
         f"of an R-CNN {RCNN_KEYPOINT_THRESHOLD}, as in Detectron2's pictures)",
     )
-    parser.add_argument("--tasks", nargs="+", help="run these heads only, e.g. seg det pose")
-    parser.add_argument("--json", type=json_file, metavar="FILE", help="write COCO-format results")
-    parser.add_argument("--max-images", type=int, help="most images, and most frames of a video")
     parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--contact-sheet", action="store_true", help=f"also write {SHEET_NAME}")
     parser.add_argument("--side-by-side", action="store_true", help="the input next to the overlay")
     parser.add_argument(
         "--mask-threshold", type=share, default=0.5, help="of foreground; 0 = grey probabilities"

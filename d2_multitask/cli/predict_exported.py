@@ -28,7 +28,7 @@ from d2_multitask.cli.outputs import (
     MASK_FOLDER,
     SHEET_NAME,
     JsonFiles,
-    json_file,
+    add_options,
     mask_paths,
     output_paths,
     refuse_to_overwrite,
@@ -51,15 +51,11 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--model", type=Path, required=True, metavar="FILE", help=".onnx or .xml")
     parser.add_argument("--input", nargs="+", required=True, help="images, folders, patterns")
-    parser.add_argument("--output", type=Path, default=Path("output/predictions"))
+    add_options(parser)
     parser.add_argument("--confidence-threshold", type=share, help="default: the file's")
     parser.add_argument("--keypoint-threshold", type=share, help="default: the file's")
     parser.add_argument("--mask-threshold", type=share, help="default: the file's")
-    parser.add_argument("--tasks", nargs="+", help="run these tasks only, e.g. seg det pose")
     parser.add_argument("--masks", action="store_true", help="instance masks, drawn and in --json")
-    parser.add_argument("--json", type=json_file, metavar="FILE", help="write COCO-format results")
-    parser.add_argument("--max-images", type=int)
-    parser.add_argument("--contact-sheet", action="store_true", help=f"also write {SHEET_NAME}")
     args = parser.parse_args(arguments)
     if args.max_images is not None and args.max_images < 1:
         parser.error(f"--max-images: found {args.max_images}, expected >= 1")
