@@ -14,7 +14,7 @@ BENCHMARK_ARGS :=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install people demo demo-clean benchmark test test-slow lint format clean
+.PHONY: help install people demo demo-clean benchmark test test-slow test-nightly lint format clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -59,6 +59,9 @@ test: install ## the tests, without the slow ones
 
 test-slow: install ## the slow tests
 	$(VENV)/bin/python -m pytest -m slow
+
+test-nightly: install ## all tests, and 10,000 damaged files in each of the fuzz tests
+	D2_MULTITASK_MUTANTS=10000 $(VENV)/bin/python -m pytest
 
 lint: install ## check style and formatting
 	$(VENV)/bin/ruff check .
