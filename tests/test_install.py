@@ -243,7 +243,7 @@ def test_help_is_the_default_and_lists_every_target():
         ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     listed = {line.split()[0] for line in output.splitlines()}
-    assert {"install", "demo", "test", "test-slow", "test-nightly", "lint", "format", "clean"} <= listed
+    assert {"install", "demo", "test", "test-slow", "test-nightly", "lint", "format"} <= listed
 
 
 @needs_make
