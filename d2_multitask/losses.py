@@ -54,6 +54,7 @@ def heatmap_focal_loss(
     valid: Tensor | None = None,
     alpha: float = 2.0,
     beta: float = 4.0,
+    peaks: tuple[Tensor, ...] | None = None,
 ) -> Tensor:
     """Penalty-reduced focal loss on a Gaussian heatmap (CenterNet, equation 1).
 
@@ -66,6 +67,8 @@ def heatmap_focal_loss(
         valid: (N, 1, h, w) or (N, C, h, w) bool; False cells are ignored. ``None`` = all valid.
         alpha: focusing exponent.
         beta: exponent that reduces the penalty near a peak.
+        peaks: where the target is 1, indices as of ``nonzero``; ``None`` = looked for, for which a
+            GPU has to be waited for.
     """
     logits = logits.float()
     positive = target == 1
@@ -74,8 +77,10 @@ def heatmap_focal_loss(
     if valid is not None:
         weight, positive = weight * valid, positive & valid
     negative = weight * logits.sigmoid().pow(alpha) * F.logsigmoid(-logits)
-    at_peaks = logits[positive]
-    loss = -negative.sum() - ((1 - at_peaks.sigmoid()).pow(alpha) * F.logsigmoid(at_peaks)).sum()
+    peaks = positive.nonzero(as_tuple=True) if peaks is None else peaks
+    at_peaks = logits[peaks]
+    found = (1 - at_peaks.sigmoid()).pow(alpha) * F.logsigmoid(at_peaks) * positive[peaks]
+    loss = -negative.sum() - found.sum()
     return loss / average_over_workers(positive.sum())
 
 

@@ -72,7 +72,7 @@ class TaskHead(nn.Module):
         raise NotImplementedError(f"{type(self).__name__}.layers")
 
     def targets(self, labels: BatchLabels) -> Targets:
-        """Labels on the prediction grid, on the device of the images.
+        """Labels on the prediction grid; ``TaskHeads`` moves them to the network's device.
 
         A missing label is no loss, never background: an image without this task's labels must add
         nothing to the losses.

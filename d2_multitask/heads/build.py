@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from d2_multitask.data.labels.base import Label
 from d2_multitask.heads.base import Decoded, TaskHead
-from d2_multitask.targets.encode import BatchLabels
+from d2_multitask.targets.encode import BatchLabels, to_device
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +165,8 @@ class TaskHeads(nn.ModuleDict):
         for name, head in self.items():
             predictions = head.layers(features)
             arguments = (batched_inputs, images) if name in self._old_targets else (labels,)
-            losses.update(head.losses(predictions, head.targets(*arguments)))
+            targets = to_device(head.targets(*arguments), labels.device)
+            losses.update(head.losses(predictions, targets))
         return losses
 
     def _warn_of_optimizer(self) -> None:

@@ -35,6 +35,8 @@ from d2_multitask.targets.encode import (
     grid_size,
     image_cells,
     object_radius,
+    peak_index,
+    to_device,
 )
 
 # Logit of 0.1, where a fresh heatmap starts: rare positives would otherwise be lost in the first
@@ -218,7 +220,7 @@ class CenterHead(ObjectHead):
         return {"heatmap": self.heatmap(feature), "offset": self.offset(feature)}
 
     def targets(self, labels: BatchLabels) -> Targets:
-        """Heatmap (N, num_classes, h, w), its valid cells, and offsets at assigned cells.
+        """Heatmap (N, num_classes, h, w), its peaks and valid cells, offsets at assigned cells.
 
         ``valid`` is broadcastable to the heatmap: (N, 1, h, w), or (N, 1, 1, 1) without crowds.
         Invalid are the cells of crowds, but for the centres of labelled objects in them, and all
@@ -226,21 +228,18 @@ class CenterHead(ObjectHead):
         """
         objects = labels.objects(self.stride)
         grid_hw = grid_size(labels.images, self.stride)
-        heatmap = draw_heatmaps(
-            objects.image_index,
-            objects.classes,
-            cells_of(objects.center_xy, grid_hw),
-            object_radius(objects.wh, self.grid.min_overlap, self.grid.radius_rule),
-            (len(objects.labelled), self.num_classes, *grid_hw),
-        )
-        crowd = labels.ignored_cells(self.stride)
-        valid = objects.labelled[:, None, None, None]
-        if crowd.any():
-            valid = (~crowd | (heatmap == 1)) & valid
+        shape = (len(objects.labelled), self.num_classes, *grid_hw)
+        places = objects.image_index, objects.classes, cells_of(objects.center_xy, grid_hw)
+        radius = object_radius(objects.wh, self.grid.min_overlap, self.grid.radius_rule)
+        heatmap = draw_heatmaps(*places, radius, shape, labels.device)
+        valid = to_device(objects.labelled, labels.device)[:, None, None, None]
+        if labels.has_ignored:
+            valid = (~labels.ignored_cells(self.stride) | (heatmap == 1)) & valid
         cells = labels.cells(self.stride, self.grid.assign_radius)
         offset = objects.center_xy[cells.object_index] - cells.xy
         return {
             "heatmap": heatmap,
+            "peaks": peak_index(*places, shape),
             "valid": valid,
             "cells": cells,
             "index": cells.index,
@@ -250,7 +249,9 @@ class CenterHead(ObjectHead):
     def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
         """``loss_center_heatmap`` and ``loss_center_offset``."""
         predicted = predictions["offset"][targets["index"]]
-        heatmap = heatmap_focal_loss(predictions["heatmap"], targets["heatmap"], targets["valid"])
+        heatmap = heatmap_focal_loss(
+            predictions["heatmap"], targets["heatmap"], targets["valid"], peaks=targets["peaks"]
+        )
         offset = gathered_l1_loss(predicted, targets["offset"])
         return {
             "loss_center_heatmap": heatmap * self.heatmap_weight,
@@ -270,7 +271,8 @@ class CenterHead(ObjectHead):
         self, decoded: Decoded, index: int, image_size: Size, output_size: Size
     ) -> dict[str, Any]:
         """-> ``{"instances": Instances}`` with every field that the heads put on the objects."""
-        keep = decoded.objects["scores"][index] > self.score_threshold
+        # Rows, because for each field that a mask chooses from, a GPU is asked how many they are.
+        keep = (decoded.objects["scores"][index] > self.score_threshold).nonzero()[:, 0]
         objects = self.with_boxes(decoded)
         fields = {name: value[index][keep] for name, value in objects.items()}
         fields["pred_boxes"] = Boxes(fields["pred_boxes"])

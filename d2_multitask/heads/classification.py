@@ -112,7 +112,7 @@ class ClassificationHead(TaskHead):
             ValueError: labels of another number of classes.
         """
         shape = (len(labels.batched_inputs), self.num_classes)
-        known = torch.full(shape, self.ignore_value, dtype=torch.long, device=labels.device)
+        known = torch.full(shape, self.ignore_value, dtype=torch.long)
         for index, entry in enumerate(labels.batched_inputs):
             if "image_labels" not in entry:
                 continue
@@ -123,7 +123,7 @@ class ClassificationHead(TaskHead):
                     f"{tuple(given.shape)}, expected ({self.num_classes},), "
                     "MODEL.CLASSIFICATION_HEAD.NUM_CLASSES"
                 )
-            known[index] = given.to(labels.device)
+            known[index] = given
         return {"image_labels": known, "share": self._cell_share(labels.images)}
 
     def _cell_share(self, images: ImageList) -> Tensor:

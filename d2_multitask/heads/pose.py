@@ -35,6 +35,8 @@ from d2_multitask.targets.encode import (
     grid_size,
     keypoints_known,
     object_radius,
+    peak_index,
+    to_device,
 )
 
 # MoveNet's threshold of keypoints that count in the score, as its file has it: 0.127 in float16.
@@ -233,9 +235,8 @@ class PoseHead(ObjectHead):
 
     def _heatmap_targets(self, labels: BatchLabels) -> Targets:
         """Heatmaps (N, K, h, w), valid cells, and the J labelled keypoints' own cells."""
-        device = labels.device
-        every = torch.ones(self.num_keypoints, dtype=torch.bool, device=device)
-        rows = [x.get("labelled_keypoints", every).to(device) for x in labels.batched_inputs]
+        every = torch.ones(self.num_keypoints, dtype=torch.bool)
+        rows = [x.get("labelled_keypoints", every).cpu() for x in labels.batched_inputs]
         in_dataset = torch.stack(rows)  # (N, K)
         objects, grid_hw = labels.objects(self.stride), grid_size(labels.images, self.stride)
         keypoints = labels.keypoints(self.stride, self.num_keypoints)
@@ -245,9 +246,9 @@ class PoseHead(ObjectHead):
         cell = cells_of(xy, grid_hw)
         image_index = objects.image_index[object_index]
         radius = object_radius(objects.wh, self.grid.min_overlap, self.grid.radius_rule)
-        heatmap = draw_heatmaps(
-            image_index, keypoint, cell, radius[object_index], (*in_dataset.shape, *grid_hw)
-        )
+        shape = (*in_dataset.shape, *grid_hw)
+        places = image_index, keypoint, cell
+        heatmap = draw_heatmaps(*places, radius[object_index], shape, labels.device)
         missing = keypoints[..., 2] == 0  # below 0: known to be absent
         if self.keypoint_classes:
             missing &= self._have_keypoints(objects.classes)[:, None]
@@ -257,11 +258,13 @@ class PoseHead(ObjectHead):
             objects.image_index[in_box] * self.num_keypoints + of_keypoint,
             in_dataset.numel(),
             grid_hw,
+            labels.device,
         ).view_as(heatmap)
         ignored = labels.ignored_cells(self.stride) | hidden
-        known = in_dataset & keypoints_known(objects, labelled, missing)
+        known = to_device(in_dataset & keypoints_known(objects, labelled, missing), labels.device)
         return {
             "keypoint_heatmap": heatmap,
+            "peaks": peak_index(*places, shape),
             "valid": (~ignored | (heatmap == 1)) & known[:, :, None, None],
             "keypoint_image": image_index,
             "keypoint_of": keypoint,
@@ -283,7 +286,10 @@ class PoseHead(ObjectHead):
             targets["keypoint_weight"],
         )
         heatmap = heatmap_focal_loss(
-            predictions["keypoint_heatmap"], targets["keypoint_heatmap"], targets["valid"]
+            predictions["keypoint_heatmap"],
+            targets["keypoint_heatmap"],
+            targets["valid"],
+            peaks=targets["peaks"],
         )
         x, y = targets["keypoint_cell"].unbind(1)
         at_keypoints = predictions["keypoint_heatmap_offset"][targets["keypoint_image"], :, y, x]
@@ -313,7 +319,8 @@ class PoseHead(ObjectHead):
         heatmap = predictions["keypoint_heatmap"].float().sigmoid()
         heatmap_offset = predictions["keypoint_heatmap_offset"]
         if self.matching.rule == "movenet":
-            sizes = torch.as_tensor(images.image_sizes, device=heatmap.device)  # (N, 2)
+            sizes = torch.as_tensor(images.image_sizes)  # (N, 2)
+            sizes = sizes.to(heatmap.device, non_blocking=True)
             longest = RECORDED_SIDE
             if not is_recorded():
                 longest = max(min(size) for size in images.image_sizes) / self.stride

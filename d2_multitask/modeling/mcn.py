@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import move_device_like
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import ImageList
 from torch import Tensor, nn
@@ -167,7 +166,7 @@ class MultitaskCenterNet(nn.Module):
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalise and pad a batch: ``tensor`` (N, 3, H, W), H and W fit for the backbone."""
         images = [
-            (move_device_like(x["image"], self.pixel_mean) - self.pixel_mean).div_(self.pixel_std)
+            (x["image"].to(self.device, non_blocking=True) - self.pixel_mean).div_(self.pixel_std)
             for x in batched_inputs
         ]
         batch = ImageList.from_tensors(

@@ -136,9 +136,9 @@ def covered_share(boxes: Tensor, mask: Tensor) -> Tensor:
         (m,) float32 in [0, 1].
     """
     height, width = mask.shape
-    # integral[y, x] = pixels of the mask above and left of (x, y); float64 counts them exactly.
-    integral = torch.zeros((height + 1, width + 1), dtype=torch.float64, device=mask.device)
-    integral[1:, 1:] = mask.double().cumsum(0).cumsum(1)
+    # integral[y, x] = pixels of the mask above and left of (x, y)
+    integral = torch.zeros((height + 1, width + 1), dtype=torch.int32, device=mask.device)
+    integral[1:, 1:] = mask.cumsum(0, dtype=torch.int32).cumsum(1, dtype=torch.int32)
     x1, x2 = (boxes[:, i].round().long().clamp(0, width) for i in (0, 2))
     y1, y2 = (boxes[:, i].round().long().clamp(0, height) for i in (1, 3))
     on_mask = integral[y2, x2] - integral[y1, x2] - integral[y2, x1] + integral[y1, x1]
@@ -252,7 +252,7 @@ class MultitaskROIHeads(StandardROIHeads):
             if target.ignore_mask is not None:
                 share = covered_share(image.proposal_boxes.tensor, target.ignore_mask)
                 background = image.gt_classes == self.num_classes
-                sampled[index] = image[~(background & (share > _MAX_IGNORED))]
+                sampled[index] = image[_rows(~(background & (share > _MAX_IGNORED)))]
         return sampled
 
     def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]) -> Any:
@@ -271,8 +271,9 @@ class MultitaskROIHeads(StandardROIHeads):
             return self._keypoint_losses(features, instances)
         if not self.keypoint_classes:
             return super()._forward_keypoint(features, instances)
-        wanted = torch.tensor(self.keypoint_classes, device=instances[0].pred_classes.device)
-        chosen = [torch.isin(image.pred_classes, wanted) for image in instances]
+        wanted = torch.tensor(self.keypoint_classes)
+        wanted = wanted.to(instances[0].pred_classes.device, non_blocking=True)
+        chosen = [_rows(torch.isin(image.pred_classes, wanted)) for image in instances]
         some = [image[rows] for image, rows in zip(instances, chosen, strict=True)]
         some = super()._forward_keypoint(features, some)
         for image, rows, found in zip(instances, chosen, some, strict=True):
@@ -297,9 +298,14 @@ class MultitaskROIHeads(StandardROIHeads):
         return self.keypoint_head(pooled, instances)
 
 
+def _rows(mask: Tensor) -> Tensor:
+    """Indices of a mask (n,): a GPU is asked once how many they are, not for each field."""
+    return mask.nonzero()[:, 0]
+
+
 def _with_masks(image: Instances) -> Instances:
     """The sampled boxes whose object has a mask; an empty mask means unlabelled."""
-    return image[image.gt_masks.nonempty()] if image.has("gt_masks") else image[:0]
+    return image[_rows(image.gt_masks.nonempty())] if image.has("gt_masks") else image[:0]
 
 
 def _with_keypoints(image: Instances, num_keypoints: int) -> Instances:

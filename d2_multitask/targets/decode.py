@@ -78,7 +78,8 @@ def find_peaks(
         heatmap: (N, C, h, w) scores in [0, 1].
         topk: P; fewer if the grid has fewer cells.
         kernel: see :func:`suppress_non_peaks`.
-        score_threshold: ranks that score no higher in any image are left out (smaller P).
+        score_threshold: on the processor, ranks that score no higher in any image are left out
+            (smaller P).
     """
     height, width = heatmap.shape[2:]
     flat = suppress_non_peaks(heatmap, kernel).flatten(1)  # (N, C * h * w)
@@ -96,7 +97,8 @@ def find_keypoint_peaks(
         heatmap: (N, K, h, w) scores in [0, 1].
         topk: Q; fewer if the grid has fewer cells.
         kernel: see :func:`suppress_non_peaks`.
-        score_threshold: ranks that score no higher for any keypoint are left out (smaller Q).
+        score_threshold: on the processor, ranks that score no higher for any keypoint are left out
+            (smaller Q).
 
     Returns:
         scores (N, K, Q) and cells (N, K, Q, 2) int64 (x, y).
@@ -120,8 +122,9 @@ def _best(scores: Tensor, topk: int, threshold: float | None) -> tuple[Tensor, T
     most of the work on a hundred candidates would be wasted.
     """
     values, index = scores.topk(min(topk, scores.shape[-1]), dim=-1)
-    # A recorded graph would keep the number of its first image for all images.
-    if threshold is not None and not is_recorded():
+    # A recorded graph would keep the number of its first image for all images. A GPU would have to
+    # be waited for, which costs more than the work.
+    if threshold is not None and not is_recorded() and scores.device.type == "cpu":
         ranks = values.flatten(0, -2).amax(0)  # (P,), descending
         count = int((~(ranks <= threshold)).sum())  # NaN counts: it must not be lost here
         values, index = values[..., :count], index[..., :count]

@@ -1,5 +1,8 @@
 """Encoding: the labels of a batch -> the prediction grid. The inverse is in ``decode.py``.
 
+Objects and their cells are computed on the processor, where the data loader leaves the labels: the
+shapes depend on how many there are, and a GPU that is asked for that has to finish its work first.
+
 Letters: N images, M objects of the whole batch, A assigned cells, K keypoints, C channels,
 (H, W) padded network input, (h, w) grid.
 """
@@ -38,7 +41,8 @@ class BatchLabels:
 
     Attributes:
         batched_inputs: one dict per image, as the meta-architecture gets them.
-        images: the images, preprocessed and padded; targets are made on their device.
+        images: the images, preprocessed and padded; maps are made on their device, everything of
+            objects on the processor. :func:`to_device` moves it.
     """
 
     batched_inputs: list[dict[str, Any]]
@@ -47,7 +51,7 @@ class BatchLabels:
 
     @property
     def device(self) -> torch.device:
-        """Where targets live."""
+        """Where the network is."""
         return self.images.tensor.device
 
     @property
@@ -58,12 +62,12 @@ class BatchLabels:
     @_once
     def objects(self, stride: int) -> BatchObjects:
         """The labelled objects in stride units; see :func:`gather_objects`."""
-        return gather_objects(self.instances, stride, self.device)
+        return gather_objects(self.instances, stride)
 
     @_once
     def keypoints(self, stride: int, num_keypoints: int) -> Tensor:
         """(M, K, 3), those of :meth:`objects`; see :func:`gather_keypoints`."""
-        return gather_keypoints(self.instances, stride, self.device, num_keypoints)
+        return gather_keypoints(self.instances, stride, num_keypoints)
 
     @_once
     def cells(self, stride: int, radius: int) -> CenterCells:
@@ -71,10 +75,15 @@ class BatchLabels:
         grid_hw = grid_size(self.images, stride)
         return assign_cells(self.objects(stride), len(self.batched_inputs), grid_hw, radius)
 
+    @property
+    def has_ignored(self) -> bool:
+        """Whether any image has an ``ignore_mask``."""
+        return any(x.get("ignore_mask") is not None for x in self.batched_inputs)
+
     @_once
     def ignored_cells(self, stride: int) -> Tensor:
         """(N, 1, h, w) bool, the cells that any pixel of an ``ignore_mask`` (a crowd) touches."""
-        if all(x.get("ignore_mask") is None for x in self.batched_inputs):
+        if not self.has_ignored:
             grid = (len(self.batched_inputs), 1, *grid_size(self.images, stride))
             return torch.zeros(grid, dtype=torch.bool, device=self.device)
         pixels = self.label_map("ignore_mask", 0)[:, None].float()
@@ -84,6 +93,21 @@ class BatchLabels:
         """(N, H, W) int64 of the entries ``name``; see :func:`pad_label_maps`."""
         maps = [x.get(name) for x in self.batched_inputs]
         return pad_label_maps(maps, tuple(self.images.tensor.shape[-2:]), fill_value, self.device)
+
+
+def to_device(targets: Any, device: torch.device) -> Any:
+    """The same nested dicts, tuples and :class:`CenterCells`, their tensors on a device."""
+    if isinstance(targets, Tensor):
+        return targets.to(device, non_blocking=True)
+    if isinstance(targets, dict):
+        return {name: to_device(value, device) for name, value in targets.items()}
+    if isinstance(targets, tuple):
+        return tuple(to_device(value, device) for value in targets)
+    if isinstance(targets, CenterCells):
+        return CenterCells(
+            *to_device((targets.object_index, targets.image_index, targets.xy), device)
+        )
+    return targets
 
 
 def grid_size(images: ImageList, stride: int) -> tuple[int, int]:
@@ -96,7 +120,7 @@ def image_cells(images: ImageList, stride: int) -> Tensor:
     """(N, 1, h, w) bool, True for the cells that begin inside the unpadded image."""
     height, width = grid_size(images, stride)
     device = images.tensor.device
-    sizes = torch.as_tensor(images.image_sizes, device=device)  # (N, 2) h, w
+    sizes = torch.as_tensor(images.image_sizes).to(device, non_blocking=True)  # (N, 2) h, w
     rows = torch.arange(height, device=device) * stride < sizes[:, 0:1]  # (N, h)
     columns = torch.arange(width, device=device) * stride < sizes[:, 1:2]  # (N, w)
     return (rows[:, :, None] & columns[:, None, :])[:, None]
@@ -131,16 +155,13 @@ class BatchObjects:
         return (self.boxes[:, 2:] + self.boxes[:, :2]) / 2
 
 
-def gather_objects(
-    instances: Sequence[Instances | None], stride: int, device: torch.device
-) -> BatchObjects:
-    """Concatenate the objects of a batch.
+def gather_objects(instances: Sequence[Instances | None], stride: int) -> BatchObjects:
+    """Concatenate the objects of a batch, on the processor.
 
     Args:
         instances: per image; ``None`` where the image has no object labels. Fields ``gt_boxes``
             (xyxy, pixels of the network input), ``gt_classes``, and perhaps ``gt_keypoints``.
         stride: input pixels per cell.
-        device: where the result lives.
     """
     present = [x for x in instances if x is not None]
     counts = torch.tensor([0 if x is None else len(x) for x in instances], dtype=torch.long)
@@ -150,23 +171,22 @@ def gather_objects(
         classes = torch.cat([x.gt_classes for x in present])
     with_keypoints = [x is not None and x.has("gt_keypoints") for x in instances]
     return BatchObjects(
-        image_index=torch.arange(len(counts)).repeat_interleave(counts).to(device),
-        boxes=boxes.to(device, torch.float32) / stride,
-        classes=classes.to(device),
-        labelled=torch.tensor([x is not None for x in instances], device=device),
-        keypoints_labelled=torch.tensor(with_keypoints, device=device),
+        image_index=torch.arange(len(counts)).repeat_interleave(counts),
+        boxes=boxes.to("cpu", torch.float32) / stride,
+        classes=classes.cpu(),
+        labelled=torch.tensor([x is not None for x in instances]),
+        keypoints_labelled=torch.tensor(with_keypoints),
     )
 
 
 def gather_keypoints(
-    instances: Sequence[Instances | None], stride: int, device: torch.device, num_keypoints: int
+    instances: Sequence[Instances | None], stride: int, num_keypoints: int
 ) -> Tensor:
-    """Concatenate the keypoints of a batch, in the order of :func:`gather_objects`.
+    """Concatenate the keypoints of a batch, as and in the order of :func:`gather_objects`.
 
     Args:
         instances: see there; ``gt_keypoints`` (n, K, 3), pixels of the network input.
         stride: input pixels per cell.
-        device: where the result lives.
         num_keypoints: K.
 
     Returns:
@@ -189,7 +209,7 @@ def gather_keypoints(
                 f"keypoints per object, expected MODEL.POSE_HEAD.NUM_KEYPOINTS = {num_keypoints}"
             )
     result = torch.cat(keypoints) if keypoints else torch.zeros(0, num_keypoints, 3)
-    result = result.to(device, torch.float32)  # a copy: the labels stay as they are
+    result = result.to("cpu", torch.float32)  # not the labels themselves, which stay as they are
     result[..., :2] /= stride
     return result
 
@@ -345,7 +365,12 @@ def object_radius(wh: Tensor, min_overlap: float, rule: str = "centernet") -> Te
 
 
 def draw_gaussians(
-    channel: Tensor, cell_xy: Tensor, radius: Tensor, num_channels: int, grid_hw: tuple[int, int]
+    channel: Tensor,
+    cell_xy: Tensor,
+    radius: Tensor,
+    num_channels: int,
+    grid_hw: tuple[int, int],
+    device: torch.device | None = None,
 ) -> Tensor:
     """Draw every Gaussian in its window, keeping the larger value where windows meet.
 
@@ -360,12 +385,13 @@ def draw_gaussians(
         radius: (M,) int64 radius in cells.
         num_channels: C.
         grid_hw: (h, w) of the grid.
+        device: where the result lives; ``None`` = where the Gaussians' numbers do.
 
     Returns:
         (C, h, w) float32 in [0, 1].
     """
     height, width = grid_hw
-    canvas = torch.zeros(num_channels * height * width, device=channel.device)
+    canvas = torch.zeros(num_channels * height * width, device=device or channel.device)
     if len(channel) == 0:
         return canvas.view(num_channels, height, width)
     radius, order = radius.sort()
@@ -380,8 +406,10 @@ def draw_gaussians(
     # What falls outside of the grid is moved into it with the value 0, which changes no maximum.
     last = cell.new_tensor([width - 1, height - 1])[:, None, None]
     clipped = torch.minimum(cell.clamp(min=0), last)
-    gaussian_x, gaussian_y = profile[radius_index] * (clipped == cell)  # (M, S) each
-    column, row = clipped[0], (clipped[1] + channel[order, None] * height) * width
+    gaussians = profile[radius_index] * (clipped == cell)  # (2, M, S)
+    gaussian_x, gaussian_y = gaussians.to(canvas.device, non_blocking=True)
+    clipped[1] = (clipped[1] + channel[order, None] * height) * width
+    column, row = clipped.to(canvas.device, non_blocking=True)
     start = 0
     for r, count in zip(radii.tolist(), counts.tolist(), strict=True):
         r = min(r, farthest)
@@ -399,11 +427,22 @@ def draw_heatmaps(
     cell_xy: Tensor,
     radius: Tensor,
     shape: tuple[int, int, int, int],
+    device: torch.device | None = None,
 ) -> Tensor:
     """Heatmaps of a batch, (N, C, h, w) = ``shape``; see :func:`draw_gaussians`."""
     num_images, num_channels, *grid_hw = shape
     channel = image_index * num_channels + channel
-    return draw_gaussians(channel, cell_xy, radius, num_images * num_channels, grid_hw).view(shape)
+    channels = num_images * num_channels
+    return draw_gaussians(channel, cell_xy, radius, channels, grid_hw, device).view(shape)
+
+
+def peak_index(
+    image_index: Tensor, channel: Tensor, cell_xy: Tensor, shape: tuple[int, int, int, int]
+) -> tuple[Tensor, ...]:
+    """Where :func:`draw_heatmaps` draws peaks: indices of its result, each peak once, in order."""
+    _, num_channels, height, width = shape
+    flat = (image_index * num_channels + channel) * height + cell_xy[:, 1]
+    return torch.unravel_index((flat * width + cell_xy[:, 0]).unique(), shape)
 
 
 def pad_label_maps(
@@ -442,12 +481,16 @@ def pad_label_maps(
                 f"expected channels {channels} and at most the padded image's "
                 f"{padded_hw[0]}x{padded_hw[1]} (height x width)"
             )
-        batch[index, ..., :height, :width] = label_map.to(device)
+        batch[index, ..., :height, :width] = label_map.to(device, non_blocking=True)
     return batch
 
 
 def cells_in_boxes(
-    boxes: Tensor, image_index: Tensor, num_images: int, grid_hw: tuple[int, int]
+    boxes: Tensor,
+    image_index: Tensor,
+    num_images: int,
+    grid_hw: tuple[int, int],
+    device: torch.device | None = None,
 ) -> Tensor:
     """Cells whose centre lies in any of the boxes.
 
@@ -456,17 +499,24 @@ def cells_in_boxes(
         image_index: (M,) int64.
         num_images: N.
         grid_hw: (h, w).
+        device: where the result lives; ``None`` = where the boxes do.
 
     Returns:
         (N, 1, h, w) bool.
     """
     height, width = grid_hw
+    device = device or boxes.device
     # A cell's centre lies at + 0.5. The first cell inside and the first one behind, on each axis.
     x1, y1, x2, y2 = (boxes - 0.5).ceil().long().unbind(1)
     x1, x2 = x1.clamp(0, width), x2.clamp(0, width)
     y1, y2 = y1.clamp(0, height), y2.clamp(0, height)
-    # Sums over rows and columns of what begins and ends at the corners count the boxes over a cell.
-    corners = boxes.new_zeros((num_images, height + 1, width + 1))
-    for y, x, value in ((y1, x1, 1.0), (y1, x2, -1.0), (y2, x1, -1.0), (y2, x2, 1.0)):
-        corners.index_put_((image_index, y, x), boxes.new_full((), value), accumulate=True)
-    return corners.cumsum(1).cumsum(2)[:, None, :height, :width] > 0.5
+    # Sums over rows and columns of what begins and ends at the corners count the boxes over a cell;
+    # whole numbers, because CUDA adds up fractions in no fixed order.
+    corners = torch.zeros((num_images, height + 1, width + 1), dtype=torch.int32, device=device)
+    image_index, *sides = to_device((image_index, x1, y1, x2, y2), device)
+    x1, y1, x2, y2 = sides
+    for y, x, value in ((y1, x1, 1), (y1, x2, -1), (y2, x1, -1), (y2, x2, 1)):
+        step = corners.new_full((), value)
+        corners.index_put_((image_index, y, x), step, accumulate=True)
+    counts = corners.cumsum(1, dtype=torch.int32).cumsum(2, dtype=torch.int32)
+    return counts[:, None, :height, :width] > 0

@@ -84,8 +84,8 @@ def test_batch_is_concatenated_in_stride_units() -> None:
     second = Instances((16, 16))
     second.gt_boxes = Boxes(torch.tensor([[0.0, 0.0, 4.0, 4.0], [1.0, 1.0, 2.0, 2.0]]))
     second.gt_classes = torch.tensor([0, 1])
-    objects = gather_objects([first, None, second], 4, torch.device("cpu"))
-    keypoints = gather_keypoints([first, None, second], 4, torch.device("cpu"), num_keypoints=2)
+    objects = gather_objects([first, None, second], 4)
+    keypoints = gather_keypoints([first, None, second], 4, num_keypoints=2)
     assert objects.image_index.tolist() == [0, 2, 2]
     assert objects.boxes[0].tolist() == [1, 2, 3, 4]
     assert objects.classes.tolist() == [2, 0, 1]
@@ -103,4 +103,4 @@ def test_wrong_number_of_joints_is_named() -> None:
     instances.gt_classes = torch.zeros(1, dtype=torch.long)
     instances.gt_keypoints = Keypoints(torch.zeros(1, 11, 3))
     with pytest.raises(ValueError, match="found 11 keypoints.*NUM_KEYPOINTS = 17"):
-        gather_keypoints([instances], 4, torch.device("cpu"), num_keypoints=17)
+        gather_keypoints([instances], 4, num_keypoints=17)
