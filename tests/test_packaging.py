@@ -136,6 +136,7 @@ def test_source_archive_can_be_built_again(source_tree, tmp_path):
         pytest.param("datasets/coco/annotations/a.json", True, id="coco"),
         pytest.param("datasets/synthetic_people/readme.py", True, id="script-inside-data"),
         pytest.param("datasets/prepare_synthetic_people.py", False, id="script"),
+        pytest.param("datasets/convert/yolo.py", False, id="converter"),
         pytest.param("datasets/README.md", False, id="drawing-of-the-folders"),
         pytest.param("d2_multitask/data/mapper.py", False, id="package-data"),
         pytest.param("tests/data/test_mapper.py", False, id="tests-of-data"),
