@@ -420,6 +420,8 @@ def merge_options(cfg: CfgNode, opts: Sequence[str]) -> None:
             _check_fixed_key("command line", key, cfg._decode_cfg_value(value))
         elif key not in known:
             raise ValueError(f"command line: {_suggest(key, known)}")
+        elif key == "DATASETS.SAMPLING":  # a word or a list: yacs would keep it what it was
+            cfg.DATASETS.SAMPLING = None
         try:
             cfg.merge_from_list([key, value])
         except (ValueError, AssertionError) as error:

@@ -29,7 +29,7 @@ from d2_multitask.data.labels.base import Label, all_labels
 from d2_multitask.data.labels.instances import MaskLabel, RoiKeypointLabel
 from d2_multitask.data.mapper import MultitaskDatasetMapper
 from d2_multitask.data.problems import DATA_REPORT, ProblemReport, shown
-from d2_multitask.data.sampler import ReportingLoader, TrainingImages
+from d2_multitask.data.sampler import DATASET_KEY, ReportingLoader, TrainingImages
 from d2_multitask.heads.build import labels_of
 
 logger = logging.getLogger(__name__)
@@ -121,6 +121,9 @@ def repeat_factors(entries: Sequence[Sequence[Any]], names: Sequence[str]) -> di
 
 
 def _chain(sets: Mapping[str, DatasetDicts], times: Mapping[str, int]) -> DatasetDicts:
+    """All images, each of several sets with the name of its own."""
+    if len(sets) > 1:
+        sets = {name: [{**r, DATASET_KEY: name} for r in dicts] for name, dicts in sets.items()}
     return list(itertools.chain.from_iterable(sets[name] * times[name] for name in sets))
 
 
@@ -150,7 +153,7 @@ def _images_alone(
     """All images of all sets, without their labels, which therefore need not agree."""
     for name, dataset_dicts in sets.items():
         _check_readable(name, dataset_dicts, cfg.INPUT.FORMAT)
-    keys = ("file_name", "image_id", "height", "width")
+    keys = ("file_name", "image_id", "height", "width", DATASET_KEY)
     return [{key: record[key] for key in keys if key in record} for record in _chain(sets, times)]
 
 
@@ -195,6 +198,7 @@ def build_train_loader(
     """
     dataset_dicts = get_training_dicts(cfg)  # first: it loads the metadata that the mapper needs
     mapper = mapper if mapper is not None else MultitaskDatasetMapper(cfg, True)
+    _check_sampling(cfg)
     if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
         loader = build_detection_train_loader(
             cfg,
@@ -205,6 +209,7 @@ def build_train_loader(
             seed=cfg.SEED + comm.get_rank() if cfg.SEED >= 0 else None,
         )
         return ReportingLoader(loader)
+    names = list(dict.fromkeys(cfg.DATASETS.TRAIN))
     world_size, total = comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
     if total < 1 or total % world_size:
         raise ValueError(
@@ -217,9 +222,27 @@ def build_train_loader(
         batch_size=total // world_size,
         seed=cfg.SEED if cfg.SEED >= 0 else None,
         group_by_shape=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        sampling=cfg.DATASETS.SAMPLING,
+        set_names=names if len(names) > 1 else (),
     )
     loader = build_batch_data_loader(images, None, total, num_workers=cfg.DATALOADER.NUM_WORKERS)
     return ReportingLoader(loader, images=images)
+
+
+def _check_sampling(cfg: CfgNode) -> None:
+    """``DATASETS.SAMPLING`` beside keys that decide the same, and with one dataset."""
+    if cfg.DATASETS.SAMPLING in (None, "proportional"):
+        return
+    found = f"DATASETS.SAMPLING: found {cfg.DATASETS.SAMPLING!r}"
+    if len(set(cfg.DATASETS.TRAIN)) < 2:
+        raise ValueError(f"{found}, expected several datasets in DATASETS.TRAIN, or None")
+    if cfg.DATASETS.TRAIN_REPEAT_FACTOR:
+        raise ValueError(f"{found} beside DATASETS.TRAIN_REPEAT_FACTOR, expected one of the two")
+    if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
+        raise ValueError(
+            f"{found} with DATALOADER.SAMPLER_TRAIN {cfg.DATALOADER.SAMPLER_TRAIN!r}, expected "
+            "'TrainingSampler'"
+        )
 
 
 def build_test_loader(

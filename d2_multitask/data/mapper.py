@@ -23,6 +23,7 @@ from d2_multitask.data.labels.base import Label, is_mirrored
 from d2_multitask.data.labels.instances import InstanceBuilder
 from d2_multitask.data.labels.sem_seg import from_source
 from d2_multitask.data.problems import DATA_REPORT, PROBLEMS_KEY
+from d2_multitask.data.sampler import DATASET_KEY
 from d2_multitask.data.transforms.build import build_augmentations, image_window
 from d2_multitask.heads.build import task_labels
 
@@ -38,6 +39,7 @@ class MultitaskDatasetMapper:
     Result (``H, W``: size of the network input; coordinates in its pixels, continuous):
 
     - ``image``: (3, H, W) uint8; ``height``, ``width``: original size; ``file_name``, ``image_id``;
+      ``dataset_name`` in a training with several datasets;
     - ``window`` (test; absent where the image fills the input): its (x0, y0, x1, y1) in the input;
     - ``instances`` (training; absent without ``annotations``): see ``InstanceBuilder``;
     - ``labelled_keypoints`` (training; absent where the dataset labels all): (K,) bool;
@@ -114,8 +116,7 @@ class MultitaskDatasetMapper:
         height, width = original_size = image.shape[:2]
         size = {"height": height, "width": width}
         result: dict[str, Any] = {"file_name": dataset_dict["file_name"], **size}
-        if "image_id" in dataset_dict:
-            result["image_id"] = dataset_dict["image_id"]
+        result |= {k: dataset_dict[k] for k in ("image_id", DATASET_KEY) if k in dataset_dict}
         # Dicts of Detectron2's own loaders name the map of class ids instead of the file behind it.
         sized = {**from_source(dataset_dict), **size}
         aug_input = _AugInput(image, self._sem_seg if self.is_train else None, sized)

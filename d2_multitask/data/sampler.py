@@ -6,11 +6,12 @@ Workers send what is wrong with the data to the main process, and leave signals 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,6 +30,90 @@ STOP_SIGNALS = tuple(
 )
 
 
+DATASET_KEY = "dataset_name"
+"""Key of an image's dict: the dataset it is from, if a training has several."""
+
+# Share of a dataset in the batches by the number of its images: values of DATASETS.SAMPLING.
+_SAMPLING = {"proportional": float, "equal": lambda number: 1.0, "square_root": math.sqrt}
+_CHOICES = 1000  # datasets that are drawn at once
+
+
+def sampling_shares(sampling: Any, sizes: Mapping[str, int]) -> list[float] | None:
+    """``DATASETS.SAMPLING`` -> the share of each dataset in the batches, in the order of ``sizes``.
+
+    Args:
+        sampling: ``None`` or "proportional", "equal", "square_root", or a weight of each dataset.
+        sizes: images of each dataset of the training.
+
+    Returns:
+        Shares with sum 1; ``None`` if each image is taken once in a pass.
+
+    Raises:
+        ValueError: an unknown word, or weights that are not one a dataset, below 0, or all 0; or a
+            dataset without images would get a share.
+    """
+    if sampling in (None, "proportional"):
+        return None
+    where, number = "DATASETS.SAMPLING", len(sizes)
+    if isinstance(sampling, str):
+        if sampling not in _SAMPLING:
+            raise ValueError(
+                f"{where}: found {sampling!r}, expected one of {list(_SAMPLING)} or {number} "
+                f"weights, one for each of {list(sizes)}"
+            )
+        weights = [_SAMPLING[sampling](size) for size in sizes.values()]
+    else:
+        weights = list(sampling) if isinstance(sampling, list | tuple) else [sampling]
+        good = len(weights) == number and all(type(w) in (int, float) for w in weights)
+        if not good or not all(0 <= w < math.inf for w in weights) or not sum(weights) > 0:
+            raise ValueError(
+                f"{where}: found {sampling!r}, expected {number} weights from 0, not all 0, one "
+                f"for each of {list(sizes)}"
+            )
+    empty = [name for (name, size), w in zip(sizes.items(), weights, strict=True) if w and not size]
+    if empty:
+        raise ValueError(
+            f"{where}: found a share for {empty}, of which no image is left for training; expected "
+            "weight 0, or leave them out of DATASETS.TRAIN"
+        )
+    return [weight / sum(weights) for weight in weights]
+
+
+class SampledOrder:
+    """Endless indices of images whose datasets have given shares, from the seed alone.
+
+    The dataset of each image is drawn at random; the images of one come in its own shuffled order,
+    each once before any comes again. Processes take turns, as in Detectron2's ``TrainingSampler``.
+    """
+
+    def __init__(
+        self, members: Sequence[Sequence[int]], shares: Sequence[float], seed: int
+    ) -> None:
+        """
+        Args:
+            members: indices of the images of each dataset.
+            shares: of each dataset, with sum 1.
+            seed: from 0, the same in all processes.
+        """
+        self._members, self._shares, self._seed = members, shares, seed
+        self._rank, self._world_size = comm.get_rank(), comm.get_world_size()
+
+    def __iter__(self) -> Iterator[int]:
+        yield from itertools.islice(self._all(), self._rank, None, self._world_size)
+
+    def _all(self) -> Iterator[int]:
+        orders = [self._shuffled(number) for number in range(len(self._members))]
+        choices = np.random.default_rng(self._seed)
+        while True:
+            for number in choices.choice(len(orders), _CHOICES, p=self._shares):
+                yield next(orders[number])
+
+    def _shuffled(self, number: int) -> Iterator[int]:
+        random_numbers = np.random.default_rng((self._seed, number))
+        while True:
+            yield from random_numbers.permutation(self._members[number]).tolist()
+
+
 class TrainingImages(IterableDataset[dict[str, Any]]):
     """Detectron2's shuffled order, batches and mapped images, from any batch on.
 
@@ -40,6 +125,7 @@ class TrainingImages(IterableDataset[dict[str, Any]]):
 
     Attributes:
         start: batches of this process that are used up already. Set it before iterating.
+        set_names: see the arguments.
     """
 
     start = 0
@@ -52,6 +138,8 @@ class TrainingImages(IterableDataset[dict[str, Any]]):
         batch_size: int,
         seed: int | None = None,
         group_by_shape: bool = False,
+        sampling: Any = None,
+        set_names: Sequence[str] = (),
     ) -> None:
         """
         Args:
@@ -61,13 +149,26 @@ class TrainingImages(IterableDataset[dict[str, Any]]):
             seed: from 0; ``None`` = another one each time, the same in all processes.
             group_by_shape: only upright or only wide images in a batch, as Detectron2's
                 ``DATALOADER.ASPECT_RATIO_GROUPING``; sizes are the dicts' ``height``, ``width``.
+            sampling: see `sampling_shares`.
+            set_names: the datasets, which the dicts name as ``dataset_name``.
+
+        Raises:
+            ValueError: ``sampling`` does not fit the datasets.
         """
         self._dicts = DatasetFromList(list(dataset_dicts), copy=False)
         self._mapper = mapper
         self._batch_size = batch_size
         self._seed = comm.shared_random_seed() if seed is None else seed
         self._rank = comm.get_rank()  # a worker that is not forked does not know it
-        self._order = TrainingSampler(len(dataset_dicts), seed=self._seed)
+        self.set_names = list(set_names)
+        members: dict[str, list[int]] = {name: [] for name in set_names}
+        for index, record in enumerate(dataset_dicts if members else ()):
+            members[record[DATASET_KEY]].append(index)
+        self._order: Iterable[int] = TrainingSampler(len(dataset_dicts), seed=self._seed)
+        sizes = {name: len(indices) for name, indices in members.items()}
+        shares = sampling_shares(sampling, sizes)
+        if shares is not None:
+            self._order = SampledOrder(list(members.values()), shares, self._seed)
         wide = [d.get("width", 0) > d.get("height", 0) for d in dataset_dicts]
         self._wide = np.array(wide) if group_by_shape else np.zeros(len(wide), dtype=bool)
 

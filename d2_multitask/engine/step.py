@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from d2_multitask.data.sampler import seed_random_states
+from d2_multitask.data.sampler import DATASET_KEY, seed_random_states
 from d2_multitask.engine.hooks import unwrap
+from d2_multitask.losses import sum_over_workers
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +33,12 @@ class BatchMemory:
         seed: numbers from 0 for the random states that the network finds; ``()`` = as they are.
             They are set once the batch is there: loaders draw from them too, and when they begin
             once more than otherwise.
+        set_names: the datasets whose shares of the batches are logged.
     """
 
     def __init__(self, loader: Iterable[Batch]) -> None:
         self.loader = loader
+        self.set_names: list[str] = getattr(getattr(loader, "images", None), "set_names", [])
         self.last: Batch = []
         self.seed: tuple[int, ...] = ()
 
@@ -90,9 +93,12 @@ class FloatStep(SimpleTrainer):
         fetched = [loss.detach().float() for loss in loss_dict.values()]
         if self.checks_gradients:
             fetched.append(gradient_norm(self.model).to(fetched[0].device))
-        # One transfer for all of them; what Detectron2 reads after this is on the CPU already.
-        values, norm = torch.stack(fetched).cpu().tensor_split([len(loss_dict)])
         batch = self.data_loader.last
+        names = self.data_loader.set_names
+        fetched += set_counts(batch, names, fetched[0].device)
+        # One transfer for all of them; what Detectron2 reads after this is on the CPU already.
+        ends = [len(loss_dict), len(fetched) - len(names)]
+        values, norm, counts = torch.stack(fetched).cpu().tensor_split(ends)
         if not torch.isfinite(values).all():
             losses = dict(zip(loss_dict, values.tolist(), strict=True))
             raise FloatingPointError(describe_losses(losses, iteration, batch))
@@ -112,6 +118,10 @@ class FloatStep(SimpleTrainer):
             means = {key: latest[prefix + key][0] for key in losses if prefix + key in latest}
             totals = task_totals(means, _task_names(self.model))
             storage.put_scalars(cur_iter=iteration, **totals)
+            shares = zip(names, (counts / counts.sum()).tolist(), strict=True)
+            # Not smoothed: the median of a rare dataset's shares is 0.
+            shares = {f"data/{name}": share for name, share in shares}
+            storage.put_scalars(cur_iter=iteration, smoothing_hint=False, **shares)
 
 
 class CudaAmpStep(FloatStep, AMPTrainer):
@@ -207,6 +217,13 @@ def _batch_and_advice(batch: Batch) -> str:
         "SOLVER.CLIP_GRADIENTS), or a label is wrong: look at these images with "
         "tools/visualize_data.py."
     )
+
+
+def set_counts(batch: Batch, names: Sequence[str], device: torch.device) -> Tensor:
+    """(S,) float32: how many images of the batches of all processes are of each of S datasets."""
+    found = [image.get(DATASET_KEY) for image in batch]
+    counts = torch.tensor([float(found.count(name)) for name in names], device=device)
+    return sum_over_workers(counts) if names else counts
 
 
 def task_totals(losses: Mapping[str, float], tasks: Iterable[str]) -> dict[str, float]:

@@ -6,6 +6,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
 from PIL import Image
 
+from d2_multitask.config import merge_options
 from d2_multitask.data.datasets.coco import register_coco_format
 from d2_multitask.data.labels.sem_seg import from_source
 from d2_multitask.data.loader import (
@@ -366,3 +367,46 @@ def test_objects_without_boxes(cfg, own, change):
     cfg.DATASETS.TRAIN, cfg.MODEL.TASKS = ("boxless",), ["det"]
     with pytest.raises(ValueError, match=r"a\.png: object 0: found 'bbox'"):
         get_training_dicts(cfg)
+
+
+@pytest.fixture
+def two(cfg, own):
+    dicts = DatasetCatalog.get("own")
+    DatasetCatalog.register("two", lambda: dicts)
+    MetadataCatalog.get("two").set(thing_classes=["person"])
+    cfg.DATASETS.TRAIN = ("own", "two")
+    cfg.MODEL.TASKS = ["det"]
+    return cfg
+
+
+def test_images_of_several_datasets_say_theirs(two):
+    two.DATASETS.SAMPLING = [0, 1]
+    batch = next(iter(build_train_loader(two)))
+    assert {image["dataset_name"] for image in batch} == {"two"}
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (["DATASETS.SAMPLING", "[1]"], "found \\[1\\], expected 2 weights"),
+        (["DATASETS.SAMPLING", "equal", "DATASETS.TRAIN", "('own',)"], "several datasets"),
+        (
+            ["DATASETS.SAMPLING", "equal", "DATASETS.TRAIN_REPEAT_FACTOR", "[['own', 2]]"],
+            "beside DATASETS.TRAIN_REPEAT_FACTOR",
+        ),
+        (
+            [
+                "DATASETS.SAMPLING",
+                "[1, 2]",
+                "DATALOADER.SAMPLER_TRAIN",
+                "RandomSubsetTrainingSampler",
+            ],
+            "expected 'TrainingSampler'",
+        ),
+    ],
+)
+def test_sampling_that_the_config_contradicts(two, opts, message):
+    two.DATASETS.SAMPLING = "square_root"
+    merge_options(two, opts)
+    with pytest.raises(ValueError, match=f"DATASETS.SAMPLING: .*{message}"):
+        build_train_loader(two)

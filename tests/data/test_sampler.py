@@ -12,7 +12,7 @@ import torch
 from detectron2.data import build_batch_data_loader
 from detectron2.utils import comm
 
-from d2_multitask.data.sampler import TrainingImages, seed_random_states
+from d2_multitask.data.sampler import TrainingImages, sampling_shares, seed_random_states
 
 DICTS = [{"index": i, "height": 2, "width": 1 + 2 * (i % 2)} for i in range(7)]
 
@@ -82,3 +82,63 @@ def test_seeding_leaves_no_stack_trace_behind(monkeypatch):
     drawn = torch.rand(3)
     seed_random_states(1, 2)
     assert torch.equal(torch.rand(3), drawn)
+
+
+def sampled(sampling, rank=0, world_size=1, number=4000, monkeypatch=None):
+    """Indices of the images of a process: 3 of "small", 12 of "large"."""
+    dicts = [{"index": i, "dataset_name": "small" if i < 3 else "large"} for i in range(15)]
+    if monkeypatch is not None:
+        monkeypatch.setattr(comm, "get_rank", lambda: rank)
+        monkeypatch.setattr(comm, "get_world_size", lambda: world_size)
+    names = ["small", "large"]
+    images = TrainingImages(
+        dicts, dict, batch_size=4 // world_size, seed=3, sampling=sampling, set_names=names
+    )
+    return [image["index"] for image in itertools.islice(images, number)]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "share"),
+    [("proportional", 0.2), ("equal", 0.5), ("square_root", 1 / 3), ([1, 3], 0.25), ([0, 2], 0.0)],
+)
+def test_datasets_have_their_shares(sampling, share):
+    indices = np.array(sampled(sampling))
+    small = indices[indices < 3]
+    assert len(small) / len(indices) == pytest.approx(share, abs=0.03)
+    # Within a dataset each image comes once before any comes again.
+    assert all(sorted(part) == [0, 1, 2] for part in small[: len(small) // 3 * 3].reshape(-1, 3))
+
+
+def test_two_processes_share_the_order_of_one(monkeypatch):
+    whole = sampled("equal", number=40)
+    parts = [sampled("equal", rank, 2, 20, monkeypatch) for rank in range(2)]
+    for batch in range(10):
+        both = [i for part in parts for i in part[2 * batch : 2 * batch + 2]]
+        assert sorted(both) == sorted(whole[4 * batch : 4 * batch + 4])
+
+
+def test_a_sampled_order_begins_anywhere():
+    dicts = [{"index": i, "dataset_name": "ab"[i % 3 > 0]} for i in range(9)]
+
+    def images(start):
+        made = TrainingImages(
+            dicts, draw, batch_size=2, seed=1, sampling="equal", set_names=["a", "b"]
+        )
+        made.start = start
+        return list(itertools.islice(made, 10))
+
+    assert images(3)[:4] == images(0)[6:]
+
+
+@pytest.mark.parametrize(
+    "sampling", ["equl", [1], [1, 2, 3], [-1, 2], [0, 0], ["1", 2], [float("nan"), 1], 3]
+)
+def test_a_sampling_that_does_not_fit(sampling):
+    with pytest.raises(ValueError, match=r"DATASETS.SAMPLING: found .*one\s+for each of"):
+        sampling_shares(sampling, {"a": 5, "b": 1})
+
+
+def test_a_dataset_without_images_has_no_share():
+    with pytest.raises(ValueError, match=r"share for \['b'\]"):
+        sampling_shares("equal", {"a": 5, "b": 0})
+    assert sampling_shares([1, 0], {"a": 5, "b": 0}) == [1, 0]

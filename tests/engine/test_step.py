@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from d2_multitask.config import get_multitask_cfg
+from d2_multitask.engine import step as step_module
 from d2_multitask.engine.step import (
     BatchMemory,
     CpuAmpStep,
@@ -116,6 +118,27 @@ def test_weights_change_and_losses_are_logged(amp):
     assert storage.history("task/pose").latest() == pytest.approx(pose + 0.5)
     assert storage.history("task/det").latest() == 2
     assert storage.history("total_loss").latest() == pytest.approx(2 + pose + 0.5)
+
+
+class Batches(list):
+    """Batches of images of two datasets, as `ReportingLoader` has them."""
+
+    images = SimpleNamespace(set_names=["a", "b"])
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_shares_of_datasets_are_logged(processes, monkeypatch):
+    first, second = batch(0), batch(1)
+    for image, name in zip([*first, *second], "abbb", strict=True):
+        image["dataset_name"] = name
+    if processes == 2:  # the other one has four images of "a"
+        other = torch.tensor([4.0, 0.0])
+        monkeypatch.setattr(step_module, "sum_over_workers", lambda counts: counts + other)
+    storage = run(make_step(Batches([first, second])), 2)
+    shares = [(v, 1 - v) for v in ((0.5, 0.0) if processes == 1 else (5 / 6, 4 / 6))]
+    found = [[v for v, _ in storage.history(f"data/{name}").values()] for name in "ab"]
+    assert found == [pytest.approx(column) for column in zip(*shares, strict=True)]
+    assert storage.latest_with_smoothing_hint(20)["data/a"][0] == pytest.approx(shares[1][0])
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,11 @@ def add_data_config(cfg: CfgNode) -> None:
     # How often a pass through the data takes each image of a dataset of TRAIN, once if it is not
     # named: [["few_labelled_images", 9], ...]. Whole numbers; Detectron2's key.
     cfg.DATASETS.TRAIN_REPEAT_FACTOR = []
+    # How many of the images of a batch are of each dataset of TRAIN. None or "proportional": each
+    # image once in a pass. "equal", "square_root" (of the number of images), or a list of weights,
+    # one a dataset: the dataset of each image is drawn with this share, and small datasets are
+    # repeated.
+    cfg.DATASETS.SAMPLING = None
 
     # How test images are brought to the network: "shortest_edge", Detectron2's, by MIN_SIZE_TEST
     # and MAX_SIZE_TEST; "centernet_keep", the image's own size in the middle of a frame whose sides
