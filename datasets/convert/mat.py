@@ -33,8 +33,8 @@ MARGIN = 0.1
 def array_joints(content: dict[str, Any], args: Namespace, count: int) -> np.ndarray:
     """(images, K, 3) joints of the array that has this shape, with COCO's visibility."""
     shape = (count, len(args.keypoints), 3)
-    for value in content.values():
-        if sorted(np.shape(value)) == sorted(shape) and len(set(shape)) == 3 and args.third:
+    for value in map(np.atleast_3d, content.values()):  # of one image, an axis is gone
+        if sorted(value.shape) == sorted(shape) and len(set(shape)) == 3 and args.third:
             joints = value.transpose([value.shape.index(n) for n in shape]).astype(float)
             joints[..., 2] = np.take(VISIBILITY[args.third], joints[..., 2] > 0)
             return joints
