@@ -35,6 +35,7 @@ LEVELS = {
     "evaluation": 5,
     "checkpoint": 5,
     "config": 6,
+    "doctor": 7,
     "engine": 7,
     "export": 7,
     "visualization": 7,

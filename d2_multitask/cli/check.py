@@ -1,13 +1,15 @@
-"""Checks a config and its datasets as a training does before its first step, without training.
+"""Checks a config and its datasets before hours of training.
 
     d2mt check --config-file mine.yaml
-    d2mt check --config-file mine.yaml DATASETS.TRAIN "('my_people',)"
+    d2mt check --config-file mine.yaml --json findings.json DATASETS.TRAIN "('my_people',)"
     d2mt check --model output/demo/model_final.pth
 
-Prints what each dataset holds, every mistake (file, field, found, expected), and the counts of what
-is wrong with the data but is left out. Single images and masks are read in training only, and what
-is wrong with them is counted there. Exit code: 0; 1 if a training would stop with an error; 2 if
-the config cannot be read; 130 if interrupted.
+Builds what a training builds before its first step (network, optimizer, loaders, evaluators), and
+looks at the data: boxes, masks, joints, images, maps, balance. Every finding says what was found
+and expected, the first examples, and what to type to mend it; docs/check.md lists all of them.
+
+Exit code: 0; 1 if a training would stop, or learn or measure the wrong thing (an error; with
+--strict also for warnings); 2 if the config cannot be read; 130 if interrupted.
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.logger import setup_logger
+from torch import nn
 
 import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.data.datasets.from_config import register_datasets
 from d2_multitask.data.loader import build_train_loader
-from d2_multitask.data.problems import DATA_REPORT
+from d2_multitask.doctor import counted, examine
+from d2_multitask.doctor.findings import ERROR, NOTE, Finding, in_order, summary, write_json
 from d2_multitask.engine.model_file import trained_config
 from d2_multitask.engine.setup import fall_back_to_cpu, parse_with_overrides
 from d2_multitask.engine.solver import build_optimizer
@@ -33,6 +37,8 @@ from d2_multitask.evaluation.build import build_evaluator
 from d2_multitask.exits import exit_code
 
 logger = logging.getLogger("d2_multitask.check")
+
+_FINEST_STRIDE = 4  # of the networks of this package, where one cannot be built
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -42,6 +48,8 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--config-file", default="", help="path, or name below configs/")
     parser.add_argument("--model", default="", metavar="FILE", help="weights with a config inside")
+    parser.add_argument("--json", default="", metavar="FILE", help="write the findings here too")
+    parser.add_argument("--strict", action="store_true", help="exit code 1 for warnings too")
     args = parse_with_overrides(parser, arguments)
     if not args.config_file and not args.model:
         parser.error("nothing to check: give --config-file FILE or --model FILE")
@@ -49,31 +57,54 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def parts(cfg: CfgNode, folder: str) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """What is checked, and the function that raises ValueError for a mistake."""
-    yield "MODEL and SOLVER", lambda: build_optimizer(cfg, build_model(cfg))
+    """What is built, and the function that raises ValueError for a mistake."""
     yield "DATASETS.TRAIN", lambda: build_train_loader(cfg)
     for name in cfg.DATASETS.TEST:
         yield f"DATASETS.TEST, {name}", lambda name=name: build_evaluator(cfg, name, folder)
 
 
+def network(cfg: CfgNode, findings: list[Finding]) -> int:
+    """Build network and optimizer; the stride of the finest features, in pixels."""
+    try:
+        model = build_model(cfg)
+        build_optimizer(cfg, model)
+    except (ValueError, OSError) as error:
+        findings.append(Finding(ERROR, "start", "MODEL and SOLVER", str(error)))
+        return _FINEST_STRIDE
+    return _finest_stride(model)
+
+
+def _finest_stride(model: nn.Module) -> int:
+    backbone = getattr(model, "backbone", None)
+    shapes = backbone.output_shape().values() if hasattr(backbone, "output_shape") else ()
+    return min((shape.stride for shape in shapes if shape.stride), default=_FINEST_STRIDE)
+
+
 def run(args: argparse.Namespace) -> int:
-    """Check all parts, also those after a mistake."""
+    """Build and examine everything, also after a mistake."""
     cfg, _ = trained_config(args.model, args.config_file, args.opts)
     fall_back_to_cpu(cfg)
     register_datasets(cfg.DATASETS.REGISTER)
     cfg.freeze()
-    mistakes = []
+    findings: list[Finding] = []
+    examined = examine(cfg, network(cfg, findings))
+    known = {finding.text for finding in examined}
     with tempfile.TemporaryDirectory() as folder:
         for part, check in parts(cfg, folder):
             try:
                 check()
             except (ValueError, OSError) as error:
-                mistakes.append(f"{part}: {error}")
-    DATA_REPORT.log_totals()
-    for mistake in mistakes:
-        print(f"Error: {mistake}")
-    print(f"{len(mistakes)} mistakes" if mistakes else "A training can start.")
-    return int(bool(mistakes))
+                if str(error) not in known:
+                    findings.append(Finding(ERROR, "start", part, str(error)))
+    findings = in_order([*findings, *counted(), *examined])
+    for finding in findings:
+        print(finding)
+    if args.json:
+        write_json(args.json, findings)
+    severities = {finding.severity for finding in findings}
+    fails = bool(severities - {NOTE}) if args.strict else ERROR in severities
+    print(f"{summary(findings)}.", "" if ERROR in severities else "A training can start.")
+    return int(fails)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -85,6 +85,11 @@ class ProblemReport:
         """Kind -> number of distinct places; an image met in two epochs counts once."""
         return {kind: len(places) for kind, places in self._places.items()}
 
+    @property
+    def problems(self) -> dict[str, list[Problem]]:
+        """Kind -> the first few problems of it."""
+        return {kind: list(examples) for kind, examples in self._examples.items()}
+
     def summary(self) -> str:
         """The totals as text, one line a kind; empty if there was no problem."""
         lines = []

@@ -53,10 +53,37 @@ def test_every_mistake_is_said(command, tmp_path: Path, capsys) -> None:
     options = ["DATASETS.TEST", "('check_wrong', 'check_absent')", "SOLVER.OPTIMIZER", "MAGIC"]
     assert command.main(["--config-file", config, *options]) == 1
     printed = capsys.readouterr().out.splitlines()
-    errors = [line for line in printed if line.startswith("Error: ")]
-    assert errors[0].startswith("Error: MODEL and SOLVER: SOLVER.OPTIMIZER: found 'MAGIC'")
-    assert any("found 'check_absent', expected a registered dataset" in line for line in errors)
-    assert printed[-1] == f"{len(errors)} mistakes"
+    errors = [line for line in printed if line.startswith("error: ")]
+    assert any(
+        line.startswith("error: start: MODEL and SOLVER: SOLVER.OPTIMIZER: found 'MAGIC'")
+        for line in errors
+    )
+    said = [
+        line for line in errors if "found 'check_absent', expected a registered dataset" in line
+    ]
+    assert len(said) == 1
+    assert printed[-1].startswith(f"{len(errors)} errors, ")
+
+
+def test_warnings_fail_if_asked(command, tmp_path: Path, capsys) -> None:
+    """A second class that nothing shows; and the report for CI."""
+    json_file = write_people(tmp_path / "people")
+    content = json.loads(json_file.read_text())
+    content["categories"].append({"id": 2, "name": "dog"})
+    json_file.write_text(json.dumps(content))
+    config = write_config(tmp_path, "check_warned", json_file)
+    report = tmp_path / "findings.json"
+    options = ["MODEL.CENTER_HEAD.NUM_CLASSES", "2", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"]
+    words = ["--config-file", config, "--json", str(report)]
+    assert command.main([*words, *options]) == 0
+    assert command.main([*words, "--strict", *options]) == 1
+    printed = capsys.readouterr().out
+    assert "warning: balance/empty-classes: check_warned (1 of 2): " in printed
+    assert "  To mend it:\n    python -c" in printed
+    content = json.loads(report.read_text())
+    assert content["counts"]["error"] == 0 and content["counts"]["warning"] >= 1
+    (finding,) = [f for f in content["findings"] if f["check"] == "balance/empty-classes"]
+    assert finding["examples"] == ["dog"] and finding["severity"] == "warning"
 
 
 def test_the_config_of_a_checkpoint(command, tmp_path: Path, capsys) -> None:

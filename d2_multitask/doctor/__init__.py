@@ -1,0 +1,84 @@
+"""The doctor looks at the data of a config before hours of training; see docs/check.md.
+
+One file per subject: `boxes`, `joints`, `images`, `maps`, `balance`. Each yields `Finding`; the
+labels come as arrays (`tables`). `mend` writes the lines that mend what was found.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from detectron2.config import CfgNode
+
+from d2_multitask.data.datasets.catalog import load_dataset, needs_labels
+from d2_multitask.data.datasets.coco_annotations import FLAG_AS_TEXT, ID_AS_TEXT
+from d2_multitask.data.datasets.coco_json import SIZE_OF_FILE
+from d2_multitask.data.io import EXIF_LEFT_OUT
+from d2_multitask.data.labels.base import Label
+from d2_multitask.data.labels.instances import MaskLabel, RoiKeypointLabel
+from d2_multitask.data.loader import EMPTY_IMAGE, NO_LABEL
+from d2_multitask.data.problems import DATA_REPORT
+from d2_multitask.doctor import balance, boxes, images, joints, maps
+from d2_multitask.doctor.findings import ERROR, NOTE, WARNING, Finding
+from d2_multitask.doctor.tables import Table
+from d2_multitask.heads.build import task_labels
+
+logger = logging.getLogger(__name__)
+
+# Nothing is lost by these.
+_HARMLESS = (EMPTY_IMAGE, NO_LABEL, SIZE_OF_FILE, EXIF_LEFT_OUT, ID_AS_TEXT, FLAG_AS_TEXT)
+
+
+def examine(cfg: CfgNode, stride: int = 4) -> list[Finding]:
+    """Everything that the doctor finds in the datasets of a config, subject by subject.
+
+    Args:
+        cfg: the config; its datasets are registered.
+        stride: pixels of the network's input for a cell of its finest features.
+    """
+    labels, findings, tables = _labels(cfg), [], []
+    for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
+        roles = {"is_train": name in cfg.DATASETS.TRAIN, "is_test": name in cfg.DATASETS.TEST}
+        try:
+            tables.append(Table(name, load_dataset(name), labels, **roles))
+        except (ValueError, OSError) as error:
+            findings.append(Finding(ERROR, "start/dataset", name, str(error)))
+    subjects: list[Callable[[], Iterator[Finding]]] = [
+        lambda: balance.check(cfg, tables, labels),
+        lambda: boxes.check(cfg, tables, labels, stride),
+        lambda: joints.check(cfg, tables, labels),
+        lambda: maps.check(cfg, tables, labels),
+        lambda: images.check(tables),
+    ]
+    state = np.random.get_state()  # noqa: NPY002 (Detectron2 draws random resizing from it)
+    np.random.seed(0)  # noqa: NPY002
+    for subject in subjects:
+        try:
+            findings += subject()
+        except Exception as error:  # the other subjects are still worth their time
+            logger.debug("A check failed", exc_info=True)
+            text = f"a check ended with {type(error).__name__}: {error}; the rest is reported"
+            findings.append(Finding(WARNING, "start/check-failed", "all datasets", text))
+    np.random.set_state(state)  # noqa: NPY002
+    return findings
+
+
+def counted() -> list[Finding]:
+    """What the loaders counted since the process began (``DATA_REPORT``)."""
+    findings = []
+    for kind, problems in DATA_REPORT.problems.items():
+        severity, number = NOTE if kind in _HARMLESS else WARNING, DATA_REPORT.counts[kind]
+        found = [f"{problem.where}: {problem.details}" for problem in problems]
+        findings.append(Finding(severity, "data/counted", f"{number} x", kind, number, 0, found))
+    return findings
+
+
+def _labels(cfg: CfgNode) -> list[Label]:
+    try:
+        labels = task_labels(cfg) if needs_labels(cfg.MODEL.TASKS) else []
+    except ValueError:  # an unknown task, which building the network says
+        return []
+    switches = ((cfg.MODEL.MASK_ON, MaskLabel), (cfg.MODEL.KEYPOINT_ON, RoiKeypointLabel))
+    return labels + [kind.from_config(cfg) for is_on, kind in switches if is_on]

@@ -1,0 +1,131 @@
+"""Maps of class ids: ids and names that do not fit, in a sample of the maps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+
+from d2_multitask.data.io import ImageReadError, image_size, read_label_map
+from d2_multitask.data.labels.base import BAD_MAP, UNKNOWN_IDS, Label, MapLabel, spread
+from d2_multitask.data.problems import Problem, ProblemReport
+from d2_multitask.doctor import mend
+from d2_multitask.doctor.findings import ERROR, NOTE, WARNING, Finding
+from d2_multitask.doctor.tables import Table
+
+MAX_MAPS = 100  # of a set; 5 ms each
+# With fewer pixels than this share an unknown value is noise, not a wrong table of ids.
+MANY_PIXELS = 0.01
+
+
+class _Report(ProblemReport):
+    """Counts without logging: the doctor says it."""
+
+    def add(self, kind: str, where: str, details: str) -> None:
+        """See `ProblemReport`."""
+        self.merge([Problem(kind, where, details)])
+
+
+class _Sample:
+    """Some maps of a set: pixels of each value in the files, and of each class."""
+
+    def __init__(self, table: Table, label: MapLabel) -> None:
+        records = [r for r in table.records if r.get(f"{label.key}_file_name")]
+        self.table, self.label, self.report = table, label, _Report()
+        self.values, self.classes = Counter[int](), Counter[int]()
+        self.records = list(spread(records, MAX_MAPS))
+        for record in self.records:
+            try:
+                height, width = image_size(record["file_name"])
+                self.values.update(_counted(read_label_map(record[f"{label.key}_file_name"])))
+                ids = label.read({**record, "height": height, "width": width}, self.report)
+            except ImageReadError as error:
+                kind = BAD_MAP.format(label.description)
+                self.report.add(kind, str(record["file_name"]), str(error))
+            else:
+                self.classes.update({} if ids is None else _counted(ids))
+
+
+def check(cfg: CfgNode, tables: Sequence[Table], labels: Sequence[Label]) -> Iterator[Finding]:
+    """All maps of the tasks' labels that are files of ids."""
+    for table in tables:
+        for label in labels:
+            if isinstance(label, MapLabel) and label.values_are_ids:
+                sample = _Sample(table, label)
+                if sample.records:
+                    yield from _problems(cfg, sample)
+                    yield from _names(cfg, sample)
+
+
+def _counted(values: np.ndarray) -> dict[int, int]:
+    found, counts = np.unique(values, return_counts=True)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))
+
+
+def _problems(cfg: CfgNode, sample: _Sample) -> Iterator[Finding]:
+    """What reading the maps counted."""
+    label, number, counts = sample.label, len(sample.records), sample.report.counts
+    unknown = _unknown(sample)
+    pixels = sum(sample.values[value] for value in unknown)
+    is_much = pixels > MANY_PIXELS * sum(sample.values.values())
+    for kind, problems in sample.report.problems.items():
+        is_ids = kind == UNKNOWN_IDS.format(label.description)
+        severity = ERROR if (is_ids and is_much) or counts[kind] == number else WARNING
+        check = f"maps/{'ids' if is_ids else 'unusable'}"
+        found = [f"{problem.where}: {problem.details}" for problem in problems]
+        mended = _mended_ids(cfg, sample, unknown) if is_ids else ""
+        name, total = sample.table.name, (counts[kind], number)
+        yield Finding(severity, check, name, kind, *total, found, mended)
+
+
+def _names(cfg: CfgNode, sample: _Sample) -> Iterator[Finding]:
+    """Classes that no map shows."""
+    table, label = sample.table, sample.label
+    names = list(table.metadata.get(label.names_key) or ()) if label.names_key else []
+    shown = {i for i in sample.classes if i != label.ignore_value}
+    missing = [f"{i} ({name})" for i, name in enumerate(names) if i not in shown]
+    if sample.report.counts or not missing:
+        return
+    maps, counts = f"in {len(sample.records)} maps", (len(missing), len(names))
+    if len(sample.values) == label.num_classes and not _is_told(sample):
+        text = f"{label.description}: found the values {sorted(sample.values)} {maps}, expected "
+        text += f"0..{label.num_classes - 1}; {label.ignore_value} means no label"
+        mended = _mended_ids(cfg, sample, [])
+        yield Finding(ERROR, "maps/ids", table.name, text, *counts, missing, mended)
+        return
+    is_whole = len(sample.records) == len(table.records) and table.is_train
+    text = f"{label.description}: classes that no pixel has {maps}; are the names in the order of "
+    text += "the ids?"
+    severity = WARNING if is_whole else NOTE
+    yield Finding(severity, "maps/never-seen", table.name, text, *counts, missing)
+
+
+def _is_told(sample: _Sample) -> bool:
+    return any(f"{sample.label.key}_{key}" in sample.records[0] for key in ("ids", "ignore"))
+
+
+def _unknown(sample: _Sample) -> list[int]:
+    """Values in the files that mean nothing."""
+    record, label = sample.records[0], sample.label
+    known = record.get(f"{label.key}_ids") or range(label.num_classes)
+    ignored = np.ravel(record.get(f"{label.key}_ignore", ())).tolist()
+    return sorted(set(sample.values) - {*known, *ignored, label.ignore_value})
+
+
+def _mended_ids(cfg: CfgNode, sample: _Sample, unknown: Sequence[int]) -> str:
+    """``IDS`` if there are as many values as classes, otherwise ``IGNORE`` for the unknown ones."""
+    label, every = sample.label, sorted(sample.values)
+    known: dict[int, int] = dict(sample.records[0].get(f"{label.key}_ids") or {})
+    if len(every) == label.num_classes + 1 and label.ignore_value in every:
+        every.remove(label.ignore_value)
+    keys: dict[str, Any] = {}
+    if len(every) == label.num_classes and not known:
+        keys["IDS"] = {value: i for i, value in enumerate(every)}
+    else:
+        no_label = {label.ignore_value} & sample.values.keys() - known.keys()
+        keys["IGNORE"] = sorted({*unknown, *no_label})
+    prefix = label.key.upper()
+    return mend.entry(cfg, sample.table.name, **{f"{prefix}_{k}": v for k, v in keys.items()})

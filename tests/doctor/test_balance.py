@@ -1,0 +1,74 @@
+"""Planted faults of classes and tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from d2_multitask.doctor import examine
+from doctor_support import Content, check_planted, found, registered, set_config
+
+
+def add_category(content: Content) -> None:
+    content["categories"].append({"id": 5, "name": "dog"})
+
+
+def boxes_alone(tmp_path: Path, change=None):
+    cfg = set_config(tmp_path, change)
+    cfg.MODEL.TASKS, cfg.DATASETS.TEST = ["det"], ()
+    return cfg
+
+
+def test_a_class_without_objects(tmp_path: Path) -> None:
+    finding = check_planted(boxes_alone(tmp_path, add_category), "balance/empty-classes", "warning")
+    assert finding.examples == ["dog"] and (finding.count, finding.total) == (1, 2)
+
+
+@pytest.mark.parametrize(("number", "is_found"), [(1, True), (2, False)])
+def test_a_rare_class(tmp_path: Path, number: int, is_found: bool) -> None:
+    def change(content: Content) -> None:
+        add_category(content)
+        for annotation in content["annotations"][:number]:
+            annotation["category_id"] = 5
+            del annotation["keypoints"]
+
+    cfg = boxes_alone(tmp_path, change)
+    if not is_found:
+        assert found(cfg) == []
+        return
+    finding = check_planted(cfg, "balance/imbalance", "warning")
+    assert "person has 29 objects, 29 times" in finding.text
+
+
+def test_a_task_without_labels(tmp_path: Path) -> None:
+    def without_keypoints(content: Content) -> None:
+        for annotation in content["annotations"]:
+            del annotation["keypoints"]
+
+    cfg = set_config(tmp_path, without_keypoints)
+    cfg.DATASETS.TEST = ()
+    finding = check_planted(cfg, "balance/empty-task", "error")
+    assert finding.mend == "MODEL:\n  TASKS: [seg, det]\n"
+
+
+def test_a_task_that_no_set_evaluates(tmp_path: Path) -> None:
+    cfg = set_config(tmp_path, lambda content: [a.pop("keypoints") for a in content["annotations"]])
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = cfg.DATASETS.TEST, cfg.DATASETS.TRAIN
+    check_planted(cfg, "balance/empty-task", "warning")
+
+
+def test_a_set_that_cannot_be_read(tmp_path: Path) -> None:
+    cfg = set_config(tmp_path)
+    (tmp_path / "train" / "people.json").write_text("{")
+    finding = check_planted(cfg, "start/dataset", "error", is_mended=False)
+    assert "found broken JSON" in finding.text
+
+
+def test_the_share_of_each_set(tmp_path: Path) -> None:
+    cfg = set_config(tmp_path)
+    with registered(cfg):
+        texts = [f.text for f in examine(cfg) if f.check == "balance/sets"]
+    assert texts[0].startswith("30 images, 100% of training, 30 objects, 0 images without objects")
+    assert texts[0].endswith("objects with boxes 100%, objects with labelled keypoints 100%")
+    assert "of training" not in texts[1]
