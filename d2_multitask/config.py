@@ -186,6 +186,13 @@ def _add_solver_config(cfg: CfgNode) -> None:
     cfg.SOLVER.EMA.DECAY = 0.999
     # Iterations between two progress lines.
     cfg.SOLVER.LOG_PERIOD = 20
+    # The evaluation whose checkpoint is kept as model_best.pth: a metric, "bbox/AP", or the mean of
+    # several metrics' shares, see `d2_multitask.engine.best`. "" = none.
+    cfg.TEST.BEST_METRIC = ""
+    # Evaluations without a better one after which the training ends; 0 = it never does.
+    cfg.SOLVER.PATIENCE = 0
+    # How many of the checkpoints of each CHECKPOINT_PERIOD are kept, the last ones; 0 = all.
+    cfg.SOLVER.KEEP_CHECKPOINTS = 0
 
 
 def get_multitask_cfg() -> CfgNode:

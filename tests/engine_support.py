@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from PIL import Image
+from torch import Tensor
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.data.datasets.coco import register_coco_format
@@ -107,3 +109,19 @@ def tiny_cfg(dataset_name: str, output_dir: Path, **overrides: Any) -> CfgNode:
     for key, value in overrides.items():
         cfg.merge_from_list([key.replace("__", "."), value])
     return cfg
+
+
+def assert_same(found: Any, expected: Any, where: str = "") -> None:
+    """Every number of two checkpoints."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        expected = list(expected.items())
+        found = list(found.items())
+    if isinstance(expected, (list, tuple)):
+        assert len(found) == len(expected), where
+        for number, (a, b) in enumerate(zip(found, expected, strict=True)):
+            assert_same(a, b, f"{where}.{b[0] if isinstance(b, tuple) else number}")
+    elif isinstance(expected, Tensor):
+        assert torch.equal(found, expected), where
+    else:
+        assert found == expected, where

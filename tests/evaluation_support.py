@@ -10,6 +10,8 @@ import numpy as np
 import pycocotools.mask as mask_util
 import torch
 from detectron2.data import DatasetCatalog
+from detectron2.evaluation import DatasetEvaluators
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
@@ -60,6 +62,12 @@ def two_images() -> dict[str, Any]:
             annotation(3, 2, [10, 8, 36, 50]),
         ]
     )
+
+
+def assert_names_known(evaluators: DatasetEvaluators, results: dict[str, Any]) -> None:
+    """The evaluators have said which metrics they will give, all but those of old defects."""
+    names = {name for part in evaluators._evaluators for name in part.metric_names()}
+    assert names == {n for n in flatten_results_dict(results) if "-legacy/" not in n}
 
 
 def inputs_of(name: str) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine.hooks import CallbackHook, EvalHook, PeriodicCheckpointer, PeriodicWriter
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter
 from torch import nn
@@ -27,6 +27,7 @@ from d2_multitask.data.folder_lock import FolderLock
 from d2_multitask.data.loader import build_test_loader, build_train_loader
 from d2_multitask.data.problems import DATA_REPORT
 from d2_multitask.data.sampler import TrainingImages
+from d2_multitask.engine.best import Best, EarlyStop, LastCheckpoints
 from d2_multitask.engine.hooks import (
     EMA_KEY,
     DrawPictures,
@@ -68,6 +69,9 @@ class MultitaskTrainer(DefaultTrainer):
             warnings.filterwarnings("ignore", message=".*GradScaler")
             super().__init__(cfg)
         self._evaluators = [self.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+        for hook in self._hooks:
+            if isinstance(hook, Best):
+                hook.metric.check(cfg.DATASETS.TEST, self._evaluators)
 
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks and ours, in the order in which they run."""
@@ -88,6 +92,10 @@ class MultitaskTrainer(DefaultTrainer):
         saving = (PeriodicCheckpointer, EvalHook)
         place = next(i for i, hook in enumerate(others) if isinstance(hook, saving))
         others.insert(place, self._stop)  # after what belongs to the step
+        if self.cfg.TEST.BEST_METRIC or self.cfg.SOLVER.PATIENCE:
+            place = next(i for i, hook in enumerate(others) if isinstance(hook, EvalHook))
+            best = Best(self.cfg, self.checkpointer, others[place]._do_eval)
+            others.insert(place + 1, best)
         report = CallbackHook(after_train=lambda trainer: DATA_REPORT.log_totals())
         return [timer, *ours, *others, report]
 
@@ -101,7 +109,13 @@ class MultitaskTrainer(DefaultTrainer):
         is_main = comm.is_main_process()
         lock = FolderLock(Path(self.cfg.OUTPUT_DIR)) if is_main else contextlib.nullcontext()
         with lock, self._stop.installed():
-            return super().train()
+            try:
+                return super().train()
+            except EarlyStop:
+                results = getattr(self, "_last_eval_results", None)
+                if results and is_main:
+                    verify_results(self.cfg, results)
+                return results
 
     def run_step(self) -> None:
         """Detectron2's; with ``SEED`` a network's random numbers depend on the iteration alone."""
@@ -132,6 +146,10 @@ class MultitaskTrainer(DefaultTrainer):
 
     def _adapted(self, hook: HookBase | None) -> HookBase | None:
         """Detectron2's hook with what it has no argument for."""
+        solver = self.cfg.SOLVER
+        if isinstance(hook, PeriodicCheckpointer) and solver.KEEP_CHECKPOINTS > 0:
+            keep = solver.KEEP_CHECKPOINTS
+            return LastCheckpoints(self.checkpointer, solver.CHECKPOINT_PERIOD, keep)
         if isinstance(hook, EvalHook):
             return EvalHook(self.cfg.TEST.EVAL_PERIOD, self.evaluate)
         if isinstance(hook, PeriodicWriter):

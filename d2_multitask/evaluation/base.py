@@ -92,10 +92,12 @@ class LabelEvaluator(DatasetEvaluator):
     Attributes:
         output_name: key of the model's output and of the results.
         task: the task that predicts it, for messages.
+        metrics: names of the results' metrics; one that ends in "-" is followed by each class name.
     """
 
     output_name: ClassVar[str]
     task: ClassVar[str]
+    metrics: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, dataset_name: str, records: Sequence[dict[str, Any]], *, distributed: bool = True
@@ -115,6 +117,15 @@ class LabelEvaluator(DatasetEvaluator):
         """Forget the counts of an earlier round."""
         self._num_unlabelled = 0
         self._num_not_finite = 0
+
+    def metric_names(self) -> list[str]:
+        """What `evaluate` will give, as ``TEST.BEST_METRIC`` can name it."""
+        classes = getattr(self, "_class_names", ())
+        return [
+            f"{self.output_name}/{metric}{name}"
+            for metric in self.metrics
+            for name in (classes if metric.endswith("-") else ("",))
+        ]
 
     @abstractmethod
     def labels(self, record: dict[str, Any]) -> Any:

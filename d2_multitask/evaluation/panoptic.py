@@ -105,6 +105,11 @@ class PanopticEvaluator(LabelEvaluator):
         self._num_categories = len(self._things) + len(self._stuff)
         super().__init__(dataset_name, records, distributed=distributed)
 
+    def metric_names(self) -> list[str]:
+        """What `evaluate` will give, as ``TEST.BEST_METRIC`` can name it."""
+        suffixes = ("", "_th", "_st") if self._stuff else ("",)
+        return [f"{self.output_name}/{n}{s}" for n in ("PQ", "SQ", "RQ") for s in suffixes]
+
     def reset(self) -> None:
         """Forget the counts of an earlier round."""
         super().reset()

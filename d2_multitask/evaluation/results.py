@@ -22,10 +22,10 @@ _MAX_CLASSES = 10
 
 
 def to_plain(results: Any) -> Any:
-    """Nested dict of numbers -> of Python floats; NaN and infinity (not in JSON) become None."""
+    """Nested dict of numbers -> of Python's; NaN and infinity (not in JSON) become None."""
     if isinstance(results, Mapping):
         return {str(key): to_plain(value) for key, value in results.items()}
-    value = float(results)
+    value = results if isinstance(results, int) else float(results)
     return value if math.isfinite(value) else None
 
 

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils.env import seed_all_rng
-from torch import Tensor, nn
+from torch import nn
 
 from d2_multitask.config import load_config
 from d2_multitask.engine import step
 from d2_multitask.engine.trainer import MultitaskTrainer
-from engine_support import SIZE, registered_people, tiny_cfg
+from engine_support import SIZE, assert_same, registered_people, tiny_cfg
 
 STEPS, STOP = 6, 3
 
@@ -79,22 +78,6 @@ class Stop(HookBase):
     def after_step(self) -> None:
         if self.trainer.iter == STOP - 1:
             raise InterruptedError
-
-
-def assert_same(found: Any, expected: Any, where: str = "") -> None:
-    """Every number of two checkpoints."""
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys(), where
-        expected = list(expected.items())
-        found = list(found.items())
-    if isinstance(expected, (list, tuple)):
-        assert len(found) == len(expected), where
-        for number, (a, b) in enumerate(zip(found, expected, strict=True)):
-            assert_same(a, b, f"{where}.{b[0] if isinstance(b, tuple) else number}")
-    elif isinstance(expected, Tensor):
-        assert torch.equal(found, expected), where
-    else:
-        assert found == expected, where
 
 
 @pytest.mark.parametrize(("first", "then"), [("ADAM", "ADAMW"), ("ADAMW", "ADAM")])

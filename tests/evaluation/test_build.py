@@ -10,14 +10,16 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from d2_multitask.evaluation.build import EVALUATORS, build_evaluator
-from evaluation_support import JOINTS, inputs_of, perfect_outputs, two_images
+from evaluation_support import JOINTS, assert_names_known, inputs_of, perfect_outputs, two_images
 
 
 def evaluate(cfg, name, outputs):
     evaluator = build_evaluator(cfg, name, cfg.OUTPUT_DIR)
     evaluator.reset()
     evaluator.process(inputs_of(name), outputs)
-    return evaluator.evaluate()
+    results = evaluator.evaluate()
+    assert_names_known(evaluator, results)
+    return results
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,17 @@ class EdgeEvaluator(LabelEvaluator):
         self._jobs = BackgroundJobs(count_edges, num_workers)
         super().__init__(dataset_name, records, distributed=distributed)
 
+    def metric_names(self) -> list[str]:
+        """What `evaluate` will give, as ``TEST.BEST_METRIC`` can name it."""
+        names = []
+        if BOUNDARY in self._tasks:
+            names += [f"{BOUNDARY}/{name}" for name in summarize(PixelCounts(*_stack([], 3, 1)))]
+        if OCCLUSION in self._tasks:
+            names.append(f"{OCCLUSION}/orientation-accuracy-at-labels")
+        if len(self._tasks) == 2:
+            names += [f"{OCCLUSION}/{name}" for name in occlusion_metrics(_stack([], 5, 1))]
+        return names
+
     def reset(self) -> None:
         """Forget the counts of an earlier round."""
         super().reset()

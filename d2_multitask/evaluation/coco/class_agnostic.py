@@ -49,6 +49,10 @@ class ClassAgnosticEvaluator(DatasetEvaluator):
         self._distributed = distributed
         self.reset()
 
+    def metric_names(self) -> list[str]:
+        """What `evaluate` will give, as ``TEST.BEST_METRIC`` can name it."""
+        return [f"{metric}_class_agnostic/{n}" for metric in self._metrics for n in _NAMES]
+
     def reset(self) -> None:
         """Forget the predictions of an earlier round."""
         self._predictions: list[dict[str, Any]] = []

@@ -130,6 +130,14 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
         """What is computed: a part of the metrics asked for."""
         return tuple(self._tasks)
 
+    def metric_names(self) -> list[str]:
+        """What `evaluate` will give, as ``TEST.BEST_METRIC`` can name it."""
+        classes = list(self._metadata.get("thing_classes") or ())
+        per_class = [f"AP-{name}" for name in classes] if len(classes) > 1 else []
+        names = ["AP", "AP50", "AP75", "APs", "APm", "APl", *per_class]
+        metrics = self.metrics if self._do_evaluation else ()
+        return [f"{m}/{n}" for m in metrics for n in names if (m, n) != ("keypoints", "APs")]
+
     def _labelled_metrics(
         self, metrics: Sequence[str], ground_truth: CocoDict, sigmas: Sequence[float]
     ) -> list[str]:

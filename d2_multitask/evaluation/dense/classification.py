@@ -49,6 +49,7 @@ class ClassificationEvaluator(LabelEvaluator):
 
     output_name = "image_labels"
     task = "classification"
+    metrics = ("mAP", "AP-")
 
     def __init__(
         self,

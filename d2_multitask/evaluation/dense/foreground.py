@@ -41,6 +41,7 @@ class ForegroundEvaluator(LabelEvaluator):
 
     output_name = "foreground"
     task = "foreground"
+    metrics = (*_MEANS, "global-IoU", "max-F", "mean-F", "E-measure", "max-E", "num_images")
 
     def __init__(
         self,

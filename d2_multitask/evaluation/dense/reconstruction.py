@@ -39,6 +39,11 @@ class ReconstructionEvaluator(DatasetEvaluator):
         self._distributed = distributed
         self.reset()
 
+    def metric_names(self) -> list[str]:
+        """What `evaluate` will give, as ``TEST.BEST_METRIC`` can name it."""
+        names = ("error", "error_of_mean_color", "relative_error", "PSNR", "num_images")
+        return [f"reconstruction/{name}" for name in names]
+
     def reset(self) -> None:
         """Forget the sums of an earlier round."""
         # error, error of the mean colour, squared error of pixels, pixels; patches, images

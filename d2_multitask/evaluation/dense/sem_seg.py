@@ -58,6 +58,7 @@ class LabelMapEvaluator(LabelEvaluator, SemSegEvaluator):
 
     output_name = "sem_seg"
     task = "seg"
+    metrics = ("mIoU", "fwIoU", "mACC", "pACC", "IoU-", "ACC-")
     _boundary_iou = False
 
     def __init__(
@@ -123,6 +124,7 @@ class MultitaskSemSegEvaluator(LabelMapEvaluator):
     ``BoundaryIoU-<class>`` and ``min(IoU, B-Iou)-<class>``.
     """
 
+    metrics = (*LabelMapEvaluator.metrics, "BoundaryIoU-", "min(IoU, B-Iou)-")
     _boundary_iou = True
 
     def __init__(
@@ -154,6 +156,8 @@ class SemanticEvaluator(LabelMapEvaluator):
 
     ``mIoU-60`` counts them as one more class; see `mean_iou_with_background`.
     """
+
+    metrics = ("mIoU-60", *LabelMapEvaluator.metrics)
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Score what was processed; ``None`` in all processes but the first."""

@@ -86,5 +86,8 @@ def test_as_an_evaluator_of_a_detector(register):
     evaluator.process([{"image_id": 1}], [{"instances": found}])
     scores = evaluator.evaluate()
     assert scores["bbox_class_agnostic"]["AR@1"] == pytest.approx(100 / 3)
+    assert evaluator.metric_names() == [
+        f"bbox_class_agnostic/{n}" for n in ("AR@1", "AR@10", "AR@100")
+    ]
     evaluator.reset()
     assert evaluator.evaluate()["bbox_class_agnostic"]["AR@1"] == 0

@@ -43,7 +43,10 @@ def score(tmp_path):
             outputs.append({"foreground": torch.tensor(probability)})
         evaluator = ForegroundEvaluator("x", records, distributed=False, **options)
         evaluator.process(inputs, outputs)
-        return evaluator.evaluate()["foreground"]
+        results = evaluator.evaluate()["foreground"]
+        names = {f"foreground/{name}" for name in results}
+        assert names <= set(evaluator.metric_names()) and len(names) in (1, 11)
+        return results
 
     return run
 

@@ -33,6 +33,7 @@ def test_numbers_by_hand():
     squared = (3 * 100 + 400) / 4
     assert scores["PSNR"] == pytest.approx(10 * math.log10(255**2 / squared))
     assert scores["num_images"] == 2
+    assert evaluator.metric_names() == [f"reconstruction/{name}" for name in scores]
 
 
 @pytest.mark.parametrize("norm_pix_loss", [False, True])

@@ -22,6 +22,7 @@ from detail_support import (
     random_output,
     three_images,
 )
+from evaluation_support import assert_names_known
 
 
 def evaluate(cfg, name, records, outputs):
@@ -29,7 +30,9 @@ def evaluate(cfg, name, records, outputs):
     evaluator.reset()
     for input_, output in zip(inputs_of(records), outputs, strict=True):
         evaluator.process([input_], [output])
-    return evaluator.evaluate()
+    results = evaluator.evaluate()
+    assert_names_known(evaluator, results)
+    return results
 
 
 def test_perfect_predictions_are_perfect_in_all_eight(cfg, register_records):
