@@ -49,7 +49,7 @@ class FolderLock:
 
     def __enter__(self) -> FolderLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(self.path.with_suffix(".guard")):
+        with one_at_a_time(self.path.with_suffix(".guard")):
             if self._is_lent_to_us():
                 return self  # it stays with the process that has let this one hold it too
             holder = self.holder()
@@ -166,7 +166,7 @@ def _process_status(pid: int) -> tuple[str | None, str | None]:
 
 
 @contextlib.contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
+def one_at_a_time(path: Path) -> Iterator[None]:
     """Between reading a lock and writing it, no other process may do the same."""
     fcntl: Any
     try:

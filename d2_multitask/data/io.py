@@ -19,6 +19,7 @@ from PIL import Image
 
 from d2_multitask.data.problems import DATA_REPORT, ProblemReport
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MASK_IN_ALPHA = "mask of one colour, its transparency (alpha) is read instead"
 EXIF_LEFT_OUT = "EXIF rotation not applied, because the labels are for the stored pixels"
 
@@ -35,6 +36,10 @@ _EXIF_ORIENTATION, _FIRST_TURNED = 0x0112, 5
 
 class ImageReadError(ValueError):
     """An image file is missing, broken, or of a kind that cannot be read; names the file."""
+
+
+class ShardError(ValueError):
+    """A tar file of images is missing, cut or no tar file; the message names it and the place."""
 
 
 def read_image(
@@ -163,7 +168,7 @@ def _opened(file_name: str, kind: str = "an image") -> Iterator[Image.Image]:
     try:
         with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
             yield image
-    except MemoryError:
+    except (MemoryError, ShardError):  # not this image alone
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, and more
         raise ImageReadError(f"{file_name}: cannot be read as {kind}: {error}") from error

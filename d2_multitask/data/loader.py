@@ -24,12 +24,14 @@ from d2_multitask.data.datasets.catalog import (
     needs_labels,
     report_shared_files,
 )
+from d2_multitask.data.datasets.shards import training_shards
 from d2_multitask.data.io import ImageReadError, SizeMismatchError, read_image
 from d2_multitask.data.labels.base import Label, all_labels
 from d2_multitask.data.labels.instances import MaskLabel, RoiKeypointLabel
 from d2_multitask.data.mapper import MultitaskDatasetMapper
 from d2_multitask.data.problems import DATA_REPORT, ProblemReport, shown
 from d2_multitask.data.sampler import DATASET_KEY, ReportingLoader, TrainingImages
+from d2_multitask.data.shards import ShardedImages
 from d2_multitask.heads.build import labels_of
 
 logger = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ _SWITCHES: Mapping[str, type[Label]] = MappingProxyType(
 )
 
 
-def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
+def get_training_dicts(cfg: CfgNode) -> DatasetDicts | ShardedImages:
     """Load, check, filter and concatenate the datasets of ``DATASETS.TRAIN``.
 
     Datasets may be labelled for different tasks. Where two of them have the same kind of labels,
@@ -57,7 +59,8 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
     "reconstruction", images without any label are used too.
 
     Returns:
-        Detectron2's dicts, to be given to ``build_detection_train_loader`` as ``dataset``.
+        Detectron2's dicts, to be given to ``build_detection_train_loader`` as ``dataset``; of
+        shards a sequence of them.
 
     Raises:
         ValueError: a dataset is not registered, empty, or unreadable; datasets disagree; the
@@ -66,8 +69,12 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts:
     """
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN: found nothing, expected at least one dataset")
+    times = repeat_factors(cfg.DATASETS.TRAIN_REPEAT_FACTOR, cfg.DATASETS.TRAIN)
+    shards = training_shards(cfg, times)
+    if shards is not None:
+        _check_readable(cfg.DATASETS.TRAIN[0], [shards[0]], cfg.INPUT.FORMAT)
+        return shards
     sets = {name: load_dataset(name) for name in cfg.DATASETS.TRAIN}
-    times = repeat_factors(cfg.DATASETS.TRAIN_REPEAT_FACTOR, list(sets))
     if not needs_labels(cfg.MODEL.TASKS):
         return _images_alone(cfg, sets, times)
     needs = _needs(cfg)

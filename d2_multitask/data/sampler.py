@@ -23,6 +23,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from d2_multitask.data.problems import DATA_REPORT, PROBLEMS_KEY, ProblemReport
+from d2_multitask.data.shards import ShardedImages, ShardOrder
 
 # SIGUSR1 is what Slurm sends before the time is over; Windows has none.
 STOP_SIGNALS = tuple(
@@ -132,7 +133,7 @@ class TrainingImages(IterableDataset[dict[str, Any]]):
 
     def __init__(
         self,
-        dataset_dicts: Sequence[dict[str, Any]],
+        dataset_dicts: Sequence[dict[str, Any]] | ShardedImages,
         mapper: Callable[[dict[str, Any]], dict[str, Any] | None],
         *,
         batch_size: int,
@@ -143,7 +144,8 @@ class TrainingImages(IterableDataset[dict[str, Any]]):
     ) -> None:
         """
         Args:
-            dataset_dicts: in Detectron2's format, at least one.
+            dataset_dicts: in Detectron2's format, at least one. Those of shards come in the order
+                of `ShardOrder`, and have no shape to be grouped by.
             mapper: draws from the global random states; ``None`` asks for another image.
             batch_size: images a batch of this process.
             seed: from 0; ``None`` = another one each time, the same in all processes.
@@ -155,11 +157,16 @@ class TrainingImages(IterableDataset[dict[str, Any]]):
         Raises:
             ValueError: ``sampling`` does not fit the datasets.
         """
-        self._dicts = DatasetFromList(list(dataset_dicts), copy=False)
         self._mapper = mapper
         self._batch_size = batch_size
         self._seed = comm.shared_random_seed() if seed is None else seed
         self._rank = comm.get_rank()  # a worker that is not forked does not know it
+        if isinstance(dataset_dicts, ShardedImages):
+            self.set_names = []
+            self._dicts, self._order = dataset_dicts, ShardOrder(dataset_dicts, self._seed)
+            self._wide = None
+            return
+        self._dicts = DatasetFromList(list(dataset_dicts), copy=False)
         self.set_names = list(set_names)
         members: dict[str, list[int]] = {name: [] for name in set_names}
         for index, record in enumerate(dataset_dicts if members else ()):
@@ -175,15 +182,18 @@ class TrainingImages(IterableDataset[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        batches = enumerate(self._batches(self._order))
-        for number, batch in itertools.islice(batches, self.start + first, None, step):
+        order, skipped = self._order, 0
+        if isinstance(order, ShardOrder):  # shards of earlier batches are not even fetched
+            order, skipped = order.after(self.start * self._batch_size), self.start
+        batches = enumerate(self._batches(order), skipped)
+        for number, batch in itertools.islice(batches, self.start - skipped + first, None, step):
             for place, index in enumerate(batch):
                 yield self._map(index, number * self._batch_size + place)
 
     def _batches(self, order: Iterable[int]) -> Iterator[list[int]]:
         buckets: tuple[list[int], list[int]] = ([], [])
         for index in order:
-            bucket = buckets[int(self._wide[index])]
+            bucket = buckets[0 if self._wide is None else int(self._wide[index])]
             bucket.append(index)
             if len(bucket) == self._batch_size:
                 yield bucket[:]
@@ -199,7 +209,10 @@ class TrainingImages(IterableDataset[dict[str, Any]]):
             if image is not None:
                 return image
             others = others or np.random.default_rng(numbers)
-            index = int(others.integers(len(self._dicts)))
+            if isinstance(self._dicts, ShardedImages):
+                index = self._dicts.another(index, others)
+            else:
+                index = int(others.integers(len(self._dicts)))
 
 
 def seed_random_states(*numbers: int) -> None:

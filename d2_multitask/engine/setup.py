@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from d2_multitask.config import load_config
 from d2_multitask.data.datasets.from_config import register_datasets
-from d2_multitask.data.io import ImageReadError
+from d2_multitask.data.io import ImageReadError, ShardError
 from d2_multitask.model_configs import get_config_file
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def ends_in_a_sentence() -> Iterator[None]:
             raise
         place = f"{error.filename}: " if error.filename else ""
         sys.exit(f"Error: {place}{error.strerror}; what was whole before is kept. Make room")
-    except (ImageReadError, SizeMismatchError) as error:
+    except (ImageReadError, ShardError, SizeMismatchError) as error:
         # A data loader's worker process puts its traceback before the message.
         sentence = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
         sys.exit(f"Error: {sentence}. Repair the file, or take it out of the dataset")

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from d2_multitask.data.datasets.catalog import register
+from d2_multitask.data.io import IMAGE_SUFFIXES
 from d2_multitask.data.labels.foreground import MaskValues
 from d2_multitask.data.problems import DATA_REPORT
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 NO_MASK = "image without a foreground mask, not used for segmentation"
 
 

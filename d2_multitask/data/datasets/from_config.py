@@ -10,7 +10,7 @@ A YAML file can bring its own dataset:
       TRAIN: ("my_people_train",)
 
 An entry without JSON is a plain folder of images, for what needs no labels; with MASK_ROOT its
-images have foreground masks.
+images have foreground masks. One with SHARDS instead of IMAGE_ROOT is images in tar files.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from detectron2.config import CfgNode
 
 from d2_multitask.data.datasets.coco import LabelFiles, register_coco_format
 from d2_multitask.data.datasets.folders import register_image_folder, register_mask_folder
+from d2_multitask.data.datasets.shards import register_shards
 from d2_multitask.data.labels.base import Label, all_labels
 
 _REQUIRED = {"NAME": str, "JSON": str, "IMAGE_ROOT": str}
@@ -37,6 +38,7 @@ _FOLDER_KEYS = {
     "MASK_ROOT": str,
     **_MASK_KEYS,
 }
+_SHARD_KEYS = {"NAME": str, "SHARDS": str}
 
 
 def _file_labels() -> list[type[Label]]:
@@ -146,6 +148,7 @@ def register_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             ``IMAGE_RANGE`` ([start, stop] in the order of the names); with ``MASK_ROOT`` (folder of
             foreground masks named as the images) and optionally ``MASK_VALUES`` (``{"BACKGROUND":
             0, "FOREGROUND": 1, "IGNORE": 255}``) or ``MASK_THRESHOLD``.
+            With the key ``SHARDS`` (and ``NAME``) tar files of images, see `register_shards`.
             Paths may hold ``~`` and environment variables.
 
     Returns:
@@ -163,6 +166,9 @@ def register_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     for index, entry in enumerate(entries):
         _check_entry(entry, f"DATASETS.REGISTER[{index}]")
         names.append(entry["NAME"])
+        if "SHARDS" in entry:
+            register_shards(entry["NAME"], _expand(entry["SHARDS"]))
+            continue
         if "JSON" not in entry:
             root = _expand(entry["IMAGE_ROOT"])
             _register_folder(entry, root, f"DATASETS.REGISTER[{index}]")
@@ -202,13 +208,13 @@ def _register_folder(entry: Mapping[str, Any], root: str, where: str) -> None:
 def _check_entry(entry: Any, where: str) -> None:
     if not isinstance(entry, Mapping):
         raise ValueError(f"{where}: found {entry!r}, expected the keys {list(_json_keys())}")
-    is_folder = "JSON" not in entry
-    keys = _FOLDER_KEYS if is_folder else _json_keys()
-    required = [key for key in _REQUIRED if key in keys]
+    is_folder = "JSON" not in entry and "SHARDS" not in entry
+    keys = _FOLDER_KEYS if is_folder else _SHARD_KEYS if "SHARDS" in entry else _json_keys()
+    required = [key for key in (*_REQUIRED, "SHARDS") if key in keys]
     without = ", without the key JSON (which makes it a folder of images)" if is_folder else ""
     for key, value in entry.items():
         if key not in keys:
-            close = difflib.get_close_matches(str(key).upper(), keys, n=1)
+            close = difflib.get_close_matches(str(key).upper(), [*keys, "SHARDS"], n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ValueError(
                 f"{where}: found key {key!r}, expected one of {list(keys)}{without}{hint}"
