@@ -16,6 +16,7 @@ LEVELS = {
     "patch_graph": 0,
     "dependencies": 0,
     "exits": 0,
+    "launchers": 0,
     "model_configs": 0,
     "runtime": 0,
     "tracking": 0,

@@ -20,11 +20,11 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.utils.logger import setup_logger
 
 from d2_multitask.cli import train
 from d2_multitask.data.io import read_image
 from d2_multitask.engine.model_file import trained_config
+from d2_multitask.engine.processes import Run
 from d2_multitask.engine.results import to_detectron2
 from d2_multitask.engine.setup import ends_in_a_sentence, setup
 from d2_multitask.engine.trained_model import model_info
@@ -51,10 +51,17 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def evaluate_exported(args: argparse.Namespace) -> None:
-    """Measure an exported file, in this process."""
+def evaluate_exported(args: argparse.Namespace, run: Run) -> None:
+    """What one process of the run does with an exported file."""
+    with ends_in_a_sentence():
+        _evaluate_exported(args, run)
+
+
+def _evaluate_exported(args: argparse.Namespace, run: Run) -> None:
     with train.mistakes_without_traceback():
         cfg, _ = trained_config("", args.config_file, args.opts)
+        # onnxruntime and OpenVINO compute on the processor, whatever MODEL.DEVICE is.
+        run.start("cpu", train.settings_of(cfg, args))
         if cfg.TEST.PANOPTIC:
             raise ValueError(
                 "TEST.PANOPTIC: found True, expected False for an exported file, which gives no "
@@ -134,8 +141,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; ``None`` = the command line."""
     args = parse_args(arguments)
     if not args.exported:
-        return train.start(args)
-    setup_logger(name="d2_multitask", abbrev_name="d2mt")
-    with ends_in_a_sentence():
-        evaluate_exported(args)
-    return 0
+        return train.start(train.work, args)
+    return train.start(evaluate_exported, args)

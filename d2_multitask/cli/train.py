@@ -4,6 +4,9 @@
     d2mt train --config-file quick/mcn_seg_det_pose.yaml --eval-only \
         MODEL.WEIGHTS output/quick/model_final.pth OUTPUT_DIR output/quick
 
+Several processes train one network: torchrun --nproc-per-node N tools/train_net.py ..., srun, or
+--num-gpus N, which on a machine without GPUs needs MODEL.DEVICE cpu (docs/scaling.md).
+
 --config-file takes a path, or the name of a file below configs/. The results of the last evaluation
 are in OUTPUT_DIR/results.json.
 """
@@ -16,30 +19,72 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
-from detectron2.engine import default_argument_parser, launch
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
-from torch.multiprocessing import ProcessExitedException
 
 import d2_multitask  # noqa: F401 (registers datasets and networks)
+from d2_multitask.config import load_config
 from d2_multitask.data.folder_lock import LockHeldError
+from d2_multitask.engine import processes
 from d2_multitask.engine.model_file import trained_config
-from d2_multitask.engine.setup import ends_in_a_sentence, setup
-from d2_multitask.engine.signals import passed_to_children
+from d2_multitask.engine.processes import Run, Work
+from d2_multitask.engine.setup import (
+    ends_in_a_sentence,
+    fall_back_to_cpu,
+    find_config_file,
+    setup,
+)
 from d2_multitask.engine.trainer import MultitaskTrainer, load_for_evaluation
+from d2_multitask.version import __version__
 
 
-def run(args: argparse.Namespace) -> dict[str, Any] | None:
-    """One process of the run."""
+def work(args: argparse.Namespace, run: Run) -> dict[str, Any] | None:
+    """What one process of the run does."""
     with ends_in_a_sentence():
-        return evaluate(args) if args.eval_only else train(args)
+        with mistakes_without_traceback():
+            cfg = config_of(args)
+            run.start(device_of(cfg), settings_of(cfg, args))
+        return evaluate(args, cfg) if args.eval_only else train(args, cfg)
 
 
-def train(args: argparse.Namespace) -> dict[str, Any] | None:
+def config_of(args: argparse.Namespace) -> CfgNode:
+    """The config that the command line names; with ``args.model``, of eval, that of the weights."""
+    weights = getattr(args, "model", "")
+    if weights:
+        return trained_config(weights, args.config_file, args.opts)[0]
+    return load_config(find_config_file(args.config_file), args.opts)
+
+
+def device_of(cfg: CfgNode) -> str:
+    """``MODEL.DEVICE`` as it will be used."""
+    cfg = cfg.clone()
+    fall_back_to_cpu(cfg)
+    return cfg.MODEL.DEVICE
+
+
+def settings_of(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
+    """All that has to be the same in all processes."""
+    options = {"--resume": args.resume, "--eval-only": args.eval_only}
+    return {**flat(cfg), **options, "d2_multitask": __version__}
+
+
+def flat(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:
+    """``{"SOLVER.BASE_LR": 0.01, ...}``."""
+    values: dict[str, Any] = {}
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            values |= flat(value, f"{prefix}{key}.")
+        else:
+            values[prefix + key] = value
+    return values
+
+
+def train(args: argparse.Namespace, cfg: CfgNode) -> dict[str, Any] | None:
     """What is done without --eval-only."""
     with mistakes_without_traceback():
-        cfg = setup(args)
+        cfg = setup(args, cfg)
         trainer = MultitaskTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
     try:
@@ -48,11 +93,9 @@ def train(args: argparse.Namespace) -> dict[str, Any] | None:
         sys.exit(f"Error: OUTPUT_DIR {cfg.OUTPUT_DIR}: {error}; wait for it, or set another one")
 
 
-def evaluate(args: argparse.Namespace) -> dict[str, Any]:
-    """What --eval-only does; with ``args.model``, from the command eval, its weights are meant."""
+def evaluate(args: argparse.Namespace, cfg: CfgNode) -> dict[str, Any]:
+    """What --eval-only does."""
     with mistakes_without_traceback():
-        weights = getattr(args, "model", "")
-        cfg = trained_config(weights, args.config_file, args.opts)[0] if weights else None
         cfg = setup(args, cfg)
         model = MultitaskTrainer.build_model(cfg)
         load_for_evaluation(cfg, model, resume=args.resume)
@@ -75,34 +118,20 @@ def mistakes_without_traceback() -> Iterator[None]:
 def parse_args(
     arguments: Sequence[str] | None, parser: argparse.ArgumentParser | None = None
 ) -> argparse.Namespace:
-    """Detectron2's arguments, checked; ``None`` = the command line, Detectron2's parser."""
-    parser = parser or default_argument_parser()
-    args = parser.parse_args(arguments)
-    if args.num_gpus > 1 and args.num_gpus > torch.cuda.device_count():
-        parser.error(
-            f"--num-gpus {args.num_gpus}: PyTorch finds {torch.cuda.device_count()} CUDA GPUs here"
-        )
-    return args
+    """Detectron2's arguments; ``None`` = the command line, Detectron2's parser."""
+    return (parser or default_argument_parser()).parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; ``None`` = the command line."""
-    return start(parse_args(arguments))
+    return start(work, parse_args(arguments))
 
 
-def start(args: argparse.Namespace) -> int:
-    """Start the processes of the run; returns the exit code."""
-    several = args.num_gpus * args.num_machines > 1
-    try:
-        with passed_to_children() if several else contextlib.nullcontext():
-            launch(
-                run,
-                args.num_gpus,
-                num_machines=args.num_machines,
-                machine_rank=args.machine_rank,
-                dist_url=args.dist_url,
-                args=(args,),
-            )
-    except ProcessExitedException as error:  # its process has said why
-        return error.exit_code
-    return 0
+def start(work_of_one: Work, args: argparse.Namespace) -> int:
+    """Do the work in all processes of the run; returns the exit code."""
+
+    def device() -> str:
+        with mistakes_without_traceback():
+            return config_of(args).MODEL.DEVICE
+
+    return processes.start(work_of_one, args, device)

@@ -160,7 +160,8 @@ class TrainingImages(IterableDataset[dict[str, Any]]):
         self._mapper = mapper
         self._batch_size = batch_size
         self._seed = comm.shared_random_seed() if seed is None else seed
-        self._rank = comm.get_rank()  # a worker that is not forked does not know it
+        # A worker that is not forked does not know them.
+        self._rank, self._world_size = comm.get_rank(), comm.get_world_size()
         if isinstance(dataset_dicts, ShardedImages):
             self.set_names = []
             self._dicts, self._order = dataset_dicts, ShardOrder(dataset_dicts, self._seed)
@@ -201,7 +202,9 @@ class TrainingImages(IterableDataset[dict[str, Any]]):
 
     def _map(self, index: int, place: int) -> dict[str, Any]:
         """The image of ``index``, or others in its place until one can be used."""
-        numbers = (self._seed, self._rank, place)
+        # The place among the images of all processes: their random numbers, like their order, do
+        # not depend on how many processes share them.
+        numbers = (self._seed, 0, place * self._world_size + self._rank)
         others = None
         while True:
             seed_random_states(*numbers)

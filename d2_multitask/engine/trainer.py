@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.engine.hooks import CallbackHook, EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
@@ -38,6 +37,7 @@ from d2_multitask.engine.hooks import (
 )
 from d2_multitask.engine.model_file import describe
 from d2_multitask.engine.predictor import inference_model
+from d2_multitask.engine.processes import distributed
 from d2_multitask.engine.signals import StopOnSignal
 from d2_multitask.engine.solver import build_optimizer
 from d2_multitask.engine.step import build_step
@@ -64,10 +64,18 @@ class MultitaskTrainer(DefaultTrainer):
         Raises:
             ValueError: config and datasets do not fit each other.
         """
-        with warnings.catch_warnings():
-            # Of Detectron2's own mixed-precision step, which build_hooks replaces.
-            warnings.filterwarnings("ignore", message=".*GradScaler")
-            super().__init__(cfg)
+        TrainerBase.__init__(self)  # as DefaultTrainer's, with our step, checkpoints, processes
+        cfg = self.cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        loader = self.build_train_loader(cfg)
+        self._trainer = build_step(cfg, distributed(model), loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        ema = cfg.SOLVER.EMA
+        self.weight_average = WeightAverage(self.model, ema.DECAY) if ema.ENABLED else None
+        self.checkpointer = self._build_checkpointer()
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        self.register_hooks(self.build_hooks())
         self._evaluators = [self.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
         for hook in self._hooks:
             if isinstance(hook, Best):
@@ -75,12 +83,6 @@ class MultitaskTrainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks and ours, in the order in which they run."""
-        # DefaultTrainer.__init__ calls this last. Its own step and checkpointer are replaced here,
-        # before a hook takes hold of them.
-        self._trainer = build_step(self.cfg, self.model, self.data_loader, self.optimizer)
-        ema = self.cfg.SOLVER.EMA
-        self.weight_average = WeightAverage(self.model, ema.DECAY) if ema.ENABLED else None
-        self.checkpointer = self._build_checkpointer()
         timer, *others = (self._adapted(hook) for hook in super().build_hooks())
         ours: list[HookBase] = [CallbackHook(after_step=update_averages)]
         if comm.is_main_process():
