@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 Batch = list[dict[str, Any]]
 _OPTIMIZER_NAME = "optimizer_name"
+# Skipped steps in a row, each of which halves the scale: gradients that are not finite with a
+# billionth of it will not become finite.
+_MOST_SKIPPED = 30
 
 
 class BatchMemory:
@@ -55,10 +58,14 @@ class FloatStep(SimpleTrainer):
 
     The check happens after the backward pass and before the weights change, in every process, on
     numbers that are fetched from the GPU anyway. A training state knows its kind of optimizer.
+
+    Attributes:
+        weights_changed: ``False`` after a step that was skipped.
     """
 
     data_loader: BatchMemory
     checks_gradients = True
+    weights_changed = True
 
     def state_dict(self) -> dict[str, Any]:
         """Detectron2's, with the optimizer's name."""
@@ -127,10 +134,37 @@ class FloatStep(SimpleTrainer):
 class CudaAmpStep(FloatStep, AMPTrainer):
     """A step in mixed precision on a GPU: float16 with a scaled loss, Detectron2's AMPTrainer.
 
-    Its scaler skips a step whose gradients are not finite, and lowers the scale.
+    Its scaler skips a step whose gradients are not finite, and lowers the scale. A skipped step is
+    an iteration like others: its images are used up, its losses are logged, the schedule goes on;
+    weights and their average stay as they are. ``amp/skipped_steps`` counts them.
     """
 
     checks_gradients = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._skipped = self._skipped_in_row = 0
+        # The scaler does not tell, and its scale would have to be fetched from the GPU.
+        self.optimizer.register_step_post_hook(lambda *_: setattr(self, "weights_changed", True))
+
+    def run_step(self) -> None:
+        """Detectron2's.
+
+        Raises:
+            FloatingPointError: a loss is not finite, or no gradients were for many steps.
+        """
+        self.weights_changed = False
+        super().run_step()
+        self._skipped_in_row = 0 if self.weights_changed else self._skipped_in_row + 1
+        self._skipped += not self.weights_changed
+        get_event_storage().put_scalar("amp/skipped_steps", self._skipped, smoothing_hint=False)
+        if self._skipped_in_row == _MOST_SKIPPED:
+            broken = ", ".join(broken_gradients(self.model)[:3])
+            raise FloatingPointError(
+                f"Gradients became infinite or NaN in {_MOST_SKIPPED} steps in a row, up to "
+                f"iteration {self.iter}, whatever the scale of the loss, first in {broken}. "
+                + _batch_and_advice(self.data_loader.last)
+            )
 
 
 class CpuAmpStep(FloatStep):
@@ -161,15 +195,19 @@ def build_step(
     """The step for ``SOLVER.AMP.ENABLED`` and the model's device.
 
     On a processor that only emulates bfloat16, mixed precision would cost time instead of saving
-    it; there the step stays in single precision and says so.
+    it; there, and on devices other than CUDA's, the step stays in single precision and says so.
     """
     memory = BatchMemory(data_loader)
     if not cfg.SOLVER.AMP.ENABLED:
         return FloatStep(model, memory, optimizer)
-    if next(model.parameters()).device.type == "cpu":
+    device = next(model.parameters()).device.type
+    if device == "cpu":
         if has_native_bfloat16():
             return CpuAmpStep(model, memory, optimizer)
         logger.info("SOLVER.AMP: this processor has no bfloat16 arithmetic; training in float32.")
+        return FloatStep(model, memory, optimizer)
+    if device != "cuda":
+        logger.info("SOLVER.AMP: not for the device %r; training in float32.", device)
         return FloatStep(model, memory, optimizer)
     scaler = torch.amp.GradScaler("cuda")
     return CudaAmpStep(model, memory, optimizer, grad_scaler=scaler)

@@ -219,7 +219,7 @@ class MultitaskTrainer(DefaultTrainer):
 def update_averages(trainer: MultitaskTrainer) -> None:
     """Average what saving and evaluation read, once the weights have changed."""
     average_statistics(trainer.model)  # first: the averaged weights take them in
-    if trainer.weight_average is not None:
+    if trainer.weight_average is not None and trainer._trainer.weights_changed:
         trainer.weight_average.update(trainer.model)
 
 

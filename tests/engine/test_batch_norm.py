@@ -34,9 +34,12 @@ def after_three_steps(rank: int) -> tuple[dict, dict]:
     """State of the network and of its averaged weights, each process with images of its own."""
     model = network()
     average = WeightAverage(model, 0.5)
+    trainer = SimpleNamespace(
+        model=model, weight_average=average, _trainer=SimpleNamespace(weights_changed=True)
+    )
     for step in range(3):
         model(batch(2 * step + rank))
-        update_averages(SimpleNamespace(model=model, weight_average=average))
+        update_averages(trainer)
     return model.state_dict(), average.model.state_dict()
 
 
