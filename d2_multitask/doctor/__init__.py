@@ -40,9 +40,9 @@ def examine(cfg: CfgNode, stride: int = 4) -> list[Finding]:
     """
     labels, findings, tables = _labels(cfg), [], []
     for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
-        roles = {"is_train": name in cfg.DATASETS.TRAIN, "is_test": name in cfg.DATASETS.TEST}
+        roles = name in cfg.DATASETS.TRAIN, name in cfg.DATASETS.TEST
         try:
-            tables.append(Table(name, load_dataset(name), labels, **roles))
+            tables.append(Table(name, load_dataset(name), labels, *roles))
         except (ValueError, OSError) as error:
             findings.append(Finding(ERROR, "start/dataset", name, str(error)))
     subjects: list[Callable[[], Iterator[Finding]]] = [

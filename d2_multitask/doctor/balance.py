@@ -67,7 +67,7 @@ def _classes(cfg: CfgNode, tables: Sequence[Table]) -> Iterator[Finding]:
         empty = [name for name, count in zip(names, counts, strict=True) if not count]
         if empty:
             text = "classes without any object: the network learns that they are nowhere"
-            lines = [mend.call(mend.without_categories, table.name, empty) for table in sets]
+            lines = [mend.rewriting(table.name, without_categories=empty) for table in sets]
             # The classes of a benchmark are the same for all; those of a file should be in it.
             severity = WARNING if any(lines) else NOTE
             found = (len(empty), len(names), empty, "\n".join(filter(None, lines)))

@@ -39,21 +39,18 @@ def check(
 
 
 def _masks(table: Table) -> Iterator[Finding]:
-    if bad := table.bad_masks:
-        text = "masks that cannot be read; they are left out"
+    name, bad, boxes, masks = table.name, table.bad_masks, table.boxes, table.mask_boxes
+    if bad:
+        text, counts = "masks that cannot be read; they are left out", (len(bad), len(boxes))
         found = [f"{table.object_name(i)}: {bad[i]}" for i in list(bad)[:3]]
-        yield Finding(
-            WARNING, "boxes/bad-masks", table.name, text, len(bad), len(table.boxes), found
-        )
-    boxes, masks = table.boxes, table.mask_boxes
+        yield Finding(WARNING, "boxes/bad-masks", name, text, *counts, found)
     both = np.isfinite(boxes).all(axis=1) & np.isfinite(masks).all(axis=1) & ~table.crowds
     low, high = np.maximum(boxes, masks)[:, :2], np.minimum(boxes, masks)[:, 2:]
     inner = np.clip(high - low, 0, None).prod(axis=1)
     outer = sum((b[:, 2:] - b[:, :2]).prod(axis=1) for b in (boxes, masks)) - inner
     is_far = np.abs(boxes - masks).max(axis=1) > MIN_SHIFT
-    wrong = np.flatnonzero(both & is_far & (inner < MIN_IOU * outer))
+    wrong, number = np.flatnonzero(both & is_far & (inner < MIN_IOU * outer)), int(both.sum())
     if len(wrong):
-        severity = ERROR if len(wrong) > 0.5 * both.sum() else WARNING
         text = "mask and box are in different places: of two objects, or boxes (x1, y1, x2, y2) "
         text += "instead of (x, y, w, h)? If the masks are right, their boxes can be taken"
         found = [
@@ -61,29 +58,27 @@ def _masks(table: Table) -> Iterator[Finding]:
             f"{masks[i].round(1).tolist()} (x1, y1, x2, y2), around the mask"
             for i in wrong[:3]
         ]
-        counts, mended = (len(wrong), int(both.sum())), mend.call(mend.boxes_of_masks, table.name)
-        yield Finding(severity, "boxes/masks", table.name, text, *counts, found, mended)
+        severity = ERROR if len(wrong) > 0.5 * number else WARNING
+        mended = mend.rewriting(name, boxes_of_masks=True)
+        yield Finding(severity, "boxes/masks", name, text, len(wrong), number, found, mended)
 
 
 def _small(cfg: CfgNode, table: Table, stride: int, is_train: bool) -> Iterator[Finding]:
     known = (table.sizes > 0).all(axis=1)
-    usable = np.flatnonzero(
-        ~table.crowds & np.isfinite(table.boxes).all(axis=1) & known[table.images]
-    )
-    if not len(usable):
+    usable = ~table.crowds & np.isfinite(table.boxes).all(axis=1) & known[table.images]
+    if not usable.any():
         return
     of_images = np.zeros(len(known))
     of_images[known] = scales(cfg, table.sizes[known], is_train)
     wh = np.clip(table.boxes[usable, 2:] - table.boxes[usable, :2], 0, None)
     cells = np.sqrt(wh.prod(axis=1)) * of_images[table.images[usable]] / stride
-    small = np.flatnonzero(cells < 1)
+    small, objects = np.flatnonzero(cells < 1), np.flatnonzero(usable)
     if len(small) < SOME_SMALL * len(cells):
         return
-    is_much = len(small) > MANY_SMALL * len(cells)
-    where = "training" if is_train else "test"
+    is_much, where = len(small) > MANY_SMALL * len(cells), "training" if is_train else "test"
     text = f"objects smaller than a cell of {stride} pixels in the {where} input; the median of "
     text += f"all is {np.median(cells):.1f} cells"
-    found = [f"{table.object_name(usable[i])}: a side of {cells[i]:.2f} cells" for i in small[:3]]
+    found = [f"{table.object_name(objects[i])}: a side of {cells[i]:.2f} cells" for i in small[:3]]
     factor = 1 / max(np.quantile(cells, MANY_SMALL / 2), 1e-3)
     mended = _larger_input(cfg, table, is_train, factor) if is_much else ""
     severity, counts = WARNING if is_much else NOTE, (len(small), len(cells))
@@ -93,26 +88,15 @@ def _small(cfg: CfgNode, table: Table, stride: int, is_train: bool) -> Iterator[
 def scales(cfg: CfgNode, sizes: np.ndarray, is_train: bool) -> np.ndarray:
     """Pixels of the network's input for one of the image: (I, 2) heights and widths -> (I,).
 
-    The config's own resizing, given images of these sizes without pixels; of random resizing the
-    mean.
+    The config's own resizing of images without pixels; of random resizing the mean.
     """
     unique, places, counts = np.unique(sizes, axis=0, return_counts=True, return_inverse=True)
-    kept = np.sort(np.argsort(-counts, kind="stable")[:MAX_SIZES])
-    resizing = [
-        augmentation
-        for augmentation in build_augmentations(cfg, is_train)
-        if not isinstance(augmentation, T.RandomFlip | ColorJitter)
-    ]
-    result = np.array([_scale(resizing, *unique[k].tolist()) for k in kept])
+    kept = np.argsort(-counts, kind="stable")[:MAX_SIZES]
+    chosen = build_augmentations(cfg, is_train)
+    chosen = [a for a in chosen if not isinstance(a, T.RandomFlip | ColorJitter)]
+    draws = [[_drawn_scale(chosen, *unique[k].tolist()) for _ in range(DRAWS)] for k in kept]
     nearest = [np.abs(unique[kept] - size).sum(axis=1).argmin() for size in unique]
-    return result[nearest][places.reshape(-1)]
-
-
-def _scale(resizing: Sequence[T.Augmentation], height: int, width: int) -> float:
-    found: list[float] = []
-    while len(found) < DRAWS and (len(found) < 2 or found[0] != found[-1]):
-        found.append(_drawn_scale(resizing, height, width))
-    return float(np.mean(found))
+    return np.mean(draws, axis=1)[nearest][places.reshape(-1)]
 
 
 def _drawn_scale(resizing: Sequence[T.Augmentation], height: int, width: int) -> float:
@@ -129,29 +113,22 @@ def _drawn_scale(resizing: Sequence[T.Augmentation], height: int, width: int) ->
 
 def _larger_input(cfg: CfgNode, table: Table, is_train: bool, factor: float) -> str:
     """The keys that set the input's size, for sides that are ``factor`` times as long."""
-    given, keys = cfg.INPUT, ("MIN_SIZE_TEST", "MAX_SIZE_TEST")
-    shortest, longest = np.median(table.sizes.min(axis=1)), int(table.sizes.max())
-    content: dict[str, int | list[int]] = {}
-    if is_train and (given.SCALE_CROP.ENABLED or given.RANDOM_RESIZED_CROP.ENABLED):
-        crop = "SCALE_CROP" if given.SCALE_CROP.ENABLED else "RANDOM_RESIZED_CROP"
-    elif not is_train and given.RESIZE_TEST in ("centernet_fixed", "stretch"):
-        crop = "SCALE_CROP" if given.RESIZE_TEST == "centernet_fixed" else "RANDOM_RESIZED_CROP"
-    else:
-        crop = ""
-        old = (given.MIN_SIZE_TEST or shortest, given.MAX_SIZE_TEST)
-        if is_train:
-            keys, old = ("MIN_SIZE_TRAIN", "MAX_SIZE_TRAIN"), (given.MIN_SIZE_TRAIN, longest)
-        elif given.CENTER_CROP_TEST:
-            keys, old = ("CENTER_CROP_TEST",), (given.CENTER_CROP_TEST,)
-        elif given.RESIZE_TEST == "centernet_keep":
-            content, old = {"RESIZE_TEST": "shortest_edge"}, (shortest, longest)
-        content |= {key: _larger(sides, factor) for key, sides in zip(keys, old, strict=True)}
+    given, shortest, longest = cfg.INPUT, table.sizes.min(axis=1), int(table.sizes.max())
+    crops = {"centernet_fixed": "SCALE_CROP", "stretch": "RANDOM_RESIZED_CROP"}
+    crop = crops.get("" if is_train else given.RESIZE_TEST, "")
+    crop = next((c for c in crops.values() if is_train and given[c].ENABLED), crop)
+    old = {"MIN_SIZE_TEST": given.MIN_SIZE_TEST or np.median(shortest)}
+    old["MAX_SIZE_TEST"] = max(given.MAX_SIZE_TEST, longest)
+    if is_train:
+        old = {"MIN_SIZE_TRAIN": given.MIN_SIZE_TRAIN, "MAX_SIZE_TRAIN": longest}
+    elif given.CENTER_CROP_TEST:
+        crop, old = "", {"CENTER_CROP_TEST": given.CENTER_CROP_TEST}
     if crop:
-        content = {crop: {"SIZE": _larger(given[crop].SIZE, factor)}}
-    return mend.as_yaml({"INPUT": content})
-
-
-def _larger(sides: float | Sequence[float], factor: float) -> int | list[int]:
-    """Multiples of 32, the networks' largest stride."""
-    larger = (32 * np.ceil(np.array(sides) * factor / 32)).astype(int)
-    return larger.tolist()
+        old = {"SIZE": given[crop].SIZE}
+    # Multiples of 32, the networks' largest stride.
+    new = {
+        k: (32 * np.ceil(np.array(v) * factor / 32)).astype(int).tolist() for k, v in old.items()
+    }
+    if not is_train and given.RESIZE_TEST == "centernet_keep":
+        new["RESIZE_TEST"] = "shortest_edge"
+    return mend.as_yaml({"INPUT": {crop: new} if crop else new})

@@ -23,10 +23,10 @@ class Finding:
     Attributes:
         severity: one of `SEVERITIES`.
         check: what was checked, such as ``joints/pairs``, as in docs/check.md.
-        where: name of the dataset, or of both.
+        where: name of the dataset, or of several.
         text: what was found and what was expected.
-        count: how many objects, images or classes it concerns; 0 if it concerns the whole set.
-        total: of how many.
+        count: how many objects, images or classes it concerns.
+        total: of how many; 0 if it concerns the whole set.
         examples: the first ones, with file and object.
         mend: YAML lines for the config, or lines for the shell; "" if only a person can tell.
     """
@@ -44,14 +44,8 @@ class Finding:
         number = f" ({self.count} of {self.total})" if self.total else ""
         lines = [f"{self.severity}: {self.check}: {self.where}{number}: {self.text}"]
         lines += [f"    {example}" for example in self.examples[:MAX_EXAMPLES]]
-        if self.mend:
-            lines += ["  To mend it:", textwrap.indent(self.mend.rstrip(), "    ")]
+        lines += ["  To mend it:", textwrap.indent(self.mend.rstrip(), "    ")] * bool(self.mend)
         return "\n".join(lines)
-
-
-def in_order(findings: Sequence[Finding]) -> list[Finding]:
-    """Errors first; otherwise in the order in which they were found."""
-    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 def summary(findings: Sequence[Finding]) -> str:

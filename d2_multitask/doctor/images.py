@@ -7,10 +7,9 @@ survives another size, another quality and the loss of its colours, but no crop.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from multiprocessing.pool import ThreadPool
 from typing import Any
 
@@ -30,40 +29,36 @@ SIDE = 16
 MIN_CORRELATION = 0.99
 MIN_CONTRAST = 2.0  # grey values; below it a picture is of one colour, like many others
 MAX_LISTED = 200  # images in a line to paste
-_HEAD, _BLOCK = 4096, 1024  # bytes, and pictures, that are compared at once
+_HEAD, _BLOCK = 4096, 512  # bytes, and pictures, that are compared at once
 _ORIENTATION, _FIRST_TURNED = 0x0112, 5  # EXIF
 
-Place = tuple[int, int]
-"""A table, and an image in it."""
+Pairs = Mapping[tuple[int, int], Mapping[int, int]]
+"""Two tables, maybe the same -> an image of the first, and one of the second that it is like."""
 
 
 def check(tables: Sequence[Table]) -> Iterator[Finding]:
-    """All checks of files."""
+    """All checks of files. Training sets are in front."""
     files = [[str(record.get("file_name", "")) for record in t.records] for t in tables]
     sizes = [[_num_bytes(file) for file in of_set] for of_set in files]
-    pictures: dict[Place, np.ndarray] = {}
+    pictures: list[dict[int, np.ndarray]] = []
     with ThreadPool(os.cpu_count()) as pool:
-        for index, table in enumerate(tables):
-            bad = {i: "there is no such file" for i, n in enumerate(sizes[index]) if n < 0}
-            there = [i for i in range(len(table.records)) if i not in bad]
-            shown = list(spread(there, MAX_PICTURES))
-            opened = pool.map(_picture, [(files[index][i], table.sizes[i]) for i in shown], 16)
-            for i, found in zip(shown, opened, strict=True):
-                if isinstance(found, str):
-                    bad[i] = found
-                elif found is not None:
-                    pictures[index, i] = found
-            yield from _unreadable(table, files[index], bad)
-            if len(shown) < len(there):
-                text = f"{len(there)} pictures, of which {len(shown)} were opened"
-                yield Finding(NOTE, "images/sample", table.name, text)
-    groups = _same_bytes(files, sizes)
-    same = {pair for group in groups for pair in itertools.combinations(group, 2)}
-    # Of many copies of one picture only the first is compared with others.
-    others = pictures.keys() - {place for group in groups for place in group[1:]}
-    alike = _alike({place: pictures[place] for place in sorted(others)})
+        for table, names, of_set in zip(tables, files, sizes, strict=True):
+            bad = {i: "there is no such file" for i, n in enumerate(of_set) if n < 0}
+            shown = list(spread([i for i in range(len(names)) if i not in bad], MAX_PICTURES))
+            opened = pool.map(_picture, [(names[i], table.sizes[i]) for i in shown], 16)
+            found = dict(zip(shown, opened, strict=True))
+            bad |= {i: text for i, text in found.items() if isinstance(text, str)}
+            pictures.append({i: x for i, x in found.items() if isinstance(x, np.ndarray)})
+            if bad:
+                severity = ERROR if table.is_test or len(bad) == len(names) else WARNING
+                text = "image files that cannot be used; evaluation stops, training takes others"
+                examples, counts = [f"{names[i]}: {bad[i]}" for i in bad], (len(bad), len(names))
+                check, mended = "images/unreadable", _without(table, bad)
+                yield Finding(severity, check, table.name, text, *counts, examples, mended)
+    same, near = _same_bytes(files, sizes), _alike(pictures)
+    alike = {p: {i: j for i, j in found.items() if i not in same[p]} for p, found in near.items()}
     yield from _copies(tables, files, same, "the same bytes", (ERROR, WARNING))
-    yield from _copies(tables, files, alike - same, "nearly the same picture", (WARNING, NOTE))
+    yield from _copies(tables, files, alike, "nearly the same picture", (WARNING, NOTE))
 
 
 def _num_bytes(file: str) -> int:
@@ -86,44 +81,35 @@ def _picture(task: tuple[str, np.ndarray]) -> np.ndarray | str | None:
             grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, and more
         return f"cannot be read: {error}"
-    width, height = expected = size[::-1].tolist()
-    shapes = [list(shape), list(shape[::-1] if orientation >= _FIRST_TURNED else shape)]
-    if size.all() and expected not in shapes:
+    height, width = size.tolist()
+    shapes = (shape, shape[::-1] if orientation >= _FIRST_TURNED else shape)
+    if size.all() and (width, height) not in shapes:
         return f"found {shape[0]}x{shape[1]}, expected {width}x{height} (width x height)"
     values = np.asarray(grey, dtype=np.float32).reshape(-1)
     values = values - values.mean()
     return None if values.std() < MIN_CONTRAST else values / np.linalg.norm(values)
 
 
-def _unreadable(table: Table, files: Sequence[str], bad: dict[int, str]) -> Iterator[Finding]:
-    if bad:
-        severity = ERROR if table.is_test or len(bad) == len(files) else WARNING
-        text = "image files that cannot be used: evaluation stops at them, training takes others"
-        found = [f"{files[i]}: {bad[i]}" for i in list(bad)[:3]]
-        counts, mended = (len(bad), len(files)), _without(table, bad)
-        yield Finding(severity, "images/unreadable", table.name, text, *counts, found, mended)
-
-
-def _same_bytes(
-    files: Sequence[Sequence[str]], sizes: Sequence[Sequence[int]]
-) -> list[list[Place]]:
-    """Groups of images with the same bytes; only files of the same length are read."""
-    groups: dict[Any, list[Place]] = defaultdict(list)
-    for table, of_set in enumerate(sizes):
-        for i, size in enumerate(of_set):
-            if size > 0:
-                groups[size].append((table, i))
+def _same_bytes(files: Sequence[Sequence[str]], sizes: Sequence[Sequence[int]]) -> Pairs:
+    """Only files of the same length are read."""
+    paths = [
+        [os.path.realpath(file) if size > 0 else "" for file, size in zip(*of_set, strict=True)]
+        for of_set in zip(files, sizes, strict=True)
+    ]
+    keys: dict[str, Any] = {p: os.stat(p).st_size for of_set in paths for p in of_set if p}
     for read in (_middle, _digest):
-        finer: dict[Any, list[Place]] = defaultdict(list)
-        for key, group in groups.items():
-            if len(group) > 1:
-                paths = {place: os.path.realpath(files[place[0]][place[1]]) for place in group}
-                several = set(paths.values())
-                known = {path: read(path) for path in several} if len(several) > 1 else {}
-                for place, path in paths.items():
-                    finer[key, known.get(path)].append(place)
-        groups = finer
-    return [group for group in groups.values() if len(group) > 1]
+        counts = Counter(keys.values())
+        keys = {p: (key, read(p)) if counts[key] > 1 else p for p, key in keys.items()}
+    pairs = {}
+    for b, of_set in enumerate(paths):
+        first: dict[Any, int] = {}
+        for j, path in enumerate(of_set):
+            first.setdefault(keys.get(path), j)
+        for a in range(b + 1):
+            found = {i: first.get(keys[path]) for i, path in enumerate(paths[a]) if path}
+            is_other = {i: j for i, j in found.items() if j is not None and (a, i) != (b, j)}
+            pairs[a, b] = is_other
+    return pairs
 
 
 def _middle(path: str) -> bytes:
@@ -137,44 +123,42 @@ def _digest(path: str) -> bytes:
         return hashlib.file_digest(file, "blake2b").digest()
 
 
-def _alike(pictures: dict[Place, np.ndarray]) -> set[tuple[Place, Place]]:
-    """Pairs of images that correlate."""
-    places, found = list(pictures), set()
-    values = np.array(list(pictures.values())).reshape(-1, SIDE * SIDE)
-    for start in range(0, len(values), _BLOCK):
-        alike = values[start : start + _BLOCK] @ values[start:].T >= MIN_CORRELATION
-        for i, j in zip(*np.nonzero(np.triu(alike, 1)), strict=True):
-            found.add((places[start + i], places[start + j]))
-    return found
+def _alike(pictures: Sequence[Mapping[int, np.ndarray]]) -> Pairs:
+    values = [np.array(list(p.values())).reshape(-1, SIDE * SIDE) for p in pictures]
+    indices = [list(p) for p in pictures]
+    pairs: dict[tuple[int, int], dict[int, int]] = defaultdict(dict)
+    for b in range(len(values)):
+        for a in range(b + 1):
+            for start in range(0, len(values[a]), _BLOCK):
+                like = values[a][start : start + _BLOCK] @ values[b].T >= MIN_CORRELATION
+                if a == b:  # with those in front of it alone
+                    like = np.tril(like, start - 1)
+                for row in np.flatnonzero(like.any(axis=1)):
+                    pairs[a, b][indices[a][start + row]] = indices[b][like[row].argmax()]
+    return pairs
 
 
 def _copies(
     tables: Sequence[Table],
     files: Sequence[Sequence[str]],
-    pairs: Collection[tuple[Place, Place]],
+    pairs: Pairs,
     how: str,
     severities: tuple[str, str],
 ) -> Iterator[Finding]:
-    """Copies in one set, and in sets for training and for test.
-
-    ``severities`` are that of a leak and that of copies in one set.
-    """
-    of_sets: dict[Place, list[Place]] = defaultdict(list)
-    for (a, i), (b, j) in sorted(pairs):  # training sets are in front
-        of_sets[a, b].append((i, j))
-    for (a, b), found in of_sets.items():
+    """``severities`` are that of a leak from training to test, and that of copies in one set."""
+    for (a, b), found in pairs.items():
         first, second = tables[a], tables[b]
         is_leak = first.is_train and second.is_test and not second.is_train
         severity = severities[1] if a == b else severities[0] if is_leak else NOTE
-        images = {j for _, j in found} if a == b else {i for i, _ in found}
         where = first.name if a == b else f"{first.name} and {second.name}"
         text = "images of training and of test" if is_leak else "images"
         text += f" are {how}" + ("; the results say nothing" if is_leak else "")
-        examples = [f"{files[a][i]} and {files[b][j]}" for i, j in found[:3]]
+        examples = [f"{files[a][i]} and {files[b][found[i]]}" for i in list(found)[:3]]
         check = "images/leak" if is_leak else "images/copies"
-        mended = _without(first, images) if severity != NOTE else ""
-        counts = len(images), len(first.records)
-        yield Finding(severity, check, where, text, *counts, examples, mended)
+        if found:
+            mended = _without(first, found) if severity != NOTE else ""
+            counts = len(found), len(first.records)
+            yield Finding(severity, check, where, text, *counts, examples, mended)
 
 
 def _without(table: Table, images: Collection[int]) -> str:
@@ -185,4 +169,4 @@ def _without(table: Table, images: Collection[int]) -> str:
     if table.metadata.get("evaluator_type") in ("image_folder", "mask_folder"):
         names = [record["file_name"] for record in records]
         return "\n".join(f"mv '{name}' '{name}.left_out'" for name in names)
-    return mend.call(mend.without_images, table.name, [r.get("image_id") for r in records])
+    return mend.rewriting(table.name, without_images=[r.get("image_id") for r in records])

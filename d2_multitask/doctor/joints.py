@@ -1,14 +1,13 @@
 """Keypoints: left and right, joints outside of their boxes, OKS sigmas.
 
-Left and right are checked by what is true of bodies at any angle: the vectors from each right joint
-to its left one point the same way, and in a face that is seen the nose is on one side of the line
-from eye to eye. Over many people a joint's places, mirrored, are those of its partner.
-
-Letters: P people, K keypoints, L pairs.
+What is true of bodies at any angle: the vectors from each right joint to its left one point the
+same way, and in a face that is seen the nose is on one side of the line from eye to eye. Over many
+people a joint's places, mirrored, are those of its partner. P people, K keypoints, L pairs.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 
@@ -70,7 +69,7 @@ def _left_and_right(cfg: CfgNode, table: Table) -> Iterator[Finding]:
         severity = ERROR if cfg.INPUT.RANDOM_FLIP != "none" else NOTE
         text = "by their names these are pairs, but keypoint_flip_map does not exchange them"
         found = [f"{a}: found {partners.get(a, 'no partner')}, expected {b}" for a, b in wrong]
-        counts, mended = (len(wrong), len(by_name)), _mended_pairs(cfg, table, partners, wrong)
+        counts, mended = (len(wrong), len(by_name)), _mended_pairs(cfg, table.name, partners, wrong)
         yield Finding(severity, "joints/pairs", table.name, text, *counts, found, mended)
     known = {name for pair in wrong for name in pair}
     places = [pair for pair in _pairs_by_place(table, partners) if not known & set(pair)]
@@ -79,7 +78,7 @@ def _left_and_right(cfg: CfgNode, table: Table) -> Iterator[Finding]:
         text += "they look like pairs. Joints near the middle, such as eyes, cannot be told so: "
         text += "add them"
         found = [f"{a} and {b}: now {partners.get(a)} and {partners.get(b)}" for a, b in places]
-        counts, mended = (len(places), len(names)), _mended_pairs(cfg, table, partners, places)
+        counts, mended = (len(places), len(names)), _mended_pairs(cfg, table.name, partners, places)
         yield Finding(WARNING, "joints/places", table.name, text, *counts, found, mended)
     index = [(names.index(a), names.index(b)) for a, b in by_name]
     if index:
@@ -88,18 +87,15 @@ def _left_and_right(cfg: CfgNode, table: Table) -> Iterator[Finding]:
 
 
 def _mended_pairs(
-    cfg: CfgNode, table: Table, partners: dict[str, str], new: Sequence[tuple[str, str]]
+    cfg: CfgNode, name: str, partners: dict[str, str], new: Sequence[tuple[str, str]]
 ) -> str:
     """The known pairs, but those of joints in the new pairs, and these."""
-    kept = dict(partners)
-    for name in {name for pair in new for name in pair}:
-        kept.pop(kept.pop(name, ""), None)
-    for name in list(kept):  # told both ways; a partner of a new pair's joint has none any more
-        if name in kept:
-            kept.pop(kept[name], None)
+    taken = {joint for pair in new for joint in pair}
+    kept = {a: b for a, b in partners.items() if not taken & {a, b}}
+    kept = {a: b for i, (a, b) in enumerate(kept.items()) if b not in list(kept)[:i]}
     pairs = [list(pair) for pair in [*kept.items(), *new]]
-    line = f"MetadataCatalog.get({table.name!r}).set(keypoint_flip_map={pairs})"
-    return mend.entry(cfg, table.name, KEYPOINT_FLIP_PAIRS=pairs) or line
+    line = f"MetadataCatalog.get({name!r}).set(keypoint_flip_map={pairs})"
+    return mend.entry(cfg, name, KEYPOINT_FLIP_PAIRS=pairs) or line
 
 
 def _pairs_by_place(table: Table, partners: dict[str, str]) -> list[tuple[str, str]]:
@@ -108,9 +104,8 @@ def _pairs_by_place(table: Table, partners: dict[str, str]) -> list[tuple[str, s
     Joints without a partner are tried too, unless someone said which have one.
     """
     names, boxes = table.joint_names, table.boxes[table.people]
-    sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
     centers = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
-    places = (table.joints[..., :2] - centers) / np.maximum(sides, 1e-6)[:, None, None]
+    places = (table.joints[..., :2] - centers) / _sides(table)[:, None, None]
     seen = (table.joints[..., 2] > 0) & np.isfinite(places).all(axis=2)
     numbers = seen.sum(axis=0)
     means = np.where(seen[..., None], places, 0).sum(axis=0) / np.maximum(numbers, 1)[:, None]
@@ -119,16 +114,13 @@ def _pairs_by_place(table: Table, partners: dict[str, str]) -> list[tuple[str, s
     pairs = [(i, j) for i, j in enumerate(index) if i <= j and min(numbers[[i, j]]) >= MIN_PEOPLE]
     is_told = getattr(DatasetCatalog.data[table.name], "keypoint_flip_pairs", ()) is not None
     gains = []
-    for a, (i, j) in enumerate(pairs):
-        for k, m in pairs[:a]:
-            if (i == j) != (k == m) or (i == j and (is_told or _NO_SIDE.search(names[i]))):
-                continue
-            ways = ([(i, k), (j, m)], [(i, m), (j, k)])
-            costs_of_ways = [sum(costs[pair] for pair in way) for way in ways]
-            cost, now = min(costs_of_ways), costs[i, j] + costs[k, m]
-            if now - cost > MIN_GAIN and 3 * cost < now:
-                best = ways[costs_of_ways.index(cost)]
-                gains.append((now - cost, {tuple(sorted(pair)) for pair in best}))
+    for (i, j), (k, m) in itertools.combinations(pairs, 2):
+        if (i == j) != (k == m) or (i == j and (is_told or _NO_SIDE.search(names[i]))):
+            continue
+        way = min([(i, k), (j, m)], [(i, m), (j, k)], key=lambda way: sum(costs[p] for p in way))
+        cost, now = sum(costs[pair] for pair in way), costs[i, j] + costs[k, m]
+        if now - cost > MIN_GAIN and 3 * cost < now:
+            gains.append((now - cost, {tuple(sorted(pair)) for pair in way}))
     found: dict[int, int] = {}
     for _, better in sorted(gains, key=lambda gain: -gain[0]):
         if not {k for pair in better for k in pair} & {*found, *found.values()}:
@@ -136,14 +128,19 @@ def _pairs_by_place(table: Table, partners: dict[str, str]) -> list[tuple[str, s
     return [(names[i], names[j]) for i, j in found.items()]
 
 
+def _sides(table: Table) -> np.ndarray:
+    """(P,) the longer sides of the boxes, above 0."""
+    boxes = table.boxes[table.people]
+    return np.maximum((boxes[:, 2:] - boxes[:, :2]).max(axis=1), 1e-6)
+
+
 def _directions(table: Table, index: Sequence[tuple[int, int]]) -> np.ndarray:
     """(P, L, 2) unit vectors from the right to the left joint; 0 where it is not clear."""
     left, right = table.joints[:, [i for i, _ in index]], table.joints[:, [j for _, j in index]]
     vectors = left[..., :2] - right[..., :2]
     lengths = np.linalg.norm(vectors, axis=2)
-    boxes = table.boxes[table.people]
-    sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
-    clear = (left[..., 2] > 0) & (right[..., 2] > 0) & (lengths > MIN_LENGTH * sides[:, None])
+    far = lengths > MIN_LENGTH * _sides(table)[:, None]
+    clear = (left[..., 2] > 0) & (right[..., 2] > 0) & far
     return np.where(clear[..., None], vectors / np.maximum(lengths, 1e-6)[..., None], 0)
 
 
@@ -161,7 +158,7 @@ def _opposite_pairs(
     if len(wrong):
         text = "left and right of these pairs are exchanged: they point against the other pairs"
         found = [f"{' and '.join(pairs[i])}: in {shares[i]:.0%} of {numbers[i]}" for i in wrong]
-        mended = mend.call(mend.exchange_names, table.name, [pairs[i] for i in wrong])
+        mended = mend.rewriting(table.name, exchanged=[pairs[i] for i in wrong])
         counts = len(wrong), len(pairs)
         yield Finding(ERROR, "joints/sides", table.name, text, *counts, found, mended)
 
@@ -181,17 +178,15 @@ def _faces(
     sine = line[:, 0] * down[:, 1] - line[:, 1] * down[:, 0]
     sine /= np.maximum(length * np.linalg.norm(down, axis=1), 1e-6)
     seen = (face[..., 2] == 2).all(axis=1) & (length > MIN_EYES) & (np.abs(sine) > MIN_SINE)
-    wrong = np.flatnonzero(seen & (sine < 0))
-    is_all = seen.sum() >= MIN_PEOPLE and len(wrong) > 0.5 * seen.sum()
+    wrong, number = np.flatnonzero(seen & (sine < 0)), int(seen.sum())
     if len(wrong):
-        text = "left and right are exchanged in people whose face is seen, or the images are "
-        text += "mirrored: exchange their labels, or take these keypoints out"
-        if is_all:
+        mended, text = "", "left and right are exchanged in people whose face is seen, or images "
+        text += "are mirrored: exchange their labels, or take these keypoints out"
+        if number >= MIN_PEOPLE and len(wrong) > 0.5 * number:
             text = "left and right are those of the viewer, expected the person's, as in COCO"
-        counts, mended = (len(wrong), int(seen.sum())), ""
-        if is_all:
-            mended = mend.call(mend.exchange_names, table.name, pairs)
+            mended = mend.rewriting(table.name, exchanged=pairs)
         found = [table.object_name(table.people[i]) for i in wrong[:3]]
+        counts = len(wrong), number
         yield Finding(WARNING, "joints/faces", table.name, text, *counts, found, mended)
     bodies = [pair for i, pair in enumerate(index) if i != eyes[0]]
     agreement = (_directions(table, bodies).sum(axis=1) * line).sum(axis=1)
@@ -200,7 +195,8 @@ def _faces(
         text = "left and right of the body are exchanged against the eyes; expected of a few "
         text += "people, who look over their shoulder"
         found = [table.object_name(table.people[i]) for i in turned[:3]]
-        yield Finding(WARNING, "joints/bodies", table.name, text, len(turned), number, found)
+        counts = len(turned), number
+        yield Finding(WARNING, "joints/bodies", table.name, text, *counts, found)
 
 
 def _outside(table: Table) -> Iterator[Finding]:
@@ -218,8 +214,8 @@ def _outside(table: Table) -> Iterator[Finding]:
     text += "other units? Correct them, or set their visibility to 0"
     found = []
     for i in people[:3]:
-        k = np.flatnonzero(outside[i])[0]
-        name = table.joint_names[k] if k < len(table.joint_names) else f"keypoint {k + 1}"
+        k = outside[i].argmax()
+        name = table.joint_names[k] if table.joint_names else f"keypoint {k + 1}"
         place, box = points[i, k].round(1).tolist(), boxes[i].round(1).tolist()
         where = table.object_name(table.people[i])
         found.append(f"{where}: found {name} at {place}, expected it in {box} (x1, y1, x2, y2)")
@@ -236,8 +232,7 @@ def _sigmas(cfg: CfgNode, table: Table) -> Iterator[Finding]:
     names, number = table.joint_names, table.joints.shape[1]
     sigmas = list(cfg.TEST.KEYPOINT_OKS_SIGMAS or table.metadata.get("keypoint_oks_sigmas", ()))
     expected = [_sigma(name) for name in names] or [OTHER_SIGMA] * number
-    found: list[str] = []
-    severity, text = WARNING, ""
+    severity, text, found = WARNING, "", []
     try:
         check_oks_sigmas(sigmas, number, table.name)
     except ValueError as error:
@@ -247,13 +242,12 @@ def _sigmas(cfg: CfgNode, table: Table) -> Iterator[Finding]:
         used = sigmas or [_sigma(name) for name in COCO_PERSON_KEYPOINT_NAMES]
         known = np.array(expected) != OTHER_SIGMA  # of others no right value is known
         wrong = np.abs(np.log2(np.array(used) / expected)) > 1  # twice, or half
-        found = [
-            f"{names[k]}: found {used[k]}, expected about {expected[k]}"
-            for k in np.flatnonzero((known & wrong) | ~(known | bool(sigmas)))
-        ]
+        wrong = np.flatnonzero((known & wrong) | ~(known | bool(sigmas)))
+        found = [f"{names[k]}: found {used[k]}, expected about {expected[k]}" for k in wrong]
     if text or found:
-        text = text or "TEST.KEYPOINT_OKS_SIGMAS: found values of other keypoints; without the key "
-        text += "" if not found else "they are COCO's"
+        text = (
+            text or "TEST.KEYPOINT_OKS_SIGMAS: found those of other keypoints; without it, COCO's"
+        )
         mended = mend.as_yaml({"TEST": {"KEYPOINT_OKS_SIGMAS": expected}})
         counts = len(found) or number, number
         yield Finding(severity, "joints/sigmas", table.name, text, *counts, found, mended)

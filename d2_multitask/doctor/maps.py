@@ -48,6 +48,13 @@ class _Sample:
             else:
                 self.classes.update({} if ids is None else _counted(ids))
 
+    def unknown(self) -> list[int]:
+        """Values in the files that mean nothing."""
+        record, label = self.records[0], self.label
+        known = record.get(f"{label.key}_ids") or range(label.num_classes)
+        ignored = np.ravel(record.get(f"{label.key}_ignore", ())).tolist()
+        return sorted(self.values.keys() - {*known, *ignored, label.ignore_value})
+
 
 def check(cfg: CfgNode, tables: Sequence[Table], labels: Sequence[Label]) -> Iterator[Finding]:
     """All maps of the tasks' labels that are files of ids."""
@@ -67,65 +74,49 @@ def _counted(values: np.ndarray) -> dict[int, int]:
 
 def _problems(cfg: CfgNode, sample: _Sample) -> Iterator[Finding]:
     """What reading the maps counted."""
-    label, number, counts = sample.label, len(sample.records), sample.report.counts
-    unknown = _unknown(sample)
+    name, label, counts = sample.table.name, sample.label, sample.report.counts
+    unknown, number = sample.unknown(), len(sample.records)
     pixels = sum(sample.values[value] for value in unknown)
     is_much = pixels > MANY_PIXELS * sum(sample.values.values())
     for kind, problems in sample.report.problems.items():
         is_ids = kind == UNKNOWN_IDS.format(label.description)
         severity = ERROR if (is_ids and is_much) or counts[kind] == number else WARNING
-        check = f"maps/{'ids' if is_ids else 'unusable'}"
         found = [f"{problem.where}: {problem.details}" for problem in problems]
-        mended = _mended_ids(cfg, sample, unknown) if is_ids else ""
-        name, total = sample.table.name, (counts[kind], number)
-        yield Finding(severity, check, name, kind, *total, found, mended)
+        check, mended = "maps/unusable", ""
+        if is_ids:
+            check, mended = "maps/ids", _mended_ids(cfg, sample, unknown)
+        yield Finding(severity, check, name, kind, counts[kind], number, found, mended)
 
 
 def _names(cfg: CfgNode, sample: _Sample) -> Iterator[Finding]:
     """Classes that no map shows."""
-    table, label = sample.table, sample.label
+    table, label, number = sample.table, sample.label, len(sample.records)
     names = list(table.metadata.get(label.names_key) or ()) if label.names_key else []
-    shown = {i for i in sample.classes if i != label.ignore_value}
+    shown = sample.classes.keys() - {label.ignore_value}
     missing = [f"{i} ({name})" for i, name in enumerate(names) if i not in shown]
     if sample.report.counts or not missing:
         return
-    maps, counts = f"in {len(sample.records)} maps", (len(missing), len(names))
-    if len(sample.values) == label.num_classes and not _is_told(sample):
-        text = f"{label.description}: found the values {sorted(sample.values)} {maps}, expected "
+    is_whole = number == len(table.records) and table.is_train
+    severity, check, mended = WARNING if is_whole else NOTE, "maps/never-seen", ""
+    text = f"{label.description}: classes that no pixel has in {number} maps; are the names in the "
+    text += "order of the ids?"
+    is_told = any(f"{label.key}_{key}" in sample.records[0] for key in ("ids", "ignore"))
+    if len(sample.values) == label.num_classes and not is_told:
+        severity, check, mended = ERROR, "maps/ids", _mended_ids(cfg, sample, [])
+        text = f"{label.description}: found the values {sorted(sample.values)}, expected the ids "
         text += f"0..{label.num_classes - 1}; {label.ignore_value} means no label"
-        mended = _mended_ids(cfg, sample, [])
-        yield Finding(ERROR, "maps/ids", table.name, text, *counts, missing, mended)
-        return
-    is_whole = len(sample.records) == len(table.records) and table.is_train
-    text = f"{label.description}: classes that no pixel has {maps}; are the names in the order of "
-    text += "the ids?"
-    severity = WARNING if is_whole else NOTE
-    yield Finding(severity, "maps/never-seen", table.name, text, *counts, missing)
-
-
-def _is_told(sample: _Sample) -> bool:
-    return any(f"{sample.label.key}_{key}" in sample.records[0] for key in ("ids", "ignore"))
-
-
-def _unknown(sample: _Sample) -> list[int]:
-    """Values in the files that mean nothing."""
-    record, label = sample.records[0], sample.label
-    known = record.get(f"{label.key}_ids") or range(label.num_classes)
-    ignored = np.ravel(record.get(f"{label.key}_ignore", ())).tolist()
-    return sorted(set(sample.values) - {*known, *ignored, label.ignore_value})
+    counts = len(missing), len(names)
+    yield Finding(severity, check, table.name, text, *counts, missing, mended)
 
 
 def _mended_ids(cfg: CfgNode, sample: _Sample, unknown: Sequence[int]) -> str:
     """``IDS`` if there are as many values as classes, otherwise ``IGNORE`` for the unknown ones."""
-    label, every = sample.label, sorted(sample.values)
-    known: dict[int, int] = dict(sample.records[0].get(f"{label.key}_ids") or {})
+    label, known = sample.label, sample.records[0].get(f"{sample.label.key}_ids") or {}
+    prefix, every = label.key.upper(), sorted(sample.values)
     if len(every) == label.num_classes + 1 and label.ignore_value in every:
         every.remove(label.ignore_value)
-    keys: dict[str, Any] = {}
-    if len(every) == label.num_classes and not known:
-        keys["IDS"] = {value: i for i, value in enumerate(every)}
-    else:
+    keys: dict[str, Any] = {f"{prefix}_IDS": {value: i for i, value in enumerate(every)}}
+    if len(every) != label.num_classes or known:
         no_label = {label.ignore_value} & sample.values.keys() - known.keys()
-        keys["IGNORE"] = sorted({*unknown, *no_label})
-    prefix = label.key.upper()
-    return mend.entry(cfg, sample.table.name, **{f"{prefix}_{k}": v for k, v in keys.items()})
+        keys = {f"{prefix}_IGNORE": sorted({*unknown, *no_label})}
+    return mend.entry(cfg, sample.table.name, **keys)

@@ -1,14 +1,10 @@
-"""What mends a finding: YAML lines to paste, and rewritten copies of COCO files.
-
-A rewritten file is a new one beside the old one, which is not changed: ``<name>_mended.json``. If
-it is there already it is rewritten, so that several lines can be typed after each other.
-"""
+"""What mends a finding: YAML lines to paste, and a rewritten copy of a COCO file."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +14,6 @@ from detectron2.data import MetadataCatalog
 
 from d2_multitask.data.datasets.coco import EVALUATOR_TYPE
 from d2_multitask.data.labels.masks import mask_box
-
-Content = dict[str, Any]
 
 
 def as_yaml(content: Mapping[str, Any]) -> str:
@@ -33,65 +27,56 @@ def entry(cfg: CfgNode, name: str, **keys: Any) -> str:
     return as_yaml({"DATASETS": {"REGISTER": known}}) if known else ""
 
 
-def call(function: Callable[..., Any], name: str, *arguments: Any) -> str:
-    """A line for the shell: a function below and the dataset's COCO file; "" if it has none."""
+def rewriting(name: str, **changes: Any) -> str:
+    """A line for the shell that rewrites the dataset's COCO file; "" if it has none."""
     metadata = MetadataCatalog.get(name)
     if not metadata.get("json_file") or metadata.get("evaluator_type") != EVALUATOR_TYPE:
         return ""
-    words = ", ".join(map(repr, (metadata.json_file, *arguments)))
-    line = f"from {__name__} import {function.__name__} as mend; print(mend({words}))"
+    words = [repr(metadata.json_file), *(f"{key}={value!r}" for key, value in changes.items())]
+    line = f"from {__name__} import rewrite; print(rewrite({', '.join(words)}))"
     return 'python -c "' + re.sub(r'([\\"$`])', r"\\\1", line) + '"'
 
 
-def without_images(json_file: str, image_ids: Collection[Any]) -> Path:
-    """A copy without these images and their annotations; its path."""
+def rewrite(
+    json_file: str,
+    *,
+    without_images: Collection[Any] = (),
+    without_categories: Collection[str] = (),
+    exchanged: Sequence[Sequence[str]] = (),
+    boxes_of_masks: bool = False,
+) -> Path:
+    """Write a changed copy of a COCO file beside it, ``<name>_mended.json``.
 
-    def change(content: Content) -> None:
-        for key, field in (("images", "id"), ("annotations", "image_id")):
-            content[key] = [x for x in content.get(key, ()) if x[field] not in image_ids]
+    If the copy is there already it is changed, so that several lines can be typed in turn.
 
-    return _rewritten(json_file, change)
+    Args:
+        json_file: stays as it is.
+        without_images: ids of images to leave out, with their annotations.
+        without_categories: names of categories to leave out, which have no annotations.
+        exchanged: pairs of keypoints that get each other's name.
+        boxes_of_masks: every object with a mask gets its mask's box.
 
-
-def without_categories(json_file: str, names: Collection[str]) -> Path:
-    """A copy without these categories, which have no annotations; its path."""
-
-    def change(content: Content) -> None:
-        content["categories"] = [c for c in content["categories"] if c["name"] not in names]
-
-    return _rewritten(json_file, change)
-
-
-def exchange_names(json_file: str, pairs: Sequence[Sequence[str]]) -> Path:
-    """A copy in which the keypoints of each pair have each other's name; its path."""
-    other = {a: b for pair in pairs for a, b in (pair, pair[::-1])}
-
-    def change(content: Content) -> None:
-        for category in content["categories"]:
-            category["keypoints"] = [other.get(n, n) for n in category.get("keypoints", ())]
-
-    return _rewritten(json_file, change)
-
-
-def boxes_of_masks(json_file: str) -> Path:
-    """A copy in which every object with a mask has its mask's box; its path."""
-
-    def change(content: Content) -> None:
-        sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-        for one in content["annotations"]:
-            if one.get("segmentation"):
-                one["bbox"] = mask_box(one["segmentation"], *sizes[one["image_id"]])
-
-    return _rewritten(json_file, change)
-
-
-def _rewritten(json_file: str, change: Callable[[Content], None]) -> Path:
-    source = path = Path(json_file)
-    if not path.stem.endswith("_mended"):
-        path = path.with_name(f"{path.stem}_mended.json")
-    content = json.loads((path if path.exists() else source).read_text(encoding="utf-8-sig"))
-    change(content)
-    path.write_text(json.dumps(content), encoding="utf-8")
+    Returns:
+        The path of the copy.
+    """
+    path = Path(json_file)
+    path = path.with_name(f"{path.stem.removesuffix('_mended')}_mended.json")
+    content = json.loads((path if path.exists() else Path(json_file)).read_text("utf-8-sig"))
+    other = {a: b for pair in exchanged for a, b in (pair, pair[::-1])}
+    for key, field, left_out in (
+        ("images", "id", without_images),
+        ("annotations", "image_id", without_images),
+        ("categories", "name", without_categories),
+    ):
+        content[key] = [x for x in content.get(key, ()) if x[field] not in left_out]
+    for category in content["categories"]:
+        if category.get("keypoints"):
+            category["keypoints"] = [other.get(name, name) for name in category["keypoints"]]
+    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+    for one in content["annotations"] if boxes_of_masks else ():
+        if one.get("segmentation"):
+            one["bbox"] = mask_box(one["segmentation"], *sizes[one["image_id"]])
+    path.write_text(json.dumps(content), "utf-8")
     return path
 
 

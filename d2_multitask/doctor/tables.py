@@ -21,13 +21,13 @@ Objects = Sequence[Mapping[str, Any]]
 
 
 class Table:
-    """A dataset.
+    """A dataset: its registered ``name``, the dicts of `load_dataset`, the labels of the tasks, and
+    whether it is in ``DATASETS.TRAIN`` and in ``TEST``.
 
     Attributes:
-        name: registered name; ``metadata`` is its entry of `MetadataCatalog`.
-        is_train: whether it is in ``DATASETS.TRAIN``; ``is_test``, in ``TEST``; both may be.
+        metadata: its entry of `MetadataCatalog`.
         records: the dicts without their objects.
-        num_labelled: description of a label of the tasks -> images that have it.
+        num_labelled: description of a label -> images that have it.
         sizes: (I, 2) height and width in pixels; 0 where the dict does not say it.
         num_empty: images that are labelled as having no object.
         images: (N,) the image of each object, an index into ``records``.
@@ -42,22 +42,8 @@ class Table:
     """
 
     def __init__(
-        self,
-        name: str,
-        records: Sequence[Mapping[str, Any]],
-        labels: Sequence[Label],
-        *,
-        is_train: bool = True,
-        is_test: bool = False,
+        self, name: str, records: Objects, labels: Sequence[Label], is_train: bool, is_test: bool
     ) -> None:
-        """
-        Args:
-            name: registered name.
-            records: its dicts, from `load_dataset`.
-            labels: those of the tasks.
-            is_train: see the class.
-            is_test: see the class.
-        """
         self.name, self.metadata = name, MetadataCatalog.get(name)
         self.is_train, self.is_test = is_train, is_test
         self.joint_names = list(self.metadata.get("keypoint_names") or ())
@@ -86,7 +72,6 @@ class Table:
         """Polygons by their corners; of run lengths pycocotools knows it."""
         result = np.full((len(objects), 4), np.nan)
         polygons: dict[int, np.ndarray] = {}
-        rles: dict[int, dict[str, Any]] = {}
         for index, annotation in enumerate(objects):
             mask, size = annotation.get("segmentation"), self.sizes[self.images[index]]
             if not mask or not size.all():
@@ -97,19 +82,18 @@ class Table:
                 self.bad_masks[index] = str(error)
                 continue
             if isinstance(mask, dict):
-                rles[index] = mask
+                x, y, w, h = mask_util.toBbox(mask)
+                result[index] = x, y, x + w, y + h
             else:
                 polygons[index] = np.array([x for p in mask for x in p], dtype=np.float32)
-        if rles:
-            boxes = np.asarray(mask_util.toBbox(list(rles.values())))
-            result[list(rles)] = np.c_[boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]
         if polygons:
+            rows = list(polygons)
             lengths = np.array([len(p) for p in polygons.values()]) // 2
             corners = np.concatenate(list(polygons.values())).reshape(-1, 2)
             starts = np.cumsum(lengths) - lengths
             extent = [np.minimum.reduceat(corners, starts), np.maximum.reduceat(corners, starts)]
-            limits = np.tile(self.sizes[self.images[list(polygons)]][:, ::-1], 2)
-            result[list(polygons)] = np.clip(np.hstack(extent), 0, limits)
+            limits = np.tile(self.sizes[self.images[rows]][:, ::-1], 2)
+            result[rows] = np.clip(np.hstack(extent), 0, limits)
         return result
 
 
@@ -121,7 +105,7 @@ def _boxes(objects: Objects) -> np.ndarray:
     result = np.full((len(objects), 4), np.nan)
     for mode in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
         of_mode = [i for i, a in enumerate(objects) if a.get("bbox_mode") == mode]
-        rows = [i for i in of_mode if np.shape(objects[i].get("bbox")) == (4,)]
+        rows = [i for i in of_mode if len(objects[i].get("bbox") or ()) == 4]
         if rows:
             boxes = np.array([objects[i]["bbox"] for i in rows], dtype=np.float64)
             result[rows] = BoxMode.convert(boxes, mode, BoxMode.XYXY_ABS)
