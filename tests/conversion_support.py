@@ -14,10 +14,10 @@ from scipy.io import savemat
 from synthetic.people.writer import write_synthetic_people
 
 
-def synthetic_people(folder: Path, count: int = 4) -> tuple[Path, dict[str, Any]]:
-    """The folder of the training images and their COCO file."""
-    file = write_synthetic_people(folder, "train", count, seed=0)
-    return folder / "synthetic_people/train/images", json.loads(Path(file).read_text())
+def synthetic_people(folder: Path, split: str = "train") -> tuple[Path, dict[str, Any]]:
+    """The folder of four images, and their COCO file."""
+    file = write_synthetic_people(folder, split, 4, seed=0)
+    return folder / "synthetic_people" / split / "images", json.loads(Path(file).read_text())
 
 
 def of_images(coco: dict[str, Any]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:

@@ -198,8 +198,8 @@ def test_sigmas() -> None:
 @pytest.fixture
 def my_people(folder: Path) -> list[str]:
     """Synthetic people as YOLO files, converted; the page's config, to be trained from scratch."""
-    images, coco = synthetic_people(folder / "drawn")
     for split in ("train", "val"):
+        images, coco = synthetic_people(folder / "drawn", split)
         write_yolo(folder / split, images, coco, pose=True)
         for kind in ("images", "labels"):
             (folder / "my_yolo" / kind).mkdir(parents=True, exist_ok=True)
