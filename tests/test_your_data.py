@@ -45,7 +45,7 @@ def recipe(name: str) -> dict:
     """Run a block of Python; returns its variables."""
     (code,) = re.findall(rf"```python\n# recipe: {name}\n(.*?)```", PAGE, re.DOTALL)
     steps = [x for x in code.splitlines() if x and not re.match("import|from", x)]
-    assert len(steps) <= 15
+    assert len(steps) <= 24
     variables: dict = {}
     exec(compile(code, f"recipe {name}", "exec"), variables)
     return variables
@@ -136,6 +136,25 @@ def test_labelme(folder: Path) -> None:
     assert second["bbox"] == [50.5, 60, 19.5, 20.5]
     # Two triangles of 20 x 20 pixels, their borders included.
     assert coco_mask.area(first["segmentation"]) == 2 * 21 * 22 // 2
+
+
+def test_labelme_with_keypoints(folder: Path) -> None:
+    shapes = [
+        {"label": "person", "shape_type": "rectangle", "points": [[50.5, 60], [70, 80.5]]},
+        {"label": "right_hand", "shape_type": "point", "points": [[55.5, 61]]},
+        {"label": "person", "shape_type": "polygon", "points": [[52, 62], [60, 62], [60, 70]]},
+    ]
+    shapes = [{**shape, "group_id": 1} for shape in shapes]
+    shapes += [{"label": "nose", "shape_type": "point", "points": [[5, 6]], "group_id": None}]
+    shapes += [{"label": "nose", "shape_type": "point", "points": [[9, 8]], "group_id": 1}]
+    image = {"file_name": "a.png", "height": 100, "width": 200}
+    write_labelme(folder / "my_labelme/labels", image, shapes)
+    recipe("labelme keypoints")
+    (record,) = loaded("labelme_keypoints", "datasets/my_labelme.json", folder)
+    (first,) = record["annotations"]  # a nose alone has no box
+    assert first["bbox"] == [50.5, 60, 19.5, 20.5]
+    assert first["keypoints"] == [9, 8, 2, 0, 0, 0, 55.5, 61, 2]  # as marked: continuous pixels
+    assert np.array_equal(first["segmentation"], [[52, 62, 60, 62, 60, 70]])
 
 
 def test_cvat(folder: Path) -> None:

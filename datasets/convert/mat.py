@@ -67,7 +67,10 @@ def run(args: Namespace) -> None:
         raise ValueError(f"{args.mat}: cannot be read as a .mat file: {error!r}") from error
     if "RELEASE" in content:
         names = {image["file_name"]: index for index, image in enumerate(images)}
-        owner, joints = mpii_joints(content["RELEASE"], names, len(args.keypoints))
+        try:
+            owner, joints = mpii_joints(content["RELEASE"], names, len(args.keypoints))
+        except AttributeError as error:
+            raise ValueError(f"{args.mat}: expected MPII's structs: {error}") from error
     else:
         owner, joints = np.arange(len(images)), array_joints(content, args, len(images))
     is_person = (joints[..., 2] > 0).any(1)

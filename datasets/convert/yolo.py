@@ -41,11 +41,13 @@ def read_dataset(path: Path, names: Sequence[str]) -> tuple[list[str], list[str]
     if shape and not (isinstance(shape, list) and len(shape) == 2 and shape[1] in (2, 3)):
         raise ValueError(f"{path}: field 'kpt_shape': found {shape}, expected [number, 2 or 3]")
     count, dims = shape or (0, 3)
-    found = list(found.values()) if isinstance(found, dict) else found or [()]
-    names = names or (found if isinstance(found[0], str) else found[0])
-    if len(names) != count:
+    found = list(found.values()) if isinstance(found, dict) else found
+    if isinstance(found, list) and found and not isinstance(found[0], str):
+        found = found[0]  # of the first class
+    names = names or found or ()
+    if not isinstance(names, list | tuple) or len(names) != count:
         expected = f"expected {count} names; type --keypoints NAME NAME ..."
-        raise ValueError(f"{path}: field 'kpt_names': found {list(names)}, {expected}")
+        raise ValueError(f"{path}: field 'kpt_names': found {names}, {expected}")
     return classes, list(names), dims
 
 
@@ -56,12 +58,13 @@ def read_lines(files: Sequence[Path], labels: Path) -> list[tuple[str, int, np.n
     if len(unused) == len(there):
         raise ValueError(f"{labels}: found no label file of an image, expected {files[0]}")
     for index, file in enumerate(files):
-        texts = file.read_text(encoding="utf-8").splitlines() if file in there else []
-        for number, words in enumerate(map(str.split, texts), 1):
-            try:
+        number = 0
+        try:
+            texts = file.read_text(encoding="utf-8").splitlines() if file in there else []
+            for number, words in enumerate(map(str.split, texts), 1):
                 lines += [(f"{file}:{number}", index, np.array(words, float))] if words else []
-            except ValueError as error:
-                raise ValueError(f"{file}:{number}: {error}, expected numbers") from error
+        except ValueError as error:
+            raise ValueError(f"{file}:{number}: {error}, expected numbers") from error
     print(f"{sum(file not in there for file in files)} images have no label file: no object")
     if unused:
         print(f"{len(unused)} label files have no image and are left out, such as {unused[0]}")

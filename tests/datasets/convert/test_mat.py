@@ -101,4 +101,7 @@ def test_wrong_files(folder: Path, capsys) -> None:
     write_mpii(folder / "a.mat", [("im1.png", [[(15, 1, 1, 1), (2, 3, 3, 1)]])])
     assert mat.main(words_for(folder, "--keypoints", *NAMES)) == 2
     assert "--keypoints: found 5 names, and a joint 15" in capsys.readouterr().err
+    savemat(folder / "a.mat", {"RELEASE": {"version": 1}})
+    assert mat.main(words_for(folder, "--keypoints", *NAMES)) == 2
+    assert "a.mat: expected MPII's structs: " in capsys.readouterr().err
     assert not (folder / "out").exists()

@@ -130,7 +130,9 @@ def test_wrong_lines(folder: Path, text: str, message: str, capsys) -> None:
         ("- a", "field 'names': found None"),
         ("names: {1: cat}", "field 'names': found {1: 'cat'}, expected a list"),
         ("names: [cat]\nkpt_shape: 17", "field 'kpt_shape': found 17, expected [number, 2 or 3]"),
-        ("names: [cat]\nkpt_shape: [2, 3]", "found [], expected 2 names; type --keypoints"),
+        ("names: [cat]\nkpt_shape: [2, 3]", "found (), expected 2 names; type --keypoints"),
+        ("names: [cat]\nkpt_shape: [2, 3]\nkpt_names: 5", "found 5, expected 2 names"),
+        ("names: [cat]\nkpt_shape: [2, 3]\nkpt_names: [5]", "found 5, expected 2 names"),
         ("names: [cat]\nkpt_shape: [3, 3]\nkpt_names: [a, b]", "found ['a', 'b'], expected 3"),
     ],
 )
@@ -149,6 +151,12 @@ def test_wrong_visibility_and_number_of_keypoints(folder: Path, capsys) -> None:
         (folder / "labels/a.txt").write_text(text)
         assert yolo.main(words_for(folder)) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_label_file_that_is_no_text(folder: Path, capsys) -> None:
+    (folder / "labels/a.txt").write_bytes(b"0 .5 .5 .2 \xff")
+    assert yolo.main(words_for(folder)) == 2
+    assert "labels/a.txt:0: 'utf-8' codec can't decode" in capsys.readouterr().err
 
 
 def test_folders_without_images_or_labels(folder: Path, capsys) -> None:
