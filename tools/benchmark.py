@@ -9,6 +9,8 @@
     python tools/benchmark.py mae --config-file quick/mae_pretrain.yaml --size 96 --threads 1
     python tools/benchmark.py vit --config-file mask_rcnn_mae_pascal_in_detail.yaml --batch 1
     python tools/benchmark.py relation --config-file quick/mae_pretrain.yaml --size 96 --passes 256
+    python tools/benchmark.py shards --config-file mae_pretrain_base.yaml --images 2048 --workers 2
+    python tools/benchmark.py scaling --config-file mae_pretrain_base.yaml --size 224 --batch 8
     python tools/benchmark.py deploy --config-file mcn_fast_seg_det_pose.yaml --threads 1 --int8
 
 ratios      all ratios by name; results.json in --output
@@ -26,6 +28,9 @@ mae         a masked autoencoder's encoder with and without masking, and its tra
 vit         a config's transformer backbone against Detectron2's of the same size: time, memory
 relation    how much patches help each other to be reconstructed: in batches against one call for
             each visible set, memory, and what share of a segmentation is not the autoencoder
+shards      images per second of the training loader: a folder, the same images in shards, and in
+            shards over HTTP on loopback, in turn
+scaling     gradients' bytes and training steps, and what they become on 8 and 64 GPUs (computed)
 deploy      exported files in ONNX Runtime and OpenVINO against the eager network and --peer files
 
 Config overrides may follow as KEY VALUE. Networks have random weights. Compare ratios, not seconds;
@@ -68,6 +73,8 @@ from benchmark.ratios import (
     training_cfg,
 )
 from benchmark.relation import measure_relation_cost
+from benchmark.scaling import measure_step, scaling_rows, scaling_table
+from benchmark.shards import measure_shards
 from benchmark.single import (
     measure_decoding,
     measure_deformable,
@@ -125,6 +132,13 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--images", type=int, default=64, help="synthetic images for step and loader"
     )
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="of the loader")
+    parser.add_argument(
+        "--step-seconds",
+        type=float,
+        nargs="+",
+        default=[],
+        help="scaling: of --batch images on your GPU, one for each config; otherwise measured",
+    )
     parser.add_argument("--passes", type=int, default=256, help="relation: visible sets per image")
     parser.add_argument("--only", nargs="+", choices=sorted(GROUPS), help="ratios: these alone")
     parser.add_argument("--no-detectron2", action="store_true", help="cost: without its rows")
@@ -238,6 +252,37 @@ def on_synthetic_people(
         return as_lines(measure(cfg))
 
 
+def run_shards(args: argparse.Namespace) -> Outcome:
+    cfg = network_cfg(args.config_file[0], args.opts, setting_of(args))
+    cfg.SOLVER.IMS_PER_BATCH = args.batch or 32
+    cfg.DATALOADER.NUM_WORKERS = max(args.workers)
+    batches = -(-args.images // (2 * cfg.SOLVER.IMS_PER_BATCH))  # half an epoch a turn
+    with tempfile.TemporaryDirectory() as folder:
+        return as_lines(measure_shards(cfg, Path(folder), args.images, batches, args.runs))
+
+
+def run_scaling(args: argparse.Namespace) -> Outcome:
+    given = args.step_seconds
+    if given and len(given) != len(args.config_file):
+        raise ValueError(
+            f"--step-seconds: found {len(given)} numbers, expected one for each of "
+            f"{len(args.config_file)} configs"
+        )
+    steps = {}
+    for index, name in enumerate(args.config_file):
+        cfg = network_cfg(name, args.opts, setting_of(args))
+        batch, clock = args.batch or 2, CLOCKS[args.clock]
+        step = measure_step(cfg, setting_of(args), batch, args.runs, clock)
+        if given:
+            step = dataclasses.replace(step, seconds=given[index])
+        steps[name.removesuffix(".yaml")] = step
+    rows = {
+        name: {**dataclasses.asdict(step), "rows": scaling_rows(step)}
+        for name, step in steps.items()
+    }
+    return scaling_table(steps, given), {"computed, not run": rows}, True
+
+
 def run_evaluation(args: argparse.Namespace) -> Outcome:
     return as_lines(measure_evaluation(10 * args.images, CLOCKS[args.clock]))
 
@@ -312,6 +357,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Outcome]] = {
     "cost": run_cost,
     "step": run_step,
     "loader": run_loader,
+    "shards": run_shards,
+    "scaling": run_scaling,
     "evaluation": run_evaluation,
     "targets": run_single(measure_targets, **TIMED),
     "decoding": run_single(measure_decoding, **TIMED),

@@ -94,6 +94,19 @@ def test_the_other_commands(tool, tmp_path, capsys, monkeypatch, words, expected
     assert any(name.startswith(expected) for name in content)
 
 
+def test_scaling(tool, tmp_path, capsys):
+    more = [*SMALL, "--clock", "cpu", "--output", str(tmp_path), *NARROW]
+    assert tool.main(["scaling", "--config-file", QUICK, "--step-seconds", "0.5", *more]) == 0
+    assert "0.500 s (given)" in capsys.readouterr().out
+    content = json.loads((tmp_path / "scaling.json").read_text())["computed, not run"]
+    assert [row["GPUs"] for row in content[QUICK.removesuffix(".yaml")]["rows"]] == [
+        1,
+        8,
+        8,
+        *[64] * 3,
+    ]
+
+
 TINY = (
     *("--config-file", "quick/mae_pretrain.yaml", "--batch", "1"),
     *("MODEL.MAE.DEPTH", "2", "MODEL.MAE.IMAGE_SIZE", "(64, 64)"),
@@ -115,6 +128,7 @@ def test_transformers(tool, tmp_path, capsys, what, expected):
     [
         pytest.param(("targets", "--config-file", "absent.yaml"), "'absent.yaml'", id="config"),
         pytest.param(("targets", "MODEL.TASK", "[]"), "MODEL.TASKS", id="key"),
+        pytest.param(("scaling", "--step-seconds", "1", "2"), "found 2 numbers", id="steps"),
     ],
 )
 def test_what_a_mistake_gets(tool, tmp_path, capsys, words, message):

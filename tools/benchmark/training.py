@@ -165,14 +165,19 @@ def measure_loader(
         cfg = cfg.clone()
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = number
-        iterator = iter(build_train_loader(cfg))
-        # PyTorch keeps two batches a worker ready; the count begins when the queue is in balance.
-        for _ in range(2 * number + 1):
-            next(iterator)
-        # The clock on the wall: workers are processes of their own.
-        seconds = time_once(partial(_take, iterator, num_batches))
-        speeds[number] = num_batches * cfg.SOLVER.IMS_PER_BATCH / seconds
+        speeds[number] = loader_speed(cfg, num_batches)
     return speeds
+
+
+def loader_speed(cfg: CfgNode, num_batches: int) -> float:
+    """Images a second of the training loader of a config, see :func:`measure_loader`."""
+    iterator = iter(build_train_loader(cfg))
+    # PyTorch keeps two batches a worker ready; the count begins when the queue is in balance.
+    for _ in range(2 * cfg.DATALOADER.NUM_WORKERS + 1):
+        next(iterator)
+    # The clock on the wall: workers are processes of their own.
+    seconds = time_once(partial(_take, iterator, num_batches))
+    return num_batches * cfg.SOLVER.IMS_PER_BATCH / seconds
 
 
 def _take(iterator: Iterator[Any], number: int) -> None:
