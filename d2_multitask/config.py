@@ -191,6 +191,9 @@ def _add_solver_config(cfg: CfgNode) -> None:
     cfg.TEST.BEST_METRIC = ""
     # Evaluations without a better one after which the training ends; 0 = it never does.
     cfg.SOLVER.PATIENCE = 0
+    # Beside the log, JSON and TensorBoard: some of "wandb" and "mlflow"; see
+    # `d2_multitask.engine.loggers`.
+    cfg.LOGGERS = []
     # How many of the checkpoints of each CHECKPOINT_PERIOD are kept, the last ones; 0 = all.
     cfg.SOLVER.KEEP_CHECKPOINTS = 0
 

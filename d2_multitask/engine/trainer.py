@@ -18,7 +18,7 @@ from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.engine.hooks import CallbackHook, EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter
+from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from torch import nn
 
 from d2_multitask.checkpoint import MultitaskCheckpointer
@@ -35,6 +35,7 @@ from d2_multitask.engine.hooks import (
     WeightAverage,
     average_statistics,
 )
+from d2_multitask.engine.loggers import build_loggers
 from d2_multitask.engine.model_file import describe
 from d2_multitask.engine.predictor import inference_model
 from d2_multitask.engine.processes import distributed
@@ -100,6 +101,11 @@ class MultitaskTrainer(DefaultTrainer):
             others.insert(place + 1, best)
         report = CallbackHook(after_train=lambda trainer: DATA_REPORT.log_totals())
         return [timer, *ours, *others, report]
+
+    def build_writers(self) -> list[EventWriter]:
+        """Detectron2's, and those of ``LOGGERS``, which must see pictures before TensorBoard."""
+        printer, *others = super().build_writers()
+        return [printer, *build_loggers(self.cfg, lambda: self.start_iter > 0), *others]
 
     def train(self) -> OrderedDict[str, Any] | None:
         """Train, until the end or a signal; see `d2_multitask.engine.signals`.
