@@ -380,16 +380,17 @@ def test_wandb_offline_has_all_numbers(tmp_path, monkeypatch):
                 assert json.loads(config["SOLVER"])["MAX_ITER"] == 8
             artifacts |= {record.artifact.name, record.request.log_artifact.artifact.name}
             items = {
-                item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                tuple(item.nested_key) or (item.key,): json.loads(item.value_json)
                 for item in record.history.item
             }
-            for name, value in items.items():
-                if isinstance(value, dict):
-                    path = file.parent / "files" / value["path"]
-                    assert Image.open(path).size == (value["width"], value["height"])
-                    pictures.add((name, items["iteration"]))
-                elif not name.startswith("_") and name != "iteration":
-                    found[name, items["iteration"]] = float(value)
+            iteration = items.get(("iteration",))
+            for (name, *inner), value in items.items():
+                if inner == ["path"]:
+                    size = tuple(items[name, side] for side in ("width", "height"))
+                    assert Image.open(file.parent / "files" / value).size == size
+                    pictures.add((name, iteration))
+                elif not inner and not name.startswith("_") and name != "iteration":
+                    found[name, iteration] = float(value)
     expected = {
         (name, line["iteration"]): value
         for line in lines
