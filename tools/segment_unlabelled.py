@@ -11,7 +11,8 @@ graphs, segments), the graphs, and two datasets in COCO format: segments.json, a
 objects.json, the foregrounds. DATASETS.REGISTER makes training sets of them:
 configs/quick/mask_rcnn_segments.yaml. See d2_multitask/segmenting/output_folder.py.
 
-The same command continues where an earlier one was stopped. Exit code: 0; 1 if no image could be
+The same command continues where an earlier one was stopped. Several processes share the images:
+torchrun --nproc-per-node N tools/segment_unlabelled.py ... Exit code: 0; 1 if no image could be
 segmented; 2 if something was typed wrong; 130 if interrupted.
 """
 
@@ -30,15 +31,19 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from tqdm import tqdm
 
 import d2_multitask  # noqa: F401 (registers datasets and networks)
+from d2_multitask.config import load_config
 from d2_multitask.data.io import ImageReadError, read_image
 from d2_multitask.data.whole_files import write_png
-from d2_multitask.engine.setup import parse_with_overrides
+from d2_multitask.engine.processes import SHARE, Run, joined
+from d2_multitask.engine.setup import device_of, find_config_file, flat, parse_with_overrides
 from d2_multitask.exits import exit_code
+from d2_multitask.launchers import place_of
 from d2_multitask.modeling.mae import MaskedAutoencoder
 from d2_multitask.patch_graph import Segmentation, SegmenterSettings, segment_image
 from d2_multitask.patch_graph.communities import BACKENDS
@@ -178,8 +183,11 @@ def draw(image: ReadyImage, result: Segmentation) -> dict[str, np.ndarray]:
 class Segmenting:
     """The work of one call."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, args: argparse.Namespace, processes: Run) -> None:
         self.args = args
+        cfg = load_config(find_config_file(args.config_file), args.opts)
+        told = {key: str(value) for key, value in vars(args).items()}
+        processes.start(device_of(cfg), {**flat(cfg), **told}, SHARE)
         self.cfg, self.model = load_autoencoder(args.config_file, args.opts)
         self.long_side = args.size or default_long_side(self.model)
         self.settings = settings_of(args, self.model)
@@ -194,20 +202,38 @@ class Segmenting:
         return read_ready(file, self.model, self.long_side, self.cfg.INPUT.FORMAT)
 
     def segment_all(self) -> OutputFolder:
-        """Segment what is not done yet, and write the datasets of all that is done."""
+        """Segment this process's share of what is not done yet; write the datasets of all."""
         described = settings_as_json(self.settings, self.cfg, self.long_side)
+        if not comm.is_main_process():
+            comm.synchronize()  # the first process may have to remove what other settings gave
         folder = OutputFolder(self.args.output, described, self.args.overwrite)
-        outputs = self.files.outputs()
+        if comm.is_main_process():
+            comm.synchronize()
+        pairs = list(zip(self.files.names, self.files.outputs(), strict=True))
+        missing = [pair for pair in pairs if folder.record(pair[1]) is None]
+        comm.synchronize()  # every process has seen the same before one begins to write
+        if comm.is_main_process():
+            self.counts["done before"] += len(pairs) - len(missing)
+        share = missing[comm.get_rank() :: comm.get_world_size()]
         try:
-            pairs = list(zip(self.files.names, outputs, strict=True))
-            for name, output in tqdm(pairs, unit="image", disable=None):
-                if folder.record(output) is not None:
-                    self.counts["done before"] += 1
-                    continue
+            for name, output in tqdm(share, unit="image", disable=self.bar_disabled()):
                 self.segment_one(folder, name, output)
+            self.gather()
         finally:  # also of an interrupted run: what is done can be used
-            self.paths = folder.write_datasets(outputs, self.args.min_score)
+            if comm.is_main_process():
+                self.paths = folder.write_datasets(self.files.outputs(), self.args.min_score)
         return folder
+
+    def bar_disabled(self) -> bool | None:
+        """Of all processes the first one shows its progress, if it is on a terminal."""
+        return None if comm.is_main_process() else True
+
+    def gather(self) -> None:
+        """Wait for all shares; the first process then knows the counts of all."""
+        comm.synchronize()
+        parts = comm.gather((self.counts, self.left_out))
+        self.counts = sum((counts for counts, _ in parts), Counter())
+        self.left_out = [message for _, messages in parts for message in messages]
 
     def segment_one(self, folder: OutputFolder, name: str, output: str) -> None:
         """Segment one image; what cannot be segmented is counted and listed at the end."""
@@ -268,12 +294,16 @@ class Segmenting:
         return path
 
 
-def run(args: argparse.Namespace) -> int:
-    work = Segmenting(args)
+def run(args: argparse.Namespace, processes: Run) -> int:
+    if args.click and processes.place is not None:
+        raise ValueError("--click: found several processes, expected one")
+    work = Segmenting(args, processes)
     if args.click:
         print(work.click())
         return 0
     folder = work.segment_all()
+    if not comm.is_main_process():
+        return 0
     print(
         f"{len(work.files.names)} images: " + ", ".join(f"{n} {k}" for k, n in work.counts.items())
     )
@@ -290,11 +320,16 @@ def run(args: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(arguments)
-    setup_logger(name="d2_multitask", abbrev_name="d2_multitask")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception: datasets are written
-    return exit_code(
-        lambda: run(args), interrupted="\nStopped. The same command continues from here.\n"
-    )
+
+    def work() -> int:
+        place = place_of()
+        rank = 0 if place is None else place.rank
+        setup_logger(distributed_rank=rank, name="d2_multitask", abbrev_name="d2_multitask")
+        with joined(place) as processes:
+            return run(args, processes)
+
+    return exit_code(work, interrupted="\nStopped. The same command continues from here.\n")
 
 
 if __name__ == "__main__":

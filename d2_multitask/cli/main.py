@@ -16,6 +16,7 @@ from d2_multitask.dependencies import (
     check_dependencies,
     has_torch_and_detectron2,
 )
+from d2_multitask.launchers import place_of
 from d2_multitask.loading import EXPORTED_SUFFIXES
 
 EXPORTED_PREDICTION = "d2_multitask.cli.predict_exported"
@@ -29,6 +30,8 @@ COMMANDS = {
     "check": ("d2_multitask.cli.check", "check a config and its datasets without training"),
     "train": ("d2_multitask.cli.train", "train a network, as Detectron2's tools/train_net.py"),
 }
+# Commands whose work several processes share.
+SEVERAL = ("train", "eval", "predict")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,6 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(
             f"Error: found the command {name!r}, expected one of: {', '.join(COMMANDS)}{hint}\n"
         )
+        return 2
+    try:
+        if name not in SEVERAL and (place := place_of()):
+            raise ValueError(
+                f"d2mt {name}: found {place.world_size} processes of {place.started_by}, expected "
+                f"one; several do: {', '.join(SEVERAL)}"
+            )
+    except ValueError as error:
+        sys.stderr.write(f"Error: {error}\n")
         return 2
     sys.argv[0] = f"d2mt {name}"  # what argparse says in its usage
     try:

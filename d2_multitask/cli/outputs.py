@@ -49,12 +49,13 @@ class JsonFiles:
 
     def add(self, image_id: int | str, file_name: str, result: Result) -> None:
         """Add one image; ``file_name`` as the user knows it."""
-        height, width = result.image_size
-        self.images.append(
-            {"id": image_id, "file_name": file_name, "width": width, "height": height}
-        )
-        self.objects += result.to_coco(image_id)
-        self.sem_seg += result.sem_seg_to_coco(image_id)
+        self.add_entries(image_id, json_entries(file_name, result))
+
+    def add_entries(self, image_id: int | str, entries: Mapping[str, list[dict[str, Any]]]) -> None:
+        """Add what `json_entries` says of an image."""
+        self.images += [{"id": image_id, **image} for image in entries["images"]]
+        for kind, into in (("objects", self.objects), ("sem_seg", self.sem_seg)):
+            into += [{**entry, "image_id": image_id} for entry in entries[kind]]
 
     def write(self, path: Path) -> list[Path]:
         """Write the files, of semantic classes only if there are some; returns their paths."""
@@ -65,6 +66,16 @@ class JsonFiles:
                 paths.append(path.with_name(f"{path.stem}{suffix}{path.suffix or '.json'}"))
                 write_json(paths[-1], entries)
         return paths
+
+
+def json_entries(file_name: str, result: Result) -> dict[str, list[dict[str, Any]]]:
+    """What goes into each file of `JsonFiles` for an image; its id is set there."""
+    height, width = result.image_size
+    return {
+        "images": [{"file_name": file_name, "width": width, "height": height}],
+        "objects": result.to_coco(0),
+        "sem_seg": result.sem_seg_to_coco(0),
+    }
 
 
 def json_file(text: str) -> Path:

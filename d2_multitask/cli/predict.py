@@ -17,6 +17,10 @@ taken. --json FILE.json writes three files for the objects that reach --confiden
 to evaluate them): FILE.json is COCO's list of results, FILE_sem_seg.json holds each semantic class
 but the background as RLE, FILE_images.json the image ids.
 
+Images that an earlier call with the same settings has finished are not done again
+(OUTPUT/finished.jsonl; without that file they are). Several processes share the images of folders:
+torchrun --nproc-per-node N tools/predict.py ...
+
 A network with the task "foreground" also writes masks, black and white, to OUTPUT/masks, one PNG an
 image file, at its size; they can be trained with (MASK_ROOT). --mask-threshold 0 writes the
 probabilities in 256 greys. Photos much larger than the network's training crops:
@@ -41,14 +45,17 @@ import cv2
 import numpy as np
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import Metadata
+from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 import d2_multitask  # noqa: F401 (registers datasets and networks)
+from d2_multitask.cli.finished import Finished, stamp
 from d2_multitask.cli.outputs import (
     MASK_FOLDER,
     SHEET_NAME,
     JsonFiles,
     add_options,
+    json_entries,
     mask_paths,
     output_paths,
     refuse_to_overwrite,
@@ -59,11 +66,14 @@ from d2_multitask.data.whole_files import whole_file
 from d2_multitask.engine.image_ids import image_ids, known_image_ids
 from d2_multitask.engine.model_file import prediction_config
 from d2_multitask.engine.predictor import MultitaskPredictor, chosen_tasks
+from d2_multitask.engine.processes import SHARE, Run, joined
 from d2_multitask.engine.results import to_result
-from d2_multitask.engine.setup import progress_bar
+from d2_multitask.engine.setup import device_of, flat, progress_bar
 from d2_multitask.engine.trained_model import model_info
 from d2_multitask.exits import exit_code
+from d2_multitask.launchers import place_of
 from d2_multitask.runtime.files import find_media
+from d2_multitask.version import __version__
 from d2_multitask.video import VideoReader, VideoWriter
 from d2_multitask.visualization.contact_sheet import contact_sheet, fit, side_by_side
 from d2_multitask.visualization.dense import draw_dense
@@ -168,8 +178,17 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(arguments), []
 
 
+class Drawn(NamedTuple):
+    """What is made of a picture."""
+
+    picture: Picture
+    overlay: np.ndarray  # (h, w, 3) uint8 RGB
+    mask: np.ndarray | None  # (H, W) uint8, of the foreground
+    facts: dict[str, Any]  # numbers for the end, as JSON can hold them
+
+
 class Predictions:
-    """The work of one call: runs the network, writes overlays, collects JSON and the sheet."""
+    """The work of one call: runs the network, draws, collects JSON and the sheet."""
 
     def __init__(
         self, args: argparse.Namespace, cfg: CfgNode, names: Metadata | None = None
@@ -192,15 +211,27 @@ class Predictions:
         self.num_objects = self.num_masks = 0
         self.best_score = -1.0  # of all objects, drawn or not
 
-    def overlays(
-        self, pictures: Iterable[Picture]
-    ) -> Iterator[tuple[Picture, np.ndarray, np.ndarray | None]]:
-        """Each picture with its overlay (h, w, 3) uint8 RGB and its foreground mask, if any."""
+    def overlays(self, pictures: Iterable[Picture]) -> Iterator[Drawn]:
+        """Predict on pictures and draw what is found."""
         pictures = iter(pictures)
         while batch := list(itertools.islice(pictures, self.args.batch_size)):
             results = self.predictor.predict_batch([p.image for p in batch], self.args.tasks)
             for picture, result in zip(batch, results, strict=True):
-                yield picture, self._overlay(picture, result), self._mask(result)
+                facts = self._facts(picture, result)
+                yield Drawn(picture, self._overlay(picture, result), self._mask(result), facts)
+
+    def _facts(self, picture: Picture, result: dict[str, Any]) -> dict[str, Any]:
+        """Numbers of the result, which from here on has its confident objects only."""
+        facts: dict[str, Any] = {"objects": 0, "best_score": -1.0, "json": None}
+        if "instances" in result:
+            facts["best_score"] = max([-1.0, *result["instances"].scores.tolist()])
+            result["instances"] = confident(result["instances"], self.args.confidence_threshold)
+            facts["objects"] = len(result["instances"])
+        if self.json is not None:
+            size = picture.image.shape[:2]
+            written = {name: result[name] for name in ("instances", "sem_seg") if name in result}
+            facts["json"] = json_entries(picture.name, to_result(written, size, self.info))
+        return facts
 
     def _mask(self, result: dict[str, Any]) -> np.ndarray | None:
         """(H, W) uint8, 0 to 255; ``None`` if the network predicts no foreground."""
@@ -212,12 +243,6 @@ class Predictions:
 
     def _overlay(self, picture: Picture, result: dict[str, Any]) -> np.ndarray:
         rgb = np.ascontiguousarray(picture.image[..., ::-1])
-        if "instances" in result:
-            self.best_score = max([self.best_score, *result["instances"].scores.tolist()])
-            result["instances"] = confident(result["instances"], self.args.confidence_threshold)
-            self.num_objects += len(result["instances"])
-        if self.json is not None:
-            self._add_json(picture, result)
         overlay = draw_result(
             rgb,
             result,
@@ -233,16 +258,21 @@ class Predictions:
             overlay = side_by_side([overlay, *dense.values()], names, cell_width=width)
         if self.args.side_by_side:
             overlay = side_by_side([rgb, overlay], cell_width=overlay.shape[1])
-        if self.args.contact_sheet and len(self.sheet) < MAX_SHEET_PICTURES:
-            self.is_strip |= overlay.shape[1] > 3 * overlay.shape[0]
-            self.sheet.append(fit(overlay, STRIP_CELL, SHEET_CELL))
-            self.sheet_names.append(Path(picture.name).name)
         return overlay
 
-    def _add_json(self, picture: Picture, result: dict[str, Any]) -> None:
-        size = picture.image.shape[:2]
-        written = {name: result[name] for name in ("instances", "sem_seg") if name in result}
-        self.json.add(picture.image_id, picture.name, to_result(written, size, self.info))
+    def take(
+        self, name: str, image_id: int | str, facts: Mapping[str, Any], overlay: np.ndarray | Path
+    ) -> None:
+        """Count a picture, and keep what the JSON files and the sheet need of it."""
+        self.num_objects += facts["objects"]
+        self.best_score = max(self.best_score, facts["best_score"])
+        if self.json is not None:
+            self.json.add_entries(image_id, facts["json"])
+        if self.args.contact_sheet and len(self.sheet) < MAX_SHEET_PICTURES:
+            rgb = read_image(str(overlay), "RGB") if isinstance(overlay, Path) else overlay
+            self.is_strip |= rgb.shape[1] > 3 * rgb.shape[0]
+            self.sheet.append(fit(rgb, STRIP_CELL, SHEET_CELL))
+            self.sheet_names.append(Path(name).name)
 
     def finish(self) -> list[Path]:
         """Write what was collected; returns the paths."""
@@ -255,34 +285,59 @@ class Predictions:
         return paths
 
 
-def run_images(
-    work: Predictions, targets: Mapping[str, Path], ids: list[int | str]
-) -> tuple[int, int]:
-    """Predict on image files, path -> overlay; returns how many were done and were unreadable."""
+def run_images(work: Predictions, finished: Finished, targets: Mapping[str, Path]) -> list[str]:
+    """Predict on this process's share of the image files, path -> overlay, that are not finished.
+
+    Returns:
+        What is wrong with those that were left out, of all processes.
+    """
+    folder = work.args.output
     paths = [Path(path) for path in targets]
-    masks = mask_paths(targets, work.args.output / MASK_FOLDER)
+    masks = mask_paths(targets, folder / MASK_FOLDER)
     for mask in masks.values():
         refuse_to_overwrite(mask, paths)
+    missing = [path for path in targets if finished.get(path) is None]
+    comm.synchronize()  # every process has seen the same before one begins to write
+    share = missing[comm.get_rank() :: comm.get_world_size()]
     unreadable: list[str] = []
 
     def read() -> Iterator[Picture]:
-        for path, image_id in zip(paths, ids, strict=True):
+        for path in share:
             try:
-                yield Picture(read_image(str(path), "BGR"), image_id, str(path))
+                yield Picture(read_image(path, "BGR"), 0, path)
             except ImageReadError as error:
-                unreadable.append(str(path))
-                logger.warning("left out: %s", error)
+                unreadable.append(f"left out: {error}")
+                logger.warning(unreadable[-1])
 
+    for drawn in progress_bar(work.overlays(read()), total=len(share), unit="image"):
+        path = drawn.picture.name
+        written = {targets[path]: drawn.overlay}
+        if drawn.mask is not None:
+            (folder / MASK_FOLDER).mkdir(exist_ok=True)
+            written[masks[path]] = drawn.mask
+        for file, pixels in written.items():
+            write_image(file, pixels)
+        files = [file.relative_to(folder).as_posix() for file in written]
+        finished.add(path, {"files": files, **drawn.facts})
+    finished.close()
+    comm.synchronize()
+    messages = comm.gather(unreadable)
+    return list(itertools.chain.from_iterable(messages))
+
+
+def take_images(
+    work: Predictions, finished: Finished, targets: Mapping[str, Path], ids: list[int | str]
+) -> int:
+    """The results of all processes; returns how many images there are."""
+    finished.merge()
     done = 0
-    overlays = progress_bar(work.overlays(read()), total=len(paths), unit="image")
-    for picture, overlay, mask in overlays:
-        write_image(targets[picture.name], overlay)
-        if mask is not None:
-            (work.args.output / MASK_FOLDER).mkdir(exist_ok=True)
-            write_image(masks[picture.name], mask)
-            work.num_masks += 1
-        done += 1
-    return done, len(unreadable)
+    for (path, overlay), image_id in zip(targets.items(), ids, strict=True):
+        record = finished.get(path)
+        if record is not None:
+            work.take(path, image_id, record, overlay)
+            work.num_masks += len(record["files"]) - 1
+            done += 1
+    return done
 
 
 def run_video(work: Predictions, source: Path | int, target: Path, first_id: int) -> int:
@@ -301,8 +356,9 @@ def run_video(work: Predictions, source: Path | int, target: Path, first_id: int
     overlays = progress_bar(work.overlays(frames), total=total, unit="frame")
     with VideoWriter(target, reader.fps) as writer, contextlib.closing(overlays):
         try:
-            for picture, overlay, _ in overlays:
+            for picture, overlay, _, facts in overlays:
                 writer.write(overlay[..., ::-1], picture.image_id - first_id)
+                work.take(picture.name, picture.image_id, facts, overlay)
                 done += 1
         except KeyboardInterrupt:
             # Stopping a camera is the ordinary end of it, and what was seen is worth keeping.
@@ -326,49 +382,86 @@ def write_image(path: Path, rgb: np.ndarray) -> None:
         ) from error
 
 
-def run(args: argparse.Namespace) -> int:
+def settings_of(args: argparse.Namespace, cfg: CfgNode) -> dict[str, Any]:
+    """Everything that an overlay and its lines in the JSON files depend on."""
+    given = ("tasks", "confidence_threshold", "keypoint_threshold", "mask_threshold")
+    weights = cfg.MODEL.WEIGHTS
+    return {
+        **flat(cfg),
+        **{f"--{name}": getattr(args, name) for name in (*given, "side_by_side")},
+        "--json": bool(args.json),
+        "weights": stamp(weights) if Path(weights).is_file() else None,
+        "d2_multitask": __version__,
+    }
+
+
+def run(args: argparse.Namespace, processes: Run) -> int:
+    """What one process does; each has its share of the images, the first one ends the work."""
     images, videos = find_media(args.input) if args.input else ([], [])
     images = images[: args.max_images]
+    cameras = [] if args.webcam is None else [args.webcam]
+    if processes.place is not None and (videos or cameras):
+        raise ValueError("--input: found a video in several processes, which share images only")
     cfg, names = prediction_config(args.model, args.config_file, args.opts)
+    settings = settings_of(args, cfg)
+    told = {key: str(value) for key, value in vars(args).items()}
+    processes.start(device_of(cfg), {**settings, **told}, SHARE)
     work = Predictions(args, cfg, names)
     args.output.mkdir(parents=True, exist_ok=True)
     ids = image_ids(
         list(map(str, images)), known_image_ids(dataset_metadata(cfg)) if args.json else None
     )
-    cameras = [] if args.webcam is None else [args.webcam]
     sources = [*images, *videos, *(Path(f"webcam_{camera}.mp4") for camera in cameras)]
     targets = output_paths(sources, args.output)
     sheets = [args.output / SHEET_NAME] if args.contact_sheet else []
     for target in [*targets, *sheets]:
         refuse_to_overwrite(target, [*images, *videos])
-    start = time.monotonic()
-    image_targets = dict(zip(map(str, images), targets, strict=False))
-    done, unreadable = run_images(work, image_targets, ids) if images else (0, 0)
+    start, done, unreadable = time.monotonic(), 0, []
+    if images:
+        image_targets = dict(zip(map(str, images), targets, strict=False))
+        finished = Finished(args.output, settings, comm.get_rank())
+        unreadable = run_images(work, finished, image_targets)
+        if not comm.is_main_process():
+            return 0
+        done = take_images(work, finished, image_targets, ids)
     next_id = max((i for i in ids if isinstance(i, int)), default=0) + 1
     for source, target in zip([*videos, *cameras], targets[len(images) :], strict=True):
         frames = run_video(work, source, target, next_id)
         done, next_id = done + frames, next_id + frames
-        unreadable += not frames
+        unreadable += [] if frames else [f"left out: {source}: no frame could be read"]
     if not done:
-        logger.error("Nothing could be read: %d of %d inputs failed.", unreadable, unreadable)
+        number = len(unreadable)
+        logger.error("Nothing could be read: %d of %d inputs failed.", number, number)
         return 1
-    written = work.finish()
+    report(work, done, unreadable, time.monotonic() - start)
+    return 0
+
+
+def report(work: Predictions, done: int, unreadable: list[str], seconds: float) -> None:
+    """Write what belongs to all images, and say what there is."""
+    args, written = work.args, work.finish()
     if work.num_masks:
         written.append(args.output / MASK_FOLDER)
-    print(f"{done} images, {work.num_objects} objects, {time.monotonic() - start:.1f} s")
+    print(f"{done} images, {work.num_objects} objects, {seconds:.1f} s")
     if not work.num_objects and work.best_score >= 0:
         print(
             f"No object reached --confidence-threshold {args.confidence_threshold:g}: the best "
             f"score was {work.best_score:.3f}."
         )
     if unreadable:
-        print(f"{unreadable} inputs could not be read; see the warnings above.")
+        print(f"{len(unreadable)} inputs could not be read:", *unreadable, sep="\n  ")
     print(f"Overlays: {args.output}", *(f"Also: {path}" for path in written), sep="\n")
-    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; ``None`` = the command line."""
     args = parse_args(sys.argv[1:] if arguments is None else arguments)
-    setup_logger(name="d2_multitask", abbrev_name="d2_multitask")
-    return exit_code(lambda: run(args))
+
+    def work() -> int:
+        place = place_of()
+        rank = 0 if place is None else place.rank
+        setup_logger(distributed_rank=rank, name="d2_multitask", abbrev_name="d2_multitask")
+        with joined(place) as processes:
+            return run(args, processes)
+
+    return exit_code(work)

@@ -36,6 +36,7 @@ from d2_multitask.cli.outputs import (
 )
 from d2_multitask.data.whole_files import whole_file
 from d2_multitask.exits import exit_code
+from d2_multitask.launchers import place_of
 from d2_multitask.runtime import Predictor, Result, draw
 from d2_multitask.runtime.files import find_media, numbers_of, read_image
 
@@ -141,6 +142,11 @@ def import_contact_sheet() -> Callable[..., np.ndarray]:
 
 def run(args: argparse.Namespace) -> int:
     """Predict on all images, one after the other."""
+    if place_of() is not None:
+        raise ValueError(
+            f"{args.model}: found several processes, expected one: an exported network takes all "
+            "processors. Give each machine a folder of its own"
+        )
     paths, videos = find_media(args.input)
     if videos:
         raise ValueError(f"--input {videos[0]}: found a video, expected images; type d2mt track")

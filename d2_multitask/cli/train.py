@@ -31,9 +31,10 @@ from d2_multitask.engine import processes
 from d2_multitask.engine.model_file import trained_config
 from d2_multitask.engine.processes import Run, Work
 from d2_multitask.engine.setup import (
+    device_of,
     ends_in_a_sentence,
-    fall_back_to_cpu,
     find_config_file,
+    flat,
     setup,
 )
 from d2_multitask.engine.trainer import MultitaskTrainer, load_for_evaluation
@@ -57,28 +58,10 @@ def config_of(args: argparse.Namespace) -> CfgNode:
     return load_config(find_config_file(args.config_file), args.opts)
 
 
-def device_of(cfg: CfgNode) -> str:
-    """``MODEL.DEVICE`` as it will be used."""
-    cfg = cfg.clone()
-    fall_back_to_cpu(cfg)
-    return cfg.MODEL.DEVICE
-
-
 def settings_of(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any]:
     """All that has to be the same in all processes."""
     options = {"--resume": args.resume, "--eval-only": args.eval_only}
     return {**flat(cfg), **options, "d2_multitask": __version__}
-
-
-def flat(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:
-    """``{"SOLVER.BASE_LR": 0.01, ...}``."""
-    values: dict[str, Any] = {}
-    for key, value in cfg.items():
-        if isinstance(value, CfgNode):
-            values |= flat(value, f"{prefix}{key}.")
-        else:
-            values[prefix + key] = value
-    return values
 
 
 def train(args: argparse.Namespace, cfg: CfgNode) -> dict[str, Any] | None:

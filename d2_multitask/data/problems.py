@@ -80,6 +80,15 @@ class ProblemReport:
         for problem in problems:
             self._count(Problem(*problem))
 
+    def add_all(self, others: Iterable[ProblemReport]) -> None:
+        """Count what the reports of other training processes hold."""
+        for other in others:
+            for kind, places in other._places.items():
+                self._places.setdefault(kind, set()).update(places)
+                self._times[kind] = self._times.get(kind, 0) + other._times[kind]
+                examples = self._examples.setdefault(kind, [])
+                examples += other._examples[kind][: self.max_logged - len(examples)]
+
     @property
     def counts(self) -> dict[str, int]:
         """Kind -> number of distinct places; an image met in two epochs counts once."""

@@ -93,8 +93,8 @@ class Peers:
         self.news = last or (
             f"{who}: it has died without a word: killed, out of memory, or its machine is gone"
         )
+        self._tell(self.news)  # rank 0 knows all others; before this process may end
         self._heard.set()
-        self._tell(self.news)  # rank 0 knows all others
         time.sleep(GRACE)
         sys.stderr.write(f"{what_died(self.news)}\n")
         sys.stderr.flush()

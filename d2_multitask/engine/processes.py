@@ -223,8 +223,9 @@ def _end(peers: Peers, place: Place, error: BaseException) -> None:
         peers.leave(f"exit code {code}" if code else "")
         return
     reason = code or f"{type(error).__name__}: {error}"
-    # A mistake in the config is every process's: rank 0 says it.
-    if isinstance(error, RuntimeError) or (code and place.rank):
+    # A mistake in config or files is every process's: rank 0 says it.
+    mistake = code or isinstance(error, ValueError | OSError)
+    if isinstance(error, RuntimeError) or (mistake and place.rank):
         news = peers.wait_for_news()
         if news.endswith(reason):
             raise SystemExit(1) from None

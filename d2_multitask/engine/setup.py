@@ -165,6 +165,24 @@ def fall_back_to_cpu(cfg: CfgNode) -> str:
     )
 
 
+def device_of(cfg: CfgNode) -> str:
+    """``MODEL.DEVICE`` as it will be used."""
+    cfg = cfg.clone()
+    fall_back_to_cpu(cfg)
+    return cfg.MODEL.DEVICE
+
+
+def flat(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:
+    """``{"SOLVER.BASE_LR": 0.01, ...}``."""
+    values: dict[str, Any] = {}
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            values |= flat(value, f"{prefix}{key}.")
+        else:
+            values[prefix + key] = value
+    return values
+
+
 class _LogLines:
     """A text stream for tqdm: each state of the bar is a line of its own on stdout."""
 

@@ -99,7 +99,7 @@ class MultitaskTrainer(DefaultTrainer):
             place = next(i for i, hook in enumerate(others) if isinstance(hook, EvalHook))
             best = Best(self.cfg, self.checkpointer, others[place]._do_eval)
             others.insert(place + 1, best)
-        report = CallbackHook(after_train=lambda trainer: DATA_REPORT.log_totals())
+        report = CallbackHook(after_train=log_problems)
         return [timer, *ours, *others, report]
 
     def build_writers(self) -> list[EventWriter]:
@@ -220,6 +220,14 @@ class MultitaskTrainer(DefaultTrainer):
             path = write_results(results, cfg.OUTPUT_DIR)
             logger.info(f"Results, also in {path}:\n{format_results(results)}")
         return results
+
+
+def log_problems(trainer: MultitaskTrainer) -> None:
+    """Say what was wrong with the data; at the end of a training, of all processes."""
+    # Hooks run after a failure too, where nobody answers.
+    if comm.get_world_size() > 1 and trainer.iter == trainer.max_iter:
+        DATA_REPORT.add_all(comm.gather(DATA_REPORT)[1:])
+    DATA_REPORT.log_totals()
 
 
 def update_averages(trainer: MultitaskTrainer) -> None:

@@ -62,7 +62,7 @@ def test_a_folder_of_images_as_a_user_types_it(trained, photos, tmp_path):
     done = run_command("predict", tmp_path, *command)
     assert done.returncode == 0, done.stderr
     names = {"alpha.png", "cmyk.jpg", "colour.png", "deep.png", "grey.jpg", "turned.jpg"}
-    assert {p.name for p in out.iterdir()} == {*names, "contact_sheet.png"}
+    assert {p.name for p in out.iterdir()} == {*names, "contact_sheet.png", "finished.jsonl"}
     assert cv2.imread(str(out / "colour.png")).shape == (480, 640, 3)  # enlarged
     assert cv2.imread(str(out / "turned.jpg")).shape == (640, 480, 3)  # EXIF applied
     assert "broken.png" in done.stdout + done.stderr
@@ -99,14 +99,14 @@ def test_the_final_weights_of_the_output_folder_are_the_default(tool, trained, p
     out = tmp_path / "out"
     inputs = [photos / "colour.png", photos / "grey.jpg"]
     assert tool.main(arguments(trained, "--input", *inputs, "--output", out)) == 0
-    assert {p.name for p in out.iterdir()} == {"colour.png", "grey.jpg"}
+    assert {p.name for p in out.iterdir()} == {"colour.png", "grey.jpg", "finished.jsonl"}
 
 
 def test_max_images_and_side_by_side(tool, trained, photos, tmp_path):
     out = tmp_path / "out"
     options = ["--max-images", 1, "--side-by-side", "--output", out]
     assert tool.main(arguments(trained, "--input", f"{photos}/*.png", *options)) == 0
-    (path,) = out.iterdir()
+    (path,) = out.glob("*.[!j]*")
     assert path.name == "alpha.png"
     assert cv2.imread(str(path)).shape[1] > 1280
 
@@ -118,7 +118,7 @@ def test_one_name_in_two_folders_gives_two_overlays(tool, trained, tmp_path):
     out = tmp_path / "out"
     inputs = [tmp_path / "one", tmp_path / "two"]
     assert tool.main(arguments(trained, "--input", *inputs, "--output", out)) == 0
-    assert {p.name for p in out.iterdir()} == {"a.png", "2_a.png"}
+    assert {p.name for p in out.iterdir()} == {"a.png", "2_a.png", "finished.jsonl"}
 
 
 def test_names_that_are_taken(tool, trained, tmp_path):
@@ -135,6 +135,7 @@ def test_names_that_are_taken(tool, trained, tmp_path):
     arguments_ = arguments(trained, "--contact-sheet", "--output", folder, "--input", *inputs)
     assert tool.main(arguments_) == 0
     names = {"1_contact_sheet.png", "contact_sheet.png", "3_a.png", "a.png", "4_a.png"}
+    names.add("finished.jsonl")
     assert {path.name for path in folder.iterdir()} == names
 
 

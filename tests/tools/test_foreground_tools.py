@@ -110,7 +110,8 @@ def test_predict_writes_masks_that_can_be_trained_with(trained, folder, tmp_path
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"Also: {out / 'masks'}" in done.stdout
-    assert {p.name for p in out.iterdir()} == {"0.png", "1.png", "masks", "contact_sheet.png"}
+    names = {"0.png", "1.png", "masks", "contact_sheet.png", "finished.jsonl"}
+    assert {p.name for p in out.iterdir()} == names
     for name in ("0.png", "1.png"):
         assert read_foreground(str(out / "masks" / name), (48, 64)).max() <= 1
         # The image and its foreground side by side.
