@@ -14,7 +14,7 @@ BENCHMARK_ARGS :=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install people demo demo-clean benchmark test test-slow test-nightly lint format clean
+.PHONY: help install people demo demo-clean benchmark test test-slow test-nightly test-gpu lint format clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -62,6 +62,9 @@ test-slow: install ## the slow tests
 
 test-nightly: install ## all tests, and 10,000 damaged files in each of the fuzz tests
 	D2_MULTITASK_MUTANTS=10000 $(VENV)/bin/python -m pytest
+
+test-gpu: install ## what needs a CUDA GPU; everything else runs without one
+	$(VENV)/bin/python -m pytest tests/gpu
 
 lint: install ## check style and formatting
 	$(VENV)/bin/ruff check .

@@ -392,11 +392,11 @@ class _Functions(TorchFunctionMode):
             )
         if func is torch.Tensor.to:
             args = tuple(self._placed(x) for x in args)
-        if kwargs.get("device") is not None:
-            kwargs["device"] = self._placed(kwargs["device"])
         if func is torch.Tensor.new_tensor:
             kwargs = {"dtype": args[0].dtype, "device": args[0].device, **kwargs}
             func, args = torch.tensor, args[1:]
+        if kwargs.get("device") is not None:
+            kwargs["device"] = self._placed(kwargs["device"])
         if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
             device = kwargs.pop("device")
             return func(*args, **kwargs).to(device)

@@ -10,51 +10,27 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
+from config_support import CONFIGS, FILES, batch_for, small_config
 from d2_multitask.checkpoint import load_weights
 from d2_multitask.config import FIXED_KEYS, get_multitask_cfg, load_config
 from d2_multitask.modeling.mae.config import encoder_arguments
-from support import REPOSITORY, labelled_image
+from support import REPOSITORY
 
-CONFIGS = REPOSITORY / "configs"
-FILES = sorted(CONFIGS.rglob("*.yaml"))
 SUBSETS = [
     subset for size in (1, 2, 3) for subset in itertools.combinations(("seg", "det", "pose"), size)
 ]
 
 
-def narrow(cfg: CfgNode) -> None:
-    """Layer by layer the network of the file, but of few channels: DLA-34 and ResNet-101 are slow.
-
-    At full size they are built in tests/modeling/backbones/test_published_sizes.py.
-    """
-    cfg.MODEL.DLA.CHANNELS = [4, 4, 8, 8, 8, 8]
-    cfg.MODEL.UPSAMPLING.CHANNELS = [8] * len(cfg.MODEL.UPSAMPLING.CHANNELS)
-    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 8
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 8
-    for head in ("CENTER_HEAD", "DET_HEAD", "POSE_HEAD"):
-        cfg.MODEL[head].CONV_DIM = 8
-
-
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(CONFIGS)))
 def test_trains_and_answers(path: Path) -> None:
-    cfg = load_config(path)
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.FEATURE_EXTRACTOR.WEIGHTS = ""
-    if path.parent.name == "centernet":
-        narrow(cfg)
-    if cfg.MODEL.BACKBONE.NAME.startswith("build_mae_") and cfg.MODEL.MAE.SIZE != "tiny":
-        # All blocks are alike; those of ViT-B take a second each to make.
-        cfg.MODEL.MAE.SIZE, cfg.MODEL.MAE.DEPTH = "tiny", 4
+    cfg = small_config(path)
     torch.manual_seed(0)
     model = build_model(cfg)
-    num_keypoints = cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS
-    if cfg.MODEL.KEYPOINT_ON:
-        num_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
-    batch = [labelled_image(64, 96, num_keypoints=num_keypoints, seed=seed) for seed in range(2)]
+    batch = batch_for(cfg)
     with EventStorage():  # Detectron2's R-CNN logs into it
         loss = sum(model(batch).values())
     loss.backward()

@@ -274,8 +274,8 @@ class PoseHead(ObjectHead):
 
     def _have_keypoints(self, classes: Tensor) -> Tensor:
         """Classes of any shape -> bool of that shape."""
-        # Not `isin`, which ONNX does not have.
-        return (classes[..., None] == classes.new_tensor(self.keypoint_classes)).any(-1)
+        # Not `isin`, which ONNX does not have, nor a tensor of the ids, which a GPU would wait for.
+        return torch.stack([classes == number for number in self.keypoint_classes]).any(0)
 
     def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
         """``loss_pose_offset``, ``loss_pose_heatmap`` and ``loss_pose_heatmap_offset``."""

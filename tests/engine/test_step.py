@@ -211,16 +211,6 @@ def test_message_for_images_without_a_file():
     assert "\n  5\n  ?" in text
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_mixed_precision_on_the_gpu_is_detectron2s():
-    from detectron2.engine.train_loop import AMPTrainer
-
-    cfg = get_multitask_cfg()
-    cfg.SOLVER.AMP.ENABLED = True
-    model = FakeModel().cuda()
-    assert isinstance(build_step(cfg, model, [], torch.optim.SGD(model.parameters())), AMPTrainer)
-
-
 def test_gradient_norm_in_every_release_of_pytorch(monkeypatch):
     monkeypatch.delattr(torch.nn.utils, "get_total_norm", raising=False)  # not before 2.6
     model = nn.Linear(2, 1)

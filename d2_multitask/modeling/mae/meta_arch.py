@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import move_device_like
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
@@ -123,7 +122,7 @@ class MaskedAutoencoder(MAENetwork):
                     "INPUT.RANDOM_RESIZED_CROP"
                 )
         images = torch.stack(
-            [move_device_like(x["image"], self.pixel_mean) for x in batched_inputs]
+            [x["image"].to(self.pixel_mean.device, non_blocking=True) for x in batched_inputs]
         )
         return (images - self.pixel_mean) / self.pixel_std
 
@@ -163,7 +162,7 @@ def reconstruction_result(
         of each patch's mean colour.
     """
     h, w = patch_grid((images.shape[-2], images.shape[-1]), network.patch_size)
-    noise = image_noise(batched_input, h * w, seed).to(images.device)
+    noise = image_noise(batched_input, h * w, seed).to(images.device, non_blocking=True)
     output = network.reconstruct(images, mask_ratio=mask_ratio, noise=noise)
     return {
         "reconstruction": network.to_pixels(images, output.pred)[0],
