@@ -16,9 +16,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from detectron2.utils import comm
 from torch import Tensor
-from torchvision.ops import generalized_box_iou_loss
 
 logger = logging.getLogger(__name__)
+
+GIOU_EPS = 1e-7  # torchvision's
 
 
 def sum_over_workers(count: Tensor) -> Tensor:
@@ -104,8 +105,19 @@ def gathered_l1_loss(prediction: Tensor, target: Tensor, weight: Tensor | None =
 
 def gathered_giou_loss(boxes: Tensor, target: Tensor) -> Tensor:
     """Mean of 1 - generalised IoU (arXiv 1902.09630) over pairs of boxes (A, 4) xyxy."""
-    loss = generalized_box_iou_loss(boxes.float(), target.float(), reduction="sum")
-    return loss / average_over_workers(loss.new_full((), len(target)))
+    boxes, target = boxes.float(), target.float()
+    (low, high), (target_low, target_high) = boxes.split(2, 1), target.split(2, 1)
+    overlap = torch.minimum(high, target_high) - torch.maximum(low, target_low)
+    hull = torch.maximum(high, target_high) - torch.minimum(low, target_low)
+    # Not torchvision's function, whose boolean indices a GPU has to be waited for.
+    shared = _area(overlap.clamp(min=0))
+    union = _area(high - low) + _area(target_high - target_low) - shared
+    giou = shared / (union + GIOU_EPS) - (_area(hull) - union) / (_area(hull) + GIOU_EPS)
+    return (1 - giou).sum() / average_over_workers(giou.new_full((), len(target)))
+
+
+def _area(wh: Tensor) -> Tensor:
+    return wh[:, 0] * wh[:, 1]
 
 
 def masked_cross_entropy(logits: Tensor, target: Tensor, ignore_value: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from detectron2.utils import comm
+from torchvision.ops import generalized_box_iou_loss
 
 from d2_multitask.losses import (
     average_over_workers,
@@ -255,3 +256,27 @@ def test_the_share_of_negatives_is_that_of_all_workers(monkeypatch) -> None:
     expected = sum(w * c for w, c in zip(weights, costs, strict=True)) / (sum(weights) / 2)
     found = balanced_binary_cross_entropy(logits, target, 0, 255)
     assert found.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_giou_loss_is_torchvisions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(2, 50, 2, 2, generator=generator) * 20
+    corners[1, :10] = corners[0, :10] + 40  # apart
+    boxes, target = torch.cat([corners.amin(2), corners.amax(2)], -1)
+    boxes.requires_grad_()
+    found = gathered_giou_loss(boxes, target)
+    expected = generalized_box_iou_loss(boxes, target, reduction="mean")
+    assert found == pytest.approx(float(expected.detach()))
+    gradients = [torch.autograd.grad(loss, boxes)[0] for loss in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_focal_loss_is_the_same_with_and_without_known_peaks() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, target = torch.randn(2, 2, 3, 4, 5, generator=generator).clamp(max=0.9)
+    target[0, 1, 2, 3] = target[1, 0, 0, 0] = target[1, 2, 3, 4] = 1
+    valid = torch.rand(2, 1, 4, 5, generator=generator) > 0.2
+    valid[1, :, 0, 0] = False  # a peak that does not count
+    peaks = (target == 1).nonzero(as_tuple=True)
+    found = heatmap_focal_loss(logits, target, valid, peaks=peaks)
+    assert found.item() == pytest.approx(heatmap_focal_loss(logits, target, valid).item())
