@@ -82,8 +82,9 @@ def _left_and_right(cfg: CfgNode, table: Table) -> Iterator[Finding]:
         yield Finding(WARNING, "joints/places", table.name, text, *counts, found, mended)
     index = [(names.index(a), names.index(b)) for a, b in by_name]
     if index:
-        yield from _opposite_pairs(table, by_name, index)
-        yield from _faces(table, by_name, index)
+        sides = list(_opposite_pairs(table, by_name, index))
+        # Faces and bodies contradict each other for the same reason.
+        yield from sides or _faces(table, by_name, index)
 
 
 def _mended_pairs(
@@ -178,25 +179,29 @@ def _faces(
     sine = line[:, 0] * down[:, 1] - line[:, 1] * down[:, 0]
     sine /= np.maximum(length * np.linalg.norm(down, axis=1), 1e-6)
     seen = (face[..., 2] == 2).all(axis=1) & (length > MIN_EYES) & (np.abs(sine) > MIN_SINE)
-    wrong, number = np.flatnonzero(seen & (sine < 0)), int(seen.sum())
+    bodies = _directions(table, [pair for i, pair in enumerate(index) if i != eyes[0]])
+    against = seen & ((bodies.sum(axis=1) * line).sum(axis=1) < 0)
+    name, wrong, number = table.name, np.flatnonzero(seen & (sine < 0)), int(seen.sum())
+    is_most = number >= MIN_PEOPLE and len(wrong) > 0.5 * number
+    if is_most and against.sum() > 0.5 * len(wrong):
+        text, found = "left and right of the eyes are exchanged, against nose and body", []
+        mended = mend.rewriting(name, exchanged=[pairs[eyes[0]]])
+        yield Finding(ERROR, "joints/sides", name, text, 1, len(pairs), found, mended)
+        return
     if len(wrong):
         mended, text = "", "left and right are exchanged in people whose face is seen, or images "
         text += "are mirrored: exchange their labels, or take these keypoints out"
-        if number >= MIN_PEOPLE and len(wrong) > 0.5 * number:
+        if is_most:
             text = "left and right are those of the viewer, expected the person's, as in COCO"
-            mended = mend.rewriting(table.name, exchanged=pairs)
+            mended = mend.rewriting(name, exchanged=pairs)
         found = [table.object_name(table.people[i]) for i in wrong[:3]]
-        counts = len(wrong), number
-        yield Finding(WARNING, "joints/faces", table.name, text, *counts, found, mended)
-    bodies = [pair for i, pair in enumerate(index) if i != eyes[0]]
-    agreement = (_directions(table, bodies).sum(axis=1) * line).sum(axis=1)
-    turned, number = np.flatnonzero(seen & (agreement < 0)), int((seen & (agreement != 0)).sum())
+        yield Finding(WARNING, "joints/faces", name, text, len(wrong), number, found, mended)
+    turned = np.flatnonzero(against)
     if number >= MIN_PEOPLE and len(turned) > MAX_TURNED * number:
         text = "left and right of the body are exchanged against the eyes; expected of a few "
         text += "people, who look over their shoulder"
         found = [table.object_name(table.people[i]) for i in turned[:3]]
-        counts = len(turned), number
-        yield Finding(WARNING, "joints/bodies", table.name, text, *counts, found)
+        yield Finding(WARNING, "joints/bodies", name, text, len(turned), number, found)
 
 
 def _outside(table: Table) -> Iterator[Finding]:

@@ -46,6 +46,13 @@ def test_a_pair_with_exchanged_names(tmp_path: Path, pair) -> None:
     assert "in 100% of 30" in finding.examples[0] and finding.count == 1
 
 
+def test_eyes_with_exchanged_names(tmp_path: Path) -> None:
+    """They are too near to each other for the test of all pairs; the nose and the body tell."""
+    cfg = set_config(tmp_path, lambda content: exchange(content, PAIRS[:1]))
+    finding = check_planted(cfg, "joints/sides", "error")
+    assert "('left_eye', 'right_eye')" in finding.mend
+
+
 def test_left_and_right_of_the_viewer(tmp_path: Path) -> None:
     cfg = set_config(tmp_path, lambda content: exchange(content, PAIRS))
     finding = check_planted(cfg, "joints/faces", "warning")
