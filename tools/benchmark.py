@@ -9,7 +9,7 @@
     python tools/benchmark.py mae --config-file quick/mae_pretrain.yaml --size 96 --threads 1
     python tools/benchmark.py vit --config-file mask_rcnn_mae_pascal_in_detail.yaml --batch 1
     python tools/benchmark.py relation --config-file quick/mae_pretrain.yaml --size 96 --passes 256
-    python tools/benchmark.py shards --config-file mae_pretrain_base.yaml --images 2048 --workers 2
+    python tools/benchmark.py shards --config-file mae_pretrain_base.yaml --images 1024 --workers 2
     python tools/benchmark.py scaling --config-file mae_pretrain_base.yaml --size 224 --batch 8
     python tools/benchmark.py deploy --config-file mcn_fast_seg_det_pose.yaml --threads 1 --int8
 

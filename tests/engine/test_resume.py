@@ -12,14 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.utils.env import seed_all_rng
 from torch import nn
 
 from d2_multitask.config import load_config
+from d2_multitask.data.datasets.shards import register_shards
 from d2_multitask.engine import step
 from d2_multitask.engine.trainer import MultitaskTrainer
 from engine_support import SIZE, assert_same, registered_people, tiny_cfg
+from shard_support import write_shards
 
 STEPS, STOP = 6, 3
 
@@ -124,3 +127,12 @@ def test_resumed_training_equals_the_uninterrupted_one(
         path = tmp_path / folder / "model_final.pth"
         contents.append(torch.load(path, weights_only=True))
     assert_same(contents[1], contents[0])
+
+
+def test_resumed_training_on_shards_likewise(tmp_path, monkeypatch):
+    write_shards(tmp_path / "store", (5, 3, 4, 2))
+    name = "shards_of_this_test"
+    register_shards(name, str(tmp_path / "store/images-{000..003}.tar"))
+    test_resumed_training_equals_the_uninterrupted_one(mae, 2, False, name, tmp_path, monkeypatch)
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
