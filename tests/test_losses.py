@@ -266,7 +266,7 @@ def test_giou_loss_is_torchvisions() -> None:
     boxes.requires_grad_()
     found = gathered_giou_loss(boxes, target)
     expected = generalized_box_iou_loss(boxes, target, reduction="mean")
-    assert found == pytest.approx(float(expected.detach()))
+    assert found.item() == pytest.approx(expected.item())
     gradients = [torch.autograd.grad(loss, boxes)[0] for loss in (found, expected)]
     torch.testing.assert_close(*gradients)
 
