@@ -29,7 +29,15 @@ import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.data.datasets.from_config import register_datasets
 from d2_multitask.data.loader import build_train_loader
 from d2_multitask.doctor import counted, examine
-from d2_multitask.doctor.findings import ERROR, NOTE, SEVERITIES, Finding, summary, write_json
+from d2_multitask.doctor.findings import (
+    ERROR,
+    NOTE,
+    SEVERITIES,
+    Finding,
+    sentence,
+    summary,
+    write_json,
+)
 from d2_multitask.engine.model_file import trained_config
 from d2_multitask.engine.setup import fall_back_to_cpu, parse_with_overrides
 from d2_multitask.engine.solver import build_optimizer
@@ -93,9 +101,10 @@ def run(args: argparse.Namespace) -> int:
         for part, check in parts(cfg, folder):
             try:
                 check()
-            except (ValueError, OSError) as error:
-                if str(error) not in known:
-                    findings.append(Finding(ERROR, "start", part, str(error)))
+            except Exception as error:  # also of a function in DatasetCatalog
+                logger.debug("%s", part, exc_info=True)
+                if sentence(error) not in known:
+                    findings.append(Finding(ERROR, "start", part, sentence(error)))
     findings = [*findings, *counted(), *examined]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     for finding in findings:

@@ -21,7 +21,7 @@ from d2_multitask.data.labels.instances import MaskLabel, RoiKeypointLabel
 from d2_multitask.data.loader import EMPTY_IMAGE, NO_LABEL
 from d2_multitask.data.problems import DATA_REPORT
 from d2_multitask.doctor import balance, boxes, images, joints, maps
-from d2_multitask.doctor.findings import ERROR, NOTE, WARNING, Finding
+from d2_multitask.doctor.findings import ERROR, NOTE, WARNING, Finding, sentence
 from d2_multitask.doctor.tables import Table
 from d2_multitask.heads.build import task_labels
 
@@ -43,8 +43,8 @@ def examine(cfg: CfgNode, stride: int = 4) -> list[Finding]:
         roles = name in cfg.DATASETS.TRAIN, name in cfg.DATASETS.TEST
         try:
             tables.append(Table(name, load_dataset(name), labels, *roles))
-        except (ValueError, OSError) as error:
-            findings.append(Finding(ERROR, "start/dataset", name, str(error)))
+        except Exception as error:  # also of a function in DatasetCatalog
+            findings.append(Finding(ERROR, "start/dataset", name, sentence(error)))
     subjects: list[Callable[[], Iterator[Finding]]] = [
         lambda: balance.check(cfg, tables, labels),
         lambda: boxes.check(cfg, tables, labels, stride),
@@ -52,16 +52,14 @@ def examine(cfg: CfgNode, stride: int = 4) -> list[Finding]:
         lambda: maps.check(cfg, tables, labels),
         lambda: images.check(tables),
     ]
-    state = np.random.get_state()  # noqa: NPY002 (Detectron2 draws random resizing from it)
-    np.random.seed(0)  # noqa: NPY002
+    np.random.seed(0)  # noqa: NPY002 (Detectron2 draws random resizing from it)
     for subject in subjects:
         try:
             findings += subject()
         except Exception as error:  # the other subjects are still worth their time
             logger.debug("A check failed", exc_info=True)
-            text = f"a check ended with {type(error).__name__}: {error}; the rest is reported"
+            text = f"a check ended with {sentence(error)}; the rest is reported"
             findings.append(Finding(WARNING, "start/check-failed", "all datasets", text))
-    np.random.set_state(state)  # noqa: NPY002
     return findings
 
 

@@ -48,6 +48,12 @@ class Finding:
         return "\n".join(lines)
 
 
+def sentence(error: Exception) -> str:
+    """What is to be said of an error: those of this package and of files are sentences."""
+    is_sentence = isinstance(error, ValueError | OSError)
+    return str(error) if is_sentence else f"{type(error).__name__}: {error}"
+
+
 def summary(findings: Sequence[Finding]) -> str:
     """Such as "2 errors, 1 warning, 4 notes"."""
     counts = Counter(finding.severity for finding in findings)
@@ -56,6 +62,6 @@ def summary(findings: Sequence[Finding]) -> str:
 
 def write_json(path: str | Path, findings: Sequence[Finding]) -> None:
     """``{"counts": {severity: number}, "findings": [fields of `Finding`, ...]}``."""
-    counts = {s: sum(finding.severity == s for finding in findings) for s in SEVERITIES}
+    counts = dict.fromkeys(SEVERITIES, 0) | Counter(finding.severity for finding in findings)
     content = {"counts": counts, "findings": [asdict(finding) for finding in findings]}
     Path(path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

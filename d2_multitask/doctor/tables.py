@@ -71,13 +71,12 @@ class Table:
     def _mask_boxes(self, objects: Objects) -> np.ndarray:
         """Polygons by their corners; of run lengths pycocotools knows it."""
         result = np.full((len(objects), 4), np.nan)
-        polygons: dict[int, np.ndarray] = {}
         for index, annotation in enumerate(objects):
-            mask, size = annotation.get("segmentation"), self.sizes[self.images[index]]
-            if not mask or not size.all():
+            mask, (height, width) = annotation.get("segmentation"), self.sizes[self.images[index]]
+            if not mask or not height or not width:
                 continue
             try:
-                mask = clean_segmentation(mask, *size.tolist())
+                mask = clean_segmentation(mask, int(height), int(width))
             except MaskError as error:
                 self.bad_masks[index] = str(error)
                 continue
@@ -85,15 +84,9 @@ class Table:
                 x, y, w, h = mask_util.toBbox(mask)
                 result[index] = x, y, x + w, y + h
             else:
-                polygons[index] = np.array([x for p in mask for x in p], dtype=np.float32)
-        if polygons:
-            rows = list(polygons)
-            lengths = np.array([len(p) for p in polygons.values()]) // 2
-            corners = np.concatenate(list(polygons.values())).reshape(-1, 2)
-            starts = np.cumsum(lengths) - lengths
-            extent = [np.minimum.reduceat(corners, starts), np.maximum.reduceat(corners, starts)]
-            limits = np.tile(self.sizes[self.images[rows]][:, ::-1], 2)
-            result[rows] = np.clip(np.hstack(extent), 0, limits)
+                xs, ys = ([v for p in mask for v in p[start::2]] for start in (0, 1))
+                result[index, :2] = max(min(xs), 0), max(min(ys), 0)
+                result[index, 2:] = min(max(xs), width), min(max(ys), height)
         return result
 
 

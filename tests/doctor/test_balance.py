@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from detectron2.data import DatasetCatalog
 
 from d2_multitask.doctor import examine
 from doctor_support import Content, check_planted, found, registered, set_config
@@ -63,6 +64,18 @@ def test_a_set_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "train" / "people.json").write_text("{")
     finding = check_planted(cfg, "start/dataset", "error", is_mended=False)
     assert "found broken JSON" in finding.text
+
+
+def test_a_function_that_fails(tmp_path: Path) -> None:
+    """Of a user, with an error that is no sentence."""
+    cfg = set_config(tmp_path)
+    cfg.DATASETS.TEST = ("failing",)
+    DatasetCatalog.register("failing", lambda: {}["images"])
+    try:
+        finding = check_planted(cfg, "start/dataset", "error", is_mended=False)
+    finally:
+        DatasetCatalog.remove("failing")
+    assert finding.text == "KeyError: 'images'"
 
 
 def test_the_share_of_each_set(tmp_path: Path) -> None:
