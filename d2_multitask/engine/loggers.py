@@ -11,6 +11,7 @@ import importlib
 import logging
 import os
 import re
+import tempfile
 import time
 from abc import abstractmethod
 from collections import defaultdict, deque
@@ -69,6 +70,8 @@ class RunWriter(EventWriter):
         self._folder = Path(cfg.OUTPUT_DIR)
         self._id_file = self._folder / f"{self.library}_run_id"
         self._is_resumed = is_resumed
+        with tempfile.TemporaryFile(dir=self._folder) as now:  # the clock of the disk
+            self._began = os.fstat(now.fileno()).st_mtime
         self._run: Any = None
         self._last_write = -1
         self._waiting: deque[tuple[Send, int]] = deque()
@@ -143,7 +146,7 @@ class RunWriter(EventWriter):
         return self._is_of_this_run(self._folder / _FINAL)
 
     def _is_of_this_run(self, path: Path) -> bool:
-        """Whether it is newer than the run."""
+        """Whether it is newer than the beginning of the training."""
         files = (path, self._id_file)
         if not all(file.is_file() for file in files):
             return False
@@ -170,6 +173,8 @@ class RunWriter(EventWriter):
         run_id = self.start(self._id_file.read_text().strip() if known else None)
         if not known:
             write_text(self._id_file, run_id)
+            since = 0.0 if self._is_resumed() else self._began
+            os.utime(self._id_file, (since, since))  # for _is_of_this_run
         for send in reversed(list(self.send_config(not known))):
             self._waiting.appendleft((send, _TRIES))
 

@@ -200,6 +200,20 @@ def test_a_resumed_training_goes_on_with_its_run(fake, tmp_path):
     assert second[-2:] == [("log_artifact", (path,), {}), ("end_run", ("FINISHED",), {})]
 
 
+def test_checkpoints_from_before_the_first_writing_are_sent(fake, tmp_path):
+    (writer,) = build_loggers(small_cfg(tmp_path), lambda: False)
+    paths = [tmp_path / name for name in ("model_final.pth", "model_best.pth")]
+    for path in paths:
+        path.write_text("weights")
+    (tmp_path / "last_checkpoint").write_text("model_final.pth")
+    with EventStorage() as storage:
+        write_some(writer, storage, range(1))
+        writer.close()
+    assert [args for name, args, _ in fake.calls if name == "log_artifact"] == [
+        (str(path),) for path in paths
+    ]
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
