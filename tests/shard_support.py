@@ -49,6 +49,14 @@ class _Handler(SimpleHTTPRequestHandler):
             server.failures -= 1
             self.send_error(503)
             return
+        if server.cuts > 0 and self.path.endswith(".tar") and not self.headers.get("Range"):
+            server.cuts -= 1
+            content = Path(self.translate_path(self.path)).read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: len(content) // 2])
+            return
         with contextlib.suppress(ConnectionError):  # who asks for the size reads no content
             super().do_GET()
 
@@ -58,11 +66,13 @@ class _Handler(SimpleHTTPRequestHandler):
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[ThreadingHTTPServer]:
-    """A server of a folder; ``url``, ``requests`` (counted), ``failures`` (503s still to give)."""
+    """A server of a folder; ``url``, ``requests`` (counted), ``failures`` (503s still to give),
+    ``cuts`` (connections still to break).
+    """
     handler = functools.partial(_Handler, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.url = f"http://127.0.0.1:{server.server_port}"
-        server.requests, server.failures = Counter(), 0
+        server.requests, server.failures, server.cuts = Counter(), 0, 0
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()

@@ -15,6 +15,7 @@ import hashlib
 import io
 import os
 import posixpath
+import re
 import shutil
 import time
 import urllib.parse
@@ -120,9 +121,10 @@ def _members(file: BinaryIO, shard: str) -> Iterator[Member]:
 
 
 def _is_header(block: bytes) -> bool:
-    """Whether its checksum is right; the checksum's own field counts as spaces."""
+    """Whether it has a size, and the right checksum, whose own field counts as spaces."""
     with suppress(ValueError):
-        return _number(block[148:156]) == sum(block) - sum(block[148:156]) + 8 * ord(" ")
+        checksum = sum(block) - sum(block[148:156]) + 8 * ord(" ")
+        return _number(block[124:136]) >= 0 and _number(block[148:156]) == checksum
     return False
 
 
@@ -139,19 +141,18 @@ def _number(field: bytes) -> int:
 def _long_name(content: bytes, kind: bytes) -> str:
     if kind == b"L":
         return _text(content).decode("utf-8", "replace")
-    while content:  # "length key=value\n"
-        length, _, rest = content.partition(b" ")
-        record, content = rest[: int(length) - len(length) - 2], content[int(length) :]
-        if record.startswith(b"path="):
-            return record[5:].decode("utf-8", "replace")
-    return ""
+    path = re.search(rb"(?:^|\n)\d+ path=(.*?)\n", content)  # among records "length key=value\n"
+    return path[1].decode("utf-8", "replace") if path else ""
 
 
 def _opened(shard: str) -> BinaryIO:
     try:
         return open(local_path(shard), "rb")
-    except OSError as error:
-        raise ShardError(f"{shard}: cannot be read: {error.strerror}; {_AGAIN}") from error
+    except (OSError, ValueError) as error:  # of a null byte in the name, for example
+        if isinstance(error, ShardError):
+            raise
+        why = getattr(error, "strerror", error)
+        raise ShardError(f"{shard}: cannot be read: {why}; {_AGAIN}") from error
 
 
 class _ShardHandler(PathHandler):
@@ -229,17 +230,8 @@ def shard_size(shard: str) -> int:
 
 
 def fetched(url: str) -> bytes:
-    """The content of a small file behind an address, anew each time.
-
-    Raises:
-        ShardError: as `local_path`.
-    """
-
-    def read() -> bytes:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
-            return answer.read()
-
-    return _with_retries(read, url)
+    """The content of a small file behind an address, anew each time; raises as `local_path`."""
+    return _with_retries(lambda: urllib.request.urlopen(url, timeout=_TIMEOUT).read(), url)
 
 
 def _download(shard: str, path: Path) -> None:
@@ -274,9 +266,9 @@ def _with_retries(work: Callable[[], Any], shard: str) -> Any:
     for wait in (*_WAITS, None):
         try:
             return work()
-        except (OSError, HTTPException) as error:  # urllib's errors and time-outs are OSErrors
+        except (OSError, HTTPException, ValueError) as error:  # an OSError: urllib's, time-outs
             code = getattr(error, "code", 0)  # of HTTP
-            final = 400 <= code < 500 and code not in (408, 429)
+            final = (400 <= code < 500 and code not in (408, 429)) or isinstance(error, ValueError)
             if wait is None or final or getattr(error, "errno", 0) == errno.ENOSPC:
                 raise ShardError(
                     f"{shard}: cannot be fetched: {error}; when it can, a training goes on with "

@@ -131,10 +131,7 @@ def _indexed(index: str) -> list[Shard]:
     """Shards of an index, whose names are relative to its place."""
     try:
         content = json.loads(fetched(index) if is_remote(index) else Path(index).read_bytes())
-        return [
-            Shard(_beside(index, entry["url"]), int(entry["nsamples"]), entry.get("filesize", 0))
-            for entry in content["shardlist"]
-        ]
+        return [_entry(index, **entry) for entry in content["shardlist"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ShardError(
             f"{index}: cannot be read as an index of shards: {type(error).__name__}: {error}; make "
@@ -142,10 +139,14 @@ def _indexed(index: str) -> list[Shard]:
         ) from None
 
 
-def _beside(index: str, name: str) -> str:
+def _entry(index: str, url: str, nsamples: int, filesize: int = 0, **_: Any) -> Shard:
+    if not (isinstance(url, str) and type(nsamples) is type(filesize) is int and nsamples > 0):
+        raise ValueError(f"found {url!r}, {nsamples!r}, {filesize!r}, expected a name and numbers")
     if is_remote(index):
-        return urllib.parse.urljoin(index, name)
-    return name if is_remote(name) else os.path.join(os.path.dirname(index), name)
+        url = urllib.parse.urljoin(index, url)
+    elif not is_remote(url):
+        url = os.path.join(os.path.dirname(index), url)
+    return Shard(url, nsamples, filesize)
 
 
 def _checked(shard: Shard, number: int) -> Shard:

@@ -84,7 +84,8 @@ def test_for_evaluation_and_mixed_with_others(store):
     [
         ("{", "cannot be read as an index of shards: JSONDecodeError"),
         ('{"shards": []}', "KeyError: 'shardlist'"),
-        ('{"shardlist": [{"url": "images-000.tar"}]}', "KeyError: 'nsamples'"),
+        ('{"shardlist": [{"url": "images-000.tar"}]}', "TypeError: .* 'nsamples'"),
+        ('{"shardlist": [{"url": "a.tar", "nsamples": "9"}]}', "ValueError: found 'a.tar', '9', 0"),
         ('{"shardlist": []}', "found no shard"),
         (None, "No such file"),
     ],
