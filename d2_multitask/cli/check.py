@@ -15,7 +15,6 @@ Exit code: 0; 1 if a training would stop, or learn or measure the wrong thing (a
 from __future__ import annotations
 
 import argparse
-import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -43,8 +42,6 @@ from d2_multitask.engine.setup import fall_back_to_cpu, parse_with_overrides
 from d2_multitask.engine.solver import build_optimizer
 from d2_multitask.evaluation.build import build_evaluator
 from d2_multitask.exits import exit_code
-
-logger = logging.getLogger("d2_multitask.check")
 
 _FINEST_STRIDE = 4  # of the networks of this package, where one cannot be built
 
@@ -102,7 +99,6 @@ def run(args: argparse.Namespace) -> int:
             try:
                 check()
             except Exception as error:  # also of a function in DatasetCatalog
-                logger.debug("%s", part, exc_info=True)
                 if sentence(error) not in known:
                     findings.append(Finding(ERROR, "start", part, sentence(error)))
     findings = [*findings, *counted(), *examined]

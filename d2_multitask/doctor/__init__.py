@@ -6,7 +6,6 @@ labels come as arrays (`tables`). `mend` writes the lines that mend what was fou
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -24,8 +23,6 @@ from d2_multitask.doctor import balance, boxes, images, joints, maps
 from d2_multitask.doctor.findings import ERROR, NOTE, WARNING, Finding, sentence
 from d2_multitask.doctor.tables import Table
 from d2_multitask.heads.build import task_labels
-
-logger = logging.getLogger(__name__)
 
 # Nothing is lost by these.
 _HARMLESS = (EMPTY_IMAGE, NO_LABEL, SIZE_OF_FILE, EXIF_LEFT_OUT, ID_AS_TEXT, FLAG_AS_TEXT)
@@ -57,7 +54,6 @@ def examine(cfg: CfgNode, stride: int = 4) -> list[Finding]:
         try:
             findings += subject()
         except Exception as error:  # the other subjects are still worth their time
-            logger.debug("A check failed", exc_info=True)
             text = f"a check ended with {sentence(error)}; the rest is reported"
             findings.append(Finding(WARNING, "start/check-failed", "all datasets", text))
     return findings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from d2_multitask.data.io import ImageReadError, image_size, read_label_map
-from d2_multitask.data.labels.base import BAD_MAP, UNKNOWN_IDS, Label, MapLabel, spread
+from d2_multitask.data.labels.base import UNKNOWN_IDS, Label, MapLabel, spread
 from d2_multitask.data.problems import Problem, ProblemReport
 from d2_multitask.doctor import mend
 from d2_multitask.doctor.findings import ERROR, NOTE, WARNING, Finding
@@ -38,15 +39,12 @@ class _Sample:
         self.values, self.classes = Counter[int](), Counter[int]()
         self.records = list(spread(records, MAX_MAPS))
         for record in self.records:
-            try:
+            with contextlib.suppress(ImageReadError):  # the image; of the map `read` counts it
                 height, width = image_size(record["file_name"])
-                self.values.update(_counted(read_label_map(record[f"{label.key}_file_name"])))
                 ids = label.read({**record, "height": height, "width": width}, self.report)
-            except ImageReadError as error:
-                kind = BAD_MAP.format(label.description)
-                self.report.add(kind, str(record["file_name"]), str(error))
-            else:
-                self.classes.update({} if ids is None else _counted(ids))
+                if ids is not None:
+                    self.classes.update(_counted(ids))
+                    self.values.update(_counted(read_label_map(record[f"{label.key}_file_name"])))
 
     def unknown(self) -> list[int]:
         """Values in the files that mean nothing."""
@@ -94,7 +92,8 @@ def _names(cfg: CfgNode, sample: _Sample) -> Iterator[Finding]:
     names = list(table.metadata.get(label.names_key) or ()) if label.names_key else []
     shown = sample.classes.keys() - {label.ignore_value}
     missing = [f"{i} ({name})" for i, name in enumerate(names) if i not in shown]
-    if sample.report.counts or not missing:
+    has_unknown_ids = UNKNOWN_IDS.format(label.description) in sample.report.counts
+    if has_unknown_ids or not sample.values or not missing:
         return
     is_whole = number == len(table.records) and table.is_train
     severity, check, mended = WARNING if is_whole else NOTE, "maps/never-seen", ""
