@@ -238,7 +238,7 @@ def _download(shard: str, path: Path) -> None:
     with urllib.request.urlopen(shard, timeout=_TIMEOUT) as answer:
         expected = answer.headers.get("Content-Length")
         _make_room(path.parent, int(expected or 0))
-        with whole_file(path) as unfinished:
+        with whole_file(path, durable=True) as unfinished:  # it is not checked again
             with open(unfinished, "wb") as file:
                 shutil.copyfileobj(answer, file, 1 << 20)
             found = unfinished.stat().st_size
