@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
 from detectron2.utils.logger import setup_logger
 from torch import nn
@@ -37,6 +38,7 @@ from d2_multitask.doctor.findings import (
     summary,
     write_json,
 )
+from d2_multitask.engine.best import best_metric
 from d2_multitask.engine.model_file import trained_config
 from d2_multitask.engine.setup import fall_back_to_cpu, parse_with_overrides
 from d2_multitask.engine.solver import build_optimizer
@@ -63,9 +65,15 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def parts(cfg: CfgNode, folder: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     """What is built, and the function that raises ValueError for a mistake."""
+    built: list[DatasetEvaluator] = []
     yield "DATASETS.TRAIN", lambda: build_train_loader(cfg)
     for name in cfg.DATASETS.TEST:
-        yield f"DATASETS.TEST, {name}", lambda name=name: build_evaluator(cfg, name, folder)
+        yield (
+            f"DATASETS.TEST, {name}",
+            lambda name=name: built.append(build_evaluator(cfg, name, folder)),
+        )
+    if cfg.TEST.BEST_METRIC or cfg.SOLVER.PATIENCE:
+        yield "best checkpoint", lambda: best_metric(cfg).check(cfg.DATASETS.TEST, built)
 
 
 def network(cfg: CfgNode, findings: list[Finding]) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import difflib
 import logging
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,8 @@ KEY = "TEST.BEST_METRIC"
 SCORE = "val_score"
 """The score's name in ``metrics.json`` and TensorBoard."""
 _SMALLER = "min "
+_STATE = ("best_metric", "best_iter", "_since_best", "_last_iter")
+_PERIODIC = re.compile(r"model_\d{7,}\.pth")
 
 
 class EarlyStop(BaseException):
@@ -94,11 +97,13 @@ class BestMetric:
 
         Args:
             datasets: ``DATASETS.TEST``.
-            evaluators: one each.
+            evaluators: one each; with fewer, nothing is compared.
 
         Raises:
             ValueError: no evaluator gives a name.
         """
+        if len(evaluators) < len(datasets):
+            return  # one could not be built, which is said elsewhere
         several = len(datasets) > 1
         known: list[str] = []
         for dataset, evaluator in zip(datasets, evaluators, strict=True):
@@ -136,6 +141,25 @@ def _parse(text: str) -> Term:
     return Term(name, smaller, reference)
 
 
+def best_metric(cfg: CfgNode) -> BestMetric:
+    """``TEST.BEST_METRIC``.
+
+    Raises:
+        ValueError: it is malformed, or the keys that go with it do not fit.
+    """
+    if not cfg.TEST.BEST_METRIC:
+        raise ValueError(
+            f"SOLVER.PATIENCE: found {cfg.SOLVER.PATIENCE} without {KEY}; expected what must "
+            f"improve, for example {KEY} bbox/AP"
+        )
+    if cfg.TEST.EVAL_PERIOD <= 0:
+        raise ValueError(
+            f"{KEY}: found TEST.EVAL_PERIOD {cfg.TEST.EVAL_PERIOD}, expected the number of "
+            "iterations between two evaluations, for example 500"
+        )
+    return BestMetric(cfg.TEST.BEST_METRIC)
+
+
 class Best(BestCheckpointer):
     """Detectron2's BestCheckpointer with any score, patience, and a memory that resumes.
 
@@ -150,19 +174,9 @@ class Best(BestCheckpointer):
             evaluate: evaluates into the trainer's storage and ``_last_eval_results``.
 
         Raises:
-            ValueError: keys that do not fit each other.
+            ValueError: as of `best_metric`.
         """
-        if not cfg.TEST.BEST_METRIC:
-            raise ValueError(
-                f"SOLVER.PATIENCE: found {cfg.SOLVER.PATIENCE} without {KEY}; expected what must "
-                f"improve, for example {KEY} bbox/AP"
-            )
-        if cfg.TEST.EVAL_PERIOD <= 0:
-            raise ValueError(
-                f"{KEY}: found TEST.EVAL_PERIOD {cfg.TEST.EVAL_PERIOD}, expected the number of "
-                "iterations between two evaluations, for example 500"
-            )
-        self.metric = BestMetric(cfg.TEST.BEST_METRIC)
+        self.metric = best_metric(cfg)
         super().__init__(cfg.TEST.EVAL_PERIOD, checkpointer, SCORE, self.metric.mode)
         self._patience = cfg.SOLVER.PATIENCE
         self._output_dir = cfg.OUTPUT_DIR
@@ -172,16 +186,15 @@ class Best(BestCheckpointer):
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
-        names = ("best_metric", "best_iter", "_since_best", "_last_iter")
-        return {"metric": self.metric.text, **{name: getattr(self, name) for name in names}}
+        return {"metric": self.metric.text, **{name: getattr(self, name) for name in _STATE}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue that of a checkpoint."""
-        state = dict(state)
-        if (before := state.pop("metric")) != self.metric.text:
+        if (before := state["metric"]) != self.metric.text:
             logger.warning(f"{KEY} was {before!r}: the best of {self.metric.text!r} starts anew.")
             return
-        vars(self).update(state)
+        for name in _STATE:
+            setattr(self, name, state[name])
 
     def before_train(self) -> None:
         """Catch up with an evaluation that was due when the training was interrupted.
@@ -276,8 +289,8 @@ class LastCheckpoints(PeriodicCheckpointer):
         return {"names": self._with_newest() if self._is_due() else list(self._names)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue that of a checkpoint."""
-        self._names = list(state["names"])
+        """Continue that of a checkpoint, which is not trusted: the files will be deleted."""
+        self._names = [name for name in state["names"] if _PERIODIC.fullmatch(name)]
 
     def before_train(self) -> None:
         """Find a checkpoint that a signal made between two periods: the next one replaces it."""

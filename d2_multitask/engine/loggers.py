@@ -79,27 +79,27 @@ class RunWriter(EventWriter):
         self._pause, self._next_try = _FIRST_PAUSE, 0.0
 
     @abstractmethod
-    def start(self, run_id: str | None) -> str:
+    def _start_run(self, run_id: str | None) -> str:
         """Start a run, or go on with one; returns its id."""
 
     @abstractmethod
-    def send_config(self, is_new: bool) -> Iterable[Send]:
+    def _send_config(self, is_new: bool) -> Iterable[Send]:
         """What sends the config to a run that is new or goes on."""
 
     @abstractmethod
-    def send_scalars(self, scalars: dict[str, float], iteration: int) -> None:
+    def _send_scalars(self, scalars: dict[str, float], iteration: int) -> None:
         """Send the numbers of an iteration."""
 
     @abstractmethod
-    def send_picture(self, name: str, picture: np.ndarray, iteration: int) -> None:
+    def _send_picture(self, name: str, picture: np.ndarray, iteration: int) -> None:
         """Send a picture, (H, W, 3) uint8 RGB."""
 
     @abstractmethod
-    def send_file(self, path: Path) -> None:
+    def _send_file(self, path: Path) -> None:
         """Send a checkpoint."""
 
     @abstractmethod
-    def finish(self, is_complete: bool) -> None:
+    def _finish(self, is_complete: bool) -> None:
         """End the run."""
 
     def write(self) -> None:
@@ -111,7 +111,7 @@ class RunWriter(EventWriter):
                 new[when][name] = value
         self._last_write = max([self._last_write, *new])
         for when, scalars in sorted(new.items()):
-            self._waiting.append((partial(self.send_scalars, scalars, when), _TRIES))
+            self._waiting.append((partial(self._send_scalars, scalars, when), _TRIES))
         # TensorBoard's writer, which comes later, clears the pictures. They need memory.
         pictures = [] if time.monotonic() < self._next_try else storage._vis_data
         self._lost += len(storage._vis_data) - len(pictures)
@@ -119,7 +119,7 @@ class RunWriter(EventWriter):
             picture = np.asarray(image).transpose(1, 2, 0)
             if picture.dtype != np.uint8:
                 picture = (255 * picture).astype(np.uint8)
-            self._waiting.append((partial(self.send_picture, name, picture, when), 1))
+            self._waiting.append((partial(self._send_picture, name, picture, when), 1))
         self._send()
 
     def close(self) -> None:
@@ -127,11 +127,11 @@ class RunWriter(EventWriter):
         complete = self._is_complete()
         for path in (self._folder / name for name in (_FINAL, _BEST)):
             if complete and self._is_of_this_run(path):
-                self._waiting.append((partial(self.send_file, path), 1))
+                self._waiting.append((partial(self._send_file, path), 1))
         self._next_try = 0.0
         self._send()
         if self._run is not None:
-            self._try(partial(self.finish, complete))
+            self._try(partial(self._finish, complete))
         self._lost += len(self._waiting)
         if self._failures:
             logger.warning(
@@ -170,12 +170,12 @@ class RunWriter(EventWriter):
 
     def _start(self) -> None:
         known = self._is_resumed() and self._id_file.is_file()
-        run_id = self.start(self._id_file.read_text().strip() if known else None)
+        run_id = self._start_run(self._id_file.read_text().strip() if known else None)
         if not known:
             write_text(self._id_file, run_id)
             since = 0.0 if self._is_resumed() else self._began
             os.utime(self._id_file, (since, since))  # for _is_of_this_run
-        for send in reversed(list(self.send_config(not known))):
+        for send in reversed(list(self._send_config(not known))):
             self._waiting.appendleft((send, _TRIES))
 
     def _try(self, send: Send) -> bool:
@@ -205,33 +205,28 @@ class MLflowWriter(RunWriter):
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     }
 
-    def start(self, run_id: str | None) -> str:
-        """See `RunWriter`."""
+    def _start_run(self, run_id: str | None) -> str:
         name = None if run_id else self._folder.name
         self._run = self._module.start_run(run_id=run_id, run_name=name)
         return self._run.info.run_id
 
-    def send_config(self, is_new: bool) -> Iterable[Send]:
-        """The file, and the keys of a new run; later MLflow allows no other values."""
+    def _send_config(self, is_new: bool) -> Iterable[Send]:
         yield partial(self._module.log_text, self._cfg.dump(), "config.yaml")
-        if is_new:
+        if is_new:  # later MLflow allows no other values
             yield partial(self._module.log_params, dict(_flat(self._cfg)))
 
-    def send_scalars(self, scalars: dict[str, float], iteration: int) -> None:
-        """MLflow refuses some characters of names, such as parentheses."""
+    def _send_scalars(self, scalars: dict[str, float], iteration: int) -> None:
+        # MLflow refuses some characters of names, such as parentheses.
         allowed = {re.sub(r"[^\w/.\- ]", "_", name): value for name, value in scalars.items()}
         self._module.log_metrics(allowed, step=iteration)
 
-    def send_picture(self, name: str, picture: np.ndarray, iteration: int) -> None:
-        """See `RunWriter`."""
+    def _send_picture(self, name: str, picture: np.ndarray, iteration: int) -> None:
         self._module.log_image(picture, key=name, step=iteration)
 
-    def send_file(self, path: Path) -> None:
-        """See `RunWriter`."""
+    def _send_file(self, path: Path) -> None:
         self._module.log_artifact(str(path))
 
-    def finish(self, is_complete: bool) -> None:
-        """See `RunWriter`."""
+    def _finish(self, is_complete: bool) -> None:
         self._module.end_run("FINISHED" if is_complete else "KILLED")
 
 
@@ -245,8 +240,7 @@ class WandbWriter(RunWriter):
         "WANDB_FINISH_TIMEOUT": "300",
     }
 
-    def start(self, run_id: str | None) -> str:
-        """See `RunWriter`."""
+    def _start_run(self, run_id: str | None) -> str:
         self._run = self._module.init(
             dir=str(self._folder),
             id=run_id,
@@ -258,26 +252,21 @@ class WandbWriter(RunWriter):
         self._run.define_metric("*", step_metric="iteration")
         return self._run.id
 
-    def send_config(self, is_new: bool) -> Iterable[Send]:
-        """It is sent at the start."""
-        return ()
+    def _send_config(self, is_new: bool) -> Iterable[Send]:
+        return ()  # it is sent at the start
 
-    def send_scalars(self, scalars: dict[str, float], iteration: int) -> None:
-        """See `RunWriter`."""
+    def _send_scalars(self, scalars: dict[str, float], iteration: int) -> None:
         self._run.log({**scalars, "iteration": iteration})
 
-    def send_picture(self, name: str, picture: np.ndarray, iteration: int) -> None:
-        """See `RunWriter`."""
+    def _send_picture(self, name: str, picture: np.ndarray, iteration: int) -> None:
         self._run.log({name: self._module.Image(picture), "iteration": iteration})
 
-    def send_file(self, path: Path) -> None:
-        """See `RunWriter`."""
+    def _send_file(self, path: Path) -> None:
         artifact = self._module.Artifact(f"{self._run.id}-{path.stem}", type="model")
         artifact.add_file(str(path), policy="immutable")  # not copied
         self._run.log_artifact(artifact)
 
-    def finish(self, is_complete: bool) -> None:
-        """See `RunWriter`."""
+    def _finish(self, is_complete: bool) -> None:
         self._run.finish(exit_code=0 if is_complete else 1)
 
 

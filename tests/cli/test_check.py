@@ -65,6 +65,17 @@ def test_every_mistake_is_said(command, tmp_path: Path, capsys) -> None:
     assert printed[-1].startswith(f"{len(errors)} errors, ")
 
 
+def test_a_metric_that_nothing_gives(command, tmp_path: Path, capsys) -> None:
+    config = write_config(tmp_path, "check_metric", write_people(tmp_path / "people"))
+    options = ["TEST.EVAL_PERIOD", "1", "TEST.BEST_METRIC", "bbox/Ap"]
+    assert command.main(["--config-file", config, *options]) == 1
+    assert (
+        "start: best checkpoint: TEST.BEST_METRIC: found 'bbox/Ap', which no"
+        in capsys.readouterr().out
+    )
+    assert command.main(["--config-file", config, *options[:3], "bbox/AP"]) == 0
+
+
 def test_warnings_fail_if_asked(command, tmp_path: Path, capsys) -> None:
     """A second class that nothing shows; and the report for CI."""
     json_file = write_people(tmp_path / "people")

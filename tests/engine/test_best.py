@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
 from d2_multitask.checkpoint import read_description
-from d2_multitask.engine.best import Best, BestMetric, EarlyStop
+from d2_multitask.engine.best import Best, BestMetric, EarlyStop, LastCheckpoints
 from d2_multitask.engine.trainer import MultitaskTrainer, load_for_evaluation
 from engine_support import assert_same, registered_people, tiny_cfg
 from worker_support import in_two_processes
@@ -193,6 +193,20 @@ def test_interrupted_training_ends_as_the_whole_one(at, signal, whole, people, t
         trainer.train()
     scripted(people, tmp_path).train()
     assert_same(ending(tmp_path), ending(whole[0]))
+
+
+def test_nothing_else_is_deleted(people, tmp_path):
+    """Not what a checkpoint of somebody else's names."""
+    outside, own = tmp_path / "outside.pth", tmp_path / "out" / "model_best.pth"
+    outside.write_text("kept")
+    hooks = scripted(people, own.parent)._hooks
+    (last,) = (h for h in hooks if isinstance(h, LastCheckpoints))
+    own.write_text("kept")
+    names = ["../outside.pth", str(outside), "model_best.pth", "../model_0000001.pth"]
+    last.load_state_dict({"names": [*names, "model_0000001.pth", "model_0000002.pth"]})
+    last.before_train()
+    assert outside.exists() and own.exists()
+    assert last.state_dict() == {"names": ["model_0000001.pth", "model_0000002.pth"]}
 
 
 def test_without_patience_the_last_evaluation_counts(people, tmp_path):
