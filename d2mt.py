@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-NEED_TORCH = ("check", "eval", "export", "train")
+NEED_TORCH = ("check", "eval", "export", "report", "train")
 NEED_IT_FOR_WEIGHTS = ("predict", "track")
 
 

@@ -131,6 +131,8 @@ def add_multitask_config(cfg: CfgNode) -> None:
     # MultitaskCenterNet: also join objects and semantic map to `panoptic_seg`. The thresholds are
     # those of MODEL.PANOPTIC_FPN.COMBINE. MODEL.MASK_ON gives `pred_masks`.
     cfg.TEST.PANOPTIC = False
+    # After each evaluation OUTPUT_DIR/report.html and report.md: errors, curves, the worst images.
+    cfg.TEST.REPORT = False
     cfg.TEST.FOREGROUND = CfgNode()
     # Before the metrics of binary segmentation, stretch each image's probabilities to 0..1, as
     # PySODMetrics and the older Matlab code do by default. False measures what was predicted.

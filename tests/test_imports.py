@@ -39,6 +39,7 @@ LEVELS = {
     "doctor": 7,
     "engine": 7,
     "export": 7,
+    "reports": 7,
     "visualization": 7,
     "segmenting": 7,
     "cli": 8,

@@ -36,14 +36,16 @@ from d2_multitask.visualization.metadata import cfg_metadata
 DEFAULT_OUTPUT = "output/eval"
 
 
-def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; ``None`` = the program's."""
-    parser = default_argument_parser(epilog=__doc__)
+def parse_args(
+    arguments: Sequence[str] | None, opts: Sequence[str] = (), epilog: str | None = __doc__
+) -> argparse.Namespace:
+    """The command line; ``None`` = the program's. ``opts``: KEY, VALUE, ... before its own."""
+    parser = default_argument_parser(epilog=epilog)
     parser.add_argument("--model", required=True, metavar="FILE", help="weights, .onnx or .xml")
     args = train.parse_args(arguments, parser)
     args.eval_only = True
     # A folder named in the config would be the training's.
-    args.opts = ["OUTPUT_DIR", DEFAULT_OUTPUT, *args.opts]
+    args.opts = ["OUTPUT_DIR", DEFAULT_OUTPUT, *opts, *args.opts]
     exported = Path(args.model).suffix.lower() in EXPORTED_SUFFIXES
     if exported and not args.config_file:
         parser.error(f"{args.model} does not say on which datasets: add --config-file FILE")
@@ -137,9 +139,13 @@ def _numbers(info: ModelInfo) -> dict[str, int]:
     return numbers
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; ``None`` = the command line."""
-    args = parse_args(arguments)
+def main(
+    arguments: Sequence[str] | None = None,
+    opts: Sequence[str] = (),
+    epilog: str | None = __doc__,
+) -> int:
+    """Run the command; ``None`` = the command line. For ``opts`` see `parse_args`."""
+    args = parse_args(arguments, opts, epilog)
     if not args.exported:
         return train.start(train.work, args)
     return train.start(evaluate_exported, args)

@@ -27,6 +27,7 @@ COMMANDS = {
     "view": ("d2_multitask.cli.view", "show an exported network on a page in the browser"),
     "export": ("d2_multitask.cli.export", "write a network as one file, ONNX for example"),
     "eval": ("d2_multitask.cli.eval", "measure a network, or an exported file, on labelled images"),
+    "report": ("d2_multitask.cli.report", "measure a network, with a page of its errors"),
     "check": ("d2_multitask.cli.check", "check a config and its datasets without training"),
     "train": ("d2_multitask.cli.train", "train a network, as Detectron2's tools/train_net.py"),
 }

@@ -194,7 +194,13 @@ class MultitaskTrainer(DefaultTrainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """The evaluators of a dataset; they write below ``OUTPUT_DIR/inference``."""
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        return build_evaluator(cfg, dataset_name, folder)
+        evaluators = build_evaluator(cfg, dataset_name, folder)
+        if not cfg.TEST.REPORT:
+            return evaluators
+        # Like pictures: only who asks for a report waits for the libraries that draw it.
+        from d2_multitask.reports.report import ReportedEvaluators
+
+        return ReportedEvaluators(evaluators, cfg, dataset_name)
 
     @classmethod
     def test(

@@ -93,11 +93,13 @@ class LabelEvaluator(DatasetEvaluator):
         output_name: key of the model's output and of the results.
         task: the task that predicts it, for messages.
         metrics: names of the results' metrics; one that ends in "-" is followed by each class name.
+        observer: is called as `add` after it, with each labelled image.
     """
 
     output_name: ClassVar[str]
     task: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]] = ()
+    observer: Callable[[dict[str, Any], Any, dict[str, Any]], None] | None = None
 
     def __init__(
         self, dataset_name: str, records: Sequence[dict[str, Any]], *, distributed: bool = True
@@ -162,6 +164,8 @@ class LabelEvaluator(DatasetEvaluator):
                 self._num_unlabelled += 1
             else:
                 self.add(record, labels, output)
+                if self.observer is not None:
+                    self.observer(record, labels, output)
 
     def prediction(
         self,

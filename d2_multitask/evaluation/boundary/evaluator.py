@@ -37,10 +37,18 @@ class EdgeEvaluator(LabelEvaluator):
     Both tasks use the predicted boundary map: it says where an occlusion boundary is, the occlusion
     field which side is in front. Without a boundary map, occlusion has
     ``orientation-accuracy-at-labels`` only.
+
+    Attributes:
+        curves: of the last evaluation, in the first process: as in ``boundary_curves.json``.
     """
 
     output_name = BOUNDARY
     task = BOUNDARY
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What is measured: boundary, occlusion or both."""
+        return self._tasks
 
     def __init__(
         self,
@@ -94,6 +102,7 @@ class EdgeEvaluator(LabelEvaluator):
         """Forget the counts of an earlier round."""
         super().reset()
         self._jobs.results()
+        self.curves: dict[str, Any] = {}
 
     def labels(self, record: dict[str, Any]) -> Labels | None:
         """What the image has of both labels."""
@@ -147,6 +156,7 @@ class EdgeEvaluator(LabelEvaluator):
                 stacked = _stack([c.occlusion for c in counts], 5, len(self._thresholds))
                 results[OCCLUSION] = {**occlusion_metrics(stacked), **results[OCCLUSION]}
                 curves[OCCLUSION] = _occlusion_curve(stacked)
+        self.curves = curves
         if self._output_dir and comm.is_main_process():
             os.makedirs(self._output_dir, exist_ok=True)
             with open(os.path.join(self._output_dir, CURVES_FILE), "w", encoding="utf-8") as file:

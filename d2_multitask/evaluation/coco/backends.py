@@ -82,6 +82,11 @@ class CocoBackend(ABC):
             pycocotools' object, evaluated, accumulated and summarised.
         """
 
+    @property
+    def image_numbers(self) -> dict[Any, int]:
+        """Image id -> its number, 1 to N."""
+        return self._images
+
     def _image_numbers(self, img_ids: Collection[Hashable] | None) -> list[int] | None:
         # To hotcoco no ids are all ids; 0 is the number of no image.
         if img_ids is None:
@@ -160,6 +165,30 @@ class HotcocoBackend(CocoBackend):
         img_ids: Collection[Hashable] | None = None,
     ) -> COCOeval:
         """See `CocoBackend.evaluate`."""
+        evaluation = self.evaluated(
+            predictions, metric, max_dets=max_dets, oks_sigmas=oks_sigmas, img_ids=img_ids
+        )
+        summary = COCOevalMaxDets(iouType=metric)
+        if metric != "keypoints":
+            summary.params.maxDets = evaluation.params.max_dets
+        summary.eval = {name: evaluation.eval[name] for name in ("precision", "recall", "scores")}
+        summary.summarize()
+        return summary
+
+    def evaluated(
+        self,
+        predictions: Sequence[Mapping[str, Any]],
+        metric: str,
+        *,
+        max_dets: int = 100,
+        oks_sigmas: Sequence[float] = (),
+        img_ids: Collection[Hashable] | None = None,
+        thresholds: Sequence[float] = (),
+    ) -> Any:
+        """hotcoco's `COCOeval`, evaluated and accumulated, with images and categories 1 to N.
+
+        ``thresholds``: of IoU or OKS, empty for COCO's. The others are `CocoBackend.evaluate`'s.
+        """
         image_numbers = self._image_numbers(img_ids)
         labels = self._labels
         if metric == "segm":
@@ -169,19 +198,17 @@ class HotcocoBackend(CocoBackend):
         fields = {"bbox": ("bbox",), "segm": ("segmentation",)}.get(metric, ("bbox", metric))
         found = labels.load_res(self._renumbered(predictions, ("score", *fields)))
         evaluation = self._hotcoco.COCOeval(labels, found, metric)
-        summary = COCOevalMaxDets(iouType=metric)
         if metric != "keypoints":
-            summary.params.maxDets = sorted([1, 10, max_dets])
-            evaluation.params.max_dets = summary.params.maxDets
+            evaluation.params.max_dets = sorted([1, 10, max_dets])
         elif oks_sigmas:
             evaluation.params.kpt_oks_sigmas = [float(sigma) for sigma in oks_sigmas]
         if image_numbers is not None:
             evaluation.params.img_ids = image_numbers
+        if thresholds:
+            evaluation.params.iou_thrs = list(thresholds)
         evaluation.evaluate()
         evaluation.accumulate()
-        summary.eval = {name: evaluation.eval[name] for name in ("precision", "recall", "scores")}
-        summary.summarize()
-        return summary
+        return evaluation
 
     def _load_labels(self, annotations: Sequence[CocoDict], fields: Sequence[str]) -> Any:
         """hotcoco's object for labels, with the box and ``fields`` of every object."""

@@ -64,6 +64,7 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
     Attributes:
         metrics: the metrics that are computed, a part of those asked for.
         backend: name of the backend.
+        found: COCO's results of the last evaluation, in the first process.
     """
 
     @_without_garbage_collection()
@@ -100,6 +101,7 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
             ImportError: the backend is not installed.
         """
         self.backend = choose_backend(backend)
+        self.found: list[dict[str, Any]] = []
         self._dataset_name = dataset_name
         self._num_not_finite = 0
         self._prediction_folder = output_dir
@@ -129,6 +131,21 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
     def metrics(self) -> tuple[str, ...]:
         """What is computed: a part of the metrics asked for."""
         return tuple(self._tasks)
+
+    @property
+    def ground_truth(self) -> CocoDict:
+        """The labels that predictions are compared with."""
+        return self._coco_api.dataset
+
+    @property
+    def oks_sigmas(self) -> list[float]:
+        """One sigma per keypoint, empty for COCO's 17."""
+        return list(self._kpt_oks_sigmas)
+
+    @property
+    def max_dets(self) -> int:
+        """Boxes counted per image."""
+        return self._max_dets_per_image[-1]
 
     def metric_names(self) -> list[str]:
         """What `evaluate` will give, as ``TEST.BEST_METRIC`` can name it."""
@@ -161,6 +178,7 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
         """Forget the predictions of an earlier round."""
         super().reset()
         self._num_not_finite = 0
+        self.found = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Keep the predictions of a few images.
@@ -221,7 +239,7 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
         """As in Detectron2: write the files, then score; with our backend and faster writers."""
         contiguous_ids = self._metadata.get("thing_dataset_id_to_contiguous_id")
         found = itertools.chain.from_iterable(image["instances"] for image in predictions)
-        results = with_category_ids(list(found), contiguous_ids)
+        results = self.found = with_category_ids(list(found), contiguous_ids)
         if self._prediction_folder:
             write_instances(self._prediction_folder, predictions)
             path = write_results(self._prediction_folder, results)
@@ -252,7 +270,7 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
         coco_eval = self._backend.evaluate(
             results,
             metric,
-            max_dets=self._max_dets_per_image[-1],
+            max_dets=self.max_dets,
             oks_sigmas=self._kpt_oks_sigmas,
             img_ids=img_ids,
         )
