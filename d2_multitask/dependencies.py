@@ -38,6 +38,7 @@ WITHOUT_TORCH = (
         "cli",
         "dependencies",
         "exits",
+        "launchers",
         "loading",
         "runtime",
         "tracking",

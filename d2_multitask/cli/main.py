@@ -32,7 +32,7 @@ COMMANDS = {
     "train": ("d2_multitask.cli.train", "train a network, as Detectron2's tools/train_net.py"),
 }
 # Commands whose work several processes share.
-SEVERAL = ("train", "eval", "predict")
+SEVERAL = ("train", "eval", "report", "predict")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
