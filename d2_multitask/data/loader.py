@@ -96,6 +96,7 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts | ShardedImages:
     for (name, dataset_dicts), label in itertools.product(sets.items(), labels.values()):
         label.check(name, dataset_dicts)
     report_shared_files(sets, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+    _warn_of_unlabelled(sets)
     sets = {name: _with_labelled_keypoints(dicts) for name, dicts in sets.items()}
     dataset_dicts = _chain(sets, times)
     if not LABEL_FREE_TASKS.isdisjoint(cfg.MODEL.TASKS):
@@ -292,8 +293,32 @@ def _check_agreement(key: str, names: Sequence[str]) -> None:
         if value != known[first]:
             raise ValueError(
                 f"DATASETS.TRAIN: {key} of dataset {name!r}: found {value}, expected "
-                f"{known[first]} as in {first!r}; train on one of them, or rename and reorder"
+                f"{known[first]} as in {first!r}; train on one of them{_union(key, known)}"
             )
+
+
+def _union(key: str, known: Mapping[str, Any]) -> str:
+    """What to type to train on datasets of other names together."""
+    keys = {"thing_classes": "CLASS_NAMES", "keypoint_names": "KEYPOINT_NAMES"}
+    if key not in keys:
+        return ", or rename and reorder"
+    union = list(dict.fromkeys(itertools.chain.from_iterable(known.values())))
+    return (
+        f", or give each of them the names of the network in its entry of DATASETS.REGISTER, such "
+        f"as all of them, {keys[key]}: {union} (docs/datasets.md, Several sets)"
+    )
+
+
+def _warn_of_unlabelled(sets: Mapping[str, DatasetDicts]) -> None:
+    """Classes of the network that no dataset labels are not learned, not even as background."""
+    fields = {"labelled_classes": "thing_classes", "labelled_keypoints": "keypoint_names"}
+    for field, key in fields.items():
+        names = next((x for n in sets if (x := MetadataCatalog.get(n).get(key))), ())
+        some = [next((r for r in s if "annotations" in r), None) for s in sets.values()]
+        rows = [r.get(field, [True] * len(names)) for r in some if r is not None]
+        nowhere = [name for name, *flags in zip(names, *rows, strict=False) if not any(flags)]
+        if rows and nowhere:
+            logger.warning(f"{key}: none of {list(sets)} labels {nowhere}: they are not learned")
 
 
 def _check_readable(name: str, dataset_dicts: DatasetDicts, image_format: str) -> None:

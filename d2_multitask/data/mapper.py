@@ -43,6 +43,7 @@ class MultitaskDatasetMapper:
     - ``window`` (test; absent where the image fills the input): its (x0, y0, x1, y1) in the input;
     - ``instances`` (training; absent without ``annotations``): see ``InstanceBuilder``;
     - ``labelled_keypoints`` (training; absent where the dataset labels all): (K,) bool;
+    - ``labelled_classes``, ``sem_seg_hidden`` (training; likewise): (C,) bool, see `label_maps`;
     - ``ignore_mask`` (training; absent if empty): (H, W) bool, crowds and remains of objects that
       were cut off;
     - ``sem_seg``, ``part_seg``, ``boundary``, ... (training; absent if unlabelled or not asked
@@ -128,6 +129,9 @@ class MultitaskDatasetMapper:
             result["window"] = window
         if self.is_train:
             self._add_instances(result, dataset_dict, transforms, original_size, image.shape[:2])
+            for key in ("labelled_classes", "sem_seg_hidden"):
+                if key in dataset_dict:
+                    result[key] = torch.tensor(dataset_dict[key], dtype=torch.bool)
             for label in self.labels:
                 values = label.load(sized, transforms, image.shape[:2])
                 if values is not None:

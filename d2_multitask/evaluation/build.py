@@ -180,6 +180,12 @@ def build_panoptic_evaluator(cfg: CfgNode, request: EvaluationRequest) -> Datase
         return None
     if not (request.has(MaskLabel()) and _class_names(label, request)):
         return None
+    if any("labelled_classes" in r or "sem_seg_hidden" in r for r in request.records):
+        logger.warning(
+            f"TEST.PANOPTIC: no PQ on dataset {request.dataset_name!r}: it does not label all of "
+            "the network's classes"
+        )
+        return None
     metadata = request.metadata
     return PanopticEvaluator(
         request.dataset_name, request.records, metadata.thing_classes, metadata.stuff_classes

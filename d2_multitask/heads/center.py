@@ -222,9 +222,10 @@ class CenterHead(ObjectHead):
     def targets(self, labels: BatchLabels) -> Targets:
         """Heatmap (N, num_classes, h, w), its peaks and valid cells, offsets at assigned cells.
 
-        ``valid`` is broadcastable to the heatmap: (N, 1, h, w), or (N, 1, 1, 1) without crowds.
-        Invalid are the cells of crowds, but for the centres of labelled objects in them, and all
-        cells of images without object labels.
+        ``valid`` is broadcastable to the heatmap: (N, C, h, w), where C is 1 if all classes are
+        labelled and h and w are 1 without crowds. Invalid are the cells of crowds, but for the
+        centres of labelled objects in them, all cells of images without object labels, and those
+        of the classes that the image's dataset does not label (``labelled_classes``).
         """
         objects = labels.objects(self.stride)
         grid_hw = grid_size(labels.images, self.stride)
@@ -232,7 +233,8 @@ class CenterHead(ObjectHead):
         places = objects.image_index, objects.classes, cells_of(objects.center_xy, grid_hw)
         radius = object_radius(objects.wh, self.grid.min_overlap, self.grid.radius_rule)
         heatmap = draw_heatmaps(*places, radius, shape, labels.device)
-        valid = to_device(objects.labelled, labels.device)[:, None, None, None]
+        labelled = objects.labelled[:, None] & labels.flags("labelled_classes")
+        valid = to_device(labelled, labels.device)[:, :, None, None]
         if labels.has_ignored:
             valid = (~labels.ignored_cells(self.stride) | (heatmap == 1)) & valid
         cells = labels.cells(self.stride, self.grid.assign_radius)

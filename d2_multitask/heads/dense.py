@@ -295,11 +295,17 @@ class LabelMapHead(DenseHead):
         self.loss_weight, self.loss_stride = loss_weight, loss_stride
         self.add_module(self.label, self.branch(num_classes))
 
+    def targets(self, labels: BatchLabels) -> Targets:
+        """See :class:`DenseHead`; ``hidden`` as of :func:`with_hidden_classes`."""
+        hidden = [x.get(f"{self.label}_hidden") for x in labels.batched_inputs]
+        return {**super().targets(labels), "hidden": hidden}
+
     def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
         """The cross-entropy under ``loss_name``."""
         labels = every_nth_pixel(targets[self.label], self.loss_stride)
         scale = self.stride // self.loss_stride
         logits = to_input_size(predictions[self.label], scale, tuple(labels.shape[1:]))
+        logits = with_hidden_classes(logits, targets.get("hidden", ()))
         loss = masked_cross_entropy(logits, labels, self.ignore_value)
         return {self.loss_name: loss * self.loss_weight}
 
@@ -316,6 +322,33 @@ class LabelMapHead(DenseHead):
     def prediction_maps(self, predictions: Predictions) -> dict[str, Tensor]:
         """(N, h, w): one minus the probability of class 0."""
         return {self.label: 1 - predictions[self.label].float().softmax(1)[:, 0]}
+
+
+def with_hidden_classes(logits: Tensor, hidden: Sequence[Tensor | None]) -> Tensor:
+    """Logits of the classes as an image's dataset labels them.
+
+    A class that it does not label is background, class 0, in its maps: the probability of
+    background becomes the sum of its own and theirs ("marginal loss" of Fidon et al., arXiv
+    2107.02314, and Shi et al., arXiv 2007.03868).
+
+    Args:
+        logits: (N, C, h, w).
+        hidden: per image (C,) bool, True for these classes; ``None`` = all are labelled.
+
+    Returns:
+        (N, C, h, w), -inf for hidden classes, in float32; ``logits`` itself if all are labelled.
+    """
+    if all(classes is None for classes in hidden):
+        return logits
+    result = []
+    for image, classes in zip(logits.float(), hidden, strict=True):
+        if classes is not None:
+            classes = classes.to(image.device)[:, None, None]
+            background = image[1:].masked_fill(~classes[1:], float("-inf"))
+            background = torch.cat([image[:1], background]).logsumexp(0, keepdim=True)
+            image = torch.cat([background, image[1:].masked_fill(classes[1:], float("-inf"))])
+        result.append(image)
+    return torch.stack(result)
 
 
 def every_nth_pixel(labels: Tensor, stride: int) -> Tensor:

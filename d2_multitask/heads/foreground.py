@@ -56,6 +56,8 @@ class ForegroundHead(DenseHead):
         """Declare ``MODEL.FOREGROUND_HEAD``; see :meth:`TaskHead.add_config`."""
         cfg.MODEL.FOREGROUND_HEAD = node = CfgNode()
         add_branch_config(node, conv_dim=64)
+        # Depthwise 3x3 convolutions, of several maps from the coarsest to the finest: small, fast.
+        node.SEPARABLE = False
         # Sub-cells along a cell's side. 1: a stride-4 map is fine enough for whole objects. With
         # CONV_DIM 0 on an MAE's tokens: the side of a patch.
         node.UPSCALE = 1

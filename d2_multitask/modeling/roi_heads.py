@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ROIAlign, ShapeSpec
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY, ROI_HEADS_REGISTRY
@@ -30,6 +31,8 @@ from torch import Tensor
 from d2_multitask.heads.base import check_class_ids
 from d2_multitask.losses import average_over_workers, worker_weight
 
+# Logit of the classes that an image's dataset does not label: e to its power is 0.
+_NEVER = -1e4
 # A box that lies on ignored pixels by more than this share of its area is ignored.
 _MAX_IGNORED = 0.5
 
@@ -40,19 +43,29 @@ class ImageLabels(Instances):
     Attributes:
         ignore_mask: (H, W) bool, crowds and remains of objects, neither object nor background;
             ``None`` if there are none.
+        labelled_classes: (C,) bool, those that the image's dataset labels; ``None`` = all.
     """
 
     def __init__(
-        self, image_size: tuple[int, int], ignore_mask: Tensor | None = None, **fields: Any
+        self,
+        image_size: tuple[int, int],
+        ignore_mask: Tensor | None = None,
+        labelled_classes: Tensor | None = None,
+        **fields: Any,
     ) -> None:
         super().__init__(image_size, **fields)
-        # With the underscore, ``Instances`` does not take it for a field of the objects.
-        self._ignore_mask = ignore_mask
+        # With the underscore, ``Instances`` does not take them for fields of the objects.
+        self._ignore_mask, self._labelled_classes = ignore_mask, labelled_classes
 
     @property
     def ignore_mask(self) -> Tensor | None:
         """See the class."""
         return self._ignore_mask
+
+    @property
+    def labelled_classes(self) -> Tensor | None:
+        """See the class."""
+        return self._labelled_classes
 
     @classmethod
     def of(cls, entry: dict[str, Any], device: torch.device) -> ImageLabels:
@@ -70,10 +83,9 @@ class ImageLabels(Instances):
         fields = entry["instances"].to(device).get_fields()
         if isinstance(fields.get("gt_masks"), BitMasks):
             fields = {**fields, "gt_masks": SharedBitMasks(fields["gt_masks"].tensor)}
-        ignore_mask = entry.get("ignore_mask")
-        if ignore_mask is not None:
-            ignore_mask = ignore_mask.to(device)
-        return cls((height, width), ignore_mask, **fields)
+        more = {key: entry.get(key) for key in ("ignore_mask", "labelled_classes")}
+        more = {key: value if value is None else value.to(device) for key, value in more.items()}
+        return cls((height, width), **more, **fields)
 
 
 class SharedBitMasks(BitMasks):
@@ -253,7 +265,33 @@ class MultitaskROIHeads(StandardROIHeads):
                 share = covered_share(image.proposal_boxes.tensor, target.ignore_mask)
                 background = image.gt_classes == self.num_classes
                 sampled[index] = image[_rows(~(background & (share > _MAX_IGNORED)))]
+            if target.labelled_classes is not None:  # the last column is the background's
+                unlabelled = F.pad(~target.labelled_classes, (0, 1))
+                sampled[index].unlabelled_classes = unlabelled.expand(len(sampled[index]), -1)
         return sampled
+
+    def _forward_box(self, features: dict[str, Tensor], proposals: list[Instances]) -> Any:
+        """As in ``StandardROIHeads``, without the scores of classes that a dataset does not label.
+
+        Their objects may be anywhere in its images: a box is background beside its classes alone.
+        """
+        if not self.training or not any(x.has("unlabelled_classes") for x in proposals):
+            return super()._forward_box(features, proposals)
+        none = proposals[0].gt_classes.new_zeros(self.num_classes + 1, dtype=torch.bool)
+        rows = [
+            x.unlabelled_classes if x.has("unlabelled_classes") else none.expand(len(x), -1)
+            for x in proposals
+        ]
+        unlabelled = torch.cat(rows)
+
+        def leave_out(_: Any, __: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            return output[0].float().masked_fill(unlabelled, _NEVER), output[1]
+
+        hook = self.box_predictor.register_forward_hook(leave_out)
+        try:
+            return super()._forward_box(features, proposals)
+        finally:
+            hook.remove()
 
     def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]) -> Any:
         if self.training and self.mask_on:

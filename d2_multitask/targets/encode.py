@@ -89,6 +89,16 @@ class BatchLabels:
         pixels = self.label_map("ignore_mask", 0)[:, None].float()
         return F.max_pool2d(pixels, stride, ceil_mode=True) > 0
 
+    def flags(self, name: str) -> Tensor:
+        """(N, C) bool of the entries ``name`` (C,), True where one is missing; C is 1 if all are.
+
+        On the processor.
+        """
+        rows = [x.get(name) for x in self.batched_inputs]
+        given = next((row for row in rows if row is not None), torch.ones(1, dtype=torch.bool))
+        every = torch.ones_like(given, device="cpu")
+        return torch.stack([every if row is None else row.cpu() for row in rows])
+
     def label_map(self, name: str, fill_value: int) -> Tensor:
         """(N, H, W) int64 of the entries ``name``; see :func:`pad_label_maps`."""
         maps = [x.get(name) for x in self.batched_inputs]

@@ -6,7 +6,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 from d2_multitask.modeling.roi_heads import ImageLabels
-from modeling.rcnn_support import rcnn, rcnn_image
+from modeling.rcnn_support import losses_of, rcnn, rcnn_image
 
 
 def test_boxes_keep_their_coordinates_in_mixed_precision() -> None:
@@ -68,3 +68,22 @@ def test_no_detection_at_all() -> None:
     found = result["instances"]
     assert len(found) == 0
     assert found.pred_keypoints.shape == (0, 14, 3) and found.pred_masks.shape == (0, 96, 80)
+
+
+def test_scores_of_a_class_that_a_dataset_does_not_label() -> None:
+    """No gradient in its images; in other images of the batch, and for other classes, there is."""
+    model = rcnn(["det"], masks=False, joints=False)
+    labelled = torch.ones(20, dtype=torch.bool)
+    labelled[7] = False
+    gradients = []
+    for batch in (
+        [{**rcnn_image(), "labelled_classes": labelled}],
+        [{**rcnn_image(), "labelled_classes": labelled}, rcnn_image(1)],
+    ):
+        model.zero_grad()
+        losses_of(model, batch)["loss_det_cls"].backward()
+        gradients.append(model.roi_heads.box_predictor.cls_score.bias.grad.clone())
+    assert gradients[0][7] == 0
+    assert (gradients[0][[0, 6, 8, 20]] != 0).all()
+    assert gradients[1][7] != 0
+    assert not model.roi_heads.box_predictor._forward_hooks

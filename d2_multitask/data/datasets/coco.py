@@ -36,6 +36,7 @@ from d2_multitask.data.datasets.coco_json import (
     read_images,
     read_json,
 )
+from d2_multitask.data.datasets.label_maps import LabelMap
 from d2_multitask.data.labels.base import IGNORE_VALUE, checked_ids, checked_ignore
 from d2_multitask.data.labels.sem_seg import open_as_class_ids
 from d2_multitask.data.problems import DATA_REPORT, Problem
@@ -113,6 +114,7 @@ class CocoFormatDataset:
     stuff_classes: tuple[str, ...] | None = None
     keypoint_flip_pairs: tuple[tuple[str, str], ...] | None = None
     label_files: tuple[LabelFiles, ...] = ()
+    label_map: LabelMap | None = None
 
     @property
     def has_sem_seg_files(self) -> bool:
@@ -136,12 +138,18 @@ class CocoFormatDataset:
         records = read_images(content, self.name, self.json_file, self.image_root, problems)
         metadata: dict[str, Any] = {}
         if "annotations" in content:
-            categories = read_categories(
-                content.get("categories"), self.json_file, self.keypoint_flip_pairs
-            )
+            named = self.label_map is not None and self.label_map.keypoint_names
+            pairs = None if named else self.keypoint_flip_pairs  # else of the network's
+            categories = read_categories(content.get("categories"), self.json_file, pairs)
             problems += categories.problems
             metadata.update(categories.as_metadata())
             self._read_annotations(content["annotations"], records, categories, problems)
+            if self.label_map is not None:
+                space = self.label_map.space(f"Dataset {self.name!r}:", categories)
+                flips = self.keypoint_flip_pairs if named else metadata.get("keypoint_flip_map")
+                metadata.update(space.metadata(f"Dataset {self.name!r}:", flips))
+                space.to_network(records.values())
+                space.log(self.name)
         dataset_dicts = list(records.values())
         for files in self.label_files:
             self._add_files(dataset_dicts, files, problems)
@@ -150,6 +158,7 @@ class CocoFormatDataset:
             metadata["ignore_label"] = IGNORE_VALUE
             ids = range(len(metadata["stuff_classes"]))
             metadata["stuff_dataset_id_to_contiguous_id"] = dict(zip(ids, ids, strict=True))
+            self._say_hidden(dataset_dicts, metadata["stuff_classes"])
             open_as_class_ids(self.name, dataset_dicts)
         self._publish(metadata)
         DATA_REPORT.extend(problems)
@@ -246,6 +255,22 @@ class CocoFormatDataset:
                 f"{len(dataset_dicts)} images in {files.root}, expected files such as {path}"
             )
 
+    def _say_hidden(self, dataset_dicts: list[dict[str, Any]], names: Sequence[str]) -> None:
+        """Say of each image which classes are background in its map because of no label."""
+        if names[0] != BACKGROUND:
+            return
+        ids = next((f.ids for f in self.label_files if f.key == "sem_seg"), None)
+        for record in dataset_dicts:
+            if ids is not None:
+                labelled = {0, *dict(ids).values()}
+                hidden = [number not in labelled for number in range(len(names))]
+            elif "sem_seg_from_annotations" in record and "labelled_classes" in record:
+                hidden = [False, *(not x for x in record["labelled_classes"])]
+            else:
+                continue
+            if any(hidden):
+                record["sem_seg_hidden"] = hidden
+
     def _stuff_classes(self, metadata: Mapping[str, Any]) -> list[str]:
         where = f"Dataset {self.name!r}: field 'stuff_classes'"
         if self.stuff_classes is None and "thing_classes" not in metadata:
@@ -288,6 +313,7 @@ def register_coco_format(
     sem_seg_ids: Mapping[int, int] | None = None,
     sem_seg_ignore: int | Sequence[int] | None = None,
     label_files: Sequence[LabelFiles] = (),
+    label_map: LabelMap | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Register a COCO-format dataset under a name. Nothing is read until it is used.
@@ -311,6 +337,8 @@ def register_coco_format(
         sem_seg_ignore: value or values in the maps that mean no label; ``None`` = 255, if it is
             not in ``sem_seg_ids``.
         label_files: folders of other labels.
+        label_map: the network's classes and keypoints, where they are not the file's. Then
+            ``keypoint_flip_pairs`` are the network's too.
         metadata: further metadata, known before the file is read; may replace
             ``evaluator_type``.
 
@@ -332,6 +360,7 @@ def register_coco_format(
             None if keypoint_flip_pairs is None else tuple(map(tuple, keypoint_flip_pairs))
         ),
         label_files=label_files,
+        label_map=label_map,
     )
     values = {"evaluator_type": EVALUATOR_TYPE, **(metadata or {})}
     values |= {"json_file": dataset.json_file, "image_root": dataset.image_root}

@@ -25,6 +25,7 @@ from detectron2.config import CfgNode
 
 from d2_multitask.data.datasets.coco import LabelFiles, register_coco_format
 from d2_multitask.data.datasets.folders import register_image_folder, register_mask_folder
+from d2_multitask.data.datasets.label_maps import LabelMap
 from d2_multitask.data.datasets.shards import register_shards
 from d2_multitask.data.labels.base import Label, all_labels
 
@@ -49,6 +50,8 @@ def _file_labels() -> list[type[Label]]:
 def _json_keys() -> dict[str, Any]:
     """Keys of an entry with JSON -> the type of their values."""
     keys = {**_REQUIRED, "SEM_SEG_FROM_MASKS": bool, "KEYPOINT_FLIP_PAIRS": (list, tuple)}
+    keys |= {"CLASS_NAMES": (list, tuple), "CATEGORY_MAP": Mapping}
+    keys |= {"KEYPOINT_NAMES": (list, tuple), "KEYPOINT_MAP": Mapping}
     for label in _file_labels():
         prefix = label.key.upper()
         keys[f"{prefix}_ROOT"] = str
@@ -140,7 +143,9 @@ def register_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             ``SEM_SEG_FROM_MASKS`` (default True, if there is no such folder), ``STUFF_CLASSES``
             (names of the ids in the maps), ``SEM_SEG_IDS`` (value in the maps -> class id, such as
             ``{0: 0, 255: 1}``), ``SEM_SEG_IGNORE`` (value or values without a label) and
-            ``KEYPOINT_FLIP_PAIRS`` ([left, right] names of keypoints). ``PART_SEG_ROOT``,
+            ``KEYPOINT_FLIP_PAIRS`` ([left, right] names of keypoints). ``CLASS_NAMES`` and
+            ``KEYPOINT_NAMES`` are the network's, ``CATEGORY_MAP`` and ``KEYPOINT_MAP`` which of
+            them the file's are (`label_maps`). ``PART_SEG_ROOT``,
             ``BOUNDARY_ROOT``, ``FOREGROUND_ROOT`` and those of other labels of the heads are
             folders of PNG files like ``SEM_SEG_ROOT``, with ``PART_SEG_IDS``, ``PART_SEG_IGNORE``
             and so on like those of semantic maps; ``PART_CLASSES`` names the parts.
@@ -182,6 +187,7 @@ def register_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             stuff_classes=entry.get("STUFF_CLASSES"),
             keypoint_flip_pairs=entry.get("KEYPOINT_FLIP_PAIRS"),
             label_files=label_files,
+            label_map=LabelMap.from_entry(entry, f"DATASETS.REGISTER[{index}]"),
             metadata=metadata,
         )
     return names

@@ -12,11 +12,15 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
+from pycocotools.cocoeval import Params
 from torch import Tensor
 
+from d2_multitask.data.datasets.catalog import load_dataset
+from d2_multitask.data.datasets.label_maps import LABEL_SPACE, LabelSpace
 from d2_multitask.evaluation.coco.backends import AUTO, BACKENDS, as_coco, choose_backend
 from d2_multitask.evaluation.coco.labels import CocoDict, coco_ground_truth, temporary_dataset
 from d2_multitask.evaluation.coco.predictions import (
@@ -59,13 +63,17 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
     - ``"keypoints"`` and ``"segm"`` are left out if no object of the dataset has such a label;
     - without any prediction AP is 0 where there are objects, with a warning;
     - predictions with a NaN or infinite number are left out and counted;
-    - the metric is computed by a backend (`d2_multitask.evaluation.coco.backends`).
+    - the metric is computed by a backend (`d2_multitask.evaluation.coco.backends`);
+    - a dataset with a map of labels is scored in its own classes and keypoints (`label_maps`), with
+      the sigmas of these; predictions of other classes are not counted.
 
     Attributes:
         metrics: the metrics that are computed, a part of those asked for.
         backend: name of the backend.
         found: COCO's results of the last evaluation, in the first process.
     """
+
+    _space: LabelSpace | None = None
 
     @_without_garbage_collection()
     def __init__(
@@ -90,7 +98,7 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
             distributed: gather predictions from all processes.
             max_dets_per_image: boxes counted per image, best first (COCO: 100). Keypoint AP always
                 counts 20.
-            kpt_oks_sigmas: one sigma per keypoint, empty for COCO's 17.
+            kpt_oks_sigmas: one sigma per keypoint of the network, empty for COCO's 17.
             backend: ``"pycocotools"``, ``"hotcoco"`` (the same numbers, faster) or ``"auto"``,
                 hotcoco where it is installed.
             ground_truth: the labels, if they are not to be read from the dataset.
@@ -105,8 +113,16 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
         self._dataset_name = dataset_name
         self._num_not_finite = 0
         self._prediction_folder = output_dir
+        own: dict[str, Any] = {}
         if ground_truth is None:
-            ground_truth = coco_ground_truth(dataset_name, records)
+            records = load_dataset(dataset_name) if records is None else records
+            self._space = MetadataCatalog.get(dataset_name).get(LABEL_SPACE)
+            if self._space is not None:
+                records, own = self._space.own_records(records), self._space.own_metadata()
+                if "keypoints" in metrics:
+                    kpt_oks_sigmas = own_sigmas(kpt_oks_sigmas, self._space, dataset_name)
+            with temporary_dataset(dataset_name, [], **own) as name:
+                ground_truth = coco_ground_truth(name, records)
         labelled_metrics = self._labelled_metrics(metrics, ground_truth, kpt_oks_sigmas)
         # COCOEvaluator reads labels from a file. They are here already: it gets an empty file.
         empty = {key: [] for key in ground_truth if key in ("images", "categories", "annotations")}
@@ -114,7 +130,7 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
             json_file = os.path.join(folder, "ground_truth.json")
             with open(json_file, "w", encoding="utf-8") as file:
                 json.dump(empty, file)
-            with temporary_dataset(dataset_name, [], json_file=json_file) as name:
+            with temporary_dataset(dataset_name, [], **own, json_file=json_file) as name:
                 super().__init__(
                     name,
                     labelled_metrics,
@@ -194,6 +210,8 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
         for input_, output in zip(inputs, outputs, strict=True):
             self._check_output(input_, output)
             instances = output["instances"].to(self._cpu_device)
+            if self._space is not None:
+                instances = self._space.own_instances(instances)
             finite = _finite_rows(instances)
             self._num_not_finite += int((~finite).sum())
             image_id = input_["image_id"]
@@ -283,6 +301,19 @@ def _finite_rows(instances: Instances) -> Tensor:
     if instances.has("pred_keypoints"):
         finite &= instances.pred_keypoints.isfinite().flatten(1).all(dim=1)
     return finite
+
+
+def own_sigmas(sigmas: Sequence[float], space: LabelSpace, dataset_name: str) -> list[float]:
+    """Of the network's sigmas, in the order of its keypoints, those of a dataset's keypoints.
+
+    Raises:
+        ValueError: there are not as many as keypoints of the network.
+    """
+    if not space.own_keypoints:
+        return []
+    check_oks_sigmas(sigmas, len(space.keypoint_names), dataset_name)
+    every = list(sigmas) or Params("keypoints").kpt_oks_sigmas.tolist()
+    return [every[number] for number in space.own_keypoints]
 
 
 def check_oks_sigmas(sigmas: Sequence[float], num_keypoints: int, dataset_name: str) -> None:

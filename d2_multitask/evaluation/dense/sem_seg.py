@@ -99,6 +99,8 @@ class LabelMapEvaluator(LabelEvaluator, SemSegEvaluator):
         highest, predicted = scores.max(dim=0)  # NaN is higher than any number
         self._num_not_finite += not bool(highest.isfinite().all())
         predicted = predicted.cpu().numpy()
+        if f"{self.output_name}_hidden" in record:  # classes that are background in these maps
+            predicted[np.asarray(record[f"{self.output_name}_hidden"])[predicted]] = 0
         labels = np.where(labels == self._ignore_label, np.int64(num_classes), labels)
         self._conf_matrix += count_confusion(predicted, labels, num_classes)
         if self._compute_boundary_iou:

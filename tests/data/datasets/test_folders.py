@@ -85,7 +85,8 @@ def test_every_image_is_used_and_no_label_read(folder, coco, write_coco, tmp_pat
         DatasetCatalog.remove(labelled)
         MetadataCatalog.remove(labelled)
     assert len(dicts) == 3 + len(coco["images"])
-    assert all(set(d) <= {"file_name", "image_id", "height", "width"} for d in dicts)
+    known = {"file_name", "image_id", "height", "width", "dataset_name"}
+    assert all(set(d) <= known for d in dicts)
 
 
 def test_unreadable_image_is_counted_and_all_of_them_an_error(folder):
