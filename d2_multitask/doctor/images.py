@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from multiprocessing.pool import ThreadPool
@@ -167,6 +168,6 @@ def _without(table: Table, images: Collection[int]) -> str:
     if len(records) > MAX_LISTED or len(records) == len(table.records):
         return ""
     if table.metadata.get("evaluator_type") in ("image_folder", "mask_folder"):
-        names = [record["file_name"] for record in records]
-        return "\n".join(f"mv '{name}' '{name}.left_out'" for name in names)
+        names = [str(record["file_name"]) for record in records]
+        return "\n".join(shlex.join(["mv", name, f"{name}.left_out"]) for name in names)
     return mend.rewriting(table.name, without_images=[r.get("image_id") for r in records])
