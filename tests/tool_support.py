@@ -48,6 +48,15 @@ def run_command(
     return _run(["-m", "d2_multitask", name, *map(str, words)], folder, datasets)
 
 
+def run_python(
+    folder: Path, *words: object, datasets: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run Python with options of its own; a word ``tools/...`` is a tool of this checkout."""
+    texts = [str(word) for word in words]
+    texts = [str(REPOSITORY / word) if word.startswith("tools/") else word for word in texts]
+    return _run(texts, folder, datasets)
+
+
 def _run(words: list[str], folder: Path, datasets: Path | None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     if datasets is not None:

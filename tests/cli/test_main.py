@@ -11,6 +11,7 @@ import pytest
 
 import d2mt
 from d2_multitask.cli.main import COMMANDS, main
+from d2_multitask.launchers import Place
 from support import REPOSITORY
 from tool_support import run_command
 
@@ -32,6 +33,13 @@ def test_an_unknown_command_is_one_sentence(capsys: pytest.CaptureFixture[str]) 
     message = capsys.readouterr().err
     assert "found the command 'pretict', expected one of: " in message
     assert message.endswith("did you mean predict?\n") and message.count("\n") == 1
+
+
+def test_commands_of_one_process_refuse_more(monkeypatch, capsys) -> None:
+    place = Place(0, 2, 0, 2, "tcp://a:1", "torchrun")
+    monkeypatch.setattr("d2_multitask.cli.main.place_of", lambda: place)
+    assert main(["view", "model.onnx"]) == 2
+    assert "d2mt view: found 2 processes of torchrun, expected one" in capsys.readouterr().err
 
 
 def test_as_a_module_with_a_command_of_its_own_usage(tmp_path) -> None:

@@ -11,10 +11,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from detectron2.engine import defaults
 from detectron2.engine.hooks import CallbackHook
 from detectron2.utils import comm
-from torch.nn.parallel import DistributedDataParallel
 
 from d2_multitask.data.datasets.coco import register_coco_format
 from d2_multitask.data.folder_lock import is_alive
@@ -74,10 +72,6 @@ def train_in_a_process(rank: int, folder: str, people: str, world_size: int) -> 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=world_size)
     comm.create_local_process_group(world_size)
-    # Detectron2's names a GPU.
-    defaults.create_ddp_model = lambda model, **_: DistributedDataParallel(
-        model, find_unused_parameters=True
-    )
     register_coco_format("people_of_signals", f"{people}/people.json", people)
     cfg = tiny_cfg("people_of_signals", Path(folder, "out"), SOLVER__MAX_ITER=100_000)
     cfg.DATASETS.TEST = ()

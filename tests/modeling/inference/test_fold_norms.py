@@ -49,6 +49,13 @@ FEATURE_FPN = (
         pytest.param(
             ("MODEL.RESNETS.RES2_OUT_CHANNELS", "8", "MODEL.RESNETS.NORM", "FrozenBN"), id="frozen"
         ),
+        pytest.param(
+            (
+                *("MODEL.RESNETS.RES2_OUT_CHANNELS", "8", "MODEL.RESNETS.NORM", "SyncBN"),
+                *("MODEL.FPN.NORM", "SyncBN"),
+            ),
+            id="sync",
+        ),
         pytest.param((*FEATURE_FPN, "torchvision/mobilenet_v2"), id="torchvision"),
         pytest.param((*FEATURE_FPN, "timm/mobilenetv3_small_050"), id="timm"),
         pytest.param((*DLA_UP, "True"), id="dla-deformable"),
