@@ -24,7 +24,7 @@ from d2_multitask.engine.solver import build_optimizer
 GPUS_PER_MACHINE = 8
 GPUS = (1, 8, 64)
 
-# Bytes per second each way, as published; what NCCL reaches is 80 to 95 % of it.
+# Bytes per second each way, as published; NCCL reaches less.
 LINKS = {
     "NVLink 4 (H100)": 450e9,  # NVIDIA: 900 GB/s, both ways together
     "PCIe 4.0 x16": 31.5e9,  # PCI-SIG: 16 GT/s, 16 lanes, 128b/130b
