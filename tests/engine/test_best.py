@@ -111,16 +111,20 @@ class ScriptedTrainer(MultitaskTrainer):
 
 
 class Stop(HookBase):
-    """Killed after a step, or asked to stop by a signal after it."""
+    """Killed after a step, in its evaluation, or asked to stop by a signal."""
 
-    def __init__(self, at: int, signal: bool) -> None:
-        self._at, self._signal = at, signal
+    def __init__(self, at: int, how: str) -> None:
+        self._at, self._how = at, how
 
     def after_step(self) -> None:
-        if self.trainer.iter == self._at:
-            if not self._signal:
-                raise InterruptedError
+        if self.trainer.iter != self._at:
+            return
+        if self._how == "killed":
+            raise InterruptedError
+        if self._how == "signal":
             self.trainer._stop._received = 15
+        else:
+            self.trainer.scores = None  # the evaluation fails
 
 
 def scripted(people: str, folder: Path, **more) -> ScriptedTrainer:
@@ -180,16 +184,19 @@ def test_resuming_an_ended_training_trains_nothing(whole, people, tmp_path, capl
 
 
 @pytest.mark.parametrize(
-    ("at", "signal"),
-    [(4, True), (5, True), (11, True), (11, False), (15, False), (17, True), (19, True)],
+    ("at", "how", "error"),
+    [
+        *((at, "signal", SystemExit) for at in (4, 5, 11, 17, 19)),
+        *((at, "killed", InterruptedError) for at in (11, 15)),
+        *((at, "evaluation", TypeError) for at in (5, 11, 17)),
+    ],
 )
-def test_interrupted_training_ends_as_the_whole_one(at, signal, whole, people, tmp_path):
+def test_interrupted_training_ends_as_the_whole_one(at, how, error, whole, people, tmp_path):
     trainer = scripted(people, tmp_path)
-    stop = Stop(at, signal)
+    stop = Stop(at, how)
     stop.trainer = trainer
-    # A signal comes before the step's evaluation, a crash after it.
-    trainer._hooks.insert(0 if signal else len(trainer._hooks), stop)
-    with pytest.raises(SystemExit if signal else InterruptedError):
+    trainer._hooks.insert(len(trainer._hooks) if how == "killed" else 0, stop)
+    with pytest.raises(error):
         trainer.train()
     scripted(people, tmp_path).train()
     assert_same(ending(tmp_path), ending(whole[0]))
