@@ -59,12 +59,15 @@ def _classes(cfg: CfgNode, tables: Sequence[Table]) -> Iterator[Finding]:
         if table.is_train and names and len(table.images):
             groups.setdefault(names, []).append(table)
     for names, sets in groups.items():
-        counts = np.zeros(len(names), dtype=np.int64)
+        counts, labelled = np.zeros(len(names), dtype=np.int64), np.zeros(len(names), dtype=bool)
         for table in sets:
+            # What a set does not label is no negative (`label_maps`).
+            some = [r for r in table.records if "labelled_classes" in r][:1]
+            labelled |= np.array(some[0]["labelled_classes"]) if some else True
             known = (table.classes >= 0) & (table.classes < len(names)) & ~table.crowds
             counts += np.bincount(table.classes[known], minlength=len(names))
         where = " and ".join(table.name for table in sets)
-        empty = [name for name, count in zip(names, counts, strict=True) if not count]
+        empty = [names[k] for k in np.flatnonzero(labelled & (counts == 0))]
         if empty:
             text = "classes without any object: the network learns that they are nowhere"
             lines = [mend.rewriting(table.name, without_categories=empty) for table in sets]

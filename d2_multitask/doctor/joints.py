@@ -16,7 +16,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES
 
-from d2_multitask.data.datasets.keypoint_flips import find_flip_pairs, partners_of
+from d2_multitask.data.datasets.keypoint_flips import find_flip_pairs, name_words, partners_of
 from d2_multitask.data.labels.base import Label
 from d2_multitask.data.labels.instances import KeypointLabel
 from d2_multitask.doctor import mend
@@ -168,7 +168,7 @@ def _faces(
     table: Table, pairs: Sequence[tuple[str, str]], index: Sequence[tuple[int, int]]
 ) -> Iterator[Finding]:
     """Of people who face the camera the left eye is to the right in the picture."""
-    eyes = [i for i, (a, _) in enumerate(pairs) if re.search(r"(?i)eye(?!brow|lid|lash)", a)]
+    eyes = [i for i, (a, _) in enumerate(pairs) if "eye" in name_words(a)]
     noses = [i for i, name in enumerate(table.joint_names) if "nose" in name.lower()]
     if len(eyes) != 1 or len(noses) != 1:
         return
@@ -228,8 +228,7 @@ def _outside(table: Table) -> Iterator[Finding]:
 
 
 def _sigma(name: str) -> float:
-    word = next((word for word in COCO_SIGMAS if re.search(rf"(?i){word}(?!brow|lid)", name)), "")
-    return COCO_SIGMAS.get(word, OTHER_SIGMA)
+    return next((COCO_SIGMAS[w] for w in name_words(name) if w in COCO_SIGMAS), OTHER_SIGMA)
 
 
 def _sigmas(cfg: CfgNode, table: Table) -> Iterator[Finding]:

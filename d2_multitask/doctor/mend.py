@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from d2_multitask.data.datasets.coco import EVALUATOR_TYPE
+from d2_multitask.data.datasets.label_maps import LABEL_SPACE
 from d2_multitask.data.labels.masks import mask_box
 
 
@@ -32,6 +33,8 @@ def rewriting(name: str, **changes: Any) -> str:
     metadata = MetadataCatalog.get(name)
     if not metadata.get("json_file") or metadata.get("evaluator_type") != EVALUATOR_TYPE:
         return ""
+    if metadata.get(LABEL_SPACE) and not changes.keys() <= {"without_images", "boxes_of_masks"}:
+        return ""  # the file has other names
     words = [repr(metadata.json_file), *(f"{key}={value!r}" for key, value in changes.items())]
     line = f"from {__name__} import rewrite; print(rewrite({', '.join(words)}))"
     return 'python -c "' + re.sub(r'([\\"$`])', r"\\\1", line) + '"'

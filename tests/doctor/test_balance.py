@@ -26,6 +26,13 @@ def test_a_class_without_objects(tmp_path: Path) -> None:
     assert finding.examples == ["dog"] and (finding.count, finding.total) == (1, 2)
 
 
+def test_classes_that_a_set_does_not_label(tmp_path: Path) -> None:
+    """Of several sets in one network: they are no negatives."""
+    cfg = set_config(tmp_path, CLASS_NAMES=["person", "car"])
+    cfg.MODEL.TASKS, cfg.DATASETS.TEST = ["det"], ()
+    assert found(cfg) == []
+
+
 @pytest.mark.parametrize(("number", "is_found"), [(1, True), (2, False)])
 def test_a_rare_class(tmp_path: Path, number: int, is_found: bool) -> None:
     def change(content: Content) -> None:

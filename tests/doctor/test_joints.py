@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from d2_multitask.doctor.joints import _sigma
 from doctor_support import Content, check_planted, found, set_config
 
 
@@ -144,3 +145,8 @@ def test_no_sigmas_for_other_keypoints(tmp_path: Path) -> None:
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (), ("planted_train",)
     finding = check_planted(cfg, "joints/sigmas", "warning")
     assert "right_ankle: found 0.026, expected about 0.089" in finding.examples
+
+
+def test_sigmas_by_the_words_of_names() -> None:
+    names = ["left_ear", "LEye", "rear_toe", "nose", "leftHip", "right eyebrow"]
+    assert [_sigma(name) for name in names] == [0.035, 0.025, 0.08, 0.026, 0.107, 0.08]

@@ -96,10 +96,10 @@ def find_flip_pairs(names: Sequence[str]) -> tuple[list[tuple[str, str]], list[s
     Returns:
         (left, right) pairs in the order of the left ones, and names with a side but no partner.
     """
-    by_words = {tuple(_words(name)): name for name in names}
+    by_words = {tuple(name_words(name)): name for name in names}
     pairs, lonely = [], []
     for name in names:
-        words = _words(name)
+        words = name_words(name)
         side = next((i for i in range(len(words)) if _is_side(words, i)), None)
         if side is None:
             continue
@@ -111,7 +111,8 @@ def find_flip_pairs(names: Sequence[str]) -> tuple[list[tuple[str, str]], list[s
     return pairs, lonely
 
 
-def _words(name: str) -> list[str]:
+def name_words(name: str) -> list[str]:
+    """The words of a keypoint's name in small letters: "leftKnee" is "left" and "knee"."""
     return [word.lower() for word in _WORD.findall(name)]
 
 
