@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 
 from d2_multitask.data.datasets.catalog import load_dataset, needs_labels
 from d2_multitask.data.datasets.coco_annotations import FLAG_AS_TEXT, ID_AS_TEXT
 from d2_multitask.data.datasets.coco_json import SIZE_OF_FILE
+from d2_multitask.data.datasets.shards import ShardSet
 from d2_multitask.data.io import EXIF_LEFT_OUT
 from d2_multitask.data.labels.base import Label
 from d2_multitask.data.labels.instances import MaskLabel, RoiKeypointLabel
@@ -37,6 +39,8 @@ def examine(cfg: CfgNode, stride: int = 4) -> list[Finding]:
     """
     labels, findings, tables = _labels(cfg), [], []
     for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
+        if isinstance(DatasetCatalog.data.get(name), ShardSet):
+            continue  # no labels, and more images than one disk holds
         roles = name in cfg.DATASETS.TRAIN, name in cfg.DATASETS.TEST
         try:
             tables.append(Table(name, load_dataset(name), labels, *roles))

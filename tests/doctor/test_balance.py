@@ -85,6 +85,14 @@ def test_a_function_that_fails(tmp_path: Path) -> None:
     assert finding.text == "KeyError: 'images'"
 
 
+def test_shards_are_left_to_the_loader(tmp_path: Path) -> None:
+    """They hold no labels; to list all their images would read, or fetch, all of them."""
+    cfg = set_config(tmp_path)
+    cfg.MODEL.TASKS, cfg.DATASETS.TEST = ["reconstruction"], ()
+    cfg.DATASETS.REGISTER = [{"NAME": "planted_train", "SHARDS": str(tmp_path / "absent.tar")}]
+    assert found(cfg) == []
+
+
 def test_the_share_of_each_set(tmp_path: Path) -> None:
     cfg = set_config(tmp_path)
     with registered(cfg):
