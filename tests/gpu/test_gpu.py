@@ -15,10 +15,12 @@ from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from config_support import CONFIGS, batch_for, small_config
 from d2_multitask.config import load_config
+from d2_multitask.engine.processes import distributed
 from d2_multitask.engine.solver import build_optimizer
 from d2_multitask.engine.step import CudaAmpStep, build_step
 from d2_multitask.engine.trainer import MultitaskTrainer
@@ -54,7 +56,7 @@ def batch_of(name: str) -> list[dict[str, Any]]:
 def fixed_norms(model: nn.Module) -> nn.Module:
     """Batch statistics are of one process's images; of two images they magnify any difference."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, _BatchNorm):
             module.eval()
     return model
 
@@ -210,8 +212,7 @@ def _in_process(rank: int, world: int, device: str, folder: str) -> None:
     dist.init_process_group(backend, f"file://{folder}/meeting", rank=rank, world_size=world)
     try:
         model = fixed_norms(network(NETWORKS[0], place))
-        ids = [rank] if device == "cuda" else None
-        parallel = DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+        parallel = distributed(model) if world > 1 else DistributedDataParallel(model, [rank])
         mine = copy.deepcopy(_four_images()[rank::world])
         with EventStorage():
             sum(parallel(mine).values()).backward()
