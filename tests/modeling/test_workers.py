@@ -77,7 +77,7 @@ def learned(build: Callable[[], nn.Module], batch: Batch) -> tuple[dict, dict]:
     """Losses, and the gradients of a sum of them in which each has a weight of its own."""
     model = build()
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):  # SyncBN too
             module.eval()  # batch statistics are another matter: they see what one process has
     with EventStorage():
         losses = model(batch)
