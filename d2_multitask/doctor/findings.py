@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from d2_multitask.data import whole_files
 
 ERROR, WARNING, NOTE = SEVERITIES = ("error", "warning", "note")
 """Error: a training would stop, or learn or measure the wrong thing. Warning: look at it before
@@ -64,4 +65,4 @@ def write_json(path: str | Path, findings: Sequence[Finding]) -> None:
     """``{"counts": {severity: number}, "findings": [fields of `Finding`, ...]}``."""
     counts = dict.fromkeys(SEVERITIES, 0) | Counter(finding.severity for finding in findings)
     content = {"counts": counts, "findings": [asdict(finding) for finding in findings]}
-    Path(path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    whole_files.write_json(Path(path), content, indent=2)

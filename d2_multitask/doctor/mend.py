@@ -15,6 +15,7 @@ from detectron2.data import MetadataCatalog
 from d2_multitask.data.datasets.coco import EVALUATOR_TYPE
 from d2_multitask.data.datasets.label_maps import LABEL_SPACE
 from d2_multitask.data.labels.masks import mask_box
+from d2_multitask.data.whole_files import write_json
 
 
 def as_yaml(content: Mapping[str, Any]) -> str:
@@ -79,7 +80,7 @@ def rewrite(
     for one in content["annotations"] if boxes_of_masks else ():
         if one.get("segmentation"):
             one["bbox"] = mask_box(one["segmentation"], *sizes[one["image_id"]])
-    path.write_text(json.dumps(content), "utf-8")
+    write_json(path, content)
     return path
 
 

@@ -26,6 +26,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import EventWriter, get_event_storage
 
 from d2_multitask.data.whole_files import write_text
+from d2_multitask.engine.setup import flat
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +214,7 @@ class MLflowWriter(RunWriter):
     def _send_config(self, is_new: bool) -> Iterable[Send]:
         yield partial(self._module.log_text, self._cfg.dump(), "config.yaml")
         if is_new:  # later MLflow allows no other values
-            yield partial(self._module.log_params, dict(_flat(self._cfg)))
+            yield partial(self._module.log_params, flat(self._cfg))
 
     def _send_scalars(self, scalars: dict[str, float], iteration: int) -> None:
         # MLflow refuses some characters of names, such as parentheses.
@@ -279,11 +280,3 @@ def build_loggers(cfg: CfgNode, is_resumed: Callable[[], bool]) -> list[EventWri
         if name not in WRITERS:
             raise ValueError(f"LOGGERS: found {name!r}, expected some of {sorted(WRITERS)}")
     return [WRITERS[name](cfg, is_resumed) for name in cfg.LOGGERS]
-
-
-def _flat(cfg: CfgNode, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in cfg.items():
-        if isinstance(value, CfgNode):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

@@ -91,7 +91,7 @@ class Peers:
         if last == "" or self.news:
             return
         self.news = last or (
-            f"{who}: it has died without a word: killed, out of memory, or its machine is gone"
+            f"{who}: it has ended without a message: killed, out of memory, or its machine is down"
         )
         self._tell(self.news)  # rank 0 knows all others; before this process may end
         self._heard.set()

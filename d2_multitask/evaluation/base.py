@@ -120,13 +120,17 @@ class LabelEvaluator(DatasetEvaluator):
         self._num_unlabelled = 0
         self._num_not_finite = 0
 
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes that are measured; empty if there are none."""
+        return list(getattr(self, "_class_names", ()))
+
     def metric_names(self) -> list[str]:
         """What `evaluate` will give, as ``TEST.BEST_METRIC`` can name it."""
-        classes = getattr(self, "_class_names", ())
         return [
             f"{self.output_name}/{metric}{name}"
             for metric in self.metrics
-            for name in (classes if metric.endswith("-") else ("",))
+            for name in (self.class_names if metric.endswith("-") else ("",))
         ]
 
     @abstractmethod

@@ -16,6 +16,7 @@ from d2_multitask.data.io import read_image
 from d2_multitask.data.labels.base import IGNORE_VALUE
 from d2_multitask.evaluation.boundary.evaluator import BOUNDARY, OCCLUSION
 from d2_multitask.evaluation.dense.classification import voc_average_precision
+from d2_multitask.evaluation.dense.sem_seg import count_confusion
 from d2_multitask.reports.page import Picture
 from d2_multitask.runtime.drawing import draw
 from d2_multitask.runtime.model_info import ModelInfo
@@ -72,12 +73,11 @@ def _mean_iou(labels: np.ndarray, scores: Any) -> tuple[float, np.ndarray]:
     """Over the classes that are labelled in the image."""
     predicted = scores.max(0).indices.cpu().numpy()  # ten times faster than argmax
     num_classes = len(scores)
-    valid = labels != IGNORE_VALUE
-    pairs = labels[valid].astype(np.int64) * num_classes + predicted[valid]
-    counts = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
-    labelled, both = counts.sum(1), counts.diagonal()
+    labels = np.where(labels == IGNORE_VALUE, np.int64(num_classes), labels)
+    counts = count_confusion(predicted, labels, num_classes)[:, :-1]
+    labelled, both = counts.sum(0), counts.diagonal()
     occurs = labelled > 0
-    union = labelled + counts.sum(0) - both
+    union = labelled + counts[:-1].sum(1) - both
     return float((both[occurs] / union[occurs]).mean()) if occurs.any() else np.nan, predicted
 
 

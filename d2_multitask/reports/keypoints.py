@@ -23,6 +23,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from pycocotools.cocoeval import Params
 
+from d2_multitask.data.datasets.keypoint_flips import find_flip_pairs, partners_of
 from d2_multitask.reports.objects import ObjectAnalysis
 from d2_multitask.reports.page import Table
 
@@ -37,7 +38,7 @@ def error_kinds(
     others: np.ndarray,
     areas: np.ndarray,
     sigmas: np.ndarray,
-    mirrored: np.ndarray,
+    mirrored: Sequence[int],
 ) -> np.ndarray:
     """The kind of each joint of one person.
 
@@ -64,13 +65,13 @@ def error_kinds(
     return np.select(conditions, [-1, 0, 1, 2, 3], default=4)
 
 
-def keypoint_tables(analysis: ObjectAnalysis, metric: str = "keypoints") -> list[Table]:
+def keypoint_tables(analysis: ObjectAnalysis) -> list[Table]:
     """How often each kind occurs, by joint, and what AP would be without it."""
     evaluator = analysis.evaluator
-    names = joint_names(evaluator._dataset_name, evaluator.found)
+    names = joint_names(evaluator.keypoint_names, evaluator.found)
     sigmas = np.array(evaluator.oks_sigmas or Params("keypoints").kpt_oks_sigmas)
-    mirrored = _mirrored(evaluator._dataset_name, names)
-    matched = _matches(analysis, metric)
+    mirrored = _mirrored(evaluator.dataset_name, names)
+    matched = _matches(analysis)
     kinds = [
         error_kinds(found[:, :2], own, others, areas, sigmas, mirrored)
         for _, found, own, others, areas in matched
@@ -96,10 +97,10 @@ def _shares(name: str, counts: np.ndarray) -> list[Any]:
 Matched = tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-def _matches(analysis: ObjectAnalysis, metric: str) -> list[Matched]:
+def _matches(analysis: ObjectAnalysis) -> list[Matched]:
     """Index of the prediction, its joints, those of its person and of others, areas."""
     evaluator = analysis.evaluator
-    evaluation = analysis.evaluated(metric, thresholds=[MATCH_OKS])
+    evaluation = analysis.evaluated("keypoints", thresholds=[MATCH_OKS])
     pairs = evaluation.image_diagnostics(iou_thr=MATCH_OKS)["dt_match"]
     labels = {a["id"]: a for a in evaluator.ground_truth["annotations"]}
     joints = {i: np.array(a["keypoints"], float).reshape(-1, 3) for i, a in labels.items()}
@@ -142,17 +143,15 @@ def _without_errors(
     )
 
 
-def joint_names(dataset_name: str, found: Sequence[Mapping[str, Any]]) -> list[str]:
+def joint_names(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> list[str]:
     """The dataset's names of joints, else their numbers."""
-    names = MetadataCatalog.get(dataset_name).get("keypoint_names")
-    count = len(found[0]["keypoints"]) // 3 if found else len(names or ())
-    return list(names) if names and len(names) == count else [f"joint {k}" for k in range(count)]
+    count = len(found[0]["keypoints"]) // 3 if found else len(names)
+    return list(names) if len(names) == count else [f"joint {k}" for k in range(count)]
 
 
-def _mirrored(dataset_name: str, names: Sequence[str]) -> np.ndarray:
-    index = {name: k for k, name in enumerate(names)}
-    mirrored = np.arange(len(names))
-    for left, right in MetadataCatalog.get(dataset_name).get("keypoint_flip_map") or ():
-        if left in index and right in index:
-            mirrored[[index[left], index[right]]] = index[right], index[left]
-    return mirrored
+def _mirrored(dataset_name: str, names: Sequence[str]) -> list[int]:
+    """The told pairs, else those by name; those of the network (`label_maps`) have other names."""
+    told = MetadataCatalog.get(dataset_name).get("keypoint_flip_map") or ()
+    pairs = [pair for pair in told if set(pair) <= set(names)] or find_flip_pairs(names)[0]
+    partners = partners_of(dataset_name, names, pairs)
+    return [names.index(partners.get(name, name)) for name in names]

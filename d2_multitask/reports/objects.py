@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from detectron2.structures import Boxes, BoxMode, pairwise_iou
 
 from d2_multitask.evaluation.coco.backends import HotcocoBackend
 from d2_multitask.evaluation.coco.evaluator import MultitaskCOCOEvaluator
@@ -43,7 +45,7 @@ class ObjectAnalysis:
 
     Attributes:
         backend: with the labels.
-        categories: in the order of the backend's numbers; ``names`` are their names.
+        names: of the categories, in the order of the backend's numbers.
 
     Raises:
         ImportError: hotcoco is not installed.
@@ -52,8 +54,8 @@ class ObjectAnalysis:
     def __init__(self, evaluator: MultitaskCOCOEvaluator) -> None:
         self.evaluator = evaluator
         self.backend = HotcocoBackend(evaluator.ground_truth)
-        self.categories = in_order(evaluator.ground_truth["categories"])
-        self.names = [category["name"] for category in self.categories]
+        names = {c["id"]: c["name"] for c in evaluator.ground_truth["categories"]}
+        self.names = [names[i] for i in self.backend.category_numbers]
 
     def evaluated(
         self,
@@ -95,7 +97,7 @@ class ObjectAnalysis:
         section.charts += self._curves(evaluation, overlap)
         if metric == "bbox":
             section.tables.append(self._confusion())
-        section.tables += [_tide(evaluation), *_slices(evaluation, self.evaluator.ground_truth)]
+        section.tables += [_tide(evaluation), *self._slices(evaluation)]
         calibration = evaluation.calibration()
         section.tables.append(_calibration_table(calibration))
         bins = [b for b in calibration["bins"] if b["count"]]
@@ -121,12 +123,12 @@ class ObjectAnalysis:
         if metric == "keypoints":  # has no small ones
             areas = {"medium": 1, "large": 2}
         rows = []
-        for k, category in enumerate(self.categories):
+        for k, category_id in enumerate(self.backend.category_numbers):
             values = [precision[..., k, 0], precision[0, :, k, 0], precision[5, :, k, 0]]
             values += [precision[..., k, area] for area in areas.values()]
             values.append(recall[:, k, 0])
-            counts = labels.count(category["id"]), found.count(category["id"])
-            rows.append([category["name"], *map(_mean, values), *counts])
+            counts = labels.count(category_id), found.count(category_id)
+            rows.append([self.names[k], *map(_mean, values), *counts])
         headers = ["class", "AP", "AP50", "AP75", *(f"AP {name}" for name in areas)]
         return Table("Each class", [*headers, "AR", "objects", "predictions"], rows)
 
@@ -175,6 +177,19 @@ class ObjectAnalysis:
             for error in errors
         ]
         return Table(caption, ["image id", "kind", "labelled", "predicted", "score"], rows)
+
+    def _slices(self, evaluation: Any) -> list[Table]:
+        """AP by the number of objects in an image, and by how much they overlap."""
+        boxes: dict[int, list[list[float]]] = {}
+        for annotation in self.evaluator.ground_truth["annotations"]:
+            number = self.backend.image_numbers[annotation["image_id"]]
+            boxes.setdefault(number, []).append(annotation["bbox"])
+        counts = {number: len(of_image) for number, of_image in boxes.items()}
+        overlaps = {number: _largest_overlap(of_image) for number, of_image in boxes.items()}
+        return [
+            _slice_table(evaluation, "Objects in the image", counts, COUNTS),
+            _slice_table(evaluation, "Largest IoU of two labelled boxes in it", overlaps, OVERLAPS),
+        ]
 
     def _name(self, number: int | None) -> str:
         """Of hotcoco's category."""
@@ -258,34 +273,10 @@ def _calibration_table(calibration: Mapping[str, Any]) -> Table:
     return Table(caption, ["score", "predictions", "mean score", "right"], rows)
 
 
-def _slices(evaluation: Any, ground_truth: Mapping[str, Any]) -> list[Table]:
-    """AP by the number of objects in an image, and by how much they overlap."""
-    boxes: dict[int, list[list[float]]] = {}
-    numbers = {i["id"]: n for n, i in enumerate(in_order(ground_truth["images"]), start=1)}
-    for annotation in ground_truth["annotations"]:
-        boxes.setdefault(numbers[annotation["image_id"]], []).append(annotation["bbox"])
-    counts = {number: len(of_image) for number, of_image in boxes.items()}
-    overlaps = {number: _largest_overlap(np.array(b, float)) for number, b in boxes.items()}
-    return [
-        _slice_table(evaluation, "Objects in the image", counts, COUNTS),
-        _slice_table(evaluation, "Largest IoU of two labelled boxes in it", overlaps, OVERLAPS),
-    ]
-
-
-def in_order(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Images or categories in the order of the backend's numbers."""
-    return sorted(entries, key=lambda entry: (isinstance(entry["id"], str), entry["id"]))
-
-
-def _largest_overlap(boxes: np.ndarray) -> float:
+def _largest_overlap(boxes: Sequence[Sequence[float]]) -> float:
     """Largest IoU of two of the boxes (n, 4) x, y, w, h; 0 for one."""
-    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
-    low = np.maximum(corners[:, None, :2], corners[None, :, :2])
-    high = np.minimum(corners[:, None, 2:], corners[None, :, 2:])
-    common = (high - low).clip(0).prod(2)
-    area = boxes[:, 2:].prod(1)
-    union = (area[:, None] + area[None] - common).clip(1e-9)
-    return float(np.triu(common / union, 1).max())
+    corners = Boxes(BoxMode.convert(torch.tensor(boxes), BoxMode.XYWH_ABS, BoxMode.XYXY_ABS))
+    return float(pairwise_iou(corners, corners).triu(1).max())
 
 
 def _slice_table(

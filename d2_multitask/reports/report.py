@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 
-from d2_multitask.data.whole_files import whole_file
+from d2_multitask.data.whole_files import write_text
 from d2_multitask.engine.trained_model import model_info
 from d2_multitask.evaluation.base import LabelEvaluator, gathered
 from d2_multitask.evaluation.boundary.evaluator import BOUNDARY, OCCLUSION, EdgeEvaluator
@@ -158,8 +158,7 @@ class Report:
         paths = []
         for suffix, make in ((".html", to_html), (".md", to_markdown)):
             path = Path(self.cfg.OUTPUT_DIR, name + suffix)
-            with whole_file(path) as unfinished:
-                unfinished.write_text(make(title, facts, sections), encoding="utf-8")
+            write_text(path, make(title, facts, sections))
             paths.append(path)
         return paths
 
@@ -173,8 +172,9 @@ class Report:
                 for name in evaluator.tasks:
                     sections.append(self._map_section(name, [], evaluator))
             elif isinstance(evaluator, LabelEvaluator) and evaluator.output_name in SCORES:
-                names = list(getattr(evaluator, "_class_names", ()))
-                sections.append(self._map_section(evaluator.output_name, names, evaluator))
+                sections.append(
+                    self._map_section(evaluator.output_name, evaluator.class_names, evaluator)
+                )
         return sections
 
     def _object_sections(self, evaluator: MultitaskCOCOEvaluator) -> list[Section]:
@@ -199,7 +199,7 @@ class Report:
         """Of the images with the lowest F1, labels beside predictions."""
         labels = analysis.evaluator.ground_truth
         info = model_info(self.cfg, cfg_metadata(self.cfg))
-        classes = {c["id"]: number for number, c in enumerate(analysis.categories)}
+        classes = {i: number - 1 for i, number in analysis.backend.category_numbers.items()}
         objects = replace(info.objects, class_names=tuple(analysis.names))
         info = replace(info, objects=objects)  # the labels may have some of the classes only
         sizes = {image["id"]: (image["height"], image["width"]) for image in labels["images"]}
@@ -225,10 +225,8 @@ class Report:
         measure = SCORES[name][1]
         section = Section(TITLES[name], f"The worst images by: {measure}.")
         if isinstance(evaluator, LabelMapEvaluator):
-            counts = evaluator._conf_matrix.T  # rows are labels
-            counts = counts[:-1, :-1]  # without what is not labelled
             caption = "Labelled (rows) and predicted (columns) class, pixels"
-            section.tables.append(confusion_table(counts, class_names, caption))
+            section.tables.append(confusion_table(evaluator.confusion, class_names, caption))
         if isinstance(evaluator, EdgeEvaluator) and name in evaluator.curves:
             curve = evaluator.curves[name]
             svg = line_chart({name: (curve["recall"], curve["precision"])}, "recall", "precision")

@@ -99,7 +99,7 @@ def test_a_process_that_is_killed_ends_the_others(tmp_path):
     assert killed[0] == -signal.SIGKILL
     for code, text in (main, third):
         assert code == 1 and "Traceback" not in text
-        assert "rank 1 of" in text and "died without a word: killed" in text
+        assert "rank 1 of" in text and "ended without a message: killed" in text
         assert "go on with --resume" in text
     assert time.monotonic() - start < 60
 

@@ -84,8 +84,13 @@ class CocoBackend(ABC):
 
     @property
     def image_numbers(self) -> dict[Any, int]:
-        """Image id -> its number, 1 to N."""
+        """Image id -> its number, 1 to N, in the order of the numbers."""
         return self._images
+
+    @property
+    def category_numbers(self) -> dict[Any, int]:
+        """Category id -> its number, 1 to N, in the order of the numbers."""
+        return self._categories
 
     def _image_numbers(self, img_ids: Collection[Hashable] | None) -> list[int] | None:
         # To hotcoco no ids are all ids; 0 is the number of no image.

@@ -162,7 +162,7 @@ class DetailCOCOEvaluator(MultitaskCOCOEvaluator):
         """Score what was processed; see `MultitaskCOCOEvaluator.evaluate`."""
         if self._num_unlabelled:
             logger.warning(
-                f"{self._num_unlabelled} images of {self._dataset_name!r} have no object labels "
+                f"{self._num_unlabelled} images of {self.dataset_name!r} have no object labels "
                 f"and are not counted in {list(self.metrics)}."
             )
         return super().evaluate(img_ids)

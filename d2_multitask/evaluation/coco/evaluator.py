@@ -68,6 +68,7 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
       the sigmas of these; predictions of other classes are not counted.
 
     Attributes:
+        dataset_name: registered name.
         metrics: the metrics that are computed, a part of those asked for.
         backend: name of the backend.
         found: COCO's results of the last evaluation, in the first process.
@@ -110,7 +111,7 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
         """
         self.backend = choose_backend(backend)
         self.found: list[dict[str, Any]] = []
-        self._dataset_name = dataset_name
+        self.dataset_name = dataset_name
         self._num_not_finite = 0
         self._prediction_folder = output_dir
         own: dict[str, Any] = {}
@@ -149,6 +150,11 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
         return tuple(self._tasks)
 
     @property
+    def keypoint_names(self) -> list[str]:
+        """Of the keypoints that are scored; empty if nobody has named them."""
+        return list(self._metadata.get("keypoint_names") or ())
+
+    @property
     def ground_truth(self) -> CocoDict:
         """The labels that predictions are compared with."""
         return self._coco_api.dataset
@@ -183,10 +189,10 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
                 field, what = _LABEL_FIELDS[metric]
                 first = next((a for a in ground_truth["annotations"] if a.get(field)), None)
                 if first is None:
-                    logger.info(f"Dataset {self._dataset_name!r} has no {what} AP for it.")
+                    logger.info(f"Dataset {self.dataset_name!r} has no {what} AP for it.")
                     continue
                 if metric == "keypoints":
-                    check_oks_sigmas(sigmas, len(first["keypoints"]) // 3, self._dataset_name)
+                    check_oks_sigmas(sigmas, len(first["keypoints"]) // 3, self.dataset_name)
             labelled.append(metric)
         return labelled
 
@@ -227,7 +233,7 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
         if input_["image_id"] not in self._coco_api.imgs:
             raise ValueError(
                 f"{input_.get('file_name')}: 'image_id' is {input_['image_id']!r}, expected the id "
-                f"of an image of dataset {self._dataset_name!r}"
+                f"of an image of dataset {self.dataset_name!r}"
             )
 
     def evaluate(self, img_ids: list[Any] | None = None) -> dict[str, dict[str, float]]:
@@ -242,7 +248,7 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
         """
         if self._num_not_finite:
             logger.warning(
-                f"{self._num_not_finite} predictions on {self._dataset_name!r} hold a NaN or "
+                f"{self._num_not_finite} predictions on {self.dataset_name!r} hold a NaN or "
                 "infinite number and are left out. The weights are probably broken."
             )
         results = super().evaluate(img_ids) or {}
@@ -263,7 +269,7 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
             path = write_results(self._prediction_folder, results)
             logger.info(f"Predictions are in {path}")
         if not self._do_evaluation:
-            logger.info(f"Dataset {self._dataset_name!r} has no object labels: no AP for it.")
+            logger.info(f"Dataset {self.dataset_name!r} has no object labels: no AP for it.")
             return
         for metric in sorted(self.metrics):
             self._results[metric] = self._score(results, metric, img_ids)
@@ -274,7 +280,7 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
         """One metric. Without predictions it is COCO's 0, where Detectron2 gives NaN."""
         if not results:
             logger.warning(
-                f"The model predicts no object in any image of {self._dataset_name!r}: {metric} "
+                f"The model predicts no object in any image of {self.dataset_name!r}: {metric} "
                 "AP is 0."
             )
         elif metric == "keypoints":
@@ -283,7 +289,7 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
             if found != expected:
                 raise ValueError(
                     f"pred_keypoints: found {found} keypoints, expected {expected}, the keypoints "
-                    f"of dataset {self._dataset_name!r}"
+                    f"of dataset {self.dataset_name!r}"
                 )
         coco_eval = self._backend.evaluate(
             results,

@@ -83,6 +83,13 @@ class LabelMapEvaluator(LabelEvaluator, SemSegEvaluator):
         self._compute_boundary_iou &= self._boundary_iou
         super().__init__(dataset_name, records, distributed=distributed)
 
+    @property
+    def confusion(self) -> np.ndarray:
+        """(C, C) int64 labelled pixels by label (rows) and prediction, of all processes in the
+        first one once they are evaluated.
+        """
+        return self._conf_matrix.T[:-1, :-1]
+
     def reset(self) -> None:
         """Forget the counts of an earlier round."""
         super().reset()
