@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 
+from d2_multitask.data.datasets.label_maps import LABEL_SPACE
 from d2_multitask.data.whole_files import write_text
 from d2_multitask.engine.trained_model import model_info
 from d2_multitask.evaluation.base import LabelEvaluator, gathered
@@ -34,6 +36,7 @@ from d2_multitask.reports.images import (
 from d2_multitask.reports.keypoints import keypoint_tables
 from d2_multitask.reports.objects import NAMES, ObjectAnalysis, confusion_table
 from d2_multitask.reports.page import Cell, Picture, Section, Table, to_html, to_markdown
+from d2_multitask.runtime.model_info import ObjectsInfo
 from d2_multitask.visualization.metadata import cfg_metadata
 
 logger = logging.getLogger(__name__)
@@ -200,8 +203,9 @@ class Report:
         labels = analysis.evaluator.ground_truth
         info = model_info(self.cfg, cfg_metadata(self.cfg))
         classes = {i: number - 1 for i, number in analysis.backend.category_numbers.items()}
+        # The labels may have some of the classes and keypoints only.
         objects = replace(info.objects, class_names=tuple(analysis.names))
-        info = replace(info, objects=objects)  # the labels may have some of the classes only
+        info = replace(info, objects=self._with_own_keypoints(objects))
         sizes = {image["id"]: (image["height"], image["width"]) for image in labels["images"]}
         worst = [x for x in analysis.worst_images(metric) if x[1] in self.files][:NUM_WORST]
         chosen = {image_id for _, image_id, _ in worst}
@@ -218,6 +222,16 @@ class Report:
             caption = f"{image_id}: {text}"
             pictures.append(object_picture(self.files[image_id], *both, caption, metric))
         return pictures
+
+    def _with_own_keypoints(self, objects: ObjectsInfo) -> ObjectsInfo:
+        """The skeleton by the numbers of the dataset's keypoints instead of the network's."""
+        space = MetadataCatalog.get(self.dataset_name).get(LABEL_SPACE)
+        if space is None:
+            return objects
+        own = {place: number for number, place in enumerate(space.own_keypoints)}
+        skeleton = [(own[a], own[b]) for a, b in objects.skeleton if a in own and b in own]
+        names = tuple(objects.keypoint_names[place] for place in own if objects.keypoint_names)
+        return replace(objects, keypoint_names=names, skeleton=tuple(skeleton))
 
     def _map_section(
         self, name: str, class_names: Sequence[str], evaluator: LabelEvaluator

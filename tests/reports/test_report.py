@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from d2_multitask.data.datasets.label_maps import LabelMap
 from d2_multitask.engine.trainer import MultitaskTrainer
 from d2_multitask.evaluation.build import build_evaluator
 from d2_multitask.reports.images import NUM_WORST, WorstImages, score_of
 from detail_support import perfect_output, random_output, three_images
-from evaluation_support import coco_json, inputs_of, perfect_outputs, two_images
+from evaluation_support import JOINTS, coco_json, inputs_of, perfect_outputs, two_images
 
 TITLES = r"<h2>([^<]+)</h2>"
 
@@ -42,6 +43,26 @@ def test_the_results_are_those_without_a_report(cfg, register):
     ]  # fmt: skip
     assert page.count("<img") == 2  # semantic maps; no object is missed or wrong
     assert "| person | 100.0 | 100.0 | 100.0 |" in read(cfg, ".md")
+
+
+def test_keypoints_in_the_order_and_with_the_names_of_the_dataset(cfg, register):
+    """The network has one keypoint more, in the opposite order."""
+    joints = ("extra", *JOINTS[::-1])
+    name = register(two_images(), label_map=LabelMap(keypoint_names=joints))
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (name,)
+    cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS = len(joints)
+    cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.08] * len(joints)
+    outputs = perfect_outputs(two_images())
+    outputs[0]["instances"] = outputs[0]["instances"][:1]  # one is missed: a picture is drawn
+    for output in outputs:
+        points = output["instances"].pred_keypoints.flip(1)
+        points[:, 0] += 500  # of the network's first, the dataset's last
+        output["instances"].pred_keypoints = torch.cat([points[:, :1], points], 1)
+    evaluate(MultitaskTrainer.build_evaluator(cfg, name), name, outputs)
+    text = read(cfg, ".md")
+    for joint in JOINTS[:-1]:
+        assert f"| {joint} | 100.0 | 0.0 | 0.0 | 0.0 | 0.0 | 2 |" in text
+    assert f"| {JOINTS[-1]} | 0.0 | 0.0 | 0.0 | 0.0 | 100.0 | 2 |" in text
 
 
 def test_objects_without_any_prediction(cfg, register):
