@@ -261,17 +261,18 @@ def _by_image(
 
 
 def _metrics_section(results: Mapping[str, Mapping[str, float | None]]) -> Section:
-    """All of results.json: a table of metrics, and one of the classes of each task."""
-    section = Section("Metrics", "As in results.json.")
+    """What results.json has: a table of metrics, and one of the classes of each task."""
+    section = Section("Metrics", "As in results.json; classes that no image shows are left out.")
     rows: list[list[Cell]] = []
     for task, scores in results.items():
         plain, per_class = _split(scores)
         rows += [[task, metric, _cell(value)] for metric, value in plain.items()]
-        if per_class:
+        if per_class and task not in NAMES:  # their sections have such a table
             columns = list(dict.fromkeys(m for values in per_class.values() for m in values))
             table = [
                 [name, *(_cell(values.get(m)) for m in columns)]
                 for name, values in per_class.items()
+                if any(value is not None for value in values.values())
             ]
             section.tables.append(Table(f"{task}, each class", ["class", *columns], table))
     section.tables.insert(0, Table("All metrics", ["task", "metric", "value"], rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,26 +24,27 @@ ALL_BOXES = ("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 8192, "MODEL.ROI_HEADS.BATCH_SIZE
 STATIC = ("MODEL.ROI_KEYPOINT_HEAD.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS", False)
 
 
-def mcn() -> nn.Module:
+def of_config(name: str, **mae: int) -> nn.Module:
+    """The network of a config, not pretrained; ``mae``: keys of ``MODEL.MAE``."""
     torch.manual_seed(0)
-    cfg = load_config("quick/mcn_in_detail.yaml")
+    cfg = load_config(name)
+    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", "cpu"
+    cfg.MODEL.MAE.update(mae)
     return build_model(cfg)
 
 
-def mae() -> nn.Module:
-    torch.manual_seed(0)
-    cfg = load_config("quick/foreground_decoder_joint.yaml")
-    cfg.MODEL.MAE.DEPTH, cfg.MODEL.MAE.DECODER_DEPTH, cfg.MODEL.WEIGHTS = 2, 1, ""
-    model = build_model(cfg)
-    reconstruct = model.backbone.reconstruct
+def mae(name: str) -> nn.Module:
+    """A small autoencoder that removes the same patches of each image, whatever batch it is in."""
+    model = of_config(name, DEPTH=2, DECODER_DEPTH=1)
+    network = getattr(model, "backbone", model)
+    reconstruct = network.reconstruct
 
     def repeatable(images: Tensor) -> Any:
-        """The same patches of each image, whatever batch it is in."""
         noise = torch.rand(4, 4096, generator=torch.Generator().manual_seed(0))
-        length = images[0, 0].numel() // model.backbone.patch_size**2
+        length = images[0, 0].numel() // network.patch_size**2
         return reconstruct(images, noise=noise[:1, :length].expand(len(images), -1))
 
-    model.backbone.reconstruct = repeatable
+    network.reconstruct = repeatable
     return model
 
 
@@ -67,9 +69,18 @@ def cases() -> dict[str, tuple[Callable[[], nn.Module], Batch]]:
         people = images(rcnn_image, empty=empty)
         found[f"rcnn-{name}"] = (lambda: rcnn(None, *ALL_BOXES), people)
         found[f"rcnn-static-{name}"] = (lambda: rcnn(["det"], *ALL_BOXES, *STATIC), people)
-        found[f"mcn-{name}"] = (mcn, images(labelled_image, empty=empty, num_keypoints=14))
+        in_detail = images(labelled_image, empty=empty, num_keypoints=14)
+        found[f"mcn-{name}"] = (partial(of_config, "quick/mcn_in_detail.yaml"), in_detail)
         small = images(labelled_image, empty=empty, height=32, width=32)
-        found[f"mae-{name}"] = (mae, small)
+        joint, linear = "quick/foreground_decoder_joint.yaml", "quick/foreground_linear.yaml"
+        found[f"mae-{name}"] = (partial(mae, joint), small)
+        found[f"foreground-{name}"] = (partial(of_config, linear, DEPTH=2), small)
+        for config in ("quick/centernet_r18_seg_det_pose.yaml", "movenet/mcn_people.yaml"):
+            found[f"{config}-{name}"] = (
+                partial(of_config, config),
+                images(labelled_image, empty=empty),
+            )
+    found["mae-pretraining"] = (partial(mae, "quick/mae_pretrain.yaml"), small)
     return found
 
 
@@ -102,7 +113,6 @@ def two_workers(tmp_path_factory) -> dict[str, tuple[dict, dict]]:
     return in_two_processes(of_worker, tmp_path_factory.mktemp("workers"))[0]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", cases())
 def test_two_processes_are_one(name: str, two_workers) -> None:
     found, expected = two_workers[name], learned(*cases()[name])
