@@ -25,6 +25,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -40,10 +40,9 @@ import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.config import load_config
 from d2_multitask.data.io import ImageReadError, read_image
 from d2_multitask.data.whole_files import write_png
-from d2_multitask.engine.processes import SHARE, Run, joined
+from d2_multitask.engine.processes import SHARE, Run, in_this_process
 from d2_multitask.engine.setup import device_of, find_config_file, flat, parse_with_overrides
 from d2_multitask.exits import exit_code
-from d2_multitask.launchers import place_of
 from d2_multitask.modeling.mae import MaskedAutoencoder
 from d2_multitask.patch_graph import Segmentation, SegmenterSettings, segment_image
 from d2_multitask.patch_graph.communities import BACKENDS
@@ -321,15 +320,8 @@ def run(args: argparse.Namespace, processes: Run) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception: datasets are written
-
-    def work() -> int:
-        place = place_of()
-        rank = 0 if place is None else place.rank
-        setup_logger(distributed_rank=rank, name="d2_multitask", abbrev_name="d2_multitask")
-        with joined(place) as processes:
-            return run(args, processes)
-
-    return exit_code(work, interrupted="\nStopped. The same command continues from here.\n")
+    stopped = "\nStopped. The same command continues from here.\n"
+    return exit_code(lambda: in_this_process(partial(run, args)), stopped)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +47,6 @@ import numpy as np
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import Metadata
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.cli.finished import Finished, stamp
@@ -66,12 +66,11 @@ from d2_multitask.data.whole_files import whole_file
 from d2_multitask.engine.image_ids import image_ids, known_image_ids
 from d2_multitask.engine.model_file import prediction_config
 from d2_multitask.engine.predictor import MultitaskPredictor, chosen_tasks
-from d2_multitask.engine.processes import SHARE, Run, joined
+from d2_multitask.engine.processes import SHARE, Run, in_this_process
 from d2_multitask.engine.results import to_result
 from d2_multitask.engine.setup import device_of, flat, progress_bar
 from d2_multitask.engine.trained_model import model_info
 from d2_multitask.exits import exit_code
-from d2_multitask.launchers import place_of
 from d2_multitask.runtime.files import find_media
 from d2_multitask.version import __version__
 from d2_multitask.video import VideoReader, VideoWriter
@@ -456,12 +455,4 @@ def report(work: Predictions, done: int, unreadable: list[str], seconds: float) 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; ``None`` = the command line."""
     args = parse_args(sys.argv[1:] if arguments is None else arguments)
-
-    def work() -> int:
-        place = place_of()
-        rank = 0 if place is None else place.rank
-        setup_logger(distributed_rank=rank, name="d2_multitask", abbrev_name="d2_multitask")
-        with joined(place) as processes:
-            return run(args, processes)
-
-    return exit_code(work)
+    return exit_code(lambda: in_this_process(partial(run, args)))

@@ -77,7 +77,7 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts | ShardedImages:
     sets = {name: load_dataset(name) for name in cfg.DATASETS.TRAIN}
     if not needs_labels(cfg.MODEL.TASKS):
         return _images_alone(cfg, sets, times)
-    needs = _needs(cfg)
+    needs = label_needs(cfg)
     labels = {kind: kind.from_config(cfg) for *_, kind in needs}
     for key in dict.fromkeys([*_OBJECT_METADATA, *(x.names_key for x in labels if x.names_key)]):
         _check_agreement(key, list(sets))
@@ -372,7 +372,7 @@ def _check_image_ids(name: str, dataset_dicts: DatasetDicts) -> None:
         files[image_id] = file_name
 
 
-def _needs(cfg: CfgNode) -> list[tuple[str, str, type[Label]]]:
+def label_needs(cfg: CfgNode) -> list[tuple[str, str, type[Label]]]:
     """Every task, and every switch that is on: who, what to do without labels, kind of label."""
     needs = [
         (f"MODEL.TASKS: task {task!r}", "leave the task out", kind)

@@ -12,19 +12,17 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
-from d2_multitask.data.datasets.catalog import load_dataset, needs_labels
+from d2_multitask.data.datasets.catalog import load_dataset
 from d2_multitask.data.datasets.coco_annotations import FLAG_AS_TEXT, ID_AS_TEXT
 from d2_multitask.data.datasets.coco_json import SIZE_OF_FILE
 from d2_multitask.data.datasets.shards import ShardSet
 from d2_multitask.data.io import EXIF_LEFT_OUT
 from d2_multitask.data.labels.base import Label
-from d2_multitask.data.labels.instances import MaskLabel, RoiKeypointLabel
-from d2_multitask.data.loader import EMPTY_IMAGE, NO_LABEL
+from d2_multitask.data.loader import EMPTY_IMAGE, NO_LABEL, label_needs
 from d2_multitask.data.problems import DATA_REPORT
 from d2_multitask.doctor import balance, boxes, images, joints, maps
 from d2_multitask.doctor.findings import ERROR, NOTE, WARNING, Finding, sentence
 from d2_multitask.doctor.tables import Table
-from d2_multitask.heads.build import task_labels
 
 # Nothing is lost by these.
 _HARMLESS = (EMPTY_IMAGE, NO_LABEL, SIZE_OF_FILE, EXIF_LEFT_OUT, ID_AS_TEXT, FLAG_AS_TEXT)
@@ -75,8 +73,7 @@ def counted() -> list[Finding]:
 
 def _labels(cfg: CfgNode) -> list[Label]:
     try:
-        labels = task_labels(cfg) if needs_labels(cfg.MODEL.TASKS) else []
-    except ValueError:  # an unknown task, which building the network says
+        kinds = dict.fromkeys(kind for *_, kind in label_needs(cfg))
+        return [kind.from_config(cfg) for kind in kinds]
+    except ValueError:  # of the config, which building the network says
         return []
-    switches = ((cfg.MODEL.MASK_ON, MaskLabel), (cfg.MODEL.KEYPOINT_ON, RoiKeypointLabel))
-    return labels + [kind.from_config(cfg) for is_on, kind in switches if is_on]

@@ -24,6 +24,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 from torch import nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
@@ -188,6 +189,20 @@ def _spawned(local_rank: int, work: Work, args: argparse.Namespace, url: str) ->
     rank = args.machine_rank * args.num_gpus + local_rank
     size = args.num_gpus * args.num_machines
     _run(work, args, Place(rank, size, local_rank, args.num_gpus, url, "--num-gpus"))
+
+
+def in_this_process(work: Callable[[Run], int]) -> int:
+    """Do the work of a tool, in one of the processes that torchrun or srun started, or alone.
+
+    Raises:
+        ValueError: as of `place_of`.
+        SystemExit: as of `joined`.
+    """
+    place = place_of()
+    rank = 0 if place is None else place.rank
+    setup_logger(distributed_rank=rank, name="d2_multitask", abbrev_name="d2mt")
+    with joined(place) as run:
+        return work(run)
 
 
 def _run(work: Work, args: argparse.Namespace, place: Place | None) -> None:
