@@ -308,7 +308,9 @@ def run_images(work: Predictions, finished: Finished, targets: Mapping[str, Path
                 unreadable.append(f"left out: {error}")
                 logger.warning(unreadable[-1])
 
-    for drawn in progress_bar(work.overlays(read()), total=len(share), unit="image"):
+    quiet = not comm.is_main_process()
+    overlays = progress_bar(work.overlays(read()), total=len(share), unit="image", disable=quiet)
+    for drawn in overlays:
         path = drawn.picture.name
         written = {targets[path]: drawn.overlay}
         if drawn.mask is not None:

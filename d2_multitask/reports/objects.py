@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from detectron2.structures import Boxes, BoxMode, pairwise_iou
 from d2_multitask.evaluation.coco.backends import HotcocoBackend
 from d2_multitask.evaluation.coco.evaluator import MultitaskCOCOEvaluator
 from d2_multitask.reports.charts import line_chart
-from d2_multitask.reports.page import Section, Table
+from d2_multitask.reports.page import Section, Table, shown
 from d2_multitask.runtime.model_info import DrawInfo
 
 NAMES = {"bbox": "Boxes", "segm": "Instance masks", "keypoints": "Keypoints"}
@@ -113,7 +114,7 @@ class ObjectAnalysis:
         precision = evaluation.eval["precision"][..., -1]  # (T, R, K, areas), all of an image
         recall = evaluation.eval["recall"][..., -1]  # (T, K, areas)
         labels, found = (
-            [entry["category_id"] for entry in entries]
+            Counter(entry["category_id"] for entry in entries)
             for entries in (
                 [a for a in self.evaluator.ground_truth["annotations"] if not a["iscrowd"]],
                 self.evaluator.found,
@@ -127,7 +128,7 @@ class ObjectAnalysis:
             values = [precision[..., k, 0], precision[0, :, k, 0], precision[5, :, k, 0]]
             values += [precision[..., k, area] for area in areas.values()]
             values.append(recall[:, k, 0])
-            counts = labels.count(category_id), found.count(category_id)
+            counts = labels[category_id], found[category_id]
             rows.append([self.names[k], *map(_mean, values), *counts])
         headers = ["class", "AP", "AP50", "AP75", *(f"AP {name}" for name in areas)]
         return Table("Each class", [*headers, "AR", "objects", "predictions"], rows)
@@ -249,13 +250,8 @@ def _tide(evaluation: Any) -> Table:
     ]
     rows.append(["all wrong predictions", "", 100 * float(errors["delta_ap"]["FP"])])
     rows.append(["all missed objects", "", 100 * float(errors["delta_ap"]["FN"])])
-    caption = f"Kinds of errors (TIDE); AP50 is {shown_percent(errors['ap_base'])}"
+    caption = f"Kinds of errors (TIDE); AP50 is {shown(100 * errors['ap_base'])}"
     return Table(caption, ["kind", "count", "AP50 gained without it"], rows)
-
-
-def shown_percent(share: float) -> str:
-    """0.456 -> "45.6"."""
-    return f"{100 * share:.1f}" if share >= 0 else "n/a"
 
 
 def _calibration_table(calibration: Mapping[str, Any]) -> Table:
@@ -269,7 +265,7 @@ def _calibration_table(calibration: Mapping[str, Any]) -> Table:
         for b in calibration["bins"]
         if b["count"]
     ]
-    caption = f"Calibration; expected error {shown_percent(calibration['ece'])}"
+    caption = f"Calibration; expected error {shown(100 * calibration['ece'])}"
     return Table(caption, ["score", "predictions", "mean score", "right"], rows)
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from d2_multitask.data.datasets.folders import IMAGE_SUFFIXES
-from d2_multitask.data.io import image_size
+from d2_multitask.data.io import IMAGE_SUFFIXES, image_size
 from d2_multitask.data.whole_files import write_json
 
 BOX_SHARE = 0.53  # of a box that a person fills: the area without masks, as xtcocotools takes it
