@@ -430,6 +430,10 @@ def merge_options(cfg: CfgNode, opts: Sequence[str]) -> None:
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         if key in FIXED_KEYS:
             _check_fixed_key("command line", key, cfg._decode_cfg_value(value))
+        elif key.startswith("--"):
+            raise ValueError(
+                f"command line: found {key} among KEY VALUE pairs, expected options before them"
+            )
         elif key not in known:
             raise ValueError(f"command line: {_suggest(key, known)}")
         elif key == "DATASETS.SAMPLING":  # a word or a list: yacs would keep it what it was

@@ -28,6 +28,11 @@ def test_nothing_of_detectron2_changes() -> None:
     assert "TASKS" not in get_cfg().MODEL
 
 
+def test_option_after_overrides() -> None:
+    with pytest.raises(ValueError, match="found --num-gpus among KEY VALUE pairs, expected optio"):
+        load_config("", ["SEED", "1", "--num-gpus", "2"])
+
+
 def test_file_by_path_or_by_name_then_overrides(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("MODEL:\n  TASKS: ['det']\n")

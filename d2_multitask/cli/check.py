@@ -38,7 +38,7 @@ from d2_multitask.doctor.findings import (
     summary,
     write_json,
 )
-from d2_multitask.engine.best import best_metric
+from d2_multitask.engine.best import best_metric, check_counts
 from d2_multitask.engine.model_file import trained_config
 from d2_multitask.engine.setup import fall_back_to_cpu, parse_with_overrides
 from d2_multitask.engine.solver import build_optimizer
@@ -66,6 +66,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
 def parts(cfg: CfgNode, folder: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     """What is built, and the function that raises ValueError for a mistake."""
     built: list[DatasetEvaluator] = []
+    yield "SOLVER", lambda: check_counts(cfg)
     yield "DATASETS.TRAIN", lambda: build_train_loader(cfg)
     for name in cfg.DATASETS.TEST:
         yield (

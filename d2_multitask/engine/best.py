@@ -141,6 +141,15 @@ def _parse(text: str) -> Term:
     return Term(name, smaller, reference)
 
 
+def check_counts(cfg: CfgNode) -> None:
+    """Raises ValueError for a negative ``SOLVER.PATIENCE`` or ``SOLVER.KEEP_CHECKPOINTS``."""
+    for name, zero in (("PATIENCE", "no early stop"), ("KEEP_CHECKPOINTS", "all")):
+        if cfg.SOLVER[name] < 0:
+            raise ValueError(
+                f"SOLVER.{name}: found {cfg.SOLVER[name]}, expected 0 ({zero}) or more"
+            )
+
+
 def best_metric(cfg: CfgNode) -> BestMetric:
     """``TEST.BEST_METRIC``.
 

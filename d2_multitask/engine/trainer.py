@@ -26,7 +26,7 @@ from d2_multitask.data.folder_lock import FolderLock
 from d2_multitask.data.loader import build_test_loader, build_train_loader
 from d2_multitask.data.problems import DATA_REPORT
 from d2_multitask.data.sampler import TrainingImages
-from d2_multitask.engine.best import Best, EarlyStop, LastCheckpoints
+from d2_multitask.engine.best import Best, EarlyStop, LastCheckpoints, check_counts
 from d2_multitask.engine.hooks import (
     EMA_KEY,
     DrawPictures,
@@ -65,6 +65,7 @@ class MultitaskTrainer(DefaultTrainer):
         Raises:
             ValueError: config and datasets do not fit each other.
         """
+        check_counts(cfg)
         TrainerBase.__init__(self)  # as DefaultTrainer's, with our step, checkpoints, processes
         cfg = self.cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)

@@ -73,6 +73,11 @@ def test_malformed_metrics(text, message):
     [
         ({"TEST__BEST_METRIC": "bbox/Ap"}, r"found 'bbox/Ap'.*did you mean .*bbox/AP.* sem_seg/mI"),
         ({"TEST__BEST_METRIC": "other/bbox/AP"}, "no evaluator gives"),
+        ({"SOLVER__PATIENCE": -1}, r"SOLVER\.PATIENCE: found -1, expected 0 \(no early stop\)"),
+        (
+            {"SOLVER__KEEP_CHECKPOINTS": -2},
+            r"KEEP_CHECKPOINTS: found -2, expected 0 \(all\)",
+        ),
         ({"SOLVER__PATIENCE": 2}, r"SOLVER\.PATIENCE: found 2 without TEST\.BEST_METRIC"),
         ({"TEST__BEST_METRIC": "bbox/AP", "TEST__EVAL_PERIOD": 0}, r"found TEST\.EVAL_PERIOD 0"),
         ({"TEST__BEST_METRIC": "bbox/AP", "DATASETS__TEST": ()}, "none, as DATASETS.TEST"),
