@@ -3,15 +3,15 @@
 Ronchi and Perona, "Benchmarking and Error Diagnosis in Multi-Instance Pose Estimation" (ICCV 2017).
 A predicted person is matched with a labelled one at OKS 0.1. The similarity of a predicted joint
 and a labelled one is ``exp(-d^2 / (2 s^2 k^2))``, as in OKS: distance d, area s^2 of the labelled
-person, k twice the joint's sigma. A joint is
+person, k twice the joint's sigma. The most similar label decides, as in the authors' code
+(coco-analyze); a joint is
 
-- good: similarity of at least 0.85 with its own label;
-- jitter: 0.5 to 0.85;
-- inversion: below that, and at least 0.5 with the other side's joint of the same person;
-- swap: none of these, and at least 0.5 with the joint, or its other side, of another person;
-- miss: none of these.
+- good, if that is its own label, with a similarity of at least 0.85; jitter, from 0.5;
+- inversion, if it is the other side's joint of the same person, from 0.5;
+- swap, if it is the joint, or its other side, of another person, from 0.5;
+- miss: similar to none of these.
 
-Only joints with a label count.
+Only joints with a label count. Of equally similar labels the first of this list decides.
 """
 
 from __future__ import annotations
@@ -61,7 +61,14 @@ def error_kinds(
     similarity = np.exp(-distance / spread.clip(1e-9)) * (both[..., 2] > 0)
     same, side, rest = similarity[0, 0], similarity[1, 0], similarity[:, 1:]
     of_others = rest.max((0, 1)) if rest.size else np.zeros(len(found))
-    conditions = [own[:, 2] == 0, same >= GOOD, same >= NEAR, side >= NEAR, of_others >= NEAR]
+    is_own = same >= np.maximum(side, of_others)
+    conditions = [
+        own[:, 2] == 0,
+        is_own & (same >= GOOD),
+        is_own & (same >= NEAR),
+        (side >= of_others) & (side >= NEAR),
+        of_others >= NEAR,
+    ]
     return np.select(conditions, [-1, 0, 1, 2, 3], default=4)
 
 

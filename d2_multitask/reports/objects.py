@@ -183,6 +183,8 @@ class ObjectAnalysis:
         """AP by the number of objects in an image, and by how much they overlap."""
         boxes: dict[int, list[list[float]]] = {}
         for annotation in self.evaluator.ground_truth["annotations"]:
+            if annotation["iscrowd"]:
+                continue
             number = self.backend.image_numbers[annotation["image_id"]]
             boxes.setdefault(number, []).append(annotation["bbox"])
         counts = {number: len(of_image) for number, of_image in boxes.items()}

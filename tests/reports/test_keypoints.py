@@ -32,6 +32,12 @@ def test_good_jitter_and_miss_end_at_the_paper_s_similarities():
     assert kinds(found, own) == ["good", "jitter", "jitter", "miss"]
 
 
+def test_the_most_similar_label_decides():
+    """Exactly on the other hip, which is 20 pixels away: similar to its own, too."""
+    hips = [[0, 0, 2], [off(0.6), 0, 2]]
+    assert kinds([[off(0.6), 0], [off(0.6), 0]], hips, mirrored=[1, 0]) == ["inversion", "good"]
+
+
 def test_inversion_swap_and_labels_that_are_not_there():
     own = [[0, 0, 2], [100, 0, 2], [50, 200, 0]]
     other = [[0, 300, 2], [100, 300, 1], [50, 500, 2]]

@@ -116,6 +116,15 @@ def test_planted_kinds_of_errors(register):
     assert [(round(f1), i) for f1, i, _ in worst] == [(29, 1)]  # 2 * 1 / (2 * 1 + 3 + 2)
 
 
+def test_a_crowd_is_no_object_of_the_image(register):
+    boxes = [annotation(1, 1, [5, 5, 20, 20]), annotation(2, 1, [40, 5, 20, 20], iscrowd=1)]
+    evaluator = MultitaskCOCOEvaluator(register(coco_json(boxes, 1)), ("bbox",), output_dir=None)
+    evaluator.reset()
+    evaluator.evaluate()
+    rows = table(ObjectAnalysis(evaluator).section("bbox"), "AP by: Objects").rows
+    assert [row[:2] for row in rows] == [["1", 1]]
+
+
 def test_of_many_classes_the_largest_errors_are_listed():
     counts = np.diag(np.full(30, 9))
     counts[3, 7], counts[8, 1] = 5, 4
