@@ -14,6 +14,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 
+from d2_multitask.data.datasets.catalog import load_dataset
 from d2_multitask.data.datasets.label_maps import LABEL_SPACE
 from d2_multitask.data.whole_files import write_text
 from d2_multitask.engine.trained_model import model_info
@@ -107,6 +108,27 @@ class ReportedEvaluators(DatasetEvaluators):
             self._write(page, results)
         return results
 
+    def of_results(self, found: list[dict[str, Any]]) -> Mapping[str, Any]:
+        """Score COCO's results of any network, and write their report.
+
+        Args:
+            found: of all images.
+
+        Raises:
+            ValueError: the dataset has not one evaluator of objects, or `check_results`'s.
+        """
+        objects = [e for e in self._evaluators if isinstance(e, MultitaskCOCOEvaluator)]
+        if len(objects) != 1 or not objects[0].metrics:
+            raise ValueError(
+                f"dataset {self._dataset_name!r}: found {len(objects)} evaluators of objects for "
+                "TEST.TASKS, expected one, of a dataset in COCO's format with labels"
+            )
+        check_results(found, objects[0])
+        results = objects[0].score(found)
+        files = {r["image_id"]: r["file_name"] for r in load_dataset(self._dataset_name)}
+        self._write(Report(self._cfg, self._dataset_name, objects, {}, files), results)
+        return results
+
     def _write(self, page: Report, results: Mapping[str, Any]) -> None:
         """A report that fails must not end a training, whose results are there."""
         start = time.perf_counter()
@@ -117,6 +139,31 @@ class ReportedEvaluators(DatasetEvaluators):
             return
         seconds = time.perf_counter() - start
         logger.info(f"Report in {seconds:.1f} s: {' and '.join(map(str, paths))}")
+
+
+def check_results(found: list[dict[str, Any]], evaluator: MultitaskCOCOEvaluator) -> None:
+    """Whether COCO's results are of the evaluator's dataset.
+
+    Raises:
+        ValueError: an entry lacks what the metrics need, or is of another image or category.
+    """
+    fields = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
+    needed = {"image_id", "category_id", "score", "bbox", *(fields[m] for m in evaluator.metrics)}
+    labels = evaluator.ground_truth
+    known = {k: {x["id"] for x in labels[k]} for k in ("images", "categories")}
+    for number, entry in enumerate(found):
+        if not isinstance(entry, dict) or not needed <= entry.keys():
+            keys = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
+            raise ValueError(
+                f"entry {number}: found {keys}, expected {sorted(needed)} for the metrics "
+                f"{list(evaluator.metrics)}; TEST.TASKS \"['det']\" asks for boxes alone"
+            )
+        for field, kind in (("image_id", "images"), ("category_id", "categories")):
+            if entry[field] not in known[kind]:
+                raise ValueError(
+                    f"entry {number}: found {field} {entry[field]!r}, expected one of the {kind} "
+                    f"of dataset {evaluator.dataset_name!r}"
+                )
 
 
 class Report:

@@ -11,14 +11,19 @@ from engine_support import write_people
 from tool_support import load_command, run_command, small_network
 
 
+def registered(name: str, json_file: Path) -> list[str]:
+    """Options that make a COCO file the only dataset."""
+    entry = {"NAME": name, "JSON": str(json_file), "IMAGE_ROOT": str(json_file.parent)}
+    return [
+        *("DATASETS.REGISTER", str([entry]), "DATASETS.TRAIN", f"('{name}',)"),
+        *("DATASETS.TEST", f"('{name}',)", "DATALOADER.NUM_WORKERS", "0"),
+    ]
+
+
 def test_a_page_beside_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path, people = small_network(tmp_path), write_people(tmp_path / "people")
-    entry = {"NAME": "report_people", "JSON": str(people), "IMAGE_ROOT": str(people.parent)}
-    options = [
-        *("DATASETS.REGISTER", str([entry]), "DATASETS.TRAIN", "('report_people',)"),
-        *("DATASETS.TEST", "('report_people',)", "DATALOADER.NUM_WORKERS", "0"),
-    ]
+    options = registered("report_people", people)
     assert load_command("report").main(["--model", str(path), *options]) == 0
     folder = tmp_path / "output" / "eval"
     page = (folder / "report.html").read_text(encoding="utf-8")
@@ -26,6 +31,31 @@ def test_a_page_beside_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     scores = json.loads((folder / "results.json").read_text())
     text = (folder / "report.md").read_text(encoding="utf-8")
     assert f"| sem_seg | mIoU | {scores['sem_seg']['mIoU']:.1f} |" in text
+
+
+def test_results_of_an_earlier_evaluation(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    path, people = small_network(tmp_path), write_people(tmp_path / "people")
+    command, options = load_command("report"), registered("more_people", people)
+    assert command.main(["--model", str(path), *options]) == 0
+    first = json.loads(Path("output/eval/results.json").read_text())
+    file = "output/eval/inference/more_people/coco_instances_results.json"
+    again = ["--results", file, "--config-file", str(tmp_path / "config.yaml"), *options]
+    assert command.main([*again, "OUTPUT_DIR", "again"]) == 0
+    second = json.loads(Path("again/results.json").read_text())
+    assert second == {metric: first[metric] for metric in ("bbox", "keypoints")}
+    assert "Calibration" in Path("again/report.md").read_text(encoding="utf-8")
+    capsys.readouterr()
+    found = json.loads(Path(file).read_text())
+    for wrong, message in (
+        ({"a": 1}, "found a dict, expected COCO's list of results"),
+        ([{**found[0], "image_id": 99}], "entry 0: found image_id 99, expected one of the images"),
+        ([{"image_id": 1}], "entry 0: found ['image_id'], expected"),
+    ):
+        Path("wrong.json").write_text(json.dumps(wrong))
+        assert command.main(["--results", "wrong.json", *again[2:]]) != 0
+        said = capsys.readouterr().err
+        assert "wrong.json: " in said and message in said, said
 
 
 def test_help(tmp_path: Path) -> None:

@@ -97,9 +97,9 @@ def test_an_image_with_a_class_beyond_the_names_gets_generic_ones():
 
 def test_metadata_of_an_unknown_data_set_is_empty_and_registers_nothing():
     cfg = get_multitask_cfg()
-    cfg.DATASETS.TEST = ("nobody_registered_this",)
+    cfg.DATASETS.TEST = ("registered_by_no_test",)
     assert dataset_metadata(cfg).get("thing_classes") is None
-    assert "nobody_registered_this" not in MetadataCatalog.list()
+    assert "registered_by_no_test" not in MetadataCatalog.list()
     assert len(cfg_metadata(cfg).keypoint_names) == 17
 
 

@@ -263,7 +263,7 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
         """As in Detectron2: write the files, then score; with our backend and faster writers."""
         contiguous_ids = self._metadata.get("thing_dataset_id_to_contiguous_id")
         found = itertools.chain.from_iterable(image["instances"] for image in predictions)
-        results = self.found = with_category_ids(list(found), contiguous_ids)
+        results = with_category_ids(list(found), contiguous_ids)
         if self._prediction_folder:
             write_instances(self._prediction_folder, predictions)
             path = write_results(self._prediction_folder, results)
@@ -271,8 +271,19 @@ class MultitaskCOCOEvaluator(COCOEvaluator):
         if not self._do_evaluation:
             logger.info(f"Dataset {self.dataset_name!r} has no object labels: no AP for it.")
             return
-        for metric in sorted(self.metrics):
-            self._results[metric] = self._score(results, metric, img_ids)
+        self._results.update(self.score(results, img_ids))
+
+    def score(
+        self, results: list[dict[str, Any]], img_ids: list[Any] | None = None
+    ) -> dict[str, dict[str, float]]:
+        """Score predictions from elsewhere; see `evaluate`.
+
+        Args:
+            results: COCO's, with what the metrics need; see `CocoBackend.evaluate`.
+            img_ids: ids of the images to score, all of the dataset by default.
+        """
+        self.found = results
+        return {metric: self._score(results, metric, img_ids) for metric in sorted(self.metrics)}
 
     def _score(
         self, results: list[dict[str, Any]], metric: str, img_ids: list[Any] | None
