@@ -223,6 +223,8 @@ class MultitaskTrainer(DefaultTrainer):
             logger.warning("DATASETS.TEST is empty: nothing is evaluated.")
             return OrderedDict()
         results = super().test(cfg, inference_model(cfg, model), evaluators)
+        for evaluator in evaluators or ():
+            evaluator.reset()  # or the predictions of all images stay in memory while training
         if comm.is_main_process():
             path = write_results(results, cfg.OUTPUT_DIR)
             logger.info(f"Results, also in {path}:\n{format_results(results)}")
