@@ -23,6 +23,7 @@ from d2_multitask.engine.setup import find_config_file, setup
 from d2_multitask.engine.trainer import MultitaskTrainer
 from d2_multitask.evaluation.results import format_results, write_results
 from d2_multitask.exits import exit_code
+from d2_multitask.launchers import place_of
 
 OPTIONS = ["TEST.REPORT", "True"]
 
@@ -40,6 +41,8 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
 
 def of_results(args: argparse.Namespace) -> int:
     """Measure the file."""
+    if place_of() is not None:
+        raise ValueError("--results: found several processes, expected one")
     options = ["OUTPUT_DIR", evaluation.DEFAULT_OUTPUT, *OPTIONS, *args.opts]
     cfg = setup(args, load_config(find_config_file(args.config_file), options))
     if len(cfg.DATASETS.TEST) != 1:
