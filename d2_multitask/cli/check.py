@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -39,6 +40,7 @@ from d2_multitask.doctor.findings import (
     write_json,
 )
 from d2_multitask.engine.best import best_metric, check_counts
+from d2_multitask.engine.loggers import check_loggers
 from d2_multitask.engine.model_file import trained_config
 from d2_multitask.engine.setup import fall_back_to_cpu, parse_with_overrides
 from d2_multitask.engine.solver import build_optimizer
@@ -67,13 +69,14 @@ def parts(cfg: CfgNode, folder: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     """What is built, and the function that raises ValueError for a mistake."""
     built: list[DatasetEvaluator] = []
     yield "SOLVER", lambda: check_counts(cfg)
+    yield "LOGGERS", lambda: check_loggers(cfg)
     yield "DATASETS.TRAIN", lambda: build_train_loader(cfg)
     for name in cfg.DATASETS.TEST:
         yield (
             f"DATASETS.TEST, {name}",
             lambda name=name: built.append(build_evaluator(cfg, name, folder)),
         )
-    if cfg.TEST.BEST_METRIC or cfg.SOLVER.PATIENCE:
+    if cfg.TEST.BEST_METRIC or cfg.SOLVER.PATIENCE > 0:
         yield "best checkpoint", lambda: best_metric(cfg).check(cfg.DATASETS.TEST, built)
 
 
@@ -96,6 +99,8 @@ def _finest_stride(model: nn.Module) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Build and examine everything, also after a mistake."""
+    if args.json and Path(args.json).is_dir():
+        raise ValueError(f"--json: found the folder {args.json}, expected a file")
     cfg, _ = trained_config(args.model, args.config_file, args.opts)
     fall_back_to_cpu(cfg)
     register_datasets(cfg.DATASETS.REGISTER)

@@ -74,6 +74,7 @@ def _evaluate_exported(args: argparse.Namespace, run: Run) -> None:
         check_fits(predictor.info, cfg, args)
         evaluators = build_evaluators(cfg)
     measure(predictor, cfg, evaluators)
+    train.check_reports(evaluators)
 
 
 def measured_config(cfg: CfgNode, info: ModelInfo) -> CfgNode:

@@ -21,7 +21,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
-from detectron2.evaluation import verify_results
+from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
 
 import d2_multitask  # noqa: F401 (registers datasets and networks)
@@ -86,7 +86,15 @@ def evaluate(args: argparse.Namespace, cfg: CfgNode) -> dict[str, Any]:
     results = MultitaskTrainer.test(cfg, model, evaluators)
     if comm.is_main_process():
         verify_results(cfg, results)
+    check_reports(evaluators)
     return results
+
+
+def check_reports(evaluators: Sequence[DatasetEvaluator]) -> None:
+    """End with exit code 1 where a report is asked for, and none could be written."""
+    failed = [reason for one in evaluators if (reason := getattr(one, "failed", ""))]
+    if failed:
+        sys.exit("Error: " + "; ".join(failed))
 
 
 @contextlib.contextmanager

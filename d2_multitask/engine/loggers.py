@@ -58,15 +58,7 @@ class RunWriter(EventWriter):
         Raises:
             ValueError: the library is not installed.
         """
-        for name, value in self.limits.items():
-            os.environ.setdefault(name, value)
-        try:
-            self._module = importlib.import_module(self.library)
-        except ImportError as error:
-            raise ValueError(
-                f"LOGGERS: found {self.library!r}, which cannot be imported ({error}). Type: "
-                f"python -m pip install {self.library}"
-            ) from None
+        self._module = self.imported()
         self._cfg = cfg
         self._folder = Path(cfg.OUTPUT_DIR)
         self._id_file = self._folder / f"{self.library}_run_id"
@@ -78,6 +70,19 @@ class RunWriter(EventWriter):
         self._waiting: deque[tuple[Send, int]] = deque()
         self._failures = self._lost = 0
         self._pause, self._next_try = _FIRST_PAUSE, 0.0
+
+    @classmethod
+    def imported(cls) -> Any:
+        """The library; raises ValueError if it is not installed."""
+        for name, value in cls.limits.items():
+            os.environ.setdefault(name, value)
+        try:
+            return importlib.import_module(cls.library)
+        except ImportError as error:
+            raise ValueError(
+                f"LOGGERS: found {cls.library!r}, which cannot be imported ({error}). Type: "
+                f"python -m pip install {cls.library}"
+            ) from None
 
     @abstractmethod
     def _start_run(self, run_id: str | None) -> str:
@@ -274,9 +279,15 @@ class WandbWriter(RunWriter):
 WRITERS: dict[str, type[RunWriter]] = {w.library: w for w in (WandbWriter, MLflowWriter)}
 
 
-def build_loggers(cfg: CfgNode, is_resumed: Callable[[], bool]) -> list[EventWriter]:
-    """The writers of ``LOGGERS``; arguments and errors as of `RunWriter`, or an unknown name."""
+def check_loggers(cfg: CfgNode) -> None:
+    """Raises ValueError for a name in ``LOGGERS`` that there is not, or is not installed."""
     for name in cfg.LOGGERS:
         if name not in WRITERS:
             raise ValueError(f"LOGGERS: found {name!r}, expected some of {sorted(WRITERS)}")
+        WRITERS[name].imported()
+
+
+def build_loggers(cfg: CfgNode, is_resumed: Callable[[], bool]) -> list[EventWriter]:
+    """The writers of ``LOGGERS``; arguments as of `RunWriter`, errors as of `check_loggers`."""
+    check_loggers(cfg)
     return [WRITERS[name](cfg, is_resumed) for name in cfg.LOGGERS]

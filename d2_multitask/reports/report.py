@@ -59,11 +59,15 @@ class ReportedEvaluators(DatasetEvaluators):
         evaluators: of `build_evaluator`.
         cfg: the config.
         dataset_name: registered name.
+
+    Attributes:
+        failed: why there is no report of the last evaluation.
     """
 
     def __init__(self, evaluators: DatasetEvaluators, cfg: CfgNode, dataset_name: str) -> None:
         super().__init__(evaluators._evaluators)
         self._cfg, self._dataset_name = cfg, dataset_name
+        self.failed = ""
         self._worst: dict[str, WorstImages] = {}
         for evaluator in self._evaluators:
             if isinstance(evaluator, LabelEvaluator):
@@ -134,9 +138,11 @@ class ReportedEvaluators(DatasetEvaluators):
         start = time.perf_counter()
         try:
             paths = page.write(results)
-        except Exception:
-            logger.exception(f"No report of {self._dataset_name!r}:")
+        except Exception as error:
+            self.failed = f"TEST.REPORT: no report of {self._dataset_name!r} was written: {error}"
+            logger.error(self.failed, exc_info=not isinstance(error, OSError))
             return
+        self.failed = ""
         seconds = time.perf_counter() - start
         logger.info(f"Report in {seconds:.1f} s: {' and '.join(map(str, paths))}")
 

@@ -44,6 +44,11 @@ def test_a_config_that_is_ready(command, tmp_path: Path, capsys, caplog) -> None
     assert "4 of 4 images are used for training" in caplog.text
 
 
+def test_json_to_a_folder(command, tmp_path: Path, capsys) -> None:
+    assert command.main(["--config-file", "mcn_det.yaml", "--json", str(tmp_path)]) == 2
+    assert f"--json: found the folder {tmp_path}, expected a file" in capsys.readouterr().err
+
+
 def test_every_mistake_is_said(command, tmp_path: Path, capsys) -> None:
     json_file = write_people(tmp_path / "people")
     content = json.loads(json_file.read_text())
@@ -51,9 +56,11 @@ def test_every_mistake_is_said(command, tmp_path: Path, capsys) -> None:
     json_file.write_text(json.dumps(content))
     config = write_config(tmp_path, "check_wrong", json_file)
     options = ["DATASETS.TEST", "('check_wrong', 'check_absent')", "SOLVER.OPTIMIZER", "MAGIC"]
+    options += ["LOGGERS", "['x']"]
     assert command.main(["--config-file", config, *options]) == 1
     printed = capsys.readouterr().out.splitlines()
     errors = [line for line in printed if line.startswith("error: ")]
+    assert any("LOGGERS: found 'x', expected some of ['mlflow', 'wandb']" in e for e in errors)
     assert any(
         line.startswith("error: start: MODEL and SOLVER: SOLVER.OPTIMIZER: found 'MAGIC'")
         for line in errors

@@ -25,6 +25,9 @@ def test_a_page_beside_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     path, people = small_network(tmp_path), write_people(tmp_path / "people")
     options = registered("report_people", people)
     assert load_command("report").main(["--model", str(path), *options]) == 0
+    (tmp_path / "other" / "report.html").mkdir(parents=True)
+    with pytest.raises(SystemExit, match=r"Error: TEST\.REPORT: no report of .*report\.html'"):
+        load_command("report").main(["--model", str(path), *options, "OUTPUT_DIR", "other"])
     folder = tmp_path / "output" / "eval"
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "<h2>Boxes</h2>" in page and "data:image/jpeg" in page

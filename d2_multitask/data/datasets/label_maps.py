@@ -160,10 +160,9 @@ class LabelSpace:
         }
         if self.keypoint_names:
             found = find_flip_pairs(self.keypoint_names)[0] if flip_pairs is None else flip_pairs
+            partners = partners_of(f"{where} flip pairs:", self.keypoint_names, found)
+            self._check_pairs(where, partners)
             pairs = [(left, right) for left, right in found]
-            self._check_pairs(
-                where, partners_of(f"{where} flip pairs:", self.keypoint_names, pairs)
-            )
             names = dict(zip(self.categories.keypoint_names, self.keypoints, strict=True))
             values["keypoint_names"] = list(self.keypoint_names)
             values["keypoint_flip_map"] = pairs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import re
 import urllib.parse
@@ -27,6 +28,8 @@ from d2_multitask.data.shard_files import (
     shard_size,
 )
 from d2_multitask.data.shards import WINDOW, Shard, ShardedImages
+
+_MOST_SHARDS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,10 @@ def training_shards(cfg: CfgNode, times: dict[str, int]) -> ShardedImages | None
 
 def expand_braces(pattern: str) -> list[str]:
     """``a-{08..10}.tar`` -> ``a-08.tar``, ``a-09.tar``, ``a-10.tar``; several, also ``{x,y}``."""
+    ranges = re.findall(r"\{(\d+)\.\.(\d+)\}", pattern)
+    number = math.prod(int(last) - int(first) + 1 for first, last in ranges)
+    if number > _MOST_SHARDS:
+        raise ShardError(f"{pattern}: found {number} shards, expected at most {_MOST_SHARDS}")
     match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
     if match is None:
         return [pattern]

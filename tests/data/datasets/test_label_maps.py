@@ -171,6 +171,14 @@ def test_maps_that_cannot_be(entry, changes, message):
         load_dataset("mine")
 
 
+def test_a_flip_pair_of_one(entry):
+    register_datasets([entry | {"KEYPOINT_FLIP_PAIRS": [["left_hand"]]}])
+    with pytest.raises(
+        ValueError, match=r"'mine': flip pairs: found .'left_hand',., expected pairs"
+    ):
+        load_dataset("mine")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -13,7 +13,7 @@ from d2_multitask.data import shard_files
 from d2_multitask.data.datasets.catalog import load_dataset
 from d2_multitask.data.datasets.from_config import register_datasets
 from d2_multitask.data.datasets.shards import ShardSet, expand_braces
-from d2_multitask.data.io import read_image
+from d2_multitask.data.io import ShardError, read_image
 from d2_multitask.data.loader import build_test_loader, get_training_dicts
 from d2_multitask.data.shard_files import images_in
 from shard_support import served, write_shards
@@ -50,6 +50,11 @@ def write_index(folder: Path, **changes: object) -> str:
 )
 def test_brace_notation(pattern, names):
     assert expand_braces(pattern) == names
+
+
+def test_too_many_shards_of_braces():
+    with pytest.raises(ShardError, match="found 1000000000000 shards, expected at most 1000000"):
+        expand_braces("{000000..999999}/{0..999999}.tar")
 
 
 def test_counts_with_and_without_an_index(store):
