@@ -81,11 +81,15 @@ class ProblemReport:
             self._count(Problem(*problem))
 
     def add_all(self, others: Iterable[ProblemReport]) -> None:
-        """Count what the reports of other training processes hold."""
+        """Take in what the reports of other training processes hold.
+
+        What several met counts once: each of them has read the same label files.
+        """
         for other in others:
             for kind, places in other._places.items():
-                self._places.setdefault(kind, set()).update(places)
-                self._times[kind] = self._times.get(kind, 0) + other._times[kind]
+                known = self._places.setdefault(kind, set())
+                self._times[kind] = self._times.get(kind, 0) + len(places - known)
+                known |= places
                 examples = self._examples.setdefault(kind, [])
                 examples += other._examples[kind][: self.max_logged - len(examples)]
 

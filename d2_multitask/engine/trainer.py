@@ -100,8 +100,7 @@ class MultitaskTrainer(DefaultTrainer):
             place = next(i for i, hook in enumerate(others) if isinstance(hook, EvalHook))
             best = Best(self.cfg, self.checkpointer, others[place]._do_eval)
             others.insert(place + 1, best)
-        report = CallbackHook(after_train=log_problems)
-        return [timer, *ours, *others, report]
+        return [timer, *ours, *others]
 
     def build_writers(self) -> list[EventWriter]:
         """Detectron2's, and those of ``LOGGERS``, which must see pictures before TensorBoard."""
@@ -118,6 +117,7 @@ class MultitaskTrainer(DefaultTrainer):
         is_main = comm.is_main_process()
         lock = FolderLock(Path(self.cfg.OUTPUT_DIR)) if is_main else contextlib.nullcontext()
         with lock, self._stop.installed():
+            complete = True
             try:
                 return super().train()
             except EarlyStop:
@@ -125,6 +125,11 @@ class MultitaskTrainer(DefaultTrainer):
                 if results and is_main:
                     verify_results(self.cfg, results)
                 return results
+            except BaseException:
+                complete = False
+                raise
+            finally:
+                log_problems(complete)
 
     def run_step(self) -> None:
         """Detectron2's; with ``SEED`` a network's random numbers depend on the iteration alone."""
@@ -231,10 +236,9 @@ class MultitaskTrainer(DefaultTrainer):
         return results
 
 
-def log_problems(trainer: MultitaskTrainer) -> None:
-    """Say what was wrong with the data; at the end of a training, of all processes."""
-    # Hooks run after a failure too, where nobody answers.
-    if comm.get_world_size() > 1 and trainer.iter == trainer.max_iter:
+def log_problems(complete: bool) -> None:
+    """Say what was wrong with the data: of a complete training, what all processes met."""
+    if comm.get_world_size() > 1 and complete:  # after a failure nobody would answer
         DATA_REPORT.add_all(comm.gather(DATA_REPORT)[1:])
     DATA_REPORT.log_totals()
 

@@ -10,7 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from d2_multitask.data.io import read_image
 from d2_multitask.data.labels.base import IGNORE_VALUE
@@ -28,8 +30,8 @@ LONG_SIDE = 320  # of each of the two pictures, pixels
 JPEG_QUALITY = 80
 GAP = 4
 
-# Label map or other label, prediction of the task -> score in 0-1, prediction to be drawn.
-Score = Callable[[Any, dict[str, Any]], tuple[float, Any]]
+# Record, label map or other label, the network's output -> score in 0-1, prediction to be drawn.
+Score = Callable[[Mapping[str, Any], Any, dict[str, Any]], tuple[float, Any]]
 # (score, image id, file, label, prediction)
 Kept = tuple[float, Any, str, Any, Any]
 
@@ -47,26 +49,34 @@ class WorstImages:
 
     def reset(self) -> None:
         """Forget the images of an earlier round."""
-        self._heap: list[tuple[float, int, Kept]] = []
+        self._heap: list[tuple[float, str, int, Kept]] = []
         self._order = itertools.count()
 
     def __call__(self, record: dict[str, Any], labels: Any, output: dict[str, Any]) -> None:
         """Keep an image, if it is among the worst so far."""
-        score, prediction = self._score(labels, output)
+        score, prediction = self._score(record, labels, output)
         if not np.isfinite(score):
             return
-        if len(self._heap) == NUM_WORST and -score <= self._heap[0][0]:
+        name = record["file_name"]
+        image_id = record.get("image_id", name)
+        # Of equal scores the id decides, so that any number of processes keeps the same images.
+        place = -score, str(image_id)
+        if len(self._heap) == NUM_WORST and place <= self._heap[0][:2]:
             return
         small = (_small_map(x) for x in (_drawn_label(labels), prediction))
-        name = record["file_name"]
-        kept = (score, record.get("image_id", name), name, *small)
+        kept = (score, image_id, name, *small)
         push = heapq.heappush if len(self._heap) < NUM_WORST else heapq.heapreplace
-        push(self._heap, (-score, next(self._order), kept))
+        push(self._heap, (*place, next(self._order), kept))
 
     @property
     def kept(self) -> list[Kept]:
         """The images, in no order."""
-        return [kept for _, _, kept in self._heap]
+        return [kept for *_, kept in self._heap]
+
+    @staticmethod
+    def worst(kept: Sequence[Kept]) -> list[Kept]:
+        """The worst of several processes' images, worst first."""
+        return sorted(kept, key=lambda image: (-image[0], str(image[1])), reverse=True)[:NUM_WORST]
 
 
 def _mean_iou(labels: np.ndarray, scores: Any) -> tuple[float, np.ndarray]:
@@ -125,7 +135,23 @@ SCORES: dict[str, tuple[Callable[[Any, Any], tuple[float, Any]], str]] = {
 def score_of(name: str) -> Score:
     """The score of an output of that name in a result dict."""
     function = SCORES[name][0]
-    return lambda labels, output: function(labels, output[name])
+
+    def score(record: Mapping[str, Any], labels: Any, output: dict[str, Any]) -> tuple[float, Any]:
+        prediction = output[name]
+        if f"{name}_hidden" in record:  # classes that are background in these labels
+            prediction = without_hidden(prediction, record[f"{name}_hidden"])
+        return function(labels, prediction)
+
+    return score
+
+
+def without_hidden(scores: Tensor, hidden: Sequence[bool]) -> Tensor:
+    """Scores (C, H, W) in which the background has the best one of the classes that are hidden."""
+    hidden = torch.as_tensor(hidden, device=scores.device)
+    joined = scores.clone()
+    joined[0] = torch.maximum(scores[0], scores[hidden].amax(0)) if hidden.any() else scores[0]
+    joined[hidden] = -torch.inf
+    return joined
 
 
 def _drawn_label(labels: Any) -> Any:

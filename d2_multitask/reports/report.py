@@ -298,8 +298,8 @@ class Report:
             curve = evaluator.curves[name]
             svg = line_chart({name: (curve["recall"], curve["precision"])}, "recall", "precision")
             section.charts.append(("Precision and recall over the thresholds", svg))
-        worst = sorted(self.worst.get(name, ()), key=lambda kept: (kept[0], str(kept[1])))
-        section.pictures += [map_picture(k, measure, class_names) for k in worst[:NUM_WORST]]
+        worst = WorstImages.worst(self.worst.get(name, ()))
+        section.pictures += [map_picture(kept, measure, class_names) for kept in worst]
         return section
 
 

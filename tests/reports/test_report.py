@@ -116,6 +116,29 @@ def test_the_lowest_scores_are_kept():
         probability[: share * 40 // (3 * NUM_WORST)] = 1
         record = {"file_name": f"{number}.png", "image_id": number}
         worst(record, labels, {"foreground": probability.view(4, 10)})
-    scores = sorted(kept[0] for kept in worst.kept)
+    scores = [kept[0] for kept in WorstImages.worst(worst.kept)]
     every = sorted((s * 40 // (3 * NUM_WORST)) / 40 for s in range(3 * NUM_WORST))
     assert scores == pytest.approx(every[:NUM_WORST])
+
+
+def test_equal_scores_are_kept_by_the_id_in_any_order():
+    labels, found = np.ones((2, 2), np.uint8), torch.zeros(2, 2)
+
+    def ids(order) -> list[int]:
+        worst = WorstImages(score_of("foreground"))
+        for number in order:
+            worst({"file_name": "a.png", "image_id": number}, labels, {"foreground": found})
+        return [kept[1] for kept in WorstImages.worst(worst.kept)]
+
+    numbers = list(range(100, 100 + 2 * NUM_WORST))
+    assert ids(numbers) == ids(numbers[::-1]) and len(ids(numbers)) == NUM_WORST
+
+
+def test_classes_that_the_labels_hide_are_background():
+    labels = np.zeros((2, 2), np.uint8)
+    scores = torch.tensor([0.1, 0.2, 0.7])[:, None, None].expand(3, 2, 2)
+    record = {"file_name": "a.png"}
+    score = score_of("sem_seg")
+    assert score(record, labels, {"sem_seg": scores})[0] == 0
+    record["sem_seg_hidden"] = [False, False, True]
+    assert score(record, labels, {"sem_seg": scores})[0] == 1
