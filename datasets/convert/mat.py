@@ -61,6 +61,8 @@ def mpii_joints(release: Any, names: dict[str, int], count: int) -> tuple[np.nda
 def run(args: Namespace) -> None:
     """Convert one file."""
     images = images_of(args.images)
+    if not args.mat.is_file():
+        raise ValueError(f"{args.mat}: there is no such file, expected a .mat file")
     try:
         content = loadmat(args.mat, struct_as_record=False, squeeze_me=True)
     except Exception as error:  # of scipy, many kinds

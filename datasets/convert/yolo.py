@@ -38,6 +38,8 @@ def read_dataset(path: Path, names: Sequence[str]) -> tuple[list[str], list[str]
         classes = [classes[i] for i in range(len(classes))]
     if not isinstance(classes, list) or not classes:
         raise ValueError(f"{path}: field 'names': found {classes}, expected a list of the classes")
+    if len({str(name) for name in classes}) < len(classes):
+        raise ValueError(f"{path}: field 'names': found {classes}, expected different names")
     if shape and not (isinstance(shape, list) and len(shape) == 2 and shape[1] in (2, 3)):
         raise ValueError(f"{path}: field 'kpt_shape': found {shape}, expected [number, 2 or 3]")
     count, dims = shape or (0, 3)

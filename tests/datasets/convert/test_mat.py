@@ -84,6 +84,10 @@ def test_mpii(folder: Path) -> None:
 
 
 def test_wrong_files(folder: Path, capsys) -> None:
+    (folder / "a.mat").unlink(missing_ok=True)
+    absent = words_for(folder, "--third", "visible", "--keypoints", *NAMES)
+    assert mat.main(absent) == 2
+    assert "a.mat: there is no such file" in capsys.readouterr().err
     (folder / "a.mat").write_bytes(b"no MATLAB")
     words = words_for(folder, "--third", "visible", "--keypoints", *NAMES)
     assert mat.main(words) == 2

@@ -128,6 +128,7 @@ def test_wrong_lines(folder: Path, text: str, message: str, capsys) -> None:
     [
         ("names: [", "is not YAML"),
         ("- a", "field 'names': found None"),
+        ("names: [cat, cat]", "field 'names': found ['cat', 'cat'], expected different names"),
         ("names: {1: cat}", "field 'names': found {1: 'cat'}, expected a list"),
         ("names: [cat]\nkpt_shape: 17", "field 'kpt_shape': found 17, expected [number, 2 or 3]"),
         ("names: [cat]\nkpt_shape: [2, 3]", "found (), expected 2 names; type --keypoints"),
