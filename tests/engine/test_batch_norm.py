@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from types import SimpleNamespace
 
@@ -75,15 +76,24 @@ def test_the_trainer_averages_before_anything_reads(tmp_path):
     assert all(place < kinds.index(x) for x in (StopOnSignal, PeriodicCheckpointer))
 
 
-def test_data_problems_are_reported_at_the_end(tmp_path, caplog):
+@pytest.mark.parametrize("fails", [False, True])
+def test_data_problems_are_reported_at_the_end(tmp_path, caplog, monkeypatch, fails):
+    def fail() -> None:
+        raise KeyError("a fault")
+
     with registered_people(tmp_path / "data") as people:
-        *_, last = MultitaskTrainer(tiny_cfg(people, tmp_path / "out")).build_hooks()
-    DATA_REPORT.clear()
-    DATA_REPORT.add("broken image", "a.png", "it is empty")
-    caplog.clear()
-    with caplog.at_level(logging.INFO):
-        last.trainer = None
-        last.after_train()
+        cfg = tiny_cfg(people, tmp_path / "out", SOLVER__MAX_ITER=1, TEST__EVAL_PERIOD=0)
+        trainer = MultitaskTrainer(cfg)
+        DATA_REPORT.clear()
+        DATA_REPORT.add("broken image", "a.png", "it is empty")
+        caplog.clear()
+        if fails:
+            monkeypatch.setattr(trainer, "run_step", fail)
+        with (
+            caplog.at_level(logging.INFO),
+            pytest.raises(KeyError) if fails else contextlib.nullcontext(),
+        ):
+            trainer.train()
     DATA_REPORT.clear()
     assert "1 x broken image" in caplog.text
     assert "a.png" in caplog.text
