@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from d2_multitask.cli import eval as evaluation
+from d2_multitask.cli.train import check_reports
 from d2_multitask.config import load_config
 from d2_multitask.engine.setup import find_config_file, setup
 from d2_multitask.engine.trainer import MultitaskTrainer
@@ -58,6 +59,7 @@ def of_results(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.results}: {error}") from None
     write_results(results, cfg.OUTPUT_DIR)
     print(format_results(results))
+    check_reports([evaluators])
     return 0
 
 

@@ -61,6 +61,17 @@ def test_results_of_an_earlier_evaluation(tmp_path: Path, monkeypatch, capsys) -
         assert "wrong.json: " in said and message in said, said
 
 
+def test_results_whose_report_cannot_be_written(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    small_network(tmp_path)
+    options = registered("unwritten_people", write_people(tmp_path / "people"))
+    Path("found.json").write_text("[]")
+    (tmp_path / "out" / "report.html").mkdir(parents=True)
+    words = ["--results", "found.json", "--config-file", str(tmp_path / "config.yaml"), *options]
+    with pytest.raises(SystemExit, match="no report of 'unwritten_people' was written"):
+        load_command("report").main([*words, "OUTPUT_DIR", "out"])
+
+
 def test_help(tmp_path: Path) -> None:
     done = run_command("report", tmp_path, "--help")
     assert done.returncode == 0 and "report.html" in done.stdout
