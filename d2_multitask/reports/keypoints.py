@@ -24,7 +24,7 @@ from detectron2.data import MetadataCatalog
 from pycocotools.cocoeval import Params
 
 from d2_multitask.data.datasets.keypoint_flips import find_flip_pairs, partners_of
-from d2_multitask.reports.objects import ObjectAnalysis
+from d2_multitask.reports.objects import ObjectAnalysis, average_precision
 from d2_multitask.reports.page import Table
 
 KINDS = ("good", "jitter", "inversion", "swap", "miss")
@@ -131,7 +131,7 @@ def _without_errors(
 ) -> Table:
     """AP if the joints of a kind were where they are labelled."""
     found = analysis.evaluator.found
-    before = analysis.average_precision("keypoints")
+    before = average_precision(analysis.once("keypoints"))
     rows = []
     for kind, name in enumerate(KINDS[1:], start=1):
         mended = list(found)
@@ -141,7 +141,7 @@ def _without_errors(
                 points = predicted.copy()
                 points[wrong, :2] = own[wrong, :2]
                 mended[index] = {**found[index], "keypoints": points.ravel().tolist()}
-        after = analysis.average_precision("keypoints", mended)
+        after = average_precision(analysis.evaluated("keypoints", mended))
         rows.append([name, after, f"{after - before:+.1f}"])
     return Table(
         f"Keypoint AP if these joints were where they are labelled; it is {before:.1f}",

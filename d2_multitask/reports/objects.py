@@ -47,6 +47,8 @@ class ObjectAnalysis:
     Attributes:
         backend: with the labels.
         names: of the categories, in the order of the backend's numbers.
+        image_ids: number of an image in the backend -> its id.
+        confident: the predictions that are drawn.
 
     Raises:
         ImportError: hotcoco is not installed.
@@ -57,6 +59,10 @@ class ObjectAnalysis:
         self.backend = HotcocoBackend(evaluator.ground_truth)
         names = {c["id"]: c["name"] for c in evaluator.ground_truth["categories"]}
         self.names = [names[i] for i in self.backend.category_numbers]
+        self.image_ids = {number: i for i, number in self.backend.image_numbers.items()}
+        # What is drawn; it is compared with the labels for several tables.
+        self.confident = [found for found in evaluator.found if found["score"] >= CONFIDENCE]
+        self._known: dict[tuple[str, bool], Any] = {}
 
     def evaluated(
         self,
@@ -64,7 +70,7 @@ class ObjectAnalysis:
         predictions: Sequence[Mapping[str, Any]] | None = None,
         thresholds: Sequence[float] = (),
     ) -> Any:
-        """hotcoco's object for all, or for some other predictions."""
+        """hotcoco's object for all predictions, or for others."""
         return self.backend.evaluated(
             self.evaluator.found if predictions is None else predictions,
             metric,
@@ -73,20 +79,16 @@ class ObjectAnalysis:
             thresholds=thresholds,
         )
 
-    def average_precision(
-        self, metric: str, predictions: Sequence[Mapping[str, Any]] | None = None
-    ) -> float:
-        """COCO's AP in 0-100."""
-        return _mean(self.evaluated(metric, predictions).eval["precision"][..., 0, -1])
-
-    @property
-    def confident(self) -> list[dict[str, Any]]:
-        """The predictions that are drawn."""
-        return [found for found in self.evaluator.found if found["score"] >= CONFIDENCE]
+    def once(self, metric: str, *, confident: bool = False) -> Any:
+        """`evaluated` of all predictions, or of those that are drawn, computed once."""
+        key = metric, confident
+        if key not in self._known:
+            self._known[key] = self.evaluated(metric, self.confident if confident else None)
+        return self._known[key]
 
     def section(self, metric: str) -> Section:
         """All tables and curves of ``"bbox"``, ``"segm"`` or ``"keypoints"``."""
-        evaluation = self.evaluated(metric)
+        evaluation = self.once(metric)
         overlap = "OKS" if metric == "keypoints" else "IoU"
         section = Section(
             NAMES[metric],
@@ -154,7 +156,7 @@ class ObjectAnalysis:
 
     def _confusion(self) -> Table:
         """Labelled class by predicted class, of the predictions that are drawn."""
-        evaluation = self.evaluated("bbox", self.confident)
+        evaluation = self.once("bbox", confident=True)
         counts = evaluation.confusion_matrix(iou_thr=0.5)["matrix"].astype(int)
         return confusion_table(
             counts,
@@ -164,12 +166,11 @@ class ObjectAnalysis:
 
     def _label_errors(self, evaluation: Any) -> Table:
         """Confident predictions that speak against a label, as hotcoco finds them."""
-        by_number = {number: i for i, number in self.backend.image_numbers.items()}
         errors = evaluation.image_diagnostics(score_thr=0.5)["label_errors"][:MAX_PAIRS]
         caption = "Labels that may be wrong, by predictions that score at least 0.5"
         rows = [
             [
-                str(by_number[error["image_id"]]),
+                str(self.image_ids[error["image_id"]]),
                 LABEL_ERRORS[error["type"]],
                 self._name(error["gt_category_id"]),
                 self._name(error["dt_category_id"]),
@@ -200,8 +201,7 @@ class ObjectAnalysis:
 
     def worst_images(self, metric: str) -> list[tuple[float, Any, str]]:
         """(F1, image id, what is wrong) of images with errors, lowest F1 first."""
-        evaluation = self.evaluated(metric, self.confident)
-        numbers = {number: i for i, number in self.backend.image_numbers.items()}
+        evaluation = self.once(metric, confident=True)
         images = evaluation.image_diagnostics(iou_thr=0.5)["img_summary"]
         wrong = sorted(
             (100 * x["f1"], -x["fp"] - x["fn"], number)
@@ -211,11 +211,16 @@ class ObjectAnalysis:
         return [
             (
                 f1,
-                numbers[number],
+                self.image_ids[number],
                 "F1 {:.0f}: {tp} found, {fn} missed, {fp} wrong".format(f1, **images[number]),
             )
             for f1, _, number in wrong
         ]
+
+
+def average_precision(evaluation: Any) -> float:
+    """COCO's AP in 0-100, of hotcoco's object."""
+    return _mean(evaluation.eval["precision"][..., 0, -1])
 
 
 def confusion_table(counts: np.ndarray, names: Sequence[str], caption: str) -> Table:
