@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.structures import Boxes, Instances
 from PIL import Image
+
+from d2_multitask.config import get_multitask_cfg
 
 HEIGHT, WIDTH = 60, 80
 JOINTS = [f"joint_{i}" for i in range(5)]
@@ -62,6 +65,16 @@ def two_images() -> dict[str, Any]:
             annotation(3, 2, [10, 8, 36, 50]),
         ]
     )
+
+
+def people_cfg(output_dir: Path) -> CfgNode:
+    """A config for the dataset's five joints and two semantic classes."""
+    cfg = get_multitask_cfg()
+    cfg.OUTPUT_DIR = str(output_dir)
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
+    cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS = len(JOINTS)
+    cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.08] * len(JOINTS)
+    return cfg
 
 
 def assert_names_known(evaluators: DatasetEvaluators, results: dict[str, Any]) -> None:

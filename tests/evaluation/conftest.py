@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from d2_multitask.config import get_multitask_cfg
 from d2_multitask.data.datasets.coco import register_coco_format
 from d2_multitask.data.problems import DATA_REPORT
-from evaluation_support import JOINTS, Register
+from evaluation_support import Register, people_cfg
 
 _NUMBERS = itertools.count()
 
@@ -42,9 +41,4 @@ def register(tmp_path: Path) -> Iterator[Register]:
 @pytest.fixture
 def cfg(tmp_path: Path) -> Any:
     """A config for the data set's five joints and two semantic classes."""
-    cfg = get_multitask_cfg()
-    cfg.OUTPUT_DIR = str(tmp_path / "output")
-    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
-    cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS = len(JOINTS)
-    cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.08] * len(JOINTS)
-    return cfg
+    return people_cfg(tmp_path / "output")

@@ -13,11 +13,10 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from d2_multitask.config import get_multitask_cfg
 from d2_multitask.data.datasets.coco import register_coco_format
 from d2_multitask.data.datasets.pascal_in_detail.names import pascal_in_detail_metadata
 from d2_multitask.data.problems import DATA_REPORT
-from evaluation_support import HEIGHT, JOINTS, WIDTH, Register
+from evaluation_support import HEIGHT, WIDTH, Register, people_cfg
 
 _NUMBERS = itertools.count()
 
@@ -79,10 +78,6 @@ def register_detail(tmp_path: Path, names: Names) -> Callable[[list[dict[str, An
 @pytest.fixture
 def cfg(tmp_path: Path) -> Any:
     """A config for five joints and two semantic classes."""
-    cfg = get_multitask_cfg()
-    cfg.OUTPUT_DIR = str(tmp_path / "output")
-    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
-    cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS = len(JOINTS)
-    cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.08] * len(JOINTS)
+    cfg = people_cfg(tmp_path / "output")
     cfg.TEST.REPORT = True
     return cfg
