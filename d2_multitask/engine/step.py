@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from d2_multitask.data.sampler import DATASET_KEY, seed_random_states
 from d2_multitask.engine.hooks import unwrap
+from d2_multitask.engine.task_gradients import sum_by_task, task_names
 from d2_multitask.losses import sum_over_workers
 
 logger = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ class FloatStep(SimpleTrainer):
             # Means over all processes. A lone loss is not there: it is "total_loss" only.
             latest = storage.latest()
             means = {key: latest[prefix + key][0] for key in losses if prefix + key in latest}
-            totals = task_totals(means, _task_names(self.model))
+            totals = task_totals(means, task_names(self.model))
             storage.put_scalars(cur_iter=iteration, **totals)
             shares = zip(names, (counts / counts.sum()).tolist(), strict=True)
             # Not smoothed: the median of a rare dataset's shares is 0.
@@ -267,22 +268,9 @@ def set_counts(batch: Batch, names: Sequence[str], device: torch.device) -> Tens
 def task_totals(losses: Mapping[str, float], tasks: Iterable[str]) -> dict[str, float]:
     """Sum of the losses of each task.
 
-    Losses are named ``loss_<task>`` or ``loss_<task>_<term>``; those of none of the tasks are
-    left out.
+    Those of none of the tasks are left out; see `task_of_loss`.
 
     Returns:
         ``task/<task>`` -> sum, for the tasks that have a loss.
     """
-    totals: dict[str, float] = {}
-    names = sorted(tasks, key=len, reverse=True)  # "part_seg" before "part"
-    for key, value in losses.items():
-        task = next((t for t in names if f"{key}_".startswith(f"loss_{t}_")), None)
-        if task is not None:
-            totals[f"task/{task}"] = totals.get(f"task/{task}", 0.0) + value
-    return totals
-
-
-def _task_names(model: nn.Module) -> list[str]:
-    """The tasks that the model names, otherwise those of its heads, none if it has no heads."""
-    model = unwrap(model)
-    return list(getattr(model, "task_names", getattr(model, "heads", ())))
+    return {f"task/{task}": total for task, total in sum_by_task(losses, tasks).items()}

@@ -196,7 +196,8 @@ def test_batch_memory_keeps_the_last_batch_only():
             {"task/part_seg": 1, "task/part": 2},
             id="a name that begins with another",
         ),
-        pytest.param({"loss_rpn_cls": 1.0, "extra": 2.0}, ["det"], {}, id="of no task"),
+        pytest.param({"loss_rpn_cls": 1.0, "extra": 2.0}, ["seg"], {}, id="of no task"),
+        pytest.param({"loss_rpn_cls": 1.0}, ["det"], {"task/det": 1}, id="Detectron2's name"),
         pytest.param({"loss_details": 1.0}, ["det"], {}, id="only looks like the task"),
     ],
 )

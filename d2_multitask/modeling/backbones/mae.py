@@ -14,7 +14,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from torch import Tensor
+from torch import Tensor, nn
 
 from d2_multitask.checkpoint.report import AdaptedWeights
 from d2_multitask.data.datasets.catalog import RECONSTRUCTION_TASK
@@ -72,6 +72,11 @@ class MAEBackbone(MAENetwork, Backbone):
         if self.freeze_encoder:
             self.encoder.eval()
         return self
+
+    @property
+    def shared_layer(self) -> nn.Module:
+        """The last layer that the heads' features and reconstructions have in common."""
+        return self.decoder.decoder_norm if self.reads_decoder else self.encoder.norm
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Normalised images (N, 3, H, W) -> ``{"last_feat": (N, D, h, w)}``.
