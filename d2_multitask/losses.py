@@ -56,6 +56,7 @@ def heatmap_focal_loss(
     alpha: float = 2.0,
     beta: float = 4.0,
     peaks: tuple[Tensor, ...] | None = None,
+    peak_weight: Tensor | None = None,
 ) -> Tensor:
     """Penalty-reduced focal loss on a Gaussian heatmap (CenterNet, equation 1).
 
@@ -70,6 +71,7 @@ def heatmap_focal_loss(
         beta: exponent that reduces the penalty near a peak.
         peaks: where the target is 1, indices as of ``nonzero``; ``None`` = looked for, for which a
             GPU has to be waited for.
+        peak_weight: (P,) in [0, 1], by which the losses at ``peaks`` are multiplied.
     """
     logits = logits.float()
     positive = target == 1
@@ -81,6 +83,7 @@ def heatmap_focal_loss(
     peaks = positive.nonzero(as_tuple=True) if peaks is None else peaks
     at_peaks = logits[peaks]
     found = (1 - at_peaks.sigmoid()).pow(alpha) * F.logsigmoid(at_peaks) * positive[peaks]
+    found = found if peak_weight is None else found * peak_weight
     loss = -negative.sum() - found.sum()
     return loss / average_over_workers(positive.sum())
 
@@ -91,7 +94,8 @@ def gathered_l1_loss(prediction: Tensor, target: Tensor, weight: Tensor | None =
     Args:
         prediction: (A, ...) regressions read at A cells.
         target: same shape.
-        weight: broadcastable to it, 0 where a number is not labelled; ``None`` = all labelled.
+        weight: broadcastable to it, in [0, 1]: 0 where a number is not labelled, below 1 where it
+            counts less; ``None`` = all 1.
     """
     difference = (prediction.float() - target).abs()
     if weight is None:
@@ -99,12 +103,15 @@ def gathered_l1_loss(prediction: Tensor, target: Tensor, weight: Tensor | None =
     else:
         weight = weight.expand_as(difference).float()
         difference = torch.where(weight > 0, difference * weight, torch.zeros_like(difference))
-        count = weight.sum()
+        count = (weight > 0).sum()
     return difference.sum() / average_over_workers(count)
 
 
-def gathered_giou_loss(boxes: Tensor, target: Tensor) -> Tensor:
-    """Mean of 1 - generalised IoU (arXiv 1902.09630) over pairs of boxes (A, 4) xyxy."""
+def gathered_giou_loss(boxes: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean of 1 - generalised IoU (arXiv 1902.09630) over pairs of boxes (A, 4) xyxy.
+
+    ``weight`` (A,) multiplies the losses of the pairs; ``None`` = 1.
+    """
     boxes, target = boxes.float(), target.float()
     (low, high), (target_low, target_high) = boxes.split(2, 1), target.split(2, 1)
     overlap = torch.minimum(high, target_high) - torch.maximum(low, target_low)
@@ -113,14 +120,17 @@ def gathered_giou_loss(boxes: Tensor, target: Tensor) -> Tensor:
     shared = _area(overlap.clamp(min=0))
     union = _area(high - low) + _area(target_high - target_low) - shared
     giou = shared / (union + GIOU_EPS) - (_area(hull) - union) / (_area(hull) + GIOU_EPS)
-    return (1 - giou).sum() / average_over_workers(giou.new_full((), len(target)))
+    loss = 1 - giou if weight is None else (1 - giou) * weight
+    return loss.sum() / average_over_workers(giou.new_full((), len(target)))
 
 
 def _area(wh: Tensor) -> Tensor:
     return wh[:, 0] * wh[:, 1]
 
 
-def masked_cross_entropy(logits: Tensor, target: Tensor, ignore_value: int) -> Tensor:
+def masked_cross_entropy(
+    logits: Tensor, target: Tensor, ignore_value: int, weight: Tensor | None = None
+) -> Tensor:
     """Cross-entropy averaged over the pixels that have a label.
 
     ``torch.nn.functional.cross_entropy`` gives NaN if every pixel is ignored; this gives 0.
@@ -129,8 +139,11 @@ def masked_cross_entropy(logits: Tensor, target: Tensor, ignore_value: int) -> T
         logits: (N, C, H, W).
         target: (N, H, W) int64 in [0, C) or ``ignore_value``.
         ignore_value: label that is ignored.
+        weight: (N, H, W) in [0, 1], by which the pixels' losses are multiplied; ``None`` = 1.
     """
-    total = F.cross_entropy(logits.float(), target, ignore_index=ignore_value, reduction="sum")
+    reduction = "sum" if weight is None else "none"
+    total = F.cross_entropy(logits.float(), target, ignore_index=ignore_value, reduction=reduction)
+    total = total if weight is None else (total * weight).sum()
     return total / average_over_workers((target != ignore_value).sum())
 
 
@@ -163,22 +176,28 @@ def balanced_binary_cross_entropy(
     return loss / average_over_workers(weights.sum())
 
 
-def masked_binary_cross_entropy(logits: Tensor, target: Tensor, ignore_value: int) -> Tensor:
+def masked_binary_cross_entropy(
+    logits: Tensor, target: Tensor, ignore_value: int, weight: Tensor | None = None
+) -> Tensor:
     """Binary cross-entropy averaged over the labels that are known.
 
     Args:
         logits: any shape.
         target: same shape, int64, 1, 0 or ``ignore_value``.
         ignore_value: label that is ignored.
+        weight: same shape, in [0, 1], by which the losses are multiplied; ``None`` = 1.
     """
     known = (target != ignore_value).float()
+    weights = known if weight is None else known * weight
     loss = F.binary_cross_entropy_with_logits(
-        logits.float(), (target == 1).float(), weight=known, reduction="sum"
+        logits.float(), (target == 1).float(), weight=weights, reduction="sum"
     )
     return loss / average_over_workers(known.sum())
 
 
-def dice_loss(logits: Tensor, target: Tensor, ignore_value: int) -> Tensor:
+def dice_loss(
+    logits: Tensor, target: Tensor, ignore_value: int, weight: Tensor | None = None
+) -> Tensor:
     """One minus the Dice coefficient of each image, averaged over the images that have a label.
 
     V-Net's loss (arXiv 1606.04797) with linear terms and one added above and below, as in
@@ -188,12 +207,16 @@ def dice_loss(logits: Tensor, target: Tensor, ignore_value: int) -> Tensor:
         logits: (N, H, W).
         target: (N, H, W) int64, 1, 0 or ``ignore_value``.
         ignore_value: label that is ignored.
+        weight: (N, H, W) in [0, 1], how much each pixel counts in all sums; ``None`` = 1.
     """
     labelled = (target != ignore_value).flatten(1)
     probability = logits.float().sigmoid().flatten(1) * labelled
     positive = (target == 1).flatten(1).float()
+    counted = positive
+    if weight is not None:
+        probability, counted = probability * weight.flatten(1), positive * weight.flatten(1)
     overlap = (probability * positive).sum(1)
-    dice = (2 * overlap + 1) / (probability.sum(1) + positive.sum(1) + 1)  # (N,)
+    dice = (2 * overlap + 1) / (probability.sum(1) + counted.sum(1) + 1)  # (N,)
     has_label = labelled.any(1)
     return ((1 - dice) * has_label).sum() / average_over_workers(has_label.sum())
 

@@ -111,13 +111,14 @@ class BoxHead(ObjectHead):
 
     def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
         """``loss_det_wh``, or ``loss_det_giou``."""
-        index = targets["index"]
+        index, weight = targets["index"], targets["cells"].weight
         if self.uses_giou:
             distances = F.softplus((predictions["ltrb"][index] * self.wh_scale).float())
             boxes = boxes_from_ltrb(targets["cells"].xy, distances)
-            giou = gathered_giou_loss(boxes, targets["boxes"])
+            giou = gathered_giou_loss(boxes, targets["boxes"], weight)
             return {"loss_det_giou": giou * self.giou_weight}
-        wh = gathered_l1_loss(predictions["wh"][index] * self.wh_scale, targets["wh"])
+        weight = None if weight is None else weight[:, None]
+        wh = gathered_l1_loss(predictions["wh"][index] * self.wh_scale, targets["wh"], weight)
         return {"loss_det_wh": wh * self.wh_weight}
 
     def inference(self, predictions: Predictions, images: ImageList, decoded: Decoded) -> None:

@@ -36,6 +36,7 @@ from d2_multitask.targets.encode import (
     image_cells,
     object_radius,
     peak_index,
+    peak_weight,
     to_device,
 )
 
@@ -242,6 +243,7 @@ class CenterHead(ObjectHead):
         return {
             "heatmap": heatmap,
             "peaks": peak_index(*places, shape),
+            "peak_weight": peak_weight(*places, shape, objects.confidence),
             "valid": valid,
             "cells": cells,
             "index": cells.index,
@@ -252,9 +254,15 @@ class CenterHead(ObjectHead):
         """``loss_center_heatmap`` and ``loss_center_offset``."""
         predicted = predictions["offset"][targets["index"]]
         heatmap = heatmap_focal_loss(
-            predictions["heatmap"], targets["heatmap"], targets["valid"], peaks=targets["peaks"]
+            predictions["heatmap"],
+            targets["heatmap"],
+            targets["valid"],
+            peaks=targets["peaks"],
+            peak_weight=targets["peak_weight"],
         )
-        offset = gathered_l1_loss(predicted, targets["offset"])
+        weight = targets["cells"].weight
+        weight = None if weight is None else weight[:, None]
+        offset = gathered_l1_loss(predicted, targets["offset"], weight)
         return {
             "loss_center_heatmap": heatmap * self.heatmap_weight,
             "loss_center_offset": offset * self.offset_weight,

@@ -219,8 +219,15 @@ class DenseHead(TaskHead):
         return {self.label: self.run(self.get_submodule(self.label), features)}
 
     def targets(self, labels: BatchLabels) -> Targets:
-        """Labels (N, H, W) int64 of the padded input; padding and unlabelled images are ignored."""
-        return {self.label: labels.label_map(self.label, self.ignore_value)}
+        """Labels (N, H, W) int64 of the padded input; padding and unlabelled images are ignored.
+
+        And ``confidence`` (N, H, W), if some are not sure.
+        """
+        confidence = labels.confidence_map(self.label)
+        return {
+            self.label: labels.label_map(self.label, self.ignore_value),
+            **({} if confidence is None else {"confidence": confidence}),
+        }
 
     def logits_and_labels(
         self, predictions: Predictions, targets: Targets
@@ -306,7 +313,9 @@ class LabelMapHead(DenseHead):
         scale = self.stride // self.loss_stride
         logits = to_input_size(predictions[self.label], scale, tuple(labels.shape[1:]))
         logits = with_hidden_classes(logits, targets.get("hidden", ()))
-        loss = masked_cross_entropy(logits, labels, self.ignore_value)
+        weight = targets.get("confidence")
+        weight = None if weight is None else every_nth_pixel(weight, self.loss_stride)
+        loss = masked_cross_entropy(logits, labels, self.ignore_value, weight)
         return {self.loss_name: loss * self.loss_weight}
 
     def inference(self, predictions: Predictions, images: ImageList, decoded: Decoded) -> None:

@@ -69,8 +69,9 @@ class ForegroundHead(DenseHead):
     def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
         """``loss_foreground_bce`` and ``loss_foreground_dice``, at the input's resolution."""
         logits, labels = self.logits_and_labels(predictions, targets)
-        bce = masked_binary_cross_entropy(logits, labels, self.ignore_value)
-        dice = dice_loss(logits, labels, self.ignore_value)
+        options = self.ignore_value, targets.get("confidence")
+        bce = masked_binary_cross_entropy(logits, labels, *options)
+        dice = dice_loss(logits, labels, *options)
         return {
             "loss_foreground_bce": bce * self.bce_weight,
             "loss_foreground_dice": dice * self.dice_weight,

@@ -36,6 +36,7 @@ from d2_multitask.targets.encode import (
     keypoints_known,
     object_radius,
     peak_index,
+    peak_weight,
     to_device,
 )
 
@@ -225,11 +226,14 @@ class PoseHead(ObjectHead):
         heatmap_targets = self._heatmap_targets(labels)
         cells = labels.cells(self.stride, self.grid.assign_radius)
         keypoints = labels.keypoints(self.stride, self.num_keypoints)[cells.object_index]
+        weight, confidence = (keypoints[..., 2:] > 0).float(), labels.keypoint_confidence()
+        if confidence is not None:
+            weight = weight * confidence[cells.object_index][..., None]
         return {
             "cells": cells,
             "index": cells.index,
             "keypoint_offset": keypoints[..., :2] - cells.xy[:, None],  # (A, K, 2)
-            "keypoint_weight": (keypoints[..., 2:] > 0).float(),
+            "keypoint_weight": weight,
             **heatmap_targets,
         }
 
@@ -248,6 +252,8 @@ class PoseHead(ObjectHead):
         radius = object_radius(objects.wh, self.grid.min_overlap, self.grid.radius_rule)
         shape = (*in_dataset.shape, *grid_hw)
         places = image_index, keypoint, cell
+        confidence = labels.keypoint_confidence()
+        confidence = None if confidence is None else confidence[object_index, keypoint]
         heatmap = draw_heatmaps(*places, radius[object_index], shape, labels.device)
         missing = keypoints[..., 2] == 0  # below 0: known to be absent
         if self.keypoint_classes:
@@ -265,6 +271,8 @@ class PoseHead(ObjectHead):
         return {
             "keypoint_heatmap": heatmap,
             "peaks": peak_index(*places, shape),
+            "peak_weight": peak_weight(*places, shape, confidence),
+            "confidence": None if confidence is None else confidence[:, None],  # (J, 1)
             "valid": (~ignored | (heatmap == 1)) & known[:, :, None, None],
             "keypoint_image": image_index,
             "keypoint_of": keypoint,
@@ -290,13 +298,16 @@ class PoseHead(ObjectHead):
             targets["keypoint_heatmap"],
             targets["valid"],
             peaks=targets["peaks"],
+            peak_weight=targets["peak_weight"],
         )
         x, y = targets["keypoint_cell"].unbind(1)
         at_keypoints = predictions["keypoint_heatmap_offset"][targets["keypoint_image"], :, y, x]
         if self.num_offsets > 1:
             rows = torch.arange(len(x), device=x.device)
             at_keypoints = at_keypoints.unflatten(1, (-1, 2))[rows, targets["keypoint_of"]]
-        heatmap_offset = gathered_l1_loss(at_keypoints, targets["keypoint_heatmap_offset"])
+        heatmap_offset = gathered_l1_loss(
+            at_keypoints, targets["keypoint_heatmap_offset"], targets["confidence"]
+        )
         weights = self.loss_weights
         return {
             "loss_pose_offset": offset * weights.offset,

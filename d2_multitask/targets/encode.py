@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -69,11 +69,18 @@ class BatchLabels:
         """(M, K, 3), those of :meth:`objects`; see :func:`gather_keypoints`."""
         return gather_keypoints(self.instances, stride, num_keypoints)
 
+    def keypoint_confidence(self) -> Tensor | None:
+        """(M, K) in [0, 1], of :meth:`keypoints`; ``None`` if all labels are sure."""
+        return gather_confidence(self.instances, "gt_keypoint_confidence")
+
     @_once
     def cells(self, stride: int, radius: int) -> CenterCells:
         """The cells that learn from the objects; see :func:`assign_cells`."""
-        grid_hw = grid_size(self.images, stride)
-        return assign_cells(self.objects(stride), len(self.batched_inputs), grid_hw, radius)
+        objects, grid_hw = self.objects(stride), grid_size(self.images, stride)
+        cells = assign_cells(objects, len(self.batched_inputs), grid_hw, radius)
+        if objects.confidence is None:
+            return cells
+        return replace(cells, weight=objects.confidence[cells.object_index])
 
     @property
     def has_ignored(self) -> bool:
@@ -104,6 +111,14 @@ class BatchLabels:
         maps = [x.get(name) for x in self.batched_inputs]
         return pad_label_maps(maps, tuple(self.images.tensor.shape[-2:]), fill_value, self.device)
 
+    def confidence_map(self, name: str) -> Tensor | None:
+        """(N, H, W) float32 in [0, 1], of :meth:`label_map`; ``None`` if all labels are sure."""
+        maps = [x.get(f"{name}_confidence") for x in self.batched_inputs]
+        if all(x is None for x in maps):
+            return None
+        size = tuple(self.images.tensor.shape[-2:])
+        return pad_label_maps(maps, size, 1, self.device, dtype=torch.float32)
+
 
 def to_device(targets: Any, device: torch.device) -> Any:
     """The same nested dicts, tuples and :class:`CenterCells`, their tensors on a device."""
@@ -114,9 +129,8 @@ def to_device(targets: Any, device: torch.device) -> Any:
     if isinstance(targets, tuple):
         return tuple(to_device(value, device) for value in targets)
     if isinstance(targets, CenterCells):
-        return CenterCells(
-            *to_device((targets.object_index, targets.image_index, targets.xy), device)
-        )
+        fields = targets.object_index, targets.image_index, targets.xy, targets.weight
+        return CenterCells(*to_device(fields, device))
     return targets
 
 
@@ -146,6 +160,7 @@ class BatchObjects:
         classes: (M,) int64.
         labelled: (N,) bool, False for an image that carries no object labels at all.
         keypoints_labelled: (N,) bool, False for an image that carries no keypoint labels at all.
+        confidence: (M,) in [0, 1], by which losses of objects are multiplied; ``None`` = all 1.
     """
 
     image_index: Tensor
@@ -153,6 +168,7 @@ class BatchObjects:
     classes: Tensor
     labelled: Tensor
     keypoints_labelled: Tensor
+    confidence: Tensor | None = None
 
     @property
     def wh(self) -> Tensor:
@@ -170,7 +186,8 @@ def gather_objects(instances: Sequence[Instances | None], stride: int) -> BatchO
 
     Args:
         instances: per image; ``None`` where the image has no object labels. Fields ``gt_boxes``
-            (xyxy, pixels of the network input), ``gt_classes``, and perhaps ``gt_keypoints``.
+            (xyxy, pixels of the network input), ``gt_classes``, and perhaps ``gt_keypoints`` and
+            ``gt_confidence``.
         stride: input pixels per cell.
     """
     present = [x for x in instances if x is not None]
@@ -186,7 +203,24 @@ def gather_objects(instances: Sequence[Instances | None], stride: int) -> BatchO
         classes=classes.cpu(),
         labelled=torch.tensor([x is not None for x in instances]),
         keypoints_labelled=torch.tensor(with_keypoints),
+        confidence=gather_confidence(instances, "gt_confidence"),
     )
+
+
+def gather_confidence(instances: Sequence[Instances | None], name: str) -> Tensor | None:
+    """The field ``name`` of a batch's objects, (M, ...), 1 where an image has none.
+
+    Returns:
+        On the processor, in the order of :func:`gather_objects`; ``None`` if no image has it.
+    """
+    present = [x for x in instances if x is not None]
+    given = next((x.get(name) for x in present if x.has(name)), None)
+    if given is None:
+        return None
+    rows = [
+        x.get(name) if x.has(name) else given.new_ones(len(x), *given.shape[1:]) for x in present
+    ]
+    return torch.cat(rows).to("cpu", torch.float32)
 
 
 def gather_keypoints(
@@ -252,11 +286,13 @@ class CenterCells:
         object_index: (A,) int64 into the objects of the batch.
         image_index: (A,) int64.
         xy: (A, 2) int64 cell (x, y).
+        weight: (A,) by which the losses of an assignment are multiplied; ``None`` = all 1.
     """
 
     object_index: Tensor
     image_index: Tensor
     xy: Tensor
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.object_index)
@@ -450,9 +486,30 @@ def peak_index(
     image_index: Tensor, channel: Tensor, cell_xy: Tensor, shape: tuple[int, int, int, int]
 ) -> tuple[Tensor, ...]:
     """Where :func:`draw_heatmaps` draws peaks: indices of its result, each peak once, in order."""
+    return torch.unravel_index(_flat_cells(image_index, channel, cell_xy, shape).unique(), shape)
+
+
+def peak_weight(
+    image_index: Tensor,
+    channel: Tensor,
+    cell_xy: Tensor,
+    shape: tuple[int, int, int, int],
+    confidence: Tensor | None,
+) -> Tensor | None:
+    """(P,) of the peaks of :func:`peak_index`: the largest ``confidence`` (M,) drawn there."""
+    if confidence is None:
+        return None
+    flat = _flat_cells(image_index, channel, cell_xy, shape)
+    peaks, peak_of = flat.unique(return_inverse=True)
+    return confidence.new_zeros(len(peaks)).scatter_reduce_(0, peak_of, confidence, "amax")
+
+
+def _flat_cells(
+    image_index: Tensor, channel: Tensor, cell_xy: Tensor, shape: tuple[int, int, int, int]
+) -> Tensor:
     _, num_channels, height, width = shape
     flat = (image_index * num_channels + channel) * height + cell_xy[:, 1]
-    return torch.unravel_index((flat * width + cell_xy[:, 0]).unique(), shape)
+    return flat * width + cell_xy[:, 0]
 
 
 def pad_label_maps(
