@@ -171,7 +171,11 @@ def gradient_statistics(gradients: Mapping[str, Tensor]) -> GradientStatistics:
     Raises:
         FloatingPointError: a gradient is not finite; names the tasks.
     """
-    names, gram = list(gradients), gram_matrix(gradients).cpu()
+    return gram_statistics(list(gradients), gram_matrix(gradients).cpu())
+
+
+def gram_statistics(names: Sequence[str], gram: Tensor) -> GradientStatistics:
+    """The same from a (K, K) Gram matrix: of several batches it is the sum of theirs."""
     norms = gram.diagonal().sqrt()
     if broken := [name for name, norm in zip(names, norms, strict=True) if not norm.isfinite()]:
         raise FloatingPointError(f"Infinite or NaN gradient by the shared features of {broken}")

@@ -1,16 +1,23 @@
-"""Gradients of losses by shared features, against derivatives by hand."""
+"""tools/loss_gradients.py: measurements by hand, and its files and errors as a user meets them."""
 
 from __future__ import annotations
+
+import json
+import math
 
 import pytest
 import torch
 from torch import nn
 
-from loss_gradients import gradient_table, measure_loss_gradients
+from studies.gradients.measure import measure, read_curves, values_at
+
+INFINITE = float("inf")
 
 
-class TwoLosses(nn.Module):
+class TwoTasks(nn.Module):
     """Features: the input times a weight, and twice that; losses of sums of them."""
+
+    task_names = ("a", "b", "c")
 
     def __init__(self, **weights: float) -> None:
         super().__init__()
@@ -19,8 +26,10 @@ class TwoLosses(nn.Module):
 
     def forward(self, batch):
         features = self.backbone(torch.stack([x["image"] for x in batch]))
-        losses = {"loss_a": features["p2"].sum(), "loss_b": features["p3"].square().sum() / 2}
-        return {name: weight * losses[name] for name, weight in self.weights.items()}
+        p2, p3 = features["p2"], features["p3"]
+        losses = {"a_x": p2.sum(), "a_y": -p2.sum(), "b": p3.square().sum() / 2}
+        losses["c"] = p2.new_zeros(())
+        return {f"loss_{name}": weight * losses[name] for name, weight in self.weights.items()}
 
 
 class Doubled(nn.Module):
@@ -35,53 +44,51 @@ class Doubled(nn.Module):
 BATCH = [{"image": torch.tensor([3.0, 0.0, 4.0, 0.0])}]
 
 
-def test_norms_and_shares_by_hand():
-    a, b = measure_loss_gradients(TwoLosses(loss_a=0.5, loss_b=3.0), [BATCH])
-    # of a: 0.5 for each of four; of b: 3 p3 = 3 * 2 * (3, 0, 4, 0), norm 30
-    assert (a.name, a.loss, a.gradient) == ("loss_a", 3.5, 1.0)
-    assert (b.name, b.loss, b.gradient) == ("loss_b", 150.0, 30.0)
-    assert (a.share, b.share) == (pytest.approx(1 / 31), pytest.approx(30 / 31))
-    assert a.cosine == b.cosine == 0  # different maps
-
-
-def test_means_over_batches():
-    empty = [{"image": torch.zeros(4)}]
-    (b,) = measure_loss_gradients(TwoLosses(loss_b=1.0), [BATCH, empty])
-    assert b.gradient == 5.0 and b.loss == 25.0 and b.share == 1.0
-
-
-def test_nothing_is_learned():
-    model = TwoLosses(loss_a=1.0, loss_b=1.0)
-    measure_loss_gradients(model, [BATCH])
+def test_tasks_and_losses_by_hand():
+    model = TwoTasks(a_x=3.0, a_y=1.0, b=3.0, c=1.0)
+    found = measure(model, [BATCH], 7)
+    # of a_x: 3 for each of four, of a_y -1; of b: 3 p3 = 3 * 2 * (3, 0, 4, 0), norm 30
+    assert (found.iteration, found.losses["loss_b"]) == (7, 150.0)
+    assert list(found.by_loss.norms.values()) == pytest.approx([6, 2, 30, 0])
+    assert list(found.by_task.norms.values()) == pytest.approx([4, 30, 0])
+    assert list(found.by_task.shares.values()) == pytest.approx([4 / 34, 30 / 34, 0])
+    assert found.by_loss.pairs["loss_a_x", "loss_a_y"] == pytest.approx(-1)
+    assert found.pairs == {("a", "b"): 0, ("a", "c"): 0, ("b", "c"): 0}
+    assert found.by_task.condition == INFINITE  # c has no gradient
     assert model.backbone.weight.grad is None and not model.backbone._forward_hooks
 
 
-def test_cosine_of_losses_that_disagree():
-    class Opposed(TwoLosses):
-        def forward(self, batch):
-            p2 = self.backbone(torch.stack([x["image"] for x in batch]))["p2"]
-            return {"up": p2.sum(), "down": -2 * p2.sum(), "none": p2.new_zeros(())}
-
-    up, down = measure_loss_gradients(Opposed(), [BATCH])  # the third depends on nothing
-    assert up.cosine == pytest.approx(-1) == down.cosine
-
-
-def test_table():
-    rows = measure_loss_gradients(TwoLosses(loss_a=0.5, loss_b=3.0), [BATCH])
-    lines = gradient_table(rows).splitlines()
-    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == [
-        *("loss_a", "3.5", "1", "3.2", "+0.00")
-    ]
+def test_batches_are_as_one_large_batch_and_weights_count():
+    other = [{"image": torch.tensor([0.0, 5.0, 12.0, 0.0])}]
+    model = TwoTasks(a_x=1.0, b=1.0)
+    found = measure(model, [BATCH, other], weights={"b": 0.5})
+    # by the eight features of both: of a_x eight times 1; of b norms 10 and 26, halved
+    norms = [math.sqrt(8), math.hypot(10, 26) / 2]
+    assert list(found.by_task.norms.values()) == pytest.approx(norms)
+    assert found.by_task.condition == pytest.approx(max(norms) / min(norms))
+    assert found.losses["loss_b"] == pytest.approx((50 + 338) / 2 / 2)
 
 
 @pytest.mark.parametrize(
     ("model", "batches", "message"),
     [
         (nn.Linear(1, 1), [BATCH], "Linear has no backbone"),
-        (TwoLosses(loss_a=1.0), [], "found no batch"),
-        (TwoLosses(), [BATCH], "found no loss"),
+        (TwoTasks(a_x=1.0), [], "found no batch"),
+        (TwoTasks(), [BATCH], "expected some of"),
+        (TwoTasks(a_x=1.0, b=math.nan), [BATCH], r"Iteration 99: .*NaN .*'loss_b'"),
     ],
 )
 def test_bad_arguments(model, batches, message):
     with pytest.raises(ValueError, match=message):
-        measure_loss_gradients(model, batches)
+        measure(model, batches, 99)
+
+
+def test_what_a_training_logged(tmp_path):
+    assert read_curves(tmp_path / "metrics.json", "balance/weight-") == {}
+    lines = [{"iteration": i, "balance/weight-seg": i / 10, "time": 1.0} for i in (19, 39)]
+    lines.append({"iteration": 59, "balance/weight-seg": math.nan})
+    text = "\n".join(map(json.dumps, lines)) + '\n{"iteration": 79, "balan'
+    (tmp_path / "metrics.json").write_text(text)
+    curves = read_curves(tmp_path / "metrics.json", "balance/weight-")
+    assert curves == {"seg": {19: 1.9, 39: 3.9}}
+    assert [values_at(curves, i)["seg"] for i in (0, 38, 39, 99)] == [1.9, 1.9, 3.9, 3.9]

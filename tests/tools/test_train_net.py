@@ -129,16 +129,17 @@ def test_more_gpus_than_there_are(datasets):
     assert "--num-gpus 1000: PyTorch finds" in done.stderr
 
 
-def test_gradients_of_its_losses(trained, datasets):
+def test_gradients_of_its_tasks(trained, datasets, tmp_path):
     """tools/loss_gradients.py on the same network."""
     output, _ = trained
-    words = [*QUICK, "--batches", "1", "MODEL.WEIGHTS", output / "model_final.pth"]
-    done = run_tool("loss_gradients.py", datasets, *words, datasets=datasets)
+    words = [*QUICK, "--batches", "1", "--output", tmp_path / "gradients"]
+    done = run_tool("loss_gradients.py", datasets, *words, "--run", output, datasets=datasets)
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = [line for line in done.stdout.splitlines() if line.startswith("| loss_")]
-    assert any("loss_seg" in row for row in rows) and any("loss_det_wh" in row for row in rows)
+    assert (tmp_path / "gradients" / "gradients.md").read_text() in done.stdout
+    assert (tmp_path / "gradients" / "gradients.png").stat().st_size > 1000
+    (found,) = json.loads((tmp_path / "gradients" / "gradients.json").read_text())["measurements"]
+    assert found["iteration"] == 2 and found["tasks"]["norms"].keys() >= {"seg", "det"}
 
-    absent = ("MODEL.WEIGHTS", "absent.pth")
-    done = run_tool("loss_gradients.py", datasets, *QUICK, *absent, datasets=datasets)
-    assert done.returncode == 2 and "absent.pth" in done.stderr
+    done = run_tool("loss_gradients.py", datasets, *words, "--run", tmp_path, datasets=datasets)
+    assert done.returncode == 2 and "found no model_*.pth" in done.stderr
     assert "Traceback" not in done.stderr
