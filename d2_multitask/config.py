@@ -110,6 +110,9 @@ def add_multitask_config(cfg: CfgNode) -> None:
     cfg.MODEL.FREEZE = []
     # Which of them run at inference; empty = all. Other heads are not run.
     cfg.TEST.TASKS = []
+    # Trained networks that this one learns from where an image has no label of a task, in training
+    # alone: entries with WEIGHTS, CONFIG, TASKS and WEIGHT, as of `d2_multitask.engine.teachers`.
+    cfg.MODEL.TEACHERS = []
     # What computes COCO's AP: "pycocotools", "hotcoco" (the same numbers, many times faster) or
     # "auto", hotcoco where it is installed.
     cfg.TEST.COCO_BACKEND = "auto"

@@ -17,9 +17,13 @@ import torch.nn.functional as F
 from detectron2.utils import comm
 from torch import Tensor
 
+from d2_multitask.targets.decode import suppress_non_peaks
+
 logger = logging.getLogger(__name__)
 
 GIOU_EPS = 1e-7  # torchvision's
+# Least score of a peak at which a network teaches another one sizes, offsets and keypoints.
+CONFIDENT_SCORE = 0.3
 
 
 def sum_over_workers(count: Tensor) -> Tensor:
@@ -145,6 +149,44 @@ def masked_cross_entropy(
     total = F.cross_entropy(logits.float(), target, ignore_index=ignore_value, reduction=reduction)
     total = total if weight is None else (total * weight).sum()
     return total / average_over_workers((target != ignore_value).sum())
+
+
+def distilled_heatmap_loss(logits: Tensor, taught: Tensor, where: Tensor) -> Tensor:
+    """Quality focal loss (arXiv 2006.04388, equation 7) on another network's heatmap.
+
+    The sum is divided by the number of its confident peaks, as the focal loss by that of objects.
+
+    Args:
+        logits: (N, C, h, w).
+        taught: (N, C, h, w), the other network's logits.
+        where: (N, 1, h, w), 0 where nothing is learned.
+    """
+    logits, target = logits.float(), taught.float().sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    loss = (logits.sigmoid() - target).square() * entropy * where
+    return loss.sum() / average_over_workers(((confident_peaks(target) * where) > 0).sum())
+
+
+def distilled_cross_entropy(logits: Tensor, taught: Tensor, where: Tensor) -> Tensor:
+    """Kullback-Leibler divergence from another network's classes, averaged over cells.
+
+    Args:
+        logits: (N, C, h, w); with C = 1, of one probability.
+        taught: (N, C, h, w), the other network's logits.
+        where: (N, 1, h, w), 0 where nothing is learned.
+    """
+    logits, taught = logits.float(), taught.float()
+    if logits.shape[1] == 1:  # the softmax of (-x / 2, x / 2) is the sigmoid of x
+        logits, taught = (torch.cat([-x, x], 1) / 2 for x in (logits, taught))
+    wanted = taught.log_softmax(1)
+    divergence = F.kl_div(logits.log_softmax(1), wanted, reduction="none", log_target=True)
+    return (divergence * where).sum() / average_over_workers(where.sum())
+
+
+def confident_peaks(scores: Tensor) -> Tensor:
+    """(N, C, h, w) in [0, 1] -> the scores of peaks that are probably objects, 0 elsewhere."""
+    peaks = suppress_non_peaks(scores)
+    return peaks * (peaks >= CONFIDENT_SCORE)
 
 
 def balanced_binary_cross_entropy(

@@ -44,6 +44,7 @@ from d2_multitask.engine.loggers import check_loggers
 from d2_multitask.engine.model_file import trained_config
 from d2_multitask.engine.setup import fall_back_to_cpu, parse_with_overrides
 from d2_multitask.engine.solver import build_optimizer
+from d2_multitask.engine.teachers import add_teachers
 from d2_multitask.evaluation.build import build_evaluator
 from d2_multitask.exits import exit_code
 
@@ -84,6 +85,7 @@ def network(cfg: CfgNode, findings: list[Finding]) -> int:
     """Build network and optimizer; the stride of the finest features, in pixels."""
     try:
         model = build_model(cfg)
+        add_teachers(cfg, model)
         build_optimizer(cfg, model)
     except (ValueError, OSError) as error:
         findings.append(Finding(ERROR, "start", "MODEL and SOLVER", str(error)))

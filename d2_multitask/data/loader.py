@@ -373,10 +373,15 @@ def _check_image_ids(name: str, dataset_dicts: DatasetDicts) -> None:
 
 
 def label_needs(cfg: CfgNode) -> list[tuple[str, str, type[Label]]]:
-    """Every task, and every switch that is on: who, what to do without labels, kind of label."""
+    """Every task, and every switch that is on: who, what to do without labels, kind of label.
+
+    Without those tasks that an entry of ``MODEL.TEACHERS`` names: a teacher is enough.
+    """
+    taught = {task for entry in cfg.MODEL.TEACHERS for task in dict(entry).get("TASKS", ())}
     needs = [
         (f"MODEL.TASKS: task {task!r}", "leave the task out", kind)
         for task in cfg.MODEL.TASKS
+        if task not in taught
         for kind in labels_of(task)
     ]
     return needs + [

@@ -22,7 +22,10 @@ from d2_multitask.version import __version__
 logger = logging.getLogger(__name__)
 
 # What belongs to the machine or to the start of a training; a weight file has its own defaults.
-_MACHINE_KEYS = ("OUTPUT_DIR", "MODEL.DEVICE", "MODEL.WEIGHTS", "MODEL.FEATURE_EXTRACTOR.WEIGHTS")
+_MACHINE_KEYS = (
+    *("OUTPUT_DIR", "MODEL.DEVICE", "MODEL.WEIGHTS", "MODEL.FEATURE_EXTRACTOR.WEIGHTS"),
+    "MODEL.TEACHERS",
+)
 
 
 def describe(cfg: CfgNode) -> str:

@@ -42,6 +42,7 @@ from d2_multitask.engine.processes import distributed
 from d2_multitask.engine.signals import StopOnSignal
 from d2_multitask.engine.solver import build_optimizer
 from d2_multitask.engine.step import build_step
+from d2_multitask.engine.teachers import add_teachers
 from d2_multitask.evaluation.build import build_evaluator
 from d2_multitask.evaluation.results import format_results, write_results
 
@@ -69,6 +70,7 @@ class MultitaskTrainer(DefaultTrainer):
         TrainerBase.__init__(self)  # as DefaultTrainer's, with our step, checkpoints, processes
         cfg = self.cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
+        add_teachers(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         self._trainer = build_step(cfg, distributed(model), loader, optimizer)

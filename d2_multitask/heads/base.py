@@ -42,6 +42,28 @@ class Decoded:
     maps: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What a trained network, the teacher, says to a head about some images of a batch.
+
+    Attributes:
+        head: the teacher's head of the same task.
+        predictions: its raw predictions for the M images.
+        objects: (M, 1, h, w) scores of the teacher's objects at the cells that learn from them, 0
+            elsewhere; ``None`` if it has no objects.
+        where: (M, 1, h, w), 1 for the cells that are to be learned.
+        rows: (M,) int64, the images' places in the batch.
+        weight: of the loss.
+    """
+
+    head: TaskHead
+    predictions: Predictions
+    objects: Tensor | None
+    where: Tensor
+    rows: Tensor
+    weight: float = 1.0
+
+
 class TaskHead(nn.Module):
     """Base class and contract of all task heads.
 
@@ -54,6 +76,7 @@ class TaskHead(nn.Module):
         labels: what the head learns from; the mapper loads it for the tasks that are trained.
         requires: heads that must run before this one; they are always built with it.
         uses: heads that run before this one if they are there.
+        teacher_keys: config keys that must have one value in a teacher and in its student.
         stride: input pixels per cell of this head's predictions.
     """
 
@@ -61,6 +84,7 @@ class TaskHead(nn.Module):
     labels: ClassVar[tuple[type[Label], ...]] = ()
     requires: ClassVar[tuple[str, ...]] = ()
     uses: ClassVar[tuple[str, ...]] = ()
+    teacher_keys: ClassVar[tuple[str, ...]] = ()
     stride: int
 
     @staticmethod
@@ -82,6 +106,22 @@ class TaskHead(nn.Module):
     def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
         """``{"loss_<task>_<term>": ()}``, weighted; zero with a graph if nothing is labelled."""
         raise NotImplementedError(f"{type(self).__name__}.losses")
+
+    def unlabelled(self, labels: BatchLabels) -> Tensor:
+        """(N,) bool, on the processor: the images that have no label of this task."""
+        raise NotImplementedError(f"{type(self).__name__}.unlabelled")
+
+    def distill(self, predictions: Predictions, lesson: Lesson) -> Tensor:
+        """The loss () that brings predictions for the lesson's images to the teacher's.
+
+        Weighted as :meth:`losses`; 0 with a graph where ``lesson.where`` is 0. A head without this
+        method has no teacher.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.distill")
+
+    def object_scores(self, predictions: Predictions) -> Tensor | None:
+        """``Lesson.objects``, of the head that finds the objects; of others ``None``."""
+        return None
 
     def inference(self, predictions: Predictions, images: ImageList, decoded: Decoded) -> None:
         """Decode a batch into ``decoded``, in pixels of the network input."""

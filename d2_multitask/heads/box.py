@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
@@ -11,7 +12,7 @@ from detectron2.structures import ImageList
 from torch import Tensor
 
 from d2_multitask.data.labels.instances import BoxLabel
-from d2_multitask.heads.base import Decoded, Predictions, Targets
+from d2_multitask.heads.base import Decoded, Lesson, Predictions, Targets
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
 from d2_multitask.heads.center import ObjectGrid, ObjectHead
 from d2_multitask.losses import gathered_giou_loss, gathered_l1_loss
@@ -29,6 +30,7 @@ class BoxHead(ObjectHead):
 
     labels: ClassVar = (BoxLabel,)
     requires: ClassVar[tuple[str, ...]] = ("center",)
+    teacher_keys: ClassVar = ("MODEL.DET_HEAD.BOX_LOSS",)
 
     @configurable
     def __init__(
@@ -120,6 +122,22 @@ class BoxHead(ObjectHead):
         weight = None if weight is None else weight[:, None]
         wh = gathered_l1_loss(predictions["wh"][index] * self.wh_scale, targets["wh"], weight)
         return {"loss_det_wh": wh * self.wh_weight}
+
+    def distill(self, predictions: Predictions, lesson: Lesson) -> Tensor:
+        """See :meth:`TaskHead.distill`: sizes or boxes at the teacher's objects."""
+        weight, taught = lesson.objects * lesson.where, lesson.predictions
+        scales = self.wh_scale, lesson.head.wh_scale
+        if not self.uses_giou:
+            wh = gathered_l1_loss(predictions["wh"] * scales[0], taught["wh"] * scales[1], weight)
+            return wh * self.wh_weight
+        image, _, y, x = cells = weight.nonzero(as_tuple=True)
+        boxes = [
+            boxes_from_ltrb(
+                torch.stack([x, y], 1), F.softplus((ltrb[image, :, y, x] * scale).float())
+            )
+            for ltrb, scale in zip((predictions["ltrb"], taught["ltrb"]), scales, strict=True)
+        ]
+        return gathered_giou_loss(*boxes, weight[cells]) * self.giou_weight
 
     def inference(self, predictions: Predictions, images: ImageList, decoded: Decoded) -> None:
         """Add ``pred_boxes`` (N, P, 4), xyxy, pixels of the network input."""

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList
@@ -16,10 +17,12 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
 from d2_multitask.data.labels.base import Label
-from d2_multitask.heads.base import Decoded, TaskHead
+from d2_multitask.heads.base import Decoded, Lesson, Predictions, TaskHead
 from d2_multitask.targets.encode import BatchLabels, to_device
 
 logger = logging.getLogger(__name__)
+
+Teachers = Callable[["TaskHeads", BatchLabels], Mapping[str, Sequence[Lesson]]]
 
 
 class TaskHeadRegistry(Registry):
@@ -151,22 +154,27 @@ class TaskHeads(nn.ModuleDict):
         features: dict[str, Tensor],
         batched_inputs: list[dict[str, Any]],
         images: ImageList,
+        teachers: Teachers | None = None,
     ) -> dict[str, Tensor]:
-        """``{"loss_<task>_<term>": ()}`` of all heads.
+        """``{"loss_<task>_<term>": ()}`` of all heads; from teachers ``loss_<task>_teacher``.
 
         Args:
             features: of the backbone.
             batched_inputs: one dict per image, with whatever labels it has.
             images: the preprocessed batch.
+            teachers: the heads and the batch's labels -> lessons of each task.
         """
         self._warn_of_optimizer()
         labels = BatchLabels(batched_inputs, images)
+        lessons = {} if teachers is None else teachers(self, labels)
         losses: dict[str, Tensor] = {}
         for name, head in self.items():
             predictions = head.layers(features)
             arguments = (batched_inputs, images) if name in self._old_targets else (labels,)
             targets = to_device(head.targets(*arguments), labels.device)
             losses.update(head.losses(predictions, targets))
+            if lessons.get(name):
+                losses[f"loss_{name}_teacher"] = _taught(head, predictions, lessons[name])
         return losses
 
     def _warn_of_optimizer(self) -> None:
@@ -224,6 +232,16 @@ class TaskHeads(nn.ModuleDict):
         for head, one in zip(heads, predictions, strict=True):
             head.inference(one, images, decoded)
         return decoded
+
+
+def _taught(head: TaskHead, predictions: Predictions, lessons: Sequence[Lesson]) -> Tensor:
+    """The mean of what a task's teachers add to the losses."""
+    terms = [
+        lesson.weight
+        * head.distill({name: x[lesson.rows] for name, x in predictions.items()}, lesson)
+        for lesson in lessons
+    ]
+    return torch.stack(terms).mean()
 
 
 def _has_old_targets(head: TaskHead) -> bool:

@@ -6,7 +6,7 @@ CenterNet ("Objects as Points", arXiv 1904.07850), section 3.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -19,6 +19,7 @@ from d2_multitask.heads.base import (
     Branch,
     CellBranch,
     Decoded,
+    Lesson,
     Predictions,
     Size,
     Targets,
@@ -26,8 +27,13 @@ from d2_multitask.heads.base import (
     feature_shape,
 )
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
-from d2_multitask.losses import gathered_l1_loss, heatmap_focal_loss
-from d2_multitask.targets.decode import decode_boxes, find_peaks, values_at
+from d2_multitask.losses import (
+    confident_peaks,
+    distilled_heatmap_loss,
+    gathered_l1_loss,
+    heatmap_focal_loss,
+)
+from d2_multitask.targets.decode import decode_boxes, find_peaks, values_at, window_maximum
 from d2_multitask.targets.encode import (
     BatchLabels,
     cells_of,
@@ -93,6 +99,10 @@ class ObjectHead(TaskHead):
         super().__init__()
         self.grid, self.stride, self.conv_dim = grid, grid.stride, conv_dim
 
+    def unlabelled(self, labels: BatchLabels) -> Tensor:
+        """(N,) bool; see :meth:`TaskHead.unlabelled`."""
+        return ~labels.objects(self.stride).labelled
+
     def heatmap_branch(self, channels: int) -> Branch:
         """A branch for logits of ``channels`` heatmaps."""
         grid = self.grid
@@ -128,6 +138,8 @@ def average_flipped_logits(logits: Tensor, flipped: Tensor) -> Tensor:
 @TASK_HEAD_REGISTRY.register("center")
 class CenterHead(ObjectHead):
     """Class heatmap of object centres, and the centre's offset inside its cell."""
+
+    teacher_keys: ClassVar = ("MODEL.CENTER_HEAD.NUM_CLASSES",)
 
     @configurable
     def __init__(
@@ -267,6 +279,19 @@ class CenterHead(ObjectHead):
             "loss_center_heatmap": heatmap * self.heatmap_weight,
             "loss_center_offset": offset * self.offset_weight,
         }
+
+    def object_scores(self, predictions: Predictions) -> Tensor:
+        """(N, 1, h, w): confident peaks' scores at the peaks and ``ASSIGN_RADIUS`` around them."""
+        scores = predictions["heatmap"].float().sigmoid().amax(1, keepdim=True)
+        return window_maximum(confident_peaks(scores), 2 * self.grid.assign_radius + 1)
+
+    def distill(self, predictions: Predictions, lesson: Lesson) -> Tensor:
+        """See :meth:`TaskHead.distill`: heatmaps, and offsets at the teacher's objects."""
+        taught = lesson.predictions
+        heatmap = distilled_heatmap_loss(predictions["heatmap"], taught["heatmap"], lesson.where)
+        at_objects = lesson.objects * lesson.where
+        offset = gathered_l1_loss(predictions["offset"], taught["offset"], at_objects)
+        return heatmap * self.heatmap_weight + offset * self.offset_weight
 
     def inference(self, predictions: Predictions, images: ImageList, decoded: Decoded) -> None:
         """Find the peaks of all images at once; no peak lies in the padding."""

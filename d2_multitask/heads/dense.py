@@ -23,13 +23,14 @@ from torch import Tensor, nn
 from d2_multitask.heads.base import (
     Branch,
     Decoded,
+    Lesson,
     Predictions,
     Size,
     Targets,
     TaskHead,
     feature_shape,
 )
-from d2_multitask.losses import masked_cross_entropy
+from d2_multitask.losses import distilled_cross_entropy, masked_cross_entropy
 from d2_multitask.targets.encode import BatchLabels
 
 
@@ -229,6 +230,10 @@ class DenseHead(TaskHead):
             **({} if confidence is None else {"confidence": confidence}),
         }
 
+    def unlabelled(self, labels: BatchLabels) -> Tensor:
+        """(N,) bool; see :meth:`TaskHead.unlabelled`."""
+        return torch.tensor([x.get(self.label) is None for x in labels.batched_inputs])
+
     def logits_and_labels(
         self, predictions: Predictions, targets: Targets
     ) -> tuple[Tensor, Tensor]:
@@ -317,6 +322,11 @@ class LabelMapHead(DenseHead):
         weight = None if weight is None else every_nth_pixel(weight, self.loss_stride)
         loss = masked_cross_entropy(logits, labels, self.ignore_value, weight)
         return {self.loss_name: loss * self.loss_weight}
+
+    def distill(self, predictions: Predictions, lesson: Lesson) -> Tensor:
+        """See :meth:`TaskHead.distill`: the classes' probabilities, at this head's stride."""
+        logits, taught = predictions[self.label], lesson.predictions[self.label]
+        return distilled_cross_entropy(logits, taught, lesson.where) * self.loss_weight
 
     def inference(self, predictions: Predictions, images: ImageList, decoded: Decoded) -> None:
         """Add the logits (N, num_classes, h, w), still at this head's stride."""

@@ -17,10 +17,14 @@ from detectron2.layers import ShapeSpec
 from torch import Tensor
 
 from d2_multitask.data.labels.foreground import ForegroundLabel
-from d2_multitask.heads.base import Predictions, Targets
+from d2_multitask.heads.base import Lesson, Predictions, Targets
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
 from d2_multitask.heads.dense import DenseHead, add_branch_config
-from d2_multitask.losses import dice_loss, masked_binary_cross_entropy
+from d2_multitask.losses import (
+    dice_loss,
+    distilled_cross_entropy,
+    masked_binary_cross_entropy,
+)
 
 
 @TASK_HEAD_REGISTRY.register("foreground")
@@ -76,3 +80,8 @@ class ForegroundHead(DenseHead):
             "loss_foreground_bce": bce * self.bce_weight,
             "loss_foreground_dice": dice * self.dice_weight,
         }
+
+    def distill(self, predictions: Predictions, lesson: Lesson) -> Tensor:
+        """See :meth:`TaskHead.distill`: the probabilities, at this head's stride."""
+        logits, taught = predictions[self.label], lesson.predictions[self.label]
+        return distilled_cross_entropy(logits, taught, lesson.where) * self.bce_weight

@@ -14,10 +14,15 @@ from torch import Tensor
 
 from d2_multitask.data.datasets import keypoint_flips
 from d2_multitask.data.labels.instances import BoxLabel, KeypointLabel
-from d2_multitask.heads.base import Decoded, Predictions, Targets, check_class_ids
+from d2_multitask.heads.base import Decoded, Lesson, Predictions, Targets, check_class_ids
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
 from d2_multitask.heads.center import ObjectGrid, ObjectHead, average_flipped_logits
-from d2_multitask.losses import gathered_l1_loss, heatmap_focal_loss
+from d2_multitask.losses import (
+    confident_peaks,
+    distilled_heatmap_loss,
+    gathered_l1_loss,
+    heatmap_focal_loss,
+)
 from d2_multitask.targets.decode import (
     find_keypoint_peaks,
     is_recorded,
@@ -88,6 +93,10 @@ class PoseHead(ObjectHead):
     labels: ClassVar = (BoxLabel, KeypointLabel)
     requires: ClassVar[tuple[str, ...]] = ("center",)
     uses: ClassVar[tuple[str, ...]] = ("det",)
+    teacher_keys: ClassVar = (
+        "MODEL.POSE_HEAD.NUM_KEYPOINTS",
+        "MODEL.POSE_HEAD.OFFSET_PER_KEYPOINT",
+    )
 
     @configurable
     def __init__(
@@ -314,6 +323,37 @@ class PoseHead(ObjectHead):
             "loss_pose_heatmap": heatmap * weights.heatmap,
             "loss_pose_heatmap_offset": heatmap_offset * weights.heatmap_offset,
         }
+
+    def unlabelled(self, labels: BatchLabels) -> Tensor:
+        """(N,) bool; see :meth:`TaskHead.unlabelled`."""
+        return ~labels.objects(self.stride).keypoints_labelled
+
+    def distill(self, predictions: Predictions, lesson: Lesson) -> Tensor:
+        """See :meth:`TaskHead.distill`: keypoints at the teacher's objects, heatmaps, sub-cells."""
+        taught, weights = lesson.predictions, self.loss_weights
+        offset = gathered_l1_loss(
+            predictions["keypoint_offset"] * self.offset_scale,
+            taught["keypoint_offset"] * lesson.head.offset_scale,
+            lesson.objects * lesson.where,
+        )
+        heatmap = distilled_heatmap_loss(
+            predictions["keypoint_heatmap"], taught["keypoint_heatmap"], lesson.where
+        )
+        peaks = confident_peaks(taught["keypoint_heatmap"].float().sigmoid())
+        if self.num_offsets == 1:
+            peaks = peaks.amax(1, keepdim=True)
+        else:
+            peaks = peaks.repeat_interleave(2, 1)
+        heatmap_offset = gathered_l1_loss(
+            predictions["keypoint_heatmap_offset"],
+            taught["keypoint_heatmap_offset"],
+            peaks * lesson.where,
+        )
+        return (
+            offset * weights.offset
+            + heatmap * weights.heatmap
+            + heatmap_offset * weights.heatmap_offset
+        )
 
     def inference(self, predictions: Predictions, images: ImageList, decoded: Decoded) -> None:
         """Add ``pred_keypoints`` (N, P, K, 3): x, y in pixels of the network input, confidence.

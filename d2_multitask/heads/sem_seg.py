@@ -22,6 +22,7 @@ class SemSegHead(LabelMapHead):
 
     labels: ClassVar = (SemSegLabel,)
     label: ClassVar[str] = "sem_seg"
+    teacher_keys: ClassVar = ("MODEL.SEM_SEG_HEAD.NUM_CLASSES",)
     loss_name: ClassVar[str] = "loss_seg"
     # Where Detectron2's Panoptic FPN keeps the same layers; see `checkpoint.matching`.
     weight_aliases: ClassVar[dict[str, str]] = {"sem_seg_head.": "sem_seg."}

@@ -16,7 +16,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from d2_multitask.heads.base import TaskHead
-from d2_multitask.heads.build import TaskHeads, build_heads
+from d2_multitask.heads.build import TaskHeads, Teachers, build_heads
 from d2_multitask.losses import LabelWatch
 from d2_multitask.modeling.inference.tiles import crop_result
 
@@ -27,9 +27,11 @@ class MultitaskCenterNet(nn.Module):
 
     Attributes:
         other_tasks: those of ``MODEL.TASKS`` that the network does itself, without a head.
+        teachers: trained networks that it learns from, no part of it; the trainer gives them.
     """
 
     other_tasks: ClassVar[tuple[str, ...]] = ()
+    teachers: Teachers | None = None
 
     @configurable
     def __init__(
@@ -134,7 +136,8 @@ class MultitaskCenterNet(nn.Module):
 
     def losses(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> dict[str, Tensor]:
         """``{"loss_<task>_<term>": ()}`` of a preprocessed batch."""
-        return self.heads.losses(self.backbone(images.tensor), batched_inputs, images)
+        features = self.backbone(images.tensor)
+        return self.heads.losses(features, batched_inputs, images, self.teachers)
 
     @torch.no_grad()
     def inference(

@@ -14,6 +14,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from d2_multitask.config import load_config
+from d2_multitask.modeling.teachers import Teacher, Teachers
 from modeling.rcnn_support import rcnn, rcnn_image
 from support import LABELS, labelled_image, without
 from worker_support import in_two_processes
@@ -31,6 +32,15 @@ def of_config(name: str, **mae: int) -> nn.Module:
     cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", "cpu"
     cfg.MODEL.MAE.update(mae)
     return build_model(cfg)
+
+
+def taught(name: str) -> nn.Module:
+    """A network and a teacher that is sure of its peaks; one process may have nothing to ask."""
+    model, teacher = of_config(name), of_config(name).eval().requires_grad_(False)
+    for task, branch in (("center", "heatmap"), ("pose", "keypoint_heatmap")):
+        teacher.heads[task].get_submodule(branch)[-1].bias.zero_()
+    model.teachers = Teachers([Teacher(teacher, ("seg", "center", "det", "pose", "parts"))])
+    return model
 
 
 def mae(name: str) -> nn.Module:
@@ -71,6 +81,7 @@ def cases() -> dict[str, tuple[Callable[[], nn.Module], Batch]]:
         found[f"rcnn-static-{name}"] = (lambda: rcnn(["det"], *ALL_BOXES, *STATIC), people)
         in_detail = images(labelled_image, empty=empty, num_keypoints=14)
         found[f"mcn-{name}"] = (partial(of_config, "quick/mcn_in_detail.yaml"), in_detail)
+        found[f"teachers-{name}"] = (partial(taught, "quick/mcn_in_detail.yaml"), in_detail)
         small = images(labelled_image, empty=empty, height=32, width=32)
         joint, linear = "quick/foreground_decoder_joint.yaml", "quick/foreground_linear.yaml"
         found[f"mae-{name}"] = (partial(mae, joint), small)

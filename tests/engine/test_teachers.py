@@ -1,0 +1,148 @@
+"""``MODEL.TEACHERS``: what fits, what does not, and a training that stops and goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
+
+from d2_multitask.checkpoint import read_description
+from d2_multitask.data.datasets.coco import register_coco_format
+from d2_multitask.engine.teachers import add_teachers
+from d2_multitask.engine.trainer import MultitaskTrainer
+from engine_support import assert_same, registered_people, tiny_cfg
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("teachers")
+
+
+@pytest.fixture(scope="module")
+def people(folder):
+    with registered_people(folder / "people") as name:
+        yield name
+
+
+@pytest.fixture(scope="module")
+def boxes(people, folder):
+    """The same images with boxes alone."""
+    content = json.loads((folder / "people" / "people.json").read_text())
+    for annotation in content["annotations"]:
+        del annotation["segmentation"], annotation["keypoints"], annotation["num_keypoints"]
+    (folder / "boxes.json").write_text(json.dumps(content))
+    register_coco_format("boxes_of_teachers", folder / "boxes.json", folder / "people")
+    yield "boxes_of_teachers"
+    DatasetCatalog.remove("boxes_of_teachers")
+    MetadataCatalog.remove("boxes_of_teachers")
+
+
+@pytest.fixture(scope="module")
+def weights(people, folder) -> str:
+    """A network of all three tasks, trained for three iterations."""
+    train(tiny_cfg(people, folder / "teacher", DATASETS__TEST=()))
+    return str(folder / "teacher" / "model_final.pth")
+
+
+def train(cfg, resume: bool = False) -> MultitaskTrainer:
+    torch.manual_seed(cfg.SEED)
+    trainer = MultitaskTrainer(cfg)
+    trainer.resume_or_load(resume)
+    trainer.train()
+    return trainer
+
+
+def student(people: str, folder: Path, *entries: dict, **overrides):
+    cfg = tiny_cfg(people, folder, DATASETS__TEST=(), **overrides)
+    cfg.MODEL.TEACHERS = list(entries)
+    return cfg
+
+
+def test_a_resumed_training_ends_with_the_same_numbers(boxes, tmp_path, weights):
+    """No label of two tasks is there. The checkpoint has neither teachers nor their paths."""
+    entry = {"WEIGHTS": weights, "WEIGHT": 0.5, "TASKS": ["seg", "pose"]}
+    states = []
+    for name, stops in (("whole", [4]), ("parts", [2, 4])):
+        for resume, end in enumerate(stops):
+            cfg = student(boxes, tmp_path / name, entry, SOLVER__MAX_ITER=end)
+            cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupMultiStepLR"
+            cfg.SOLVER.EMA.ENABLED = True
+            trainer = train(cfg, resume=bool(resume))
+        states.append(torch.load(tmp_path / name / "model_final.pth", weights_only=True))
+    taught = trainer.storage.history("loss_seg_teacher").values()
+    assert taught and all(value > 0 for value, _ in taught)
+    assert "TEACHERS: []" in read_description(str(tmp_path / "whole/model_final.pth")).config
+    assert set(states[0]["model"]) == set(trainer.model.state_dict())
+    for key in ("model", "ema"):
+        assert_same(states[1][key], states[0][key])
+
+
+def test_tasks_of_an_entry(people, tmp_path, weights):
+    model = build_model(student(people, tmp_path))
+    add_teachers(student(people, tmp_path), model)
+    assert model.teachers is None
+    for entry, tasks in (
+        ({}, {"seg", "center", "det", "pose"}),
+        ({"TASKS": ["seg"]}, {"seg"}),
+        ({"TASKS": ["pose"]}, {"center", "pose"}),
+    ):
+        add_teachers(student(people, tmp_path, {"WEIGHTS": weights, **entry}), model)
+        (teacher,) = model.teachers._teachers
+        assert set(teacher.tasks) == set(teacher.network.heads) == tasks
+
+
+@pytest.mark.parametrize(
+    ("entry", "keys", "message"),
+    [
+        ("seg.pth", {}, r"TEACHERS\[0\]: found 'seg.pth', expected the keys"),
+        ({"WEIGHT": 1}, {}, r"TEACHERS\[0\]: WEIGHTS: found nothing"),
+        ({"WEIGHTS": "W", "TASK": []}, {}, r"found key 'TASK', expected some of"),
+        ({"WEIGHTS": "W", "TASKS": "seg"}, {}, "TASKS: found 'seg', expected a list"),
+        ({"WEIGHTS": "W", "WEIGHT": 0}, {}, "WEIGHT: found 0, expected a number above 0"),
+        ({"WEIGHTS": "no.pth"}, {}, r"TEACHERS\[0\]: .*no.pth"),
+        ({"WEIGHTS": "W", "CONFIG": "no.yaml"}, {}, r"TEACHERS\[0\]: .*no.yaml"),
+        ({"WEIGHTS": "W", "TASKS": ["foreground"]}, {}, r"TASKS: found \['foreground'\], expected"),
+        (
+            {"WEIGHTS": "W"},
+            {"MODEL__POSE_HEAD__NUM_KEYPOINTS": 5},
+            r"TEACHERS\[0\]: MODEL.POSE_HEAD.NUM_KEYPOINTS: found 17, expected 5",
+        ),
+        (
+            {"WEIGHTS": "W"},
+            {"MODEL__CENTER_HEAD__NUM_CLASSES": 3},
+            "CENTER_HEAD.NUM_CLASSES: found 1, expected 3",
+        ),
+        (
+            {"WEIGHTS": "W"},
+            {"MODEL__SEM_SEG_HEAD__NUM_CLASSES": 3},
+            "SEM_SEG_HEAD.NUM_CLASSES: found 2, expected 3",
+        ),
+        ({"WEIGHTS": "W"}, {"INPUT__FORMAT": "L"}, "INPUT.FORMAT: found 'BGR', expected"),
+    ],
+)
+def test_entries_that_do_not_fit(people, tmp_path, weights, entry, keys, message):
+    model = build_model(student(people, tmp_path, **keys))
+    if isinstance(entry, dict) and entry.get("WEIGHTS") == "W":
+        entry = {**entry, "WEIGHTS": weights}
+    with pytest.raises(ValueError, match=message):
+        add_teachers(student(people, tmp_path, entry, **keys), model)
+
+
+def test_networks_that_do_not_fit(people, tmp_path, weights):
+    content = torch.load(weights, weights_only=False)
+    content["model"]["heads.seg.sem_seg.1.bias"][0] = float("nan")
+    broken = str(tmp_path / "broken.pth")
+    torch.save(content, broken)
+    cfg = student(people, tmp_path, {"WEIGHTS": broken})
+    model = build_model(cfg)
+    with pytest.raises(ValueError, match=r"\[0\]: task 'seg': found NaN .* in its 'sem_seg'"):
+        add_teachers(cfg, model)
+    model.heads["det"].stride = 8
+    with pytest.raises(ValueError, match="'det': found predictions of stride 4, expected 8"):
+        add_teachers(student(people, tmp_path, {"WEIGHTS": weights}), model)
+    with pytest.raises(ValueError, match=r"MODEL.TEACHERS: found 1 with MODEL.META_ARCHITECTURE"):
+        add_teachers(cfg, torch.nn.Linear(1, 1))
