@@ -32,7 +32,6 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
-from torch import nn
 
 import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.checkpoint import MultitaskCheckpointer
@@ -41,6 +40,7 @@ from d2_multitask.data.datasets.from_config import register_datasets
 from d2_multitask.data.loader import build_train_loader
 from d2_multitask.data.whole_files import write_text
 from d2_multitask.engine.setup import fall_back_to_cpu, parse_with_overrides
+from d2_multitask.engine.solver import build_optimizer
 from d2_multitask.engine.trainer import load_for_evaluation
 from d2_multitask.exits import exit_code
 from studies.gradients.measure import Measurement, measure, read_curves, values_at
@@ -65,27 +65,24 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def measure_all(cfg: CfgNode, args: argparse.Namespace) -> Iterator[Measurement]:
     """One measurement a checkpoint; weights as trained, not averaged."""
-    files = checkpoints(args.run) if args.run else [None]
+    files = checkpoints(args.run) if args.run else [cfg.MODEL.WEIGHTS]
     seed_all_rng(max(cfg.SEED, 0))
     model = build_model(cfg).train()
+    build_optimizer(cfg, model)  # or its heads warn that nobody did
     batches = list(itertools.islice(build_train_loader(cfg), args.batches))
     weights = read_curves(args.run / "metrics.json", "balance/weight-") if args.run else {}
     measured: set[int] = set()
     for file in files:
-        iteration = _load(cfg, model, file)
+        if not file:
+            load_for_evaluation(cfg, model)  # warns
+        content = MultitaskCheckpointer(model, use_ema=False).load(str(file))
+        iteration = content.get("iteration", 0)
         if iteration not in measured:  # the final one may be that of the last period
             measured.add(iteration)
             seed_all_rng(max(cfg.SEED, 0))  # removed patches, sampled boxes
             yield measure(model, batches, iteration, values_at(weights, iteration))
         # What was loaded was said once.
         logging.getLogger("d2_multitask.checkpoint").setLevel(logging.WARNING)
-
-
-def _load(cfg: CfgNode, model: nn.Module, file: Path | None) -> int:
-    if file is None:
-        load_for_evaluation(cfg, model)
-        return 0
-    return MultitaskCheckpointer(model, use_ema=False).load(str(file)).get("iteration", 0)
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:

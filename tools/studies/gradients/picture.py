@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NAMED_PAIRS = 7
+# The axis reaches at least as far: noise shall not look like a result.
+MIN_COSINES = 0.2
 
 
 def draw_gradients(
@@ -47,15 +49,20 @@ def draw_gradients(
             color = f"C{tasks.index(task)}" if task in tasks else "0.5"
             factor = 100 if curves is shares else 1
             panel.plot(curve.keys(), [factor * v for v in curve.values()], color=color, label=task)
-        panel.set(ylabel=label, yscale="linear" if curves is shares else "log")
+        panel.set_ylabel(label)
+        if curves is shares:
+            panel.set_ylim(0, None)
+        else:
+            _set_logarithmic(panel)
     axes[-1].set_xlabel("iteration")
     for panel in axes:
         panel.margins(x=0.01)
         panel.grid(alpha=0.3)
         handles, labels = panel.get_legend_handles_labels()
-        if handles:  # the legend's order is that of the areas
+        if handles:
+            order = -1 if panel is axes[0] else 1  # that of the areas, from below
             place = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
-            panel.legend(handles[::-1], labels[::-1], fontsize=8, frameon=False, **place)
+            panel.legend(handles[::order], labels[::order], fontsize=8, frameon=False, **place)
     figure.align_ylabels(axes)
     save_figure(figure, path)
 
@@ -85,13 +92,24 @@ def _draw_cosines(panel: Axes, x: Sequence[int], measurements: Sequence[Measurem
         style = {"color": colors[place]} if named else {"color": "0.8", "linewidth": 0.8}
         panel.plot(x, curves[pair], ".-", label=label, zorder=3 if named else 1, **style)
     panel.axhline(0, color="0.3", linewidth=0.8)
-    panel.set_ylabel("cosine")
+    low, high = panel.get_ylim()
+    panel.set(ylabel="cosine", ylim=(min(low, -MIN_COSINES), max(high, MIN_COSINES)))
 
 
 def _draw_condition(panel: Axes, x: Sequence[int], measurements: Sequence[Measurement]) -> None:
     values = [m.by_task.condition for m in measurements]
     panel.plot(x, [math.nan if math.isinf(v) else v for v in values], ".-", color="0.3")
-    panel.set_ylabel("condition number")
     finite = [v for v in values if math.isfinite(v)]
     if finite and max(finite) > 20 * min(finite):
-        panel.set_yscale("log")
+        _set_logarithmic(panel)
+    panel.set(ylabel="condition number", ylim=(1, None))
+
+
+def _set_logarithmic(panel: Axes) -> None:
+    """With ticks at 1, 2, 5, 10, ..., not "2 x 10^0"."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    panel.set_yscale("log")
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.yaxis.set_major_formatter("{x:g}")
+    panel.yaxis.set_minor_formatter(NullFormatter())

@@ -47,7 +47,7 @@ def advice(cfg: CfgNode, measurements: Sequence[Measurement]) -> list[str]:
                 "labels of DATASETS.TRAIN with d2mt check."
             )
         elif share < SMALL / len(shares):
-            ways = [f"raise {', '.join(keys)}"] if (keys := weight_keys(cfg, task)) else []
+            ways = [f"raise {' and '.join(keys)}"] if (keys := weight_keys(cfg, task)) else []
             if cfg.SOLVER.get("LOSS_BALANCING", "none") == "none":
                 ways.append("set SOLVER.LOSS_BALANCING gradient_norm")
             sentences.append(
