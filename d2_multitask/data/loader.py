@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import (
+    DatasetCatalog,
     MetadataCatalog,
     build_batch_data_loader,
     build_detection_test_loader,
@@ -25,6 +26,7 @@ from d2_multitask.data.datasets.catalog import (
     report_shared_files,
 )
 from d2_multitask.data.datasets.shards import training_shards
+from d2_multitask.data.datasets.teacher import LABELS_FILE
 from d2_multitask.data.io import ImageReadError, SizeMismatchError, read_image
 from d2_multitask.data.labels.base import Label, all_labels
 from d2_multitask.data.labels.instances import MaskLabel, RoiKeypointLabel
@@ -77,6 +79,7 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts | ShardedImages:
     sets = {name: load_dataset(name) for name in cfg.DATASETS.TRAIN}
     if not needs_labels(cfg.MODEL.TASKS):
         return _images_alone(cfg, sets, times)
+    _check_teachers(cfg, sets)
     needs = label_needs(cfg)
     labels = {kind: kind.from_config(cfg) for *_, kind in needs}
     for key in dict.fromkeys([*_OBJECT_METADATA, *(x.names_key for x in labels if x.names_key)]):
@@ -108,6 +111,21 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts | ShardedImages:
             "object or a map of labels"
         )
     return dataset_dicts
+
+
+def _check_teachers(cfg: CfgNode, sets: Mapping[str, DatasetDicts]) -> None:
+    """Losses of an R-CNN's objects are not multiplied by confidences."""
+    if cfg.MODEL.META_ARCHITECTURE != "MultitaskRCNN" or "det" not in cfg.MODEL.TASKS:
+        return
+    for name, dataset_dicts in sets.items():
+        objects = itertools.chain.from_iterable(r.get("annotations", ()) for r in dataset_dicts)
+        if any("confidence" in a or "keypoint_confidence" in a for a in objects):
+            raise ValueError(
+                f"Dataset {name!r}: TEACHER_ROOT: found objects of a teacher, whose confidence "
+                "MODEL.META_ARCHITECTURE MultitaskRCNN cannot learn from, only that of maps; "
+                "expected MultitaskCenterNet, a folder written with --tasks seg, or the teacher's "
+                f"{LABELS_FILE} as JSON of the dataset, which is taken for true labels"
+            )
 
 
 def repeat_factors(entries: Sequence[Sequence[Any]], names: Sequence[str]) -> dict[str, int]:
@@ -274,6 +292,11 @@ def check_evaluated(name: str, dataset_dicts: DatasetDicts) -> None:
         ValueError: a class is unknown, or two images have one id; names the dataset and both. Or
             an image with objects has no size.
     """
+    if getattr(DatasetCatalog.data.get(name), "teachers", ()):
+        raise ValueError(
+            f"DATASETS.TEST: dataset {name!r} has labels of a teacher, expected true ones alone: "
+            "an entry of DATASETS.REGISTER without TEACHER_ROOT"
+        )
     _check_category_ids(name, dataset_dicts)
     _check_image_ids(name, dataset_dicts)
     for record in dataset_dicts:

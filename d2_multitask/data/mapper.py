@@ -47,7 +47,8 @@ class MultitaskDatasetMapper:
     - ``ignore_mask`` (training; absent if empty): (H, W) bool, crowds and remains of objects that
       were cut off;
     - ``sem_seg``, ``part_seg``, ``boundary``, ... (training; absent if unlabelled or not asked
-      for): see the `Label` of that key in `d2_multitask.data.labels`;
+      for): see the `Label` of that key in `d2_multitask.data.labels`; ``sem_seg_confidence``, ...
+      (H, W) float32 in [0, 1] where they are a teacher's;
     - ``data_problems``: only in worker processes, taken out again by ``ReportingLoader``.
 
     In training, an image that cannot be read, has another size than its labels say or whose
@@ -134,8 +135,12 @@ class MultitaskDatasetMapper:
                     result[key] = torch.tensor(dataset_dict[key], dtype=torch.bool)
             for label in self.labels:
                 values = label.load(sized, transforms, image.shape[:2])
-                if values is not None:
-                    result[label.key] = values
+                if values is None:
+                    continue
+                result[label.key] = values
+                confidence = label.load_confidence(sized, transforms)
+                if confidence is not None:
+                    result[f"{label.key}_confidence"] = confidence
         pending = DATA_REPORT.take_pending()
         if pending:
             result[PROBLEMS_KEY] = pending

@@ -37,6 +37,7 @@ from d2_multitask.data.datasets.coco_json import (
     read_json,
 )
 from d2_multitask.data.datasets.label_maps import LabelMap
+from d2_multitask.data.datasets.teacher import TeacherLabels
 from d2_multitask.data.labels.base import IGNORE_VALUE, checked_ids, checked_ignore
 from d2_multitask.data.labels.sem_seg import open_as_class_ids
 from d2_multitask.data.problems import DATA_REPORT, Problem
@@ -115,6 +116,7 @@ class CocoFormatDataset:
     keypoint_flip_pairs: tuple[tuple[str, str], ...] | None = None
     label_files: tuple[LabelFiles, ...] = ()
     label_map: LabelMap | None = None
+    teachers: tuple[TeacherLabels, ...] = ()
 
     @property
     def has_sem_seg_files(self) -> bool:
@@ -160,6 +162,8 @@ class CocoFormatDataset:
             metadata["stuff_dataset_id_to_contiguous_id"] = dict(zip(ids, ids, strict=True))
             self._say_hidden(dataset_dicts, metadata["stuff_classes"])
             open_as_class_ids(self.name, dataset_dicts)
+        if self.teachers:
+            self._add_teachers(dataset_dicts, metadata, problems)
         self._publish(metadata)
         DATA_REPORT.extend(problems)
         log_size(self.name, self.json_file, dataset_dicts)
@@ -225,6 +229,28 @@ class CocoFormatDataset:
             record["sem_seg_from_annotations"] = True
         return True
 
+    def _add_teachers(
+        self,
+        dataset_dicts: list[dict[str, Any]],
+        metadata: dict[str, Any],
+        problems: list[Problem],
+    ) -> None:
+        """Add the labels of networks where there are no true ones."""
+        if self.stuff_classes is not None:
+            metadata.setdefault("stuff_classes", list(self.stuff_classes))
+        names = [os.path.splitext(self.relative_name(r))[0] for r in dataset_dicts]
+        for teacher in self.teachers:
+            teacher.add_to(self.name, dataset_dicts, names, metadata, problems)
+        if "stuff_classes" in metadata:
+            metadata.setdefault("ignore_label", IGNORE_VALUE)
+
+    def relative_name(self, record: Mapping[str, Any]) -> str:
+        """The image below its folder; without suffix the name of its files of labels."""
+        relative = os.path.relpath(record["file_name"], self.image_root)
+        if relative.startswith(os.pardir):  # an absolute file name
+            relative = os.path.basename(relative)
+        return relative
+
     def _add_files(
         self,
         dataset_dicts: list[dict[str, Any]],
@@ -235,10 +261,8 @@ class CocoFormatDataset:
         listed: dict[str, set[str]] = {}
         found = False
         for record in dataset_dicts:
-            relative = os.path.relpath(record["file_name"], self.image_root)
-            if relative.startswith(os.pardir):  # an absolute file name
-                relative = os.path.basename(relative)
-            path = os.path.join(files.root, os.path.splitext(relative)[0] + ".png")
+            name = os.path.splitext(self.relative_name(record))[0]
+            path = os.path.join(files.root, f"{name}.png")
             folder, file_name = os.path.split(path)
             if folder not in listed:
                 exists = PathManager.isdir(folder)
@@ -314,6 +338,7 @@ def register_coco_format(
     sem_seg_ignore: int | Sequence[int] | None = None,
     label_files: Sequence[LabelFiles] = (),
     label_map: LabelMap | None = None,
+    teachers: Sequence[TeacherLabels] = (),
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Register a COCO-format dataset under a name. Nothing is read until it is used.
@@ -339,6 +364,7 @@ def register_coco_format(
         label_files: folders of other labels.
         label_map: the network's classes and keypoints, where they are not the file's. Then
             ``keypoint_flip_pairs`` are the network's too.
+        teachers: labels of networks, the first ones first, for what is not labelled otherwise.
         metadata: further metadata, known before the file is read; may replace
             ``evaluator_type``.
 
@@ -361,6 +387,7 @@ def register_coco_format(
         ),
         label_files=label_files,
         label_map=label_map,
+        teachers=tuple(teachers),
     )
     values = {"evaluator_type": EVALUATOR_TYPE, **(metadata or {})}
     values |= {"json_file": dataset.json_file, "image_root": dataset.image_root}

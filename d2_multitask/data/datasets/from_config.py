@@ -24,9 +24,11 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from d2_multitask.data.datasets.coco import LabelFiles, register_coco_format
+from d2_multitask.data.datasets.coco_annotations import as_number
 from d2_multitask.data.datasets.folders import register_image_folder, register_mask_folder
 from d2_multitask.data.datasets.label_maps import LabelMap
 from d2_multitask.data.datasets.shards import register_shards
+from d2_multitask.data.datasets.teacher import TeacherLabels, Thresholds
 from d2_multitask.data.labels.base import Label, all_labels
 
 _REQUIRED = {"NAME": str, "JSON": str, "IMAGE_ROOT": str}
@@ -52,6 +54,7 @@ def _json_keys() -> dict[str, Any]:
     keys = {**_REQUIRED, "SEM_SEG_FROM_MASKS": bool, "KEYPOINT_FLIP_PAIRS": (list, tuple)}
     keys |= {"CLASS_NAMES": (list, tuple), "CATEGORY_MAP": Mapping}
     keys |= {"KEYPOINT_NAMES": (list, tuple), "KEYPOINT_MAP": Mapping}
+    keys |= {"TEACHER_ROOT": (str, list, tuple), "TEACHER_THRESHOLDS": Mapping}
     for label in _file_labels():
         prefix = label.key.upper()
         keys[f"{prefix}_ROOT"] = str
@@ -149,6 +152,8 @@ def register_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             ``BOUNDARY_ROOT``, ``FOREGROUND_ROOT`` and those of other labels of the heads are
             folders of PNG files like ``SEM_SEG_ROOT``, with ``PART_SEG_IDS``, ``PART_SEG_IGNORE``
             and so on like those of semantic maps; ``PART_CLASSES`` names the parts.
+            ``TEACHER_ROOT`` is a folder of labels of a network, or several, with
+            ``TEACHER_THRESHOLDS`` (`teacher`).
             Without the key ``JSON`` a folder of images: ``NAME``, ``IMAGE_ROOT`` and optionally
             ``IMAGE_RANGE`` ([start, stop] in the order of the names); with ``MASK_ROOT`` (folder of
             foreground masks named as the images) and optionally ``MASK_VALUES`` (``{"BACKGROUND":
@@ -188,9 +193,29 @@ def register_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             keypoint_flip_pairs=entry.get("KEYPOINT_FLIP_PAIRS"),
             label_files=label_files,
             label_map=LabelMap.from_entry(entry, f"DATASETS.REGISTER[{index}]"),
+            teachers=_teachers(entry, f"DATASETS.REGISTER[{index}]"),
             metadata=metadata,
         )
     return names
+
+
+def _teachers(entry: Mapping[str, Any], where: str) -> list[TeacherLabels]:
+    """The folders of ``TEACHER_ROOT``."""
+    given = entry.get("TEACHER_THRESHOLDS") or {}
+    for key, value in given.items():
+        number = as_number(value)
+        if str(key).lower() not in Thresholds._fields or number is None or not 0 <= number <= 1:
+            known = [field.upper() for field in Thresholds._fields]
+            raise ValueError(
+                f"{where}: key TEACHER_THRESHOLDS: found {key!r}: {value!r}, expected numbers from "
+                f"0 to 1 of some of {known}"
+            )
+    thresholds = Thresholds(**{key.lower(): float(value) for key, value in given.items()})
+    roots = entry.get("TEACHER_ROOT") or []
+    roots = [roots] if isinstance(roots, str) else roots
+    if given and not roots:
+        raise ValueError(f"{where}: found TEACHER_THRESHOLDS without TEACHER_ROOT")
+    return [TeacherLabels(_expand(root), thresholds) for root in roots]
 
 
 def _register_folder(entry: Mapping[str, Any], root: str, where: str) -> None:
@@ -230,6 +255,7 @@ def _check_entry(entry: Any, where: str) -> None:
         if not isinstance(value, keys[key]):
             named = "a mapping" if keys[key] is Mapping else getattr(keys[key], "__name__", "")
             expected = "a list" if isinstance(keys[key], tuple) else named
+            expected = "a folder or a list of folders" if key == "TEACHER_ROOT" else expected
             if key.endswith("_IGNORE"):
                 expected = "a number or a list of numbers"
             raise ValueError(f"{where}: key {key}: found {value!r}, expected {expected}")

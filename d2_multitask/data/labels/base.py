@@ -104,6 +104,10 @@ class Label:
         """
         return None
 
+    def load_confidence(self, record: Record, transforms: T.TransformList) -> Tensor | None:
+        """How sure the label of `load` is, (H, W) float32 in [0, 1]; ``None`` = it is true."""
+        return None
+
     def check(self, name: str, records: Sequence[Record]) -> None:
         """Look at the labels of a dataset before training and evaluation.
 
@@ -232,9 +236,35 @@ class MapLabel(Label):
     def load(
         self, record: Record, transforms: T.TransformList, image_size: tuple[int, int]
     ) -> Tensor | None:
-        """(H, W) int64: regions are resized by nearest neighbors."""
+        """(H, W) int64: regions are resized by nearest neighbors.
+
+        Pixels below ``<key>_min_confidence`` have no label.
+        """
         ids = self.read(record)
+        if ids is not None and (confidence := self._read_confidence(record)) is not None:
+            unsure = confidence < 255 * record[f"{self.key}_min_confidence"]
+            ids = np.where(unsure, np.uint8(self.ignore_value), ids)
         return None if ids is None else as_tensor(transforms.apply_segmentation(ids))
+
+    def load_confidence(self, record: Record, transforms: T.TransformList) -> Tensor | None:
+        """See `Label`; from the PNG ``<key>_confidence_file_name``, 0 to 255."""
+        values = self._read_confidence(record)
+        if values is None:
+            return None
+        return torch.from_numpy(transforms.apply_segmentation(values).astype(np.float32) / 255)
+
+    def _read_confidence(self, record: Record) -> np.ndarray | None:
+        """(h, w) uint8."""
+        file_name = record.get(f"{self.key}_confidence_file_name")
+        if file_name is None:
+            return None
+        values = read_label_map(str(file_name), expected_size=size_of(record))
+        if values.shape != size_of(record) or not 0 <= values.min() <= values.max() <= 255:
+            raise ImageReadError(
+                f"{file_name}: found a map of {values.shape} with values {values.min()} to "
+                f"{values.max()}, expected {size_of(record)} (height, width) and 0 to 255"
+            )
+        return values.astype(np.uint8)
 
     def check(self, name: str, records: Sequence[Record]) -> None:
         """At least one map can be used, and the maps show several classes.

@@ -171,6 +171,8 @@ class InstanceBuilder:
             is outside of the image (absent if no object carries keypoints, unless there is no
             object), and ``gt_masks``
             (n, H, W), an empty mask where none is labelled (absent if no object carries one).
+            ``gt_confidence`` (n,) and ``gt_keypoint_confidence`` (n, K) in [0, 1] only if an object
+            says ``confidence`` or ``keypoint_confidence``.
             And the ignore mask, (H, W) bool, or ``None`` if nothing is to be ignored.
         """
         crowds = [a for a in annotations if a.get("iscrowd", 0)]
@@ -186,6 +188,11 @@ class InstanceBuilder:
         has_keypoints = not annotations or any("keypoints" in a for a in annotations)
         if self.hflip_indices is not None and has_keypoints:
             instances.gt_keypoints = self._keypoints(kept, transforms, image_size, where)
+            if any("keypoint_confidence" in a for a in kept):
+                confidence = self._keypoint_confidence(kept, transforms)
+                instances.gt_keypoint_confidence = torch.from_numpy(confidence)
+        if any("confidence" in a for a in kept):
+            instances.gt_confidence = torch.tensor([a.get("confidence", 1.0) for a in kept])
         if self.load_masks and any("segmentation" in a for a in objects):
             masks = self._masks(kept, transforms, original_size, image_size, where)
             instances.gt_masks = BitMasks(masks)
@@ -239,6 +246,14 @@ class InstanceBuilder:
         # A keypoint that was cut off is known: it is nowhere in this image.
         points[labelled.reshape(-1) & (points[:, 2] == 0), 2] = -1
         return Keypoints(torch.from_numpy(points).float().reshape(-1, num_keypoints, 3))
+
+    def _keypoint_confidence(
+        self, objects: Sequence[Mapping[str, Any]], transforms: T.TransformList
+    ) -> np.ndarray:
+        """(n, K) float32, 1 where the annotation does not say."""
+        ones = np.ones(len(self.hflip_indices))
+        rows = np.array([a.get("keypoint_confidence", ones) for a in objects], np.float32)
+        return rows[:, self.hflip_indices] if is_mirrored(transforms) else rows
 
     def _masks(
         self,

@@ -1,0 +1,169 @@
+"""Networks of Detectron2's model zoo and of torchvision as functions of images, for comparison and
+as teachers: ``network(image)`` is a `d2_multitask.runtime.Result`, ``network.info`` its names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import detectron2
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from torch import nn
+
+from d2_multitask.config import get_multitask_cfg, merge_options
+from d2_multitask.engine.predictor import MultitaskPredictor
+from d2_multitask.engine.results import to_result
+from d2_multitask.runtime import Result
+from d2_multitask.runtime.model_info import (
+    DrawInfo,
+    InputInfo,
+    MapInfo,
+    ModelInfo,
+    ObjectsInfo,
+)
+from d2_multitask.version import __version__
+from d2_multitask.visualization.metadata import limbs
+
+TORCHVISION = "torchvision/"
+# What is no class of torchvision's networks.
+_NO_CLASS = ("__background__", "N/A", "no person")
+
+
+class OtherNetwork:
+    """Any function of images, with the names that its results need."""
+
+    def __init__(self, run: Callable[[np.ndarray, ModelInfo], Result], info: ModelInfo) -> None:
+        self.info, self._run = info, run
+
+    def __call__(self, image: np.ndarray) -> Result:
+        """The result of an image (H, W, 3) uint8 BGR."""
+        return self._run(image, self.info)
+
+
+def is_of_zoo(name: str) -> bool:
+    """Whether Detectron2's model zoo has a config of this name."""
+    return bool(name) and not os.path.isfile(name) and os.path.isfile(_zoo_file(name))
+
+
+def _zoo_file(name: str) -> str:
+    return os.path.join(os.path.dirname(detectron2.__file__), "model_zoo", "configs", name)
+
+
+def zoo_network(name: str, opts: Sequence[str]) -> OtherNetwork:
+    """A network of Detectron2's model zoo.
+
+    Args:
+        name: of its config, such as ``COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml``.
+        opts: ``["MODEL.WEIGHTS", "model_final.pkl", ...]``; nothing is downloaded.
+
+    Raises:
+        ValueError: there is no such config, or no file of weights for all of the network.
+    """
+    cfg = get_multitask_cfg()
+    cfg.merge_from_file(_zoo_file(name))
+    cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    merge_options(cfg, list(opts))
+    cfg.TEST.FUSED = False  # is for networks of this package
+    _check_weights(cfg.MODEL.WEIGHTS)
+    predictor = MultitaskPredictor(cfg)
+
+    def run(image: np.ndarray, info: ModelInfo) -> Result:
+        found = predictor(image)
+        wanted = {key: found[key] for key in ("instances", "sem_seg") if key in found}
+        return to_result(wanted, image.shape[:2], info)
+
+    return OtherNetwork(run, _zoo_info(cfg))
+
+
+def _zoo_info(cfg: CfgNode) -> ModelInfo:
+    metadata = MetadataCatalog.get((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)[0])
+    ids = {number: i for i, number in metadata.thing_dataset_id_to_contiguous_id.items()}
+    keypoints = metadata.keypoint_names if cfg.MODEL.KEYPOINT_ON else ()
+    edges = limbs(metadata) if keypoints else ()
+    category_ids = [ids[number] for number in range(len(metadata.thing_classes))]
+    return _info(
+        metadata.thing_classes, category_ids, keypoints, edges, metadata.get("stuff_classes")
+    )
+
+
+def torchvision_network(name: str, weights: str) -> OtherNetwork:
+    """A network of ``torchvision.models.detection``.
+
+    Args:
+        name: of its function, such as ``fasterrcnn_resnet50_fpn``.
+        weights: its state dict, for the classes that torchvision's weights have.
+
+    Raises:
+        ValueError: there is no such network, or the weights are another's.
+    """
+    from torchvision import models
+
+    known = models.list_models(module=models.detection)
+    if name not in known:
+        raise ValueError(f"--config-file: found {TORCHVISION}{name}, expected one of {known}")
+    meta = models.get_model_weights(name).DEFAULT.meta
+    names = meta["categories"]
+    model = models.get_model(name, weights=None, weights_backbone=None, num_classes=len(names))
+    try:
+        model.load_state_dict(torch.load(_check_weights(weights), weights_only=True))
+    except RuntimeError as error:
+        raise ValueError(f"{weights}: no weights of torchvision's {name}: {error}") from error
+    classes = [number for number, label in enumerate(names) if label not in _NO_CLASS]
+    info = _info([names[i] for i in classes], classes, meta.get("keypoint_names", ()))
+    numbers = np.full(len(names), -1)
+    numbers[classes] = np.arange(len(classes))
+    model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    return OtherNetwork(lambda image, info: _run_torchvision(model, image, info, numbers), info)
+
+
+@torch.inference_mode()
+def _run_torchvision(
+    model: nn.Module, image: np.ndarray, info: ModelInfo, numbers: np.ndarray
+) -> Result:
+    rgb = torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)))
+    device = next(model.parameters()).device
+    found = {key: x.cpu() for key, x in model([rgb.to(device).float() / 255])[0].items()}
+    result = Result(image.shape[:2], info, found["boxes"].numpy(), found["scores"].numpy())
+    result.classes = numbers[found["labels"].numpy()]
+    if "masks" in found:
+        result.masks = (found["masks"][:, 0] >= 0.5).numpy()
+    if "keypoints" in found:  # whose scores are logits
+        scores = found["keypoints_scores"].sigmoid()
+        result.keypoints = torch.cat([found["keypoints"][..., :2], scores[..., None]], -1).numpy()
+    return result.select(result.classes >= 0)
+
+
+def _check_weights(weights: str) -> str:
+    if not os.path.isfile(weights):
+        raise ValueError(
+            f"MODEL.WEIGHTS: found {weights!r}, expected a file of the network's weights: "
+            "MODEL.WEIGHTS FILE at the end of the command"
+        )
+    return weights
+
+
+def _info(
+    classes: Sequence[str],
+    category_ids: Sequence[int],
+    keypoints: Sequence[str],
+    edges: Sequence[tuple[int, int]] = (),
+    stuff: Sequence[str] | None = None,
+) -> ModelInfo:
+    stuff = tuple(stuff or ())
+    return ModelInfo(
+        package_version=__version__,
+        config="",
+        input=InputInfo("BGR", 1, "shortest_edge", 0, 0, None, 0),
+        outputs={},
+        objects=ObjectsInfo(
+            *(0.0, 0.0, tuple(classes), tuple(category_ids)),
+            *(tuple(keypoints), (), tuple(edges), True),
+        ),
+        maps={"sem_seg": MapInfo(stuff, tuple(range(len(stuff))))} if stuff else {},
+        draw=DrawInfo(),
+    )

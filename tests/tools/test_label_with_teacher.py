@@ -1,0 +1,162 @@
+"""The tool with networks of random weights: what they answer is in the files, whoever runs them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.engine import DefaultPredictor
+from detectron2.model_zoo import get_config_file
+from detectron2.modeling import build_model
+from PIL import Image
+
+from d2_multitask.config import load_config
+from d2_multitask.data.datasets.from_config import register_datasets
+from d2_multitask.data.loader import build_train_loader, get_training_dicts
+from d2_multitask.engine.trained_model import TrainedModel
+from support import REPOSITORY
+from tool_support import load_tool, small_network
+
+tool = load_tool("label_with_teacher.py")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for name in ("one.png", "two.png"):
+        pixels = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / name)
+    return tmp_path / "photos"
+
+
+def label(output: Path, *words: object) -> dict:
+    assert tool.main(["--output", str(output), *map(str, words)]) == 0
+    return json.loads((output / "labels.json").read_text())
+
+
+def test_a_network_of_ours(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(tool, "MIN_SCORE", 0.0)
+    weights, output = small_network(tmp_path), tmp_path / "out"
+    content = label(output, "--model", weights, "--input", photos)
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    assert names == {1: "one.png", 2: "two.png"}
+    assert json.loads((output / "images.json").read_text()) == {"images": content["images"]}
+    image = np.ascontiguousarray(np.asarray(Image.open(photos / "one.png"))[..., ::-1])
+    result = TrainedModel(weights)(image)
+    best = max((a for a in content["annotations"] if a["image_id"] == 1), key=lambda a: a["score"])
+    assert best["score"] == pytest.approx(float(result.scores.max()), abs=1e-4)
+    assert len(best["keypoint_scores"]) == 17 == len(best["keypoints"]) / 3
+    for a in content["annotations"]:
+        x, y, w, h = a["bbox"]
+        assert x >= 0 and y >= 0 and x + w <= 64.01 and y + h <= 48.01 and a["iscrowd"] == 0
+    ids = np.asarray(Image.open(output / "sem_seg/one.png"))
+    confidence = np.asarray(Image.open(output / "sem_seg_confidence/one.png"))
+    assert np.array_equal(ids, result.maps["sem_seg"].argmax(0))
+    probable = np.exp(result.maps["sem_seg"] - result.maps["sem_seg"].max(0)).sum(0)
+    assert np.abs(confidence - 255 / probable).max() <= 0.51
+    assert content["stuff_classes"] == ["background", "person"]
+
+
+def test_ids_of_a_coco_file_and_some_tasks(photos, tmp_path, capsys):
+    size = {"height": 48, "width": 64}
+    images = [{"id": 70 + n, "file_name": f"{x}.png", **size} for n, x in enumerate(("two", "one"))]
+    (tmp_path / "true.json").write_text(json.dumps({"images": images}))
+    words = ["--model", small_network(tmp_path), "--input", tmp_path / "true.json"]
+    content = label(tmp_path / "out", *words, "--image-root", photos, "--tasks", "seg")
+    assert [image["id"] for image in content["images"]] == [70, 71]
+    assert "annotations" not in content and (tmp_path / "out/sem_seg/one.png").is_file()
+    for changed, message in (
+        (["--output", str(tmp_path / "out"), "--image-root", "x"], "expected a new folder"),
+        (["--output", str(tmp_path / "new")], "without --image-root FOLDER"),
+    ):
+        assert tool.main([*map(str, words), *changed]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_network_of_torchvision(photos, tmp_path, capsys):
+    models = pytest.importorskip("torchvision").models
+    name = "ssdlite320_mobilenet_v3_large"
+    torch.manual_seed(0)
+    model = models.get_model(name, weights=None, weights_backbone=None, num_classes=91).eval()
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    words = ["--config-file", f"torchvision/{name}", "--input", photos]
+    words += ["--classes", "dog", "person", "MODEL.WEIGHTS", tmp_path / "weights.pth"]
+    content = label(tmp_path / "out", *words)
+    assert [(c["id"], c["name"]) for c in content["categories"]] == [(1, "dog"), (2, "person")]
+    pixels = torch.from_numpy(np.array(Image.open(photos / "one.png"))).permute(2, 0, 1) / 255
+    with torch.no_grad():
+        found = model([pixels])[0]
+    dogs = found["scores"][(found["labels"] == 18)]  # COCO's id
+    scores = [
+        a["score"] for a in content["annotations"] if (a["image_id"], a["category_id"]) == (1, 1)
+    ]
+    assert not scores or max(scores) == pytest.approx(float(dogs.max()), abs=1e-4)
+    words[words.index("dog")] = "unicorn"
+    assert tool.main(["--output", str(tmp_path / "new"), *map(str, words)]) == 2
+    assert "--classes: found 'unicorn'" in capsys.readouterr().err
+
+
+def test_a_network_of_the_zoo(photos, tmp_path, capsys):
+    """As Detectron2's own predictor answers, with a smaller backbone."""
+    name = "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
+    small = ["MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64"]
+    small += ["MODEL.ROI_BOX_HEAD.FC_DIM", "16", "INPUT.MIN_SIZE_TEST", "64"]
+    small += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.01", "MODEL.DEVICE", "cpu"]
+    cfg = get_cfg()
+    cfg.merge_from_file(get_config_file(name))
+    cfg.merge_from_list(small)
+    torch.manual_seed(0)
+    cfg.MODEL.WEIGHTS = str(tmp_path / "weights.pth")
+    torch.save({"model": build_model(cfg).state_dict()}, cfg.MODEL.WEIGHTS)
+    network = tool.zoo_network(name, ["MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, *small])
+    image = np.ascontiguousarray(np.asarray(Image.open(photos / "one.png"))[..., ::-1])
+    expected, result = DefaultPredictor(cfg)(image)["instances"], network(image)
+    assert len(result) == len(expected) > 0
+    assert np.allclose(result.boxes, expected.pred_boxes.tensor.numpy(), atol=1e-3)
+    assert np.allclose(result.scores, expected.scores.numpy(), atol=1e-5)
+    assert (
+        network.info.objects.class_names[0] == "person"
+        and len(network.info.objects.category_ids) == 80
+    )
+    words = ["--config-file", name, "--input", str(photos), "--output", str(tmp_path / "out")]
+    assert tool.main(words) == 2
+    assert "MODEL.WEIGHTS: found ''" in capsys.readouterr().err
+
+
+def test_what_is_typed_wrong(photos, tmp_path, capsys):
+    for words, message in (
+        (["--input", "nothing_there"], "neither a file, a folder nor a registered dataset"),
+        (["--input", str(photos), "--config-file", "x.yaml"], "expected --config-file FILE MODEL"),
+    ):
+        words = ["--model", str(small_network(tmp_path)), "--output", str(tmp_path / "o"), *words]
+        assert tool.main(words) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_the_page_about_teachers(photos, tmp_path, monkeypatch):
+    """Its command writes what its config trains with; objects are those of the file."""
+    page = (REPOSITORY / "docs" / "teachers.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tool, "MIN_SCORE", 0.0)
+    (tmp_path / "output/demo").mkdir(parents=True)
+    small_network(tmp_path / "output/demo")
+    (command,) = re.findall(r"```sh\npython tools/label_with_teacher.py (.*)\n", page)
+    assert tool.main(shlex.split(command)) == 0
+    (yaml,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    Path("taught.yaml").write_text(yaml.replace("quick/", f"{REPOSITORY}/configs/quick/"))
+    cfg = load_config("taught.yaml", ["DATASETS.TRAIN", "('photos_taught',)"])
+    register_datasets(cfg.DATASETS.REGISTER)
+    records = get_training_dicts(cfg)
+    sure = [a for a in records[0]["annotations"] if not a["iscrowd"]]
+    assert len(records) == 2 and all(a["confidence"] >= 0.3 for a in sure)
+    entry = next(iter(build_train_loader(cfg)))[0]
+    assert entry["sem_seg_confidence"].shape == entry["sem_seg"].shape == (160, 160)
+    losses = build_model(cfg)([entry])
+    assert all(loss.isfinite() for loss in losses.values())
