@@ -45,16 +45,17 @@ def draw_gradients(
     for panel, draw in zip(axes[1:], panels, strict=False):
         draw(panel, iterations, measurements)
     for panel, (label, curves) in zip(axes[1 + len(panels) :], logged, strict=True):
-        for task, curve in curves.items():
-            color = f"C{tasks.index(task)}" if task in tasks else "0.5"
-            factor = 100 if curves is shares else 1
-            panel.plot(curve.keys(), [factor * v for v in curve.values()], color=color, label=task)
+        factor = 100 if curves is shares else 1
+        for task in tasks:  # a line even if it is empty: the colours are those of the areas
+            curve = curves.get(task, {})
+            panel.plot(curve.keys(), [factor * value for value in curve.values()], label=task)
         panel.set_ylabel(label)
         if curves is shares:
             panel.set_ylim(0, None)
         else:
             _set_logarithmic(panel)
     axes[-1].set_xlabel("iteration")
+    axes[-1].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     for panel in axes:
         panel.margins(x=0.01)
         panel.grid(alpha=0.3)
@@ -74,7 +75,6 @@ def _stack_shares(panel: Axes, x: Sequence[int], measurements: Sequence[Measurem
     labels = [f"{task} {100 * mean:.1f} %" for task, mean in means.items()]
     if len(x) == 1:  # an area needs two
         x, shares = [x[0] - 0.5, x[0] + 0.5], [2 * values for values in shares]
-        panel.set_xticks([sum(x) / 2])
     panel.stackplot(x, *shares, labels=labels)
     panel.set(ylabel="share of gradient, %", ylim=(0, 100), axisbelow=True)
 
