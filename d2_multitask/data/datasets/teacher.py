@@ -40,6 +40,8 @@ LABELS_FILE = "labels.json"
 MAP_LABELS: tuple[type[MapLabel], ...] = (SemSegLabel, ForegroundLabel)
 # Least IoU of an object and the teacher's, whose keypoints it gets.
 _SAME_OBJECT = 0.5
+# Least share of an unsure box inside of a sure one of which it is a part.
+_PART = 0.8
 
 Record = dict[str, Any]
 
@@ -160,7 +162,7 @@ class TeacherLabels:
                 label = reader.read(annotation, *sizes[image_id], place)
                 if label is not None:
                     result[image_id].append(self._unsure(label, annotation, place))
-        return result
+        return {image_id: _without_parts(objects) for image_id, objects in result.items()}
 
     def _unsure(
         self, label: dict[str, Any], annotation: Mapping[str, Any], where: str
@@ -179,6 +181,19 @@ class TeacherLabels:
             points[np.array(scores) < self.thresholds.keypoints] = 0
             label["keypoints"] = points.reshape(-1).tolist()
         return label
+
+
+def _without_parts(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without unsure objects inside of sure ones of their class, which they would hide."""
+    if len({a["iscrowd"] for a in objects}) < 2:
+        return objects
+    unsure, boxes, classes = (
+        np.array([a[key] for a in objects]) for key in ("iscrowd", "bbox", "category_id")
+    )
+    inside = mask_util.iou(boxes, boxes, np.ones(len(boxes)))  # shares of the first one's area
+    same = (classes[:, None] == classes) & (unsure == 0)
+    hides = (unsure == 1) & ((inside >= _PART) & same).any(1)
+    return [a for a, left_out in zip(objects, hides, strict=True) if not left_out]
 
 
 def _add_objects(

@@ -128,6 +128,15 @@ def test_true_labels_count_alone(coco, entry):
     assert not mapped(second)["instances"].has("gt_confidence")
 
 
+def test_unsure_parts_of_a_sure_object_do_not_hide_it(coco, entry, teacher):
+    part = {**teacher["annotations"][1], "id": 9, "bbox": [5, 3, 6, 8]}
+    other = {**part, "id": 10, "bbox": [8, 3, 18, 8]}
+    teacher["annotations"] += [part, other]
+    first, _ = records(entry({"images": coco["images"]}))
+    boxes = [a["bbox"] for a in first["annotations"] if a["iscrowd"]]
+    assert boxes == [[18, 3, 8, 8], [8, 3, 18, 8]]
+
+
 def test_several_teachers(coco, entry, teacher, tmp_path):
     """One for boxes, one for keypoints."""
     given = entry({"images": coco["images"]})
