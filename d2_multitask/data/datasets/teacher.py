@@ -31,6 +31,7 @@ from d2_multitask.data.datasets.coco_json import read_categories, read_json
 from d2_multitask.data.io import ImageReadError, image_size
 from d2_multitask.data.labels.base import MapLabel, size_of
 from d2_multitask.data.labels.foreground import ForegroundLabel
+from d2_multitask.data.labels.instances import KeypointLabel
 from d2_multitask.data.labels.sem_seg import SemSegLabel
 from d2_multitask.data.problems import Problem
 
@@ -96,7 +97,13 @@ class TeacherLabels:
                 f"{self.root} MODEL.WEIGHTS FILE"
             )
         content = read_json(file)
-        image_ids = _check_images(where, content.get("images"), name, records)
+        for field in ("images", "annotations"):
+            entries = content.get(field, [])
+            if not isinstance(entries, list) or not all(isinstance(x, dict) for x in entries):
+                raise ValueError(
+                    f"{where}: field {field!r}: found no list of objects, expected one"
+                )
+        image_ids = _check_images(where, content.get("images", []), name, records)
         added: Counter[str] = Counter()
         for label in MAP_LABELS:
             if os.path.isdir(os.path.join(self.root, label.key)):
@@ -204,20 +211,18 @@ def _add_objects(
         if "annotations" not in record:
             record["annotations"] = objects
             added["objects"] += 1
-        elif not any("keypoints" in annotation for annotation in record["annotations"]):
+        elif not KeypointLabel().has(record):
             added["keypoints"] += _give_keypoints(record["annotations"], objects)
 
 
 def _check_images(
-    where: str, images: Any, name: str, records: Sequence[Record]
+    where: str, images: Sequence[Mapping[str, Any]], name: str, records: Sequence[Record]
 ) -> dict[Any, Mapping[str, Any]]:
     """Every image of the dataset is one of the teacher's: same id, name and size.
 
     Returns:
         The teacher's images by their ids.
     """
-    if not isinstance(images, list):
-        raise ValueError(f"{where}: field 'images': found {shown(images)}, expected a list")
     given = {as_id(image.get("id")): image for image in images}
     advice = f"label them again: python tools/label_with_teacher.py --input {name} ..."
     missing = [r["image_id"] for r in records if r["image_id"] not in given]
@@ -229,11 +234,7 @@ def _check_images(
         )
     for record in records:
         image = given[record["image_id"]]
-        found = (
-            os.path.basename(str(image.get("file_name"))),
-            image.get("height"),
-            image.get("width"),
-        )
+        found = os.path.basename(str(image.get("file_name"))), *map(image.get, ("height", "width"))
         expected = os.path.basename(record["file_name"]), *size_of(record)
         if found != expected:
             raise ValueError(

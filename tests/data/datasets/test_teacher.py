@@ -128,6 +128,12 @@ def test_true_labels_count_alone(coco, entry):
     assert not mapped(second)["instances"].has("gt_confidence")
 
 
+def test_keypoints_that_are_all_zero_are_no_labels(coco, entry):
+    coco["annotations"][2]["keypoints"] = [0] * 9
+    _, second = records(entry(coco))
+    assert second["annotations"][0]["keypoint_confidence"] == [0.9, 0.05, 0.5]
+
+
 def test_unsure_parts_of_a_sure_object_do_not_hide_it(coco, entry, teacher):
     part = {**teacher["annotations"][1], "id": 9, "bbox": [5, 3, 6, 8]}
     other = {**part, "id": 10, "bbox": [8, 3, 18, 8]}
@@ -157,6 +163,7 @@ BAD = {
         r"found the ids \[77, 2\].*such as \[1\]",
     ),
     "other file": (lambda x: x["images"][0].update(file_name="c.png"), r"found .*'c.png'.*'a.png'"),
+    "no objects": (lambda x: x.update(annotations=[1]), "field 'annotations': found no list of"),
     "image id": (lambda x: x["annotations"][0].update(image_id=5), r"\[0\]: field 'image_id'.*5"),
     "score": (lambda x: x["annotations"][1].update(score=1.5), r"\[1\]: field 'score': found 1.5"),
     "no score": (lambda x: x["annotations"][0].pop("score"), "'score': found None, expected a num"),
