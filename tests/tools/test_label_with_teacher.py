@@ -147,7 +147,8 @@ def test_the_page_about_teachers(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(tool, "MIN_SCORE", 0.0)
     (tmp_path / "output/demo").mkdir(parents=True)
     small_network(tmp_path / "output/demo")
-    (command,) = re.findall(r"```sh\npython tools/label_with_teacher.py (.*)\n", page)
+    page = page[page.index("## Labels from a teacher") :]
+    (command,) = re.findall(r"^python tools/label_with_teacher.py (.*)$", page, re.MULTILINE)
     assert tool.main(shlex.split(command)) == 0
     (yaml,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     Path("taught.yaml").write_text(yaml.replace("quick/", f"{REPOSITORY}/configs/quick/"))
