@@ -189,6 +189,13 @@ def _add_solver_config(cfg: CfgNode) -> None:
     cfg.SOLVER.EMA = CfgNode()
     cfg.SOLVER.EMA.ENABLED = False
     cfg.SOLVER.EMA.DECAY = 0.999
+    # Weigh the tasks' losses: "none", "gradient_norm", "uncertainty", or, with torchjd, "upgrad" or
+    # "aligned_mtl"; see `d2_multitask.engine.balancing`.
+    cfg.SOLVER.LOSS_BALANCING = "none"
+    # Iterations between two measurements of the tasks' gradients.
+    cfg.SOLVER.LOSS_BALANCING_PERIOD = 10
+    # Of "uncertainty": the higher, the more equal are the weights.
+    cfg.SOLVER.LOSS_BALANCING_TEMPERATURE = 1.0
     # Iterations between two progress lines.
     cfg.SOLVER.LOG_PERIOD = 20
     # The evaluation whose checkpoint is kept as model_best.pth: a metric, "bbox/AP", or the mean of

@@ -16,6 +16,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from d2_multitask.data.sampler import DATASET_KEY, seed_random_states
+from d2_multitask.engine.balancing import LossBalancer, SharedGradientError, build_balancer
 from d2_multitask.engine.hooks import unwrap
 from d2_multitask.engine.task_gradients import sum_by_task, task_names
 from d2_multitask.losses import sum_over_workers
@@ -23,7 +24,7 @@ from d2_multitask.losses import sum_over_workers
 logger = logging.getLogger(__name__)
 
 Batch = list[dict[str, Any]]
-_OPTIMIZER_NAME = "optimizer_name"
+_OPTIMIZER_NAME, _BALANCING = "optimizer_name", "loss_balancing"
 # Skipped steps in a row, each of which halves the scale: gradients that are not finite with a
 # billionth of it will not become finite.
 _MOST_SKIPPED = 30
@@ -62,15 +63,53 @@ class FloatStep(SimpleTrainer):
 
     Attributes:
         weights_changed: ``False`` after a step that was skipped.
+        balancer: weighs the losses; ``None`` = they are learned from as they come. Those that are
+            logged come without its weights.
     """
 
     data_loader: BatchMemory
     checks_gradients = True
     weights_changed = True
+    balancer: LossBalancer | None = None
+    _unweighted: Mapping[str, Tensor] | None = None
+
+    def run_step(self) -> None:
+        """Detectron2's, with the losses that ``balancer`` weighs.
+
+        Raises:
+            FloatingPointError: a loss or a gradient is not finite.
+        """
+        if self.balancer is None:
+            super().run_step()
+            return
+        attached = self.balancer.attached(self.model, self.iter, self._loss_scale)
+        with attached as self._unweighted:
+            try:
+                super().run_step()
+            except SharedGradientError as error:
+                batch = self.data_loader.last
+                losses = {name: loss.item() for name, loss in self._unweighted.items()}
+                if all(map(math.isfinite, losses.values())):
+                    message = f"{error} {_batch_and_advice(batch)}"
+                else:
+                    message = describe_losses(losses, self.iter, batch)
+                raise FloatingPointError(message) from None
+
+    def after_backward(self) -> None:
+        """Detectron2's, after the heads' gradients lost the weights of ``balancer``."""
+        if self.balancer is not None:
+            self.balancer.unweigh_heads(self.model)
+        super().after_backward()
+
+    def _loss_scale(self) -> float:
+        return 1.0
 
     def state_dict(self) -> dict[str, Any]:
-        """Detectron2's, with the optimizer's name."""
-        return {**super().state_dict(), _OPTIMIZER_NAME: optimizer_name(self.optimizer)}
+        """Detectron2's, with the optimizer's name and the weights of the tasks."""
+        state = {**super().state_dict(), _OPTIMIZER_NAME: optimizer_name(self.optimizer)}
+        if self.balancer is not None:
+            state[_BALANCING] = self.balancer.state_dict()
+        return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue a training.
@@ -83,6 +122,8 @@ class FloatStep(SimpleTrainer):
         if found != expected:
             raise ValueError(f"SOLVER.OPTIMIZER: found {found!r}, expected {expected!r}")
         super().load_state_dict(state_dict)
+        if self.balancer is not None and _BALANCING in state_dict:
+            self.balancer.load_state_dict(state_dict[_BALANCING])
 
     def _write_metrics(
         self,
@@ -98,6 +139,7 @@ class FloatStep(SimpleTrainer):
                 or the parameters, and the images.
         """
         iteration = self.iter if iter is None else iter
+        loss_dict = self._unweighted or loss_dict
         fetched = [loss.detach().float() for loss in loss_dict.values()]
         if self.checks_gradients:
             fetched.append(gradient_norm(self.model).to(fetched[0].device))
@@ -129,6 +171,8 @@ class FloatStep(SimpleTrainer):
             shares = zip(names, (counts / counts.sum()).tolist(), strict=True)
             # Not smoothed: the median of a rare dataset's shares is 0.
             shares = {f"data/{name}": share for name, share in shares}
+            if self.balancer is not None:
+                shares.update(self.balancer.scalars())
             storage.put_scalars(cur_iter=iteration, smoothing_hint=False, **shares)
 
 
@@ -147,6 +191,9 @@ class CudaAmpStep(FloatStep, AMPTrainer):
         self._skipped = self._skipped_in_row = 0
         # The scaler does not tell, and its scale would have to be fetched from the GPU.
         self.optimizer.register_step_post_hook(lambda *_: setattr(self, "weights_changed", True))
+
+    def _loss_scale(self) -> float:
+        return self.grad_scaler.get_scale()
 
     def run_step(self) -> None:
         """Detectron2's.
@@ -192,13 +239,21 @@ def has_native_bfloat16(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
 
 def build_step(
     cfg: CfgNode, model: nn.Module, data_loader: Iterable[Batch], optimizer: torch.optim.Optimizer
-) -> SimpleTrainer:
-    """The step for ``SOLVER.AMP.ENABLED`` and the model's device.
+) -> FloatStep:
+    """The step for ``SOLVER.AMP.ENABLED``, the model's device and ``SOLVER.LOSS_BALANCING``.
 
     On a processor that only emulates bfloat16, mixed precision would cost time instead of saving
     it; there, and on devices other than CUDA's, the step stays in single precision and says so.
     """
-    memory = BatchMemory(data_loader)
+    balancer = build_balancer(cfg, model)
+    step = _step_of_precision(cfg, model, BatchMemory(data_loader), optimizer)
+    step.balancer = balancer
+    return step
+
+
+def _step_of_precision(
+    cfg: CfgNode, model: nn.Module, memory: BatchMemory, optimizer: torch.optim.Optimizer
+) -> FloatStep:
     if not cfg.SOLVER.AMP.ENABLED:
         return FloatStep(model, memory, optimizer)
     device = next(model.parameters()).device.type
