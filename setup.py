@@ -43,6 +43,7 @@ EXTRAS = {
     # COCO's metrics more than ten times faster than with pycocotools; files of predictions, too
     "fast-eval": ["hotcoco>=1.3", "orjson>=3.9"],
     "graph": ["networkit>=11"],  # communities of large graphs (patch_graph), tens of times faster
+    "surgery": ["torchjd[quadprog-projector]>=0.18"],  # SOLVER.LOSS_BALANCING "upgrad"
     # LOGGERS
     "mlflow": ["mlflow>=2.14"],
     "wandb": ["wandb>=0.19"],

@@ -189,8 +189,8 @@ def _add_solver_config(cfg: CfgNode) -> None:
     cfg.SOLVER.EMA = CfgNode()
     cfg.SOLVER.EMA.ENABLED = False
     cfg.SOLVER.EMA.DECAY = 0.999
-    # Weigh the tasks' losses: "none", "gradient_norm", "uncertainty", or, with torchjd, "upgrad" or
-    # "aligned_mtl"; see `d2_multitask.engine.balancing`.
+    # Weigh the tasks' losses: "none", "gradient_norm", "uncertainty", or, with torchjd, "upgrad";
+    # see `d2_multitask.engine.balancing`.
     cfg.SOLVER.LOSS_BALANCING = "none"
     # Iterations between two measurements of the tasks' gradients.
     cfg.SOLVER.LOSS_BALANCING_PERIOD = 10

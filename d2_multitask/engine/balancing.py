@@ -31,13 +31,13 @@ from d2_multitask.losses import sum_over_workers
 
 logger = logging.getLogger(__name__)
 
-GRADIENT_NORM, UNCERTAINTY = "gradient_norm", "uncertainty"
-# Names of torchjd's classes, which make weights (K,) of a Gram matrix (K, K).
-SURGERY = {"upgrad": "UPGradWeighting", "aligned_mtl": "AlignedMTLWeighting"}
-METHODS = ("none", GRADIENT_NORM, UNCERTAINTY, *SURGERY)
+GRADIENT_NORM, UNCERTAINTY, UPGRAD = "gradient_norm", "uncertainty", "upgrad"
+METHODS = ("none", GRADIENT_NORM, UNCERTAINTY, UPGRAD)
 _STATE = ("weights", "shares", "_sums", "_counts")
 # Of the average of earlier measurements, at each new one: ten of them count.
 _DECAY = 0.9
+# Norms below this share of the mean norm count as that.
+_LOWEST = 1e-4
 
 
 class SharedGradientError(FloatingPointError):
@@ -49,8 +49,8 @@ class LossBalancer:
 
     - ``"gradient_norm"`` (arXiv 2509.23915): 1 / norm of the task's gradient by the shared
       features.
-    - ``"upgrad"`` (arXiv 2406.16232) or ``"aligned_mtl"`` (arXiv 2305.19000), both of torchjd: the
-      weights that these methods give the rows of the matrix of all tasks' gradients.
+    - ``"upgrad"`` (arXiv 2406.16232, of torchjd): the weights with which the sum of the tasks'
+      gradients contradicts none of them.
     - ``"uncertainty"`` (UW-SO, arXiv 2408.07985): the softmax of 1 / (loss * temperature) over
       the tasks of the batch, times their number, in each iteration anew. It costs nothing.
 
@@ -93,10 +93,10 @@ class LossBalancer:
             )
         self.method, self.tasks = method, list(tasks)
         self.period, self.temperature = period, temperature
-        self._surgery = _surgery(method) if method in SURGERY else None
+        self._surgery = _upgrad() if method == UPGRAD else None
         self.weights = torch.ones(len(tasks))
         self.shares = torch.full_like(self.weights, torch.nan)
-        # What is averaged, the norms and the method's own weights: sums, and numbers of summands.
+        # What is averaged, the norms and the method's own weights: sums, and sums of the factors.
         self._sums = torch.zeros(2, len(tasks))
         self._counts = torch.zeros(len(tasks))
 
@@ -125,6 +125,8 @@ class LossBalancer:
                     self._measure_gradients(totals, features, scale(), iteration)
                 elif self.method == UNCERTAINTY:
                     self._measure_losses(totals)
+                if losses:  # a checkpoint's weights are on the CPU
+                    self.weights = self.weights.to(next(iter(losses.values())).device)
                 weights = dict(zip(self.tasks, self.weights.unbind(), strict=True))
                 found = {name: task_of_loss(name, self.tasks) for name in losses}
                 return {name: loss * weights.get(found[name], 1) for name, loss in losses.items()}
@@ -139,9 +141,12 @@ class LossBalancer:
     def unweigh_heads(self, model: nn.Module) -> None:
         """Give the tasks' own parameters the gradients that they would have without weights.
 
-        The weights are for what the tasks share. In a head they would change the size of its
-        gradients from one measurement to the next, which Adam's averages follow slowly.
+        Weights that are made of gradients by shared features are for what the tasks share. In a
+        head they would change the size of its gradients from one measurement to the next, which
+        Adam's averages follow slowly. ``"uncertainty"`` weighs whole losses.
         """
+        if self.method == UNCERTAINTY:
+            return
         own: dict[str, list[Tensor]] = {}
         for name, parameter in unwrap(model).named_parameters():
             if parameter.grad is not None:
@@ -192,16 +197,18 @@ class LossBalancer:
         own = torch.zeros_like(norms)
         if self._surgery is not None and present.any():
             # float64, which autocast leaves alone
-            found = self._surgery(gram[present][:, present].double())
-            own[present] = found.to(own).clamp(min=0)  # a loss must not be made larger
+            own[present] = self._surgery(gram[present][:, present].double()).to(own)
         sums, counts = self._sums.to(norms.device), self._counts.to(norms.device)
         new = torch.stack([norms, own])
         self._sums = torch.where(present, _DECAY * sums + (1 - _DECAY) * new, sums)
         self._counts = torch.where(present, _DECAY * counts + (1 - _DECAY), counts)
         known = self._counts > 0
         average, weights = self._sums / self._counts  # NaN where nothing is known
-        weights = (1 / average if self._surgery is None else weights).where(known, 1.0)
         average = average.where(known, 0.0)
+        # A loss that has almost no gradient any more must not get all the weight that there is.
+        lowest = _LOWEST * average.sum() / known.sum()
+        weights = 1 / average.clamp(min=lowest) if self._surgery is None else weights
+        weights = weights.where(known, 1.0)
         pull = (average * weights).sum()
         self.weights = (weights * (average.sum() / pull)).where(known & (pull > 0), 1.0)
         weighted = norms * self.weights
@@ -273,12 +280,12 @@ def _owner(parameter: str, tasks: Sequence[str]) -> str:
     return next((task for part, task in parts.items() if parameter.startswith(part)), "")
 
 
-def _surgery(method: str) -> Callable[[Tensor], Tensor]:
-    """Gram matrix (K, K) -> weights (K,)."""
+def _upgrad() -> Callable[[Tensor], Tensor]:
+    """Gram matrix (K, K) -> weights (K,), none below 1 / K."""
     try:
-        return getattr(importlib.import_module("torchjd.aggregation"), SURGERY[method])()
+        return importlib.import_module("torchjd.aggregation").UPGradWeighting()
     except ImportError as error:
         raise ValueError(
-            f"SOLVER.LOSS_BALANCING: {method!r} needs torchjd ({error}). Type: python -m pip "
+            f"SOLVER.LOSS_BALANCING: {UPGRAD!r} needs torchjd ({error}). Type: python -m pip "
             "install 'torchjd[quadprog-projector]>=0.18'"
         ) from None

@@ -34,7 +34,8 @@ def people(tmp_path_factory):
 
 
 def mcn() -> CfgNode:
-    return tiny_cfg("", Path())
+    balancing = {"SOLVER__LOSS_BALANCING": "gradient_norm", "SOLVER__LOSS_BALANCING_PERIOD": 2}
+    return tiny_cfg("", Path(), **balancing)
 
 
 def mask_rcnn() -> CfgNode:
