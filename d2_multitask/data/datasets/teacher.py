@@ -113,7 +113,7 @@ class TeacherLabels:
         if "annotations" in content:
             found = self._read_objects(where, content, image_ids, records, metadata, problems)
             _add_objects(records, found, added)
-        told = ", ".join(f"{what} of {number} images" for what, number in added.items())
+        told = ", ".join(f"{what} of {number} images" for what, number in added.items() if number)
         logger.info("Dataset %s: labels of the teacher %s: %s", name, self.root, told or "none")
 
     def _add_maps(
