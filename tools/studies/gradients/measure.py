@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from detectron2.utils.events import EventStorage
-from torch import nn
+from torch import Tensor, nn
 
 from d2_multitask.engine.task_gradients import (
     GradientStatistics,
@@ -95,20 +95,21 @@ def measure(
     if not count:
         raise ValueError("Loss gradients: found no batch, expected at least one")
     names = list(values)
-    of_tasks = {name: task_of_loss(name, tasks) for name in names}
-    found = [task for task in tasks if task in of_tasks.values()]
     gram = torch.tensor([[products[a, b] for b in names] for a in names]).double()
     try:
         by_loss = gram_statistics(names, gram)  # first: it tells which loss is NaN
     except FloatingPointError as error:
         raise ValueError(f"Iteration {iteration}: {error}") from None
-    sums = torch.tensor([[of_tasks[n] == task for n in names] for task in found]).double()
-    return Measurement(
-        iteration,
-        {name: value / count for name, value in values.items()},
-        by_loss,
-        gram_statistics(found, sums @ gram @ sums.T),
-    )
+    means = {name: value / count for name, value in values.items()}
+    return Measurement(iteration, means, by_loss, _by_task(tasks, names, gram))
+
+
+def _by_task(tasks: Sequence[str], names: Sequence[str], gram: Tensor) -> GradientStatistics:
+    """Of sums of losses, from the Gram matrix of the losses."""
+    of_tasks = [task_of_loss(name, tasks) for name in names]
+    found = [task for task in tasks if task in of_tasks]
+    sums = torch.tensor([[t == task for t in of_tasks] for task in found]).double()
+    return gram_statistics(found, sums @ gram @ sums.T)
 
 
 def read_curves(log: Path, prefix: str) -> Curves:

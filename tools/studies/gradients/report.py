@@ -48,19 +48,19 @@ def advice(cfg: CfgNode, measurements: Sequence[Measurement]) -> list[str]:
             )
         elif share < SMALL / len(shares):
             ways = [f"raise {' and '.join(keys)}"] if (keys := weight_keys(cfg, task)) else []
-            if cfg.SOLVER.get("LOSS_BALANCING", "none") == "none":
+            if cfg.SOLVER.LOSS_BALANCING == "none":
                 ways.append("set SOLVER.LOSS_BALANCING gradient_norm")
             sentences.append(
                 f"{task} contributes {100 * share:.1f} % of the shared gradient; "
-                f"{' or '.join(ways) or 'SOLVER.LOSS_BALANCING does not change that'}."
+                f"{' or '.join(ways) or 'SOLVER.LOSS_BALANCING is set already'}."
             )
     for (a, b), cosines in _cosines(measurements).items():
         opposed = sum(cosine < OPPOSED for cosine in cosines)
         if 2 * opposed > len(cosines):
             sentences.append(
                 f"{a} and {b} pull against each other in {opposed} of {len(cosines)} measurements "
-                f"(mean cosine {fmean(cosines):+.2f}), which no weight changes; compare with a "
-                "network for each (tools/compare_tasks.py)."
+                f"(mean cosine {fmean(cosines):+.2f}); try SOLVER.LOSS_BALANCING upgrad, and "
+                "compare with a network for each (tools/compare_tasks.py)."
             )
     least = min(shares, key=shares.__getitem__)
     return sentences or [
