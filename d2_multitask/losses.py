@@ -116,20 +116,25 @@ def gathered_giou_loss(boxes: Tensor, target: Tensor, weight: Tensor | None = No
 
     ``weight`` (A,) multiplies the losses of the pairs; ``None`` = 1.
     """
-    boxes, target = boxes.float(), target.float()
-    (low, high), (target_low, target_high) = boxes.split(2, 1), target.split(2, 1)
+    giou, _ = giou_of_pairs(boxes.float(), target.float())
+    loss = 1 - giou if weight is None else (1 - giou) * weight
+    return loss.sum() / average_over_workers(giou.new_full((), len(target)))
+
+
+def giou_of_pairs(boxes: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Generalised IoU and IoU, (...) each, of pairs of boxes (..., 4) xyxy."""
+    (low, high), (target_low, target_high) = boxes.split(2, -1), target.split(2, -1)
     overlap = torch.minimum(high, target_high) - torch.maximum(low, target_low)
     hull = torch.maximum(high, target_high) - torch.minimum(low, target_low)
     # Not torchvision's function, whose boolean indices a GPU has to be waited for.
     shared = _area(overlap.clamp(min=0))
     union = _area(high - low) + _area(target_high - target_low) - shared
-    giou = shared / (union + GIOU_EPS) - (_area(hull) - union) / (_area(hull) + GIOU_EPS)
-    loss = 1 - giou if weight is None else (1 - giou) * weight
-    return loss.sum() / average_over_workers(giou.new_full((), len(target)))
+    iou = shared / (union + GIOU_EPS)
+    return iou - (_area(hull) - union) / (_area(hull) + GIOU_EPS), iou
 
 
 def _area(wh: Tensor) -> Tensor:
-    return wh[:, 0] * wh[:, 1]
+    return wh[..., 0] * wh[..., 1]
 
 
 def masked_cross_entropy(

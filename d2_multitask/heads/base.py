@@ -76,6 +76,8 @@ class TaskHead(nn.Module):
         labels: what the head learns from; the mapper loads it for the tasks that are trained.
         requires: heads that must run before this one; they are always built with it.
         uses: heads that run before this one if they are there.
+        reads_decoded: whether the targets get an entry ``decoded`` before :meth:`losses`: what the
+            heads of ``requires`` find in the batch, without a graph.
         teacher_keys: config keys that must have one value in a teacher and in its student.
         stride: input pixels per cell of this head's predictions.
     """
@@ -85,6 +87,7 @@ class TaskHead(nn.Module):
     requires: ClassVar[tuple[str, ...]] = ()
     uses: ClassVar[tuple[str, ...]] = ()
     teacher_keys: ClassVar[tuple[str, ...]] = ()
+    reads_decoded: bool = False
     stride: int
 
     @staticmethod

@@ -15,6 +15,7 @@ from d2_multitask.data.labels.instances import BoxLabel
 from d2_multitask.heads.base import Decoded, Lesson, Predictions, Targets
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
 from d2_multitask.heads.center import ObjectGrid, ObjectHead
+from d2_multitask.heads.refine import BoxRefinement
 from d2_multitask.losses import gathered_giou_loss, gathered_l1_loss
 from d2_multitask.targets.decode import boxes_from_ltrb, decode_boxes, values_at
 from d2_multitask.targets.encode import BatchLabels
@@ -26,7 +27,7 @@ _INITIAL_DISTANCE = 8.0
 
 @TASK_HEAD_REGISTRY.register("det")
 class BoxHead(ObjectHead):
-    """Width and height of the box around each centre; learned from every labelled object."""
+    """The box around each centre; learned from every labelled object."""
 
     labels: ClassVar = (BoxLabel,)
     requires: ClassVar[tuple[str, ...]] = ("center",)
@@ -42,6 +43,7 @@ class BoxHead(ObjectHead):
         wh_scale: float = 1.0,
         box_loss: str = "l1",
         giou_weight: float = 2.0,
+        refinement: BoxRefinement | None = None,
     ) -> None:
         """
         Args:
@@ -52,6 +54,7 @@ class BoxHead(ObjectHead):
             box_loss: ``"l1"`` on sizes, or ``"giou"`` on the distances from the cell's centre to
                 the box's sides.
             giou_weight: weight of the GIoU loss.
+            refinement: of the found boxes; ``None`` = they stay as they are.
 
         Raises:
             ValueError: unknown ``box_loss``.
@@ -63,6 +66,8 @@ class BoxHead(ObjectHead):
             )
         self.wh_weight, self.wh_scale, self.giou_weight = wh_weight, wh_scale, giou_weight
         self.uses_giou = box_loss == "giou"
+        self.refinement = refinement
+        self.reads_decoded = refinement is not None
         if self.uses_giou:
             self.ltrb = self.cell_branch(4, bias=_INITIAL_DISTANCE / wh_scale)
         else:
@@ -84,35 +89,80 @@ class BoxHead(ObjectHead):
         node.BOX_LOSS = "l1"
         # CenterNet2's weight beside its heatmap loss.
         node.GIOU_WEIGHT = 2.0
+        # A second look at the found boxes, see `d2_multitask.heads.refine`.
+        node.REFINE = CfgNode()
+        # How often each box is refined; 0 = never, and there are no layers for it.
+        node.REFINE.STAGES = 0
+        # Channels of what is read at 7x7 points of each box.
+        node.REFINE.CHANNELS = 32
+        node.REFINE.GIOU_WEIGHT = 10.0
+        node.REFINE.QUALITY_WEIGHT = 1.0
+        # p of the score, (centre's score) ** (1 - p) * (predicted IoU) ** p.
+        node.REFINE.SCORE_POWER_TEST = 0.5
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Config and backbone outputs -> arguments of ``__init__``."""
-        arguments = {key.lower(): value for key, value in cfg.MODEL.DET_HEAD.items()}
-        return {"grid": ObjectGrid.from_config(cfg, input_shape), **arguments}
+        node, refine = cfg.MODEL.DET_HEAD, cfg.MODEL.DET_HEAD.REFINE
+        grid = ObjectGrid.from_config(cfg, input_shape)
+        refinement = refine.STAGES and BoxRefinement(
+            grid.channels,
+            grid.stride,
+            stages=refine.STAGES,
+            channels=refine.CHANNELS,
+            norm=grid.norm,
+            giou_weight=refine.GIOU_WEIGHT,
+            quality_weight=refine.QUALITY_WEIGHT,
+            score_power=refine.SCORE_POWER_TEST,
+        )
+        return {
+            "grid": grid,
+            "conv_dim": node.CONV_DIM,
+            "wh_weight": node.WH_WEIGHT,
+            "wh_scale": node.WH_SCALE,
+            "box_loss": node.BOX_LOSS,
+            "giou_weight": node.GIOU_WEIGHT,
+            "refinement": refinement or None,
+        }
 
     def layers(self, features: dict[str, Tensor]) -> Predictions:
         """-> wh (N, 2, h, w), (width, height), in ``wh_scale`` stride units.
 
         With GIoU: ltrb (N, 4, h, w), distances from the cell's centre to the left, top, right and
-        bottom side, in the same unit, before softplus makes them positive.
+        bottom side, in the same unit, before softplus makes them positive. With a refinement also
+        refine (N, C, h, w), which it reads.
         """
         feature = features[self.grid.in_feature]
-        return {"ltrb": self.ltrb(feature)} if self.uses_giou else {"wh": self.wh(feature)}
+        sizes = {"ltrb": self.ltrb(feature)} if self.uses_giou else {"wh": self.wh(feature)}
+        return sizes if self.refinement is None else {**sizes, "refine": self.refinement(feature)}
 
     def targets(self, labels: BatchLabels) -> Targets:
         """wh (A, 2) and boxes (A, 4), xyxy, at the assigned cells, stride units."""
         cells = labels.cells(self.stride, self.grid.assign_radius)
         objects, of_cell = labels.objects(self.stride), cells.object_index
-        return {
+        targets = {
             "cells": cells,
             "index": cells.index,
             "wh": objects.wh[of_cell],
             "boxes": objects.boxes[of_cell],
         }
+        if self.refinement is not None:
+            targets["refine"] = self.refinement.targets(labels)
+        return targets
 
     def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
-        """``loss_det_wh``, or ``loss_det_giou``."""
+        """``loss_det_wh`` or ``loss_det_giou``, and those of the refinement."""
+        losses = self._losses_at_cells(predictions, targets)
+        if self.refinement is not None:
+            decoded = targets["decoded"]
+            with torch.no_grad():
+                boxes = self._boxes(predictions, decoded)
+            losses |= self.refinement.losses(
+                predictions["refine"], boxes, decoded, targets["refine"]
+            )
+        return losses
+
+    def _losses_at_cells(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
         index, weight = targets["index"], targets["cells"].weight
         if self.uses_giou:
             distances = F.softplus((predictions["ltrb"][index] * self.wh_scale).float())
@@ -141,18 +191,27 @@ class BoxHead(ObjectHead):
 
     def inference(self, predictions: Predictions, images: ImageList, decoded: Decoded) -> None:
         """Add ``pred_boxes`` (N, P, 4), xyxy, pixels of the network input."""
+        boxes = self._boxes(predictions, decoded)
+        if self.refinement is not None:
+            boxes, decoded.objects["scores"] = self.refinement.inference(
+                predictions["refine"], boxes, decoded.objects["scores"]
+            )
+        decoded.objects["pred_boxes"] = boxes * self.stride
+
+    def _boxes(self, predictions: Predictions, decoded: Decoded) -> Tensor:
+        """(N, P, 4) at the peaks, stride units."""
         cell = decoded.peaks.xy
         if self.uses_giou:
             distances = F.softplus(values_at(predictions["ltrb"], cell) * self.wh_scale)
-            boxes = boxes_from_ltrb(cell, distances)
-        else:
-            wh = values_at(predictions["wh"], cell) * self.wh_scale
-            boxes = decode_boxes(decoded.center_xy, wh)
-        decoded.objects["pred_boxes"] = boxes * self.stride
+            return boxes_from_ltrb(cell, distances)
+        return decode_boxes(decoded.center_xy, values_at(predictions["wh"], cell) * self.wh_scale)
 
     def merge_flipped(self, predictions: Predictions, flipped: Predictions) -> Predictions:
-        """Average the sizes, or the distances, of which left and right change places."""
+        """Average the sizes, or the distances, of which left and right change places.
+
+        They are refined as the unflipped image wants it.
+        """
         if self.uses_giou:
             mirrored = flipped["ltrb"].flip(-1)[:, [2, 1, 0, 3]]
-            return {"ltrb": (predictions["ltrb"] + mirrored) / 2}
-        return {"wh": (predictions["wh"] + flipped["wh"].flip(-1)) / 2}
+            return {**predictions, "ltrb": (predictions["ltrb"] + mirrored) / 2}
+        return {**predictions, "wh": (predictions["wh"] + flipped["wh"].flip(-1)) / 2}

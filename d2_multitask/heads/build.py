@@ -168,14 +168,27 @@ class TaskHeads(nn.ModuleDict):
         labels = BatchLabels(batched_inputs, images)
         lessons = {} if teachers is None else teachers(self, labels)
         losses: dict[str, Tensor] = {}
+        made: dict[str, Predictions] = {}
         for name, head in self.items():
-            predictions = head.layers(features)
+            predictions = made[name] = head.layers(features)
             arguments = (batched_inputs, images) if name in self._old_targets else (labels,)
             targets = to_device(head.targets(*arguments), labels.device)
+            if head.reads_decoded:
+                targets["decoded"] = self._found(head.requires, made, images)
             losses.update(head.losses(predictions, targets))
             if lessons.get(name):
                 losses[f"loss_{name}_teacher"] = _taught(head, predictions, lessons[name])
         return losses
+
+    @torch.no_grad()
+    def _found(
+        self, names: Sequence[str], predictions: Mapping[str, Predictions], images: ImageList
+    ) -> Decoded:
+        """What some heads find in a batch, without a graph."""
+        decoded = Decoded()
+        for name in names:
+            self[name].inference(predictions[name], images, decoded)
+        return decoded
 
     def _warn_of_optimizer(self) -> None:
         """Detectron2's DefaultTrainer trains with SGD, whatever ``SOLVER.OPTIMIZER`` says."""
