@@ -183,7 +183,7 @@ class BoxRefinement(nn.Module):
 
 
 def values_at_points(read_map: Tensor, boxes: Tensor, size: Tensor) -> Tensor:
-    """(N, P, C * points), bilinear; zero outside of the map.
+    """(N, P, points * C), bilinear; zero outside of the map.
 
     Args:
         read_map: (N, C, h, w).
