@@ -29,9 +29,9 @@ _STEP = 0.25
 # Training: the best so many found boxes of an image; those with a larger IoU are an object's.
 _NUM_FOUND = 32
 _LEAST_IOU = 0.5
-# Training also has each labelled box with its sides moved by this part of its size (one standard
-# deviation): a fresh network finds none.
-_JITTER = 0.1
+# Training also has each labelled box with its sides moved by up to this part of its size: a fresh
+# network finds none.
+_MOST_MOVED = 0.17
 
 
 class BoxRefinement(nn.Module):
@@ -112,8 +112,9 @@ class BoxRefinement(nn.Module):
         place = objects.image_index, torch.arange(len(first)) - first
         boxes, near = torch.zeros(*shape, 4), torch.zeros(*shape, 4)
         classes, weight = torch.full(shape, -1), torch.ones(shape)
-        noise = torch.randn_like(objects.boxes) * objects.wh.repeat(1, 2) * _JITTER
-        boxes[place], near[place] = objects.boxes, _ordered(objects.boxes + noise)
+        # Digits of the sides as random numbers: two processes draw what one would for both batches.
+        moves = ((objects.boxes * 97.31).frac() * 2 - 1) * _MOST_MOVED
+        boxes[place], near[place] = objects.boxes, objects.boxes + moves * objects.wh.repeat(1, 2)
         classes[place] = objects.classes
         if objects.confidence is not None:
             weight[place] = objects.confidence

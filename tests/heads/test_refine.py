@@ -41,7 +41,6 @@ def losses_of(batch: list[dict], *options: Any) -> tuple[dict[str, Tensor], Tens
     images = ImageList.from_tensors([entry["image"].float() for entry in batch], 8)
     features = {key: x.detach() for key, x in TinyBackbone()(images.tensor).items()}
     features["p2"].requires_grad_()
-    torch.manual_seed(0)  # of the moved sides
     losses = network.losses(features, batch, images)
     losses = {
         key: x for key, x in losses.items() if key in ("loss_det_refined", "loss_det_quality")
