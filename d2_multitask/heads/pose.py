@@ -165,9 +165,9 @@ class PoseHead(ObjectHead):
         node.PEAK_SCORE_THRESH_TEST = 0.1
         node.MAX_DISTANCE_TEST = 0.3
         node.TOPK_TEST = 100
-        # "best": the nearest of the peaks that are allowed, the heatmap's score as the keypoint's
-        # confidence, exact flips. "centernet": as its code, for its weights: the nearest peak or
-        # none, confidence 1, its flips. Both read keypoints from the integer centre.
+        # "best": of the peaks that are allowed the best by score and distance, the heatmap's score
+        # as the keypoint's confidence, exact flips. "centernet": as its code, for its weights: the
+        # nearest peak or none, confidence 1, its flips. Both read keypoints from the integer centre.
         # "movenet": of all cells in the box the one of the best score, weighted by its distance;
         # memory grows as TOPK_TEST of the centre head x keypoints x cells.
         node.DECODE = "best"

@@ -116,11 +116,13 @@ def test_hull_with_margin() -> None:
     assert keypoint_hull(joints, 0.1).tolist() == [[-1.0, -2.0, 11.0, 22.0]]
 
 
-# One object with box (0, 0)-(10, 20): a joint may move by 0.3 * 20 = 6.
+# One object with box (0, 0)-(10, 20): a joint may move by 0.3 * 20 = 6. Scores are multiplied by
+# exp(-d^2 / (0.2 * 20)^2): 0.882 at (4, 4), 0.607 at (7, 7).
 @pytest.mark.parametrize(
     ("peaks", "scores", "expected", "matched"),
     [
-        ([(4, 4), (7, 7)], [0.5, 0.9], (4, 4), True),  # the nearest, not the strongest
+        ([(4, 4), (7, 7)], [0.65, 0.9], (4, 4), True),  # 0.574 against 0.546
+        ([(4, 4), (7, 7)], [0.6, 0.9], (7, 7), True),  # 0.529 against 0.546
         ([(4, 4), (7, 7)], [0.1, 0.9], (7, 7), True),  # 0.1 is not above the threshold
         ([(5, 11.1)], [0.9], (5, 5), False),  # 6.1 away
         ([(5, 10.9)], [0.9], (5, 10.9), True),  # 5.9 away
