@@ -167,7 +167,7 @@ class PoseHead(ObjectHead):
         node.TOPK_TEST = 100
         # "best": of the peaks that are allowed the best by score and distance, the heatmap's score
         # as the keypoint's confidence, exact flips. "centernet": as its code, for its weights: the
-        # nearest peak or none, confidence 1, its flips. Both read keypoints from the integer centre.
+        # nearest peak or none, confidence 1, its flips. Both read them from the integer centre.
         # "movenet": of all cells in the box the one of the best score, weighted by its distance;
         # memory grows as TOPK_TEST of the centre head x keypoints x cells.
         node.DECODE = "best"
