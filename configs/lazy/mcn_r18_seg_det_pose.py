@@ -13,12 +13,13 @@ from detectron2.solver.build import get_default_optimizer_params
 from torch.optim import AdamW
 
 from d2_multitask.heads import BoxHead, CenterHead, ObjectGrid, PoseHead, SemSegHead
+from d2_multitask.heads.refine import BoxRefinement
 from d2_multitask.modeling import MultitaskCenterNet
 from d2_multitask.modeling.backbones import StrideFourFPN
 
 WIDTH = 64
 
-grid = L(ObjectGrid)(channels=WIDTH, stride=4, in_feature="p2")
+grid = L(ObjectGrid)(channels=WIDTH, stride=4, in_feature="p2", assign_radius=2)
 
 model = L(MultitaskCenterNet)(
     backbone=L(StrideFourFPN)(
@@ -38,9 +39,14 @@ model = L(MultitaskCenterNet)(
             num_classes=2,
             conv_dim=64,
         ),
-        L(CenterHead)(grid=grid, num_classes=1, score_threshold=0.01),
-        L(BoxHead)(grid=grid),
-        L(PoseHead)(grid=grid, num_keypoints=17),
+        L(CenterHead)(grid=grid, num_classes=1, score_threshold=0.01, nms_threshold=0.9),
+        L(BoxHead)(
+            grid=grid,
+            box_loss="giou",
+            giou_weight=5.0,
+            refinement=L(BoxRefinement)(in_channels=WIDTH, stride=4, stages=2),
+        ),
+        L(PoseHead)(grid=grid, num_keypoints=17, rescore_power=0.25),
     ],
     pixel_mean=[103.530, 116.280, 123.675],
     pixel_std=[57.375, 57.12, 58.395],

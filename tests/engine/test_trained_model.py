@@ -88,7 +88,7 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
     cfg = load_config("quick/mcn_det.yaml")
     cfg.MODEL.DEVICE = "cpu"
     weights = build_model(cfg).state_dict()
-    del weights["heads.det.wh.1.bias"]
+    del weights["heads.det.ltrb.1.bias"]
     torch.save({"model": weights, "d2_multitask": describe(cfg)}, tmp_path / "a.pth")
     with pytest.raises(ValueError, match="has no values for"):
         TrainedModel(tmp_path / "a.pth")
