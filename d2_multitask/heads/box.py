@@ -93,8 +93,6 @@ class BoxHead(ObjectHead):
         node.REFINE = CfgNode()
         # How often each box is refined; 0 = never, and there are no layers for it.
         node.REFINE.STAGES = 0
-        # Channels of what is read at 7x7 points of each box.
-        node.REFINE.CHANNELS = 32
         node.REFINE.GIOU_WEIGHT = 10.0
         node.REFINE.QUALITY_WEIGHT = 1.0
         # p of the score, (centre's score) ** (1 - p) * (predicted IoU) ** p.
@@ -109,7 +107,6 @@ class BoxHead(ObjectHead):
             grid.channels,
             grid.stride,
             stages=refine.STAGES,
-            channels=refine.CHANNELS,
             norm=grid.norm,
             giou_weight=refine.GIOU_WEIGHT,
             quality_weight=refine.QUALITY_WEIGHT,
@@ -193,9 +190,11 @@ class BoxHead(ObjectHead):
         """Add ``pred_boxes`` (N, P, 4), xyxy, pixels of the network input."""
         boxes = self._boxes(predictions, decoded)
         if self.refinement is not None:
-            boxes, decoded.objects["scores"] = self.refinement.inference(
+            boxes, scores = self.refinement.inference(
                 predictions["refine"], boxes, decoded.objects["scores"]
             )
+            # Ranks that only fill up the batch stay below the threshold, whatever their IoU.
+            decoded.objects["scores"] = scores * decoded.found
         decoded.objects["pred_boxes"] = boxes * self.stride
 
     def _boxes(self, predictions: Predictions, decoded: Decoded) -> Tensor:

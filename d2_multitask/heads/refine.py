@@ -43,7 +43,7 @@ class BoxRefinement(nn.Module):
         stride: int,
         *,
         stages: int,
-        channels: int = 32,
+        channels: int = 16,
         norm: str = "",
         giou_weight: float = 10.0,
         quality_weight: float = 1.0,

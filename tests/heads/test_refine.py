@@ -145,6 +145,22 @@ def test_objects_count_by_their_confidence() -> None:
     assert losses_of([entry])[0]["loss_det_refined"] == fields[1.0]
 
 
+def test_peaks_below_the_threshold_are_no_objects_whatever_their_iou() -> None:
+    """Else an image's answers would depend on the others of its batch, and on the export."""
+    head = heads()["det"]
+    torch.nn.init.constant_(head.refinement.quality.bias, 9.0)
+    images = ImageList.from_tensors([torch.zeros(3, 64, 48)], 8)
+    scores = torch.tensor([[0.5, 0.005]])
+    cells = torch.tensor([[[3, 4], [8, 9]]])
+    decoded = Decoded(Peaks(scores, torch.zeros(1, 2, dtype=torch.int64), cells))
+    decoded.found, decoded.center_xy = scores > 0.01, cells + 0.5
+    decoded.objects["scores"] = scores
+    features = TinyBackbone()(images.tensor)
+    head.inference(head.layers(features), images, decoded)
+    found = decoded.objects["scores"][0]
+    assert found[0] > 0.6 and found[1] == 0
+
+
 def test_targets_of_images_with_different_numbers_of_objects() -> None:
     batch = [labelled_image(seed=0), labelled_image(seed=1)]
     batch[1]["instances"] = batch[1]["instances"][:1]
