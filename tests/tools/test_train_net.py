@@ -58,7 +58,7 @@ def test_training_leaves_results_weights_and_logs(trained):
     for name in ("model_final.pth", "metrics.json", "config.yaml", "log.txt"):
         assert (output / name).is_file(), name
     assert "eta: " in text
-    assert "loss_det_wh" in text
+    assert "loss_det_giou" in text
     assert "| sem_seg   | IoU-person " in text
     assert "No problem was found in the data" in text
 
