@@ -102,7 +102,7 @@ def test_default_trainer_learns_every_task(
     trainer = DefaultTrainer(habits_cfg(name, tmp_path, "MODEL.KEYPOINT_ON", True))
     trainer.train()
     losses = {k: v.latest() for k, v in trainer.storage.histories().items() if "loss" in k}
-    assert {"loss_seg", "loss_det_wh", "loss_pose_offset"} <= set(losses)
+    assert {"loss_seg", "loss_det_giou", "loss_pose_offset"} <= set(losses)
     assert all(losses.values()), losses
 
 

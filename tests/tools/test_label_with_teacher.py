@@ -151,12 +151,14 @@ def test_the_page_about_teachers(photos, tmp_path, monkeypatch):
     (command,) = re.findall(r"^python tools/label_with_teacher.py (.*)$", page, re.MULTILINE)
     assert tool.main(shlex.split(command)) == 0
     (yaml,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    # Objects of random weights score low.
+    yaml = yaml.replace("# TEACHER_THRESHOLDS: {OBJECTS: 0.3", "TEACHER_THRESHOLDS: {OBJECTS: 0.05")
     Path("taught.yaml").write_text(yaml.replace("quick/", f"{REPOSITORY}/configs/quick/"))
     cfg = load_config("taught.yaml", ["DATASETS.TRAIN", "('photos_taught',)"])
     register_datasets(cfg.DATASETS.REGISTER)
     records = get_training_dicts(cfg)
     sure = [a for a in records[0]["annotations"] if not a["iscrowd"]]
-    assert len(records) == 2 and all(a["confidence"] >= 0.3 for a in sure)
+    assert len(records) == 2 and all(a["confidence"] >= 0.05 for a in sure)
     entry = next(iter(build_train_loader(cfg)))[0]
     assert entry["sem_seg_confidence"].shape == entry["sem_seg"].shape == (160, 160)
     losses = build_model(cfg)([entry])
