@@ -174,17 +174,17 @@ class TaskHeads(nn.ModuleDict):
             arguments = (batched_inputs, images) if name in self._old_targets else (labels,)
             targets = to_device(head.targets(*arguments), labels.device)
             if head.reads_decoded:
-                targets["decoded"] = self._found(head.requires, made, images)
+                with torch.no_grad():
+                    targets["decoded"] = self._found(head.requires, made, images)
             losses.update(head.losses(predictions, targets))
             if lessons.get(name):
                 losses[f"loss_{name}_teacher"] = _taught(head, predictions, lessons[name])
         return losses
 
-    @torch.no_grad()
     def _found(
         self, names: Sequence[str], predictions: Mapping[str, Predictions], images: ImageList
     ) -> Decoded:
-        """What some heads find in a batch, without a graph."""
+        """What the heads ``names`` decode, in this order, from all heads' predictions."""
         decoded = Decoded()
         for name in names:
             self[name].inference(predictions[name], images, decoded)
@@ -234,17 +234,13 @@ class TaskHeads(nn.ModuleDict):
             names: the heads to run, as :meth:`chosen` gives them.
             flipped_features: of the flipped batch, with which predictions are averaged.
         """
-        heads = [self[name] for name in names]
-        predictions = [head.layers(features) for head in heads]
+        predictions = {name: self[name].layers(features) for name in names}
         if flipped_features is not None:
-            predictions = [
-                head.merge_flipped(one, head.layers(flipped_features))
-                for head, one in zip(heads, predictions, strict=True)
-            ]
-        decoded = Decoded()
-        for head, one in zip(heads, predictions, strict=True):
-            head.inference(one, images, decoded)
-        return decoded
+            predictions = {
+                name: self[name].merge_flipped(one, self[name].layers(flipped_features))
+                for name, one in predictions.items()
+            }
+        return self._found(names, predictions, images)
 
 
 def _taught(head: TaskHead, predictions: Predictions, lessons: Sequence[Lesson]) -> Tensor:

@@ -17,7 +17,8 @@ from detectron2.layers import Conv2d, get_norm
 from torch import Tensor, nn
 
 from d2_multitask.heads.base import Decoded, Targets
-from d2_multitask.losses import GIOU_EPS, average_over_workers, giou_of_pairs
+from d2_multitask.heads.center import HEATMAP_BIAS
+from d2_multitask.losses import average_over_workers, giou_of_pairs
 from d2_multitask.targets.encode import BatchLabels
 
 # Points a side; they reach beyond the box, because a side is seen from both of its sides.
@@ -91,8 +92,8 @@ class BoxRefinement(nn.Module):
         for layer in (self.sides, self.quality):
             nn.init.normal_(layer.weight, std=0.001)
             nn.init.zeros_(layer.bias)
-        # Most boxes that a fresh network finds are none: an IoU of 0.1, as of the centre heatmap.
-        nn.init.constant_(self.quality.bias, float(torch.logit(torch.tensor(0.1))))
+        # Most boxes that a fresh network finds are none.
+        nn.init.constant_(self.quality.bias, HEATMAP_BIAS)
 
     def forward(self, feature: Tensor) -> Tensor:
         """(N, in_channels, h, w) -> the map (N, C, h, w) that is read at the points."""
@@ -149,7 +150,8 @@ class BoxRefinement(nn.Module):
         refined_loss = quality_loss = read_map.new_zeros((), dtype=torch.float32)
         for _ in range(self.stages):
             refined, quality = self.refine(read_map, proposals)
-            iou, match = (pairwise_iou(proposals, targets["boxes"]) * same).max(-1)
+            _, overlap = giou_of_pairs(proposals[:, :, None], targets["boxes"][:, None])
+            iou, match = (overlap * same).max(-1)
             positive = iou > _LEAST_IOU
             matched = targets["boxes"].gather(1, match[..., None].expand(-1, -1, 4))
             giou, iou = giou_of_pairs(refined, matched)
@@ -176,24 +178,22 @@ class BoxRefinement(nn.Module):
 
     def refine(self, read_map: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """One stage: boxes (N, P, 4) -> boxes, and logits (N, P) of their IoU; float32."""
+        hidden = F.relu(self.hidden(values_at_points(read_map, boxes)))
         size = boxes[..., 2:] - boxes[..., :2]
-        values = values_at_points(read_map, boxes, size)
-        hidden = F.relu(self.hidden(values))
         moves = self.sides(hidden).float() * size.repeat(1, 1, 2) * _STEP
         return _ordered(boxes + moves), self.quality(hidden).float()[..., 0]
 
 
-def values_at_points(read_map: Tensor, boxes: Tensor, size: Tensor) -> Tensor:
+def values_at_points(read_map: Tensor, boxes: Tensor) -> Tensor:
     """(N, P, points * C), bilinear; zero outside of the map.
 
     Args:
         read_map: (N, C, h, w).
         boxes: (N, P, 4).
-        size: (N, P, 2), their width and height.
     """
     height, width = read_map.shape[2:]
     steps = torch.linspace(-_REACH / 2, _REACH / 2, _POINTS, device=boxes.device)
-    center = (boxes[..., :2] + boxes[..., 2:]) / 2
+    center, size = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
     x = (center[..., :1] + size[..., :1] * steps) * (2 / width) - 1  # (N, P, points a side)
     y = (center[..., 1:] + size[..., 1:] * steps) * (2 / height) - 1
     rows = y[..., :, None].expand(-1, -1, -1, _POINTS)
@@ -201,15 +201,6 @@ def values_at_points(read_map: Tensor, boxes: Tensor, size: Tensor) -> Tensor:
     points = torch.stack([columns, rows], -1).flatten(2, 3)  # (N, P, points, 2)
     values = F.grid_sample(read_map.float(), points, align_corners=False)  # (N, C, P, points)
     return values.permute(0, 2, 3, 1).flatten(2)
-
-
-def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """IoU (N, P, T) of boxes (N, P, 4) and (N, T, 4) of the same image."""
-    low = torch.maximum(boxes[:, :, None, :2], others[:, None, :, :2])
-    high = torch.minimum(boxes[:, :, None, 2:], others[:, None, :, 2:])
-    shared = (high - low).clamp(min=0).prod(-1)
-    area, other = ((x[..., 2:] - x[..., :2]).prod(-1) for x in (boxes, others))
-    return shared / (area[:, :, None] + other[:, None] - shared + GIOU_EPS)
 
 
 def _ordered(boxes: Tensor) -> Tensor:

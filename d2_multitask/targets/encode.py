@@ -69,6 +69,7 @@ class BatchLabels:
         """(M, K, 3), those of :meth:`objects`; see :func:`gather_keypoints`."""
         return gather_keypoints(self.instances, stride, num_keypoints)
 
+    @_once
     def keypoint_confidence(self) -> Tensor | None:
         """(M, K) in [0, 1], of :meth:`keypoints`; ``None`` if all labels are sure."""
         return gather_confidence(self.instances, "gt_keypoint_confidence")
