@@ -136,7 +136,7 @@ class BoxRefinement(nn.Module):
         Args:
             read_map: of :meth:`forward`.
             boxes: (N, P, 4) at the peaks, without a graph.
-            decoded: the peaks.
+            decoded: the peaks, and which of them are found.
             targets: of :meth:`targets`.
         """
         found = boxes[:, :_NUM_FOUND]
@@ -144,15 +144,17 @@ class BoxRefinement(nn.Module):
         proposals = torch.cat([found, targets["near"]], 1)
         peak_classes, truth = decoded.peaks.channels[:, :num_found], targets["classes"]
         classes = torch.cat([peak_classes, truth], 1)
+        # Ranks that only fill up the batch are no boxes: how many there are depends on the device.
+        used = torch.cat([decoded.found[:, :num_found], truth >= 0], 1)
         # Of a box in a crowd, and of a class that the image does not label, nothing is known.
-        known = torch.cat([_known(decoded, num_found, targets), truth >= 0], 1)
+        known = torch.cat([_known(decoded, num_found, targets), truth >= 0], 1) & used
         same = (classes[..., None] == truth[:, None]) & (truth >= 0)[:, None]  # (N, P, T)
         refined_loss = quality_loss = read_map.new_zeros((), dtype=torch.float32)
         for _ in range(self.stages):
             refined, quality = self.refine(read_map, proposals)
             _, overlap = giou_of_pairs(proposals[:, :, None], targets["boxes"][:, None])
             iou, match = (overlap * same).max(-1)
-            positive = iou > _LEAST_IOU
+            positive = (iou > _LEAST_IOU) & used
             matched = targets["boxes"].gather(1, match[..., None].expand(-1, -1, 4))
             giou, iou = giou_of_pairs(refined, matched)
             weight = torch.where(positive, targets["weight"].gather(1, match), 1.0)

@@ -96,7 +96,8 @@ def test_it_learns_to_find_the_sides_and_how_well_it_did() -> None:
         "ignored": torch.zeros(2, 1, 12, 16, dtype=torch.bool),
     }
     zeros = torch.zeros(2, 2, dtype=torch.int64)
-    decoded = Decoded(Peaks(torch.ones(2, 2), zeros, zeros[..., None].expand(-1, -1, 2)))
+    peaks = Peaks(torch.ones(2, 2), zeros, zeros[..., None].expand(-1, -1, 2))
+    decoded = Decoded(peaks, found=torch.ones(2, 2, dtype=torch.bool))
 
     def found() -> Tensor:
         off = truth + torch.rand_like(truth) * 2 - 1
@@ -121,6 +122,24 @@ def test_an_image_without_labels_teaches_nothing() -> None:
     assert gradient[0].any() and not gradient[1].any()
     losses, gradient = losses_of([without(entry, "instances") for entry in batch])
     assert not any(losses.values()) and not gradient.any()
+
+
+def test_ranks_that_fill_up_the_batch_teach_nothing() -> None:
+    """A GPU keeps all of them, a processor those that another image of the batch needs."""
+    torch.manual_seed(0)
+    refinement, read_map = BoxRefinement(8, 4, stages=2), torch.rand(1, 16, 12, 16)
+    entry = labelled_image(seed=0)
+    images = ImageList.from_tensors([entry["image"].float()], 8)
+    targets = refinement.targets(BatchLabels([entry], images))
+    boxes, zeros = some_boxes(1, 5), torch.zeros(1, 5, dtype=torch.int64)
+    boxes[0, 4] = entry["instances"].gt_boxes.tensor[0] / 4
+    peaks = Peaks(torch.rand(1, 5), zeros, torch.stack([zeros, zeros], -1))
+    few = Peaks(*(x[:, :3] for x in (peaks.scores, peaks.channels, peaks.xy)))
+    found = torch.tensor([[True, True, True, False, False]])
+    every = refinement.losses(read_map, boxes, Decoded(peaks, found=found), targets)
+    first = refinement.losses(read_map, boxes[:, :3], Decoded(few, found=found[:, :3]), targets)
+    for name, loss in every.items():
+        torch.testing.assert_close(loss, first[name])
 
 
 def test_unknown_boxes_are_not_called_wrong() -> None:
