@@ -5,8 +5,9 @@
         --json datasets/synthetic_people/annotations/instances_train.json \
         --output datasets/synthetic_people_thirds
 
-An image belongs to the third of its id modulo 3: 0 to seg.json, which has no objects, for semantic
-maps in files; 1 to det.json, boxes; 2 to pose.json, keypoints, each with the box whose middle is
+An image belongs to the third of its id modulo 3: 0 to seg.json, which has no objects, but semantic
+maps in the folder sem_seg (0 = background, then the categories in the order of their ids, 255 =
+ignored: crowds); 1 to det.json, boxes; 2 to pose.json, keypoints, each with the box whose middle is
 the centre that keypoints are learned at. `configs/quick/mcn_thirds.yaml` registers the three.
 """
 
@@ -19,7 +20,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from d2_multitask.data.datasets.coco_json import read_json
+from d2_multitask.data.labels.masks import paint_segments
 from d2_multitask.data.whole_files import whole_file
 
 PARTS = ("seg", "det", "pose")
@@ -31,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", required=True, help="COCO-format file with boxes and keypoints")
+    parser.add_argument("--json", required=True, help="COCO-format file of boxes, keypoints, masks")
     parser.add_argument("--output", type=Path, required=True, help="folder for the three files")
     args = parser.parse_args(arguments)
     try:
@@ -42,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with whole_file(args.output / f"{task}.json") as unfinished:
                 unfinished.write_text(json.dumps(part), encoding="utf-8")
             count = len(part.get("annotations", ()))
+            if task == "seg":
+                write_maps(content, part["images"], args.output / "sem_seg")
             print(f"{args.output / task}.json: {len(part['images'])} images, {count} objects")
     except (ValueError, OSError, KeyError, TypeError) as error:
         print(f"Error: {args.json}: {error}", file=sys.stderr)
@@ -60,6 +66,27 @@ def third(content: dict[str, Any], number: int, task: str) -> dict[str, Any]:
         if annotation["image_id"] % 3 == number
     ]
     return {"images": images, "categories": content["categories"], "annotations": annotations}
+
+
+def write_maps(content: dict[str, Any], images: list[dict[str, Any]], folder: Path) -> None:
+    """A PNG file of class ids for each image, painted from its objects' masks."""
+    ids = sorted(category["id"] for category in content["categories"])
+    segments: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images}
+    for annotation in content["annotations"]:
+        if annotation["image_id"] in segments:
+            class_id = ids.index(annotation["category_id"]) + 1
+            mask = {"category_id": class_id, "segmentation": annotation["segmentation"]}
+            if annotation.get("iscrowd"):  # below the objects
+                segments[annotation["image_id"]].insert(0, {**mask, "category_id": 255})
+            else:
+                segments[annotation["image_id"]].append(mask)
+    for image in images:
+        path = (folder / image["file_name"]).with_suffix(".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as unfinished:
+            found = segments[image["id"]]
+            painted = paint_segments(found, image["height"], image["width"], 0, where=str(path))
+            Image.fromarray(painted).save(unfinished, format="PNG")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 from detectron2.data import DatasetCatalog
+from PIL import Image
 
 import prepare_disjoint_labels as tool
 from d2_multitask.data.datasets.coco import register_coco_format
@@ -24,6 +26,8 @@ def test_each_image_keeps_the_labels_of_one_task(tmp_path: Path) -> None:
         record = DatasetCatalog.get(name)[0]
         fields[task] = [sorted(x) for x in record.get("annotations", ["none"])]
         DatasetCatalog.remove(name)
+    maps = sorted((tmp_path / "thirds" / "sem_seg").rglob("*.png"))
+    assert len(maps) == 2
     assert ids == {"seg": [3, 6], "det": [1, 4, 7], "pose": [2, 5]}
     box = ["area", "bbox", "bbox_mode", "category_id", "iscrowd"]
     assert fields["seg"] == [sorted("none")]
@@ -34,3 +38,18 @@ def test_each_image_keeps_the_labels_of_one_task(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path, capsys) -> None:
     assert tool.main(["--json", str(tmp_path / "no.json"), "--output", str(tmp_path)]) == 2
     assert "no.json: there is no such file" in capsys.readouterr().err
+
+
+def test_maps_are_painted_from_masks_and_crowds_are_ignored(tmp_path: Path) -> None:
+    def square(x: int, category: int, crowd: int) -> dict:
+        polygon = [x, 0, x + 2, 0, x + 2, 2, x, 2]
+        return {"image_id": 3, "category_id": category, "iscrowd": crowd, "segmentation": [polygon]}
+
+    image = {"id": 3, "file_name": "a/b.jpg", "height": 3, "width": 7}
+    content = {
+        "categories": [{"id": 9}, {"id": 4}],
+        "annotations": [square(0, 9, 0), square(3, 4, 0), square(4, 4, 1)],
+    }
+    tool.write_maps(content, [image], tmp_path)
+    row = [2, 2, 0, 1, 1, 255, 0]
+    assert np.array(Image.open(tmp_path / "a" / "b.png")).tolist() == [row, row, [0] * 7]
