@@ -10,6 +10,7 @@ from detectron2.data.datasets.builtin_meta import (
     KEYPOINT_CONNECTION_RULES,
 )
 
+from d2_multitask.data.datasets.bsds500 import register_bsds500
 from d2_multitask.data.datasets.catalog import BACKGROUND
 from d2_multitask.data.datasets.coco import register_coco_format
 from d2_multitask.data.datasets.pascal_in_detail import (
@@ -63,6 +64,7 @@ _ROOT = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
 
 register_coco_people(_ROOT)
 register_synthetic_people(_ROOT)
+register_bsds500(_ROOT)
 register_detail_layout("pascal_in_detail", *find_files(_ROOT))
 # The synthetic images have the same layout.
 register_detail_layout(

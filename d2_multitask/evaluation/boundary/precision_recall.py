@@ -7,6 +7,7 @@ Letters: N images, T thresholds, ascending. Counts are numbers of pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -86,6 +87,43 @@ def count_edges(job: EdgeJob) -> EdgeCounts:
     return EdgeCounts(arrays.get("boundary"), arrays.get("occlusion"), directions)
 
 
+class MultiLabelMatcher:
+    """Matches boundaries with those that several people labelled, as in BSDS.
+
+    A predicted pixel is correct if it has a partner in the label of one person; found pixels are
+    counted for each person. Labels are not thinned.
+    """
+
+    def __init__(self, labels: Sequence[np.ndarray], max_distance: float) -> None:
+        """
+        Args:
+            labels: (H, W) bool, of each person.
+            max_distance: of a pair, as a share of the image's diagonal.
+        """
+        radius = max_distance * float(np.hypot(*labels[0].shape))
+        self._shape = labels[0].shape
+        self._matchers = [BoundaryMatcher(label, radius) for label in labels]
+
+    def count(self, predicted: np.ndarray) -> tuple[int, int, int, int]:
+        """Thin a predicted map (H, W) bool and count its pixels: the fields of `PixelCounts`.
+
+        Raises:
+            ValueError: the map has another shape than the labels.
+        """
+        if predicted.shape != self._shape:
+            raise ValueError(
+                f"segments: found shape {predicted.shape}, expected {self._shape} as the labels"
+            )
+        pixels = np.flatnonzero(thin(predicted))
+        pairs = [matcher.match(pixels) for matcher in self._matchers]
+        correct = np.zeros(predicted.size, bool)
+        for pair in pairs:
+            correct[pair.predicted] = True
+        labelled = sum(matcher.num_labelled for matcher in self._matchers)
+        found = sum(len(pair.labelled) for pair in pairs)
+        return int(np.count_nonzero(correct)), labelled, len(pixels), found
+
+
 class _BoundaryCounter:
     """Matches with the boundary label."""
 
@@ -154,16 +192,20 @@ class PixelCounts(NamedTuple):
         correct: predicted pixels with a labelled partner.
         labelled: labelled pixels.
         predicted: predicted pixels.
+        found: labelled pixels with a predicted partner; ``None`` = ``correct``. They differ where
+            several people labelled an image.
     """
 
     correct: np.ndarray
     labelled: np.ndarray
     predicted: np.ndarray
+    found: np.ndarray | None = None
 
     @property
     def recall(self) -> np.ndarray:
-        """Correct of labelled; 0 where nothing is labelled."""
-        return self.correct / np.maximum(self.labelled, 1)
+        """Found of labelled; 0 where nothing is labelled."""
+        found = self.correct if self.found is None else self.found
+        return found / np.maximum(self.labelled, 1)
 
     @property
     def precision(self) -> np.ndarray:
@@ -177,7 +219,7 @@ class PixelCounts(NamedTuple):
 
     def over_images(self) -> PixelCounts:
         """(N, T) -> (T,), summed."""
-        return PixelCounts(*(count.sum(axis=0) for count in self))
+        return PixelCounts(*(None if count is None else count.sum(axis=0) for count in self))
 
 
 def even_thresholds(number: int) -> np.ndarray:
@@ -208,7 +250,7 @@ def summarize(counts: PixelCounts) -> dict[str, float]:
     # Where nothing is labelled every threshold has an F-measure of 0; the best predicts the least.
     order = np.lexsort((counts.predicted, -counts.f_measure), axis=1)
     best, rows = order[:, 0], np.arange(len(order))
-    own = PixelCounts(*(count[rows, best].sum() for count in counts))
+    own = PixelCounts(*(c if c is None else c[rows, best] for c in counts)).over_images()
     return {
         "ODS-F": 100 * best_f_measure(total),
         "OIS-F": 100 * float(own.f_measure),
