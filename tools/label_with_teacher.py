@@ -138,14 +138,14 @@ def find_images(args: argparse.Namespace) -> list[Image]:
 def categories_of(info: ModelInfo, chosen: Sequence[str] | None) -> list[dict[str, Any]]:
     """The ``categories`` of the file; with ``chosen`` names, these alone, numbered from 1."""
     objects = info.objects
-    ids = dict(zip(objects.class_names, objects.category_ids, strict=True))
+    ids = dict(zip(objects.class_names, objects.category_ids, strict=True)) if objects else {}
     for name in chosen or ():
         if name not in ids:
             raise ValueError(f"--classes: found {name!r}, expected some of {list(ids)}")
     if chosen:
         ids = {name: number for number, name in enumerate(chosen, 1)}
     fields: dict[str, Any] = {}
-    if objects.keypoint_names:
+    if ids and objects.keypoint_names:
         skeleton = [[a + 1, b + 1] for a, b in objects.skeleton]
         fields = {"keypoints": list(objects.keypoint_names), "skeleton": skeleton}
     return [{"id": number, "name": name, **fields} for name, number in ids.items()]
@@ -199,6 +199,8 @@ def write_maps(result: Result, folder: Path, name: str) -> None:
 def label(args: argparse.Namespace, teacher: Any, images: Sequence[Image]) -> dict[str, Any]:
     """Write the maps of all images; returns what goes into the JSON file."""
     info: ModelInfo = teacher.info
+    categories = categories_of(info, args.classes)
+    ids = {category["name"]: category["id"] for category in categories}
     content: dict[str, Any] = {"images": []}
     for image in progress_bar(images, unit="image"):
         try:
@@ -212,10 +214,9 @@ def label(args: argparse.Namespace, teacher: Any, images: Sequence[Image]) -> di
         content["images"].append({**entry, "height": height, "width": width})
         write_maps(result, args.output, os.path.splitext(image.file_name)[0])
         if result.scores is not None:
-            if "annotations" not in content:
-                content |= {"categories": categories_of(info, args.classes), "annotations": []}
-            ids = {category["name"]: category["id"] for category in content["categories"]}
-            content["annotations"] += annotations_of(result, ids, image.image_id)
+            content["categories"] = categories
+            found = content.setdefault("annotations", [])
+            found += annotations_of(result, ids, image.image_id)
         if "sem_seg" in result.maps:
             content["stuff_classes"] = list(info.maps["sem_seg"].class_names)
     for number, annotation in enumerate(content.get("annotations", ()), 1):
@@ -224,8 +225,8 @@ def label(args: argparse.Namespace, teacher: Any, images: Sequence[Image]) -> di
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.output.exists() and any(args.output.iterdir()):
-        raise ValueError(f"--output {args.output}: found files in it, expected a new folder")
+    if args.output.is_file() or (args.output.is_dir() and any(args.output.iterdir())):
+        raise ValueError(f"--output {args.output}: found files, expected a new folder")
     teacher = find_teacher(args)
     if args.data_config:
         register_datasets(load_config(args.data_config).DATASETS.REGISTER)

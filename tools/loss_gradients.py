@@ -43,7 +43,7 @@ from d2_multitask.engine.setup import fall_back_to_cpu, parse_with_overrides
 from d2_multitask.engine.solver import build_optimizer
 from d2_multitask.engine.trainer import load_for_evaluation
 from d2_multitask.exits import exit_code
-from studies.gradients.measure import Measurement, measure, read_curves, values_at
+from studies.gradients.measure import Measurement, balancing_weights, measure, read_curves
 from studies.gradients.picture import draw_gradients
 from studies.gradients.report import advice, report_json, report_markdown
 
@@ -70,17 +70,23 @@ def measure_all(cfg: CfgNode, args: argparse.Namespace) -> Iterator[Measurement]
     model = build_model(cfg).train()
     build_optimizer(cfg, model)  # or its heads warn that nobody did
     batches = list(itertools.islice(build_train_loader(cfg), args.batches))
-    weights = read_curves(args.run / "metrics.json", "balance/weight-") if args.run else {}
     measured: set[int] = set()
     for file in files:
         if not file:
             load_for_evaluation(cfg, model)  # warns
-        content = MultitaskCheckpointer(model, use_ema=False).load(str(file))
+        checkpointer = MultitaskCheckpointer(model, use_ema=False)
+        content = checkpointer.load(str(file))
+        if args.run and (missing := checkpointer.report.missing):
+            raise ValueError(
+                f"--config-file {args.config_file}: {file} has no values for {len(missing)} "
+                f"tensors of its network, e.g. {missing[0]}; expected the training's own config, "
+                f"such as {args.run / 'config.yaml'}"
+            )
         iteration = content.get("iteration", 0)
         if iteration not in measured:  # the final one may be that of the last period
             measured.add(iteration)
             seed_all_rng(max(cfg.SEED, 0))  # removed patches, sampled boxes
-            yield measure(model, batches, iteration, values_at(weights, iteration))
+            yield measure(model, batches, iteration, balancing_weights(content))
         # What was loaded was said once.
         logging.getLogger("d2_multitask.checkpoint").setLevel(logging.WARNING)
 
@@ -104,16 +110,14 @@ def run(args: argparse.Namespace) -> None:
     fall_back_to_cpu(cfg)
     register_datasets(cfg.DATASETS.REGISTER)
     cfg.freeze()
+    args.output.mkdir(parents=True, exist_ok=True)
     measurements = list(measure_all(cfg, args))
     sentences = advice(cfg, measurements)
     markdown = report_markdown(measurements, sentences)
     write_text(args.output / "gradients.md", markdown)
     write_text(args.output / "gradients.json", report_json(measurements, sentences))
-    logged = [
-        read_curves(args.run / "metrics.json", f"balance/{kind}-") if args.run else {}
-        for kind in ("weight", "share")
-    ]
-    draw_gradients(measurements, *logged, args.output / "gradients.png")
+    curves = read_curves(args.run / "metrics.json") if args.run else {}
+    draw_gradients(measurements, curves, args.output / "gradients.png")
     print(markdown)
 
 

@@ -83,6 +83,12 @@ class LoadReport:
     dialect: str = ""
     left_out: list[str] = field(default_factory=list)
 
+    @property
+    def missing(self) -> list[str]:
+        """Names in the model whose values do not come from the file."""
+        fresh = [name for name in self.fresh if not name.endswith("num_batches_tracked")]
+        return [*fresh, *(mismatch.name for mismatch in self.mismatched)]
+
     def __str__(self) -> str:
         columns = {
             "matched": self.matched,

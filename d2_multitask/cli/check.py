@@ -39,6 +39,7 @@ from d2_multitask.doctor.findings import (
     summary,
     write_json,
 )
+from d2_multitask.engine.balancing import build_balancer
 from d2_multitask.engine.best import best_metric, check_counts
 from d2_multitask.engine.loggers import check_loggers
 from d2_multitask.engine.model_file import trained_config
@@ -86,6 +87,7 @@ def network(cfg: CfgNode, findings: list[Finding]) -> int:
     try:
         model = build_model(cfg)
         add_teachers(cfg, model)
+        build_balancer(cfg, model)
         build_optimizer(cfg, model)
     except (ValueError, OSError) as error:
         findings.append(Finding(ERROR, "start", "MODEL and SOLVER", str(error)))

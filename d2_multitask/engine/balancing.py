@@ -33,6 +33,10 @@ logger = logging.getLogger(__name__)
 
 GRADIENT_NORM, UNCERTAINTY, UPGRAD = "gradient_norm", "uncertainty", "upgrad"
 METHODS = ("none", GRADIENT_NORM, UNCERTAINTY, UPGRAD)
+_RCNN_PARTS = {
+    **{"proposal_generator.": "det", "roi_heads.box_": "det"},
+    **{"roi_heads.mask_": "mask", "roi_heads.keypoint_": "pose"},
+}
 _STATE = ("weights", "shares", "_sums", "_counts")
 # Of the average of earlier measurements, at each new one: ten of them count.
 _DECAY = 0.9
@@ -47,8 +51,7 @@ class SharedGradientError(FloatingPointError):
 class LossBalancer:
     """Weights of K tasks, from measurements of their losses and gradients.
 
-    - ``"gradient_norm"`` (arXiv 2509.23915): 1 / norm of the task's gradient by the shared
-      features.
+    - ``"gradient_norm"`` (arXiv 2509.23915): 1 / norm of the gradient by the shared features.
     - ``"upgrad"`` (arXiv 2406.16232, of torchjd): the weights with which the sum of the tasks'
       gradients contradicts none of them.
     - ``"uncertainty"`` (UW-SO, arXiv 2408.07985): the softmax of 1 / (loss * temperature) over
@@ -77,7 +80,7 @@ class LossBalancer:
             temperature: of ``"uncertainty"``.
 
         Raises:
-            ValueError: something is not as said, or torchjd is not installed.
+            ValueError: one of these is not as said, or torchjd is not installed.
         """
         if method not in METHODS[1:]:
             raise ValueError(
@@ -147,13 +150,13 @@ class LossBalancer:
         """
         if self.method == UNCERTAINTY:
             return
-        own: dict[str, list[Tensor]] = {}
+        own: dict[str, list[Tensor]] = {task: [] for task in self.tasks}
         for name, parameter in unwrap(model).named_parameters():
-            if parameter.grad is not None:
-                own.setdefault(_owner(name, self.tasks), []).append(parameter.grad)
-        for task, weight in zip(self.tasks, self.weights.unbind(), strict=True):
-            if task in own:
-                torch._foreach_div_(own[task], weight)
+            if parameter.grad is not None and (task := _owner(name)) in own:
+                own[task].append(parameter.grad)
+        for gradients, weight in zip(own.values(), self.weights.unbind(), strict=True):
+            if gradients:
+                torch._foreach_mul_(gradients, 1 / weight)
 
     def _measure_losses(self, totals: Mapping[str, Tensor]) -> None:
         losses = sum_over_workers(self._gathered(totals)) / comm.get_world_size()
@@ -164,11 +167,7 @@ class LossBalancer:
         self.weights = torch.where(present, weights, self.weights.to(losses.device))
 
     def _measure_gradients(
-        self,
-        totals: Mapping[str, Tensor],
-        features: Sequence[Tensor],
-        scale: float,
-        iteration: int,
+        self, totals: Mapping[str, Tensor], features: Sequence[Tensor], scale: float, now: int
     ) -> None:
         if self._surgery is None:  # one task's gradient in memory at a time
             gradients = (task_gradients({t: x}, features, scale)[t] for t, x in totals.items())
@@ -186,7 +185,7 @@ class LossBalancer:
                 return
             broken = [self.tasks[i] for i in (~norms.isfinite()).nonzero()]
             raise SharedGradientError(
-                f"SOLVER.LOSS_BALANCING: at iteration {iteration} the gradient of the task "
+                f"SOLVER.LOSS_BALANCING: at iteration {now} the gradient of the task "
                 f"{' and '.join(broken)} by the shared features became infinite or NaN."
             )
         self._take(norms, gram)
@@ -221,13 +220,10 @@ class LossBalancer:
 
     def scalars(self) -> dict[str, float]:
         """What is logged: ``balance/weight-<task>`` and, if known, ``balance/share-<task>``."""
-        columns = torch.stack([self.weights, self.shares.to(self.weights.device)]).tolist()
-        return {
-            f"balance/{name}-{task}": value
-            for name, column in zip(("weight", "share"), columns, strict=True)
-            for task, value in zip(self.tasks, column, strict=True)
-            if not math.isnan(value)
-        }
+        columns = torch.stack([self.weights, self.shares.to(self.weights.device)]).flatten()
+        names = [f"balance/{kind}-{task}" for kind in ("weight", "share") for task in self.tasks]
+        found = zip(names, columns.tolist(), strict=True)
+        return {name: value for name, value in found if not math.isnan(value)}
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
@@ -236,12 +232,10 @@ class LossBalancer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue; with another method or other tasks, begin anew, which is logged."""
-        if (state["method"], state["tasks"]) != (self.method, self.tasks):
-            logger.info(
-                "SOLVER.LOSS_BALANCING: the checkpoint's weights are of %r and tasks %s; those of "
-                "%r and %s begin at 1.",
-                *(state["method"], state["tasks"], self.method, self.tasks),
-            )
+        found, expected = (state["method"], state["tasks"]), (self.method, self.tasks)
+        if found != expected:
+            text = "the checkpoint's weights are of %s %s, those of %s %s begin at 1"
+            logger.info(f"SOLVER.LOSS_BALANCING: {text}", *found, *expected)
             return
         for name in _STATE:
             setattr(self, name, state[name])
@@ -254,13 +248,11 @@ def build_balancer(cfg: CfgNode, model: nn.Module) -> LossBalancer | None:
         ValueError: the method is unknown, needs a library that is not installed, or does not fit
             the network.
     """
-    solver = cfg.SOLVER
-    method = solver.LOSS_BALANCING
+    solver, method, model = cfg.SOLVER, cfg.SOLVER.LOSS_BALANCING, unwrap(model)
     if method == "none":
         return None
-    model = unwrap(model)
-    tasks, period = task_names(model), solver.LOSS_BALANCING_PERIOD
-    balancer = LossBalancer(method, tasks, period, solver.LOSS_BALANCING_TEMPERATURE)
+    numbers = (solver.LOSS_BALANCING_PERIOD, solver.LOSS_BALANCING_TEMPERATURE)
+    balancer = LossBalancer(method, task_names(model), *numbers)
     backbone = getattr(model, "backbone", None)
     learned = backbone is not None and any(p.requires_grad for p in backbone.parameters())
     if method != UNCERTAINTY and not learned:
@@ -271,13 +263,11 @@ def build_balancer(cfg: CfgNode, model: nn.Module) -> LossBalancer | None:
     return balancer
 
 
-def _owner(parameter: str, tasks: Sequence[str]) -> str:
+def _owner(parameter: str) -> str:
     """The task that alone has a parameter, ``""`` if it is shared."""
     if parameter.startswith("heads."):
         return parameter.split(".")[1]
-    parts = {"proposal_generator": "det", "roi_heads.box": "det", "roi_heads.mask": "mask"}
-    parts["roi_heads.keypoint"] = "pose"
-    return next((task for part, task in parts.items() if parameter.startswith(part)), "")
+    return next((task for part, task in _RCNN_PARTS.items() if parameter.startswith(part)), "")
 
 
 def _upgrad() -> Callable[[Tensor], Tensor]:

@@ -135,10 +135,7 @@ def load_trained_model(cfg: CfgNode) -> nn.Module:
         ) from error
     checkpointer = MultitaskCheckpointer(model, use_ema=cfg.SOLVER.EMA.ENABLED)
     checkpointer.load(cfg.MODEL.WEIGHTS)
-    report = checkpointer.report
-    missing = [name for name in report.fresh if not name.endswith("num_batches_tracked")]
-    missing += [mismatch.name for mismatch in report.mismatched]
-    if missing:
+    if missing := checkpointer.report.missing:
         raise ValueError(
             f"MODEL.WEIGHTS: {cfg.MODEL.WEIGHTS} has no values for {len(missing)} tensors of this "
             f"network, e.g. {', '.join(missing[:3])}; expected the weights of a trained network of "

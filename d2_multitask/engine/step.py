@@ -24,7 +24,7 @@ from d2_multitask.losses import sum_over_workers
 logger = logging.getLogger(__name__)
 
 Batch = list[dict[str, Any]]
-_OPTIMIZER_NAME, _BALANCING = "optimizer_name", "loss_balancing"
+_OPTIMIZER_NAME, BALANCING_KEY = "optimizer_name", "loss_balancing"
 # Skipped steps in a row, each of which halves the scale: gradients that are not finite with a
 # billionth of it will not become finite.
 _MOST_SKIPPED = 30
@@ -108,7 +108,7 @@ class FloatStep(SimpleTrainer):
         """Detectron2's, with the optimizer's name and the weights of the tasks."""
         state = {**super().state_dict(), _OPTIMIZER_NAME: optimizer_name(self.optimizer)}
         if self.balancer is not None:
-            state[_BALANCING] = self.balancer.state_dict()
+            state[BALANCING_KEY] = self.balancer.state_dict()
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -122,8 +122,8 @@ class FloatStep(SimpleTrainer):
         if found != expected:
             raise ValueError(f"SOLVER.OPTIMIZER: found {found!r}, expected {expected!r}")
         super().load_state_dict(state_dict)
-        if self.balancer is not None and _BALANCING in state_dict:
-            self.balancer.load_state_dict(state_dict[_BALANCING])
+        if self.balancer is not None and BALANCING_KEY in state_dict:
+            self.balancer.load_state_dict(state_dict[BALANCING_KEY])
 
     def _write_metrics(
         self,

@@ -55,9 +55,7 @@ def task_names(model: nn.Module) -> list[str]:
 def task_of_loss(name: str, tasks: Iterable[str]) -> str:
     """The task that a loss belongs to, ``""`` if it is none of ``tasks``.
 
-    Args:
-        name: ``loss_<task>`` or ``loss_<task>_<term>``, or a name of Detectron2's R-CNN.
-        tasks: for example of `task_names`.
+    ``name`` is ``loss_<task>`` or ``loss_<task>_<term>``, or one of Detectron2's R-CNN.
     """
     name = LOSS_NAMES.get(name, name)
     fitting = [task for task in tasks if f"{name}_".startswith(f"loss_{task}_")]
@@ -82,9 +80,6 @@ def shared_features(model: nn.Module) -> Iterator[list[Tensor]]:
     They are the outputs of the backbone that need a gradient: the feature map, or those of the
     pyramid. A backbone may name another layer, as ``shared_layer``: that of a masked autoencoder,
     whose tasks see different patches, gives an output for each of its calls.
-
-    Args:
-        model: a network with a ``backbone``, also inside of DistributedDataParallel.
 
     Raises:
         ValueError: there is no ``backbone``.
@@ -153,29 +148,17 @@ def _gradient(loss: Tensor, features: Sequence[Tensor], scale: float) -> Tensor:
 
 
 def gram_matrix(gradients: Mapping[str, Tensor]) -> Tensor:
-    """(K, K) float64: scalar products of K gradients, on their device.
-
-    The Gram matrix of a batch that several processes share is the sum of theirs, divided by the
-    square of their number.
-    """
+    """(K, K) float64: scalar products of K gradients, on their device."""
     rows = torch.stack(list(gradients.values())).double()
     return rows @ rows.T
 
 
-def gradient_statistics(gradients: Mapping[str, Tensor]) -> GradientStatistics:
-    """Norms, shares, cosines and condition number; see `GradientStatistics`.
-
-    Args:
-        gradients: task -> (D,), at least one, as of `task_gradients`.
+def gram_statistics(names: Sequence[str], gram: Tensor) -> GradientStatistics:
+    """Norms, shares, cosines and condition number of K >= 1 gradients from their Gram matrix.
 
     Raises:
         FloatingPointError: a gradient is not finite; names the tasks.
     """
-    return gram_statistics(list(gradients), gram_matrix(gradients).cpu())
-
-
-def gram_statistics(names: Sequence[str], gram: Tensor) -> GradientStatistics:
-    """The same from a (K, K) Gram matrix: of several batches it is the sum of theirs."""
     norms = gram.diagonal().sqrt()
     if broken := [name for name, norm in zip(names, norms, strict=True) if not norm.isfinite()]:
         raise FloatingPointError(f"Infinite or NaN gradient by the shared features of {broken}")

@@ -81,6 +81,8 @@ def test_a_metric_that_nothing_gives(command, tmp_path: Path, capsys) -> None:
         in capsys.readouterr().out
     )
     assert command.main(["--config-file", config, *options[:3], "bbox/AP"]) == 0
+    assert command.main(["--config-file", config, "SOLVER.LOSS_BALANCING", "magic"]) == 1
+    assert "SOLVER.LOSS_BALANCING: found 'magic', expected one of" in capsys.readouterr().out
 
 
 def test_warnings_fail_if_asked(command, tmp_path: Path, capsys) -> None:

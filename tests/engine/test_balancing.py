@@ -240,7 +240,7 @@ def test_another_method_begins_anew(caplog):
             assert torch.equal(other.balancer.weights, first.balancer.weights)
         elif method == "uncertainty":
             assert other.balancer.weights.tolist() == [1, 1, 1]
-            assert "are of 'gradient_norm'" in caplog.text
+            assert "are of gradient_norm" in caplog.text
 
 
 # --- Surgery --------------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from d2_multitask.config import load_config
 from d2_multitask.engine.task_gradients import (
-    gradient_statistics,
+    GradientStatistics,
     gram_matrix,
+    gram_statistics,
     shared_features,
     sum_by_task,
     task_gradients,
@@ -24,6 +25,10 @@ from d2_multitask.engine.task_gradients import (
 )
 from modeling.rcnn_support import rcnn, rcnn_image
 from support import labelled_image, without
+
+
+def gradient_statistics(gradients: dict[str, Tensor]) -> GradientStatistics:
+    return gram_statistics(list(gradients), gram_matrix(gradients))
 
 
 class Doubled(nn.Module):

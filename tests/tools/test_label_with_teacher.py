@@ -74,10 +74,15 @@ def test_ids_of_a_coco_file_and_some_tasks(photos, tmp_path, capsys):
     assert "annotations" not in content and (tmp_path / "out/sem_seg/one.png").is_file()
     for changed, message in (
         (["--output", str(tmp_path / "out"), "--image-root", "x"], "expected a new folder"),
+        (["--output", str(tmp_path / "true.json")], "true.json: found files, expected a new"),
         (["--output", str(tmp_path / "new")], "without --image-root FOLDER"),
+        (["--output", str(tmp_path / "new"), "--classes", "dog"], "--classes: found 'dog'"),
     ):
+        if "--classes" in changed:
+            words += ["--image-root", photos]
         assert tool.main([*map(str, words), *changed]) == 2
         assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()  # the command can be typed again
 
 
 def test_a_network_of_torchvision(photos, tmp_path, capsys):

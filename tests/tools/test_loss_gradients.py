@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from argparse import Namespace
 
 import pytest
 import torch
 from torch import nn
 
-from studies.gradients.measure import measure, read_curves, values_at
+from d2_multitask.engine.trainer import MultitaskTrainer
+from engine_support import registered_people, tiny_cfg
+from studies.gradients.measure import balancing_weights, measure, read_curves
+from tool_support import load_tool
 
+tool = load_tool("loss_gradients.py")
 INFINITE = float("inf")
 
 
@@ -83,12 +88,37 @@ def test_bad_arguments(model, batches, message):
         measure(model, batches, 99)
 
 
+def test_checkpoints_of_a_training(tmp_path):
+    """Automatic weights are those of the checkpoint; another network's config is an error."""
+    with registered_people(tmp_path / "people") as people:
+        cfg = tiny_cfg(people, tmp_path / "run", DATASETS__TEST=(), SOLVER__MAX_ITER=2)
+        cfg.SOLVER.LOSS_BALANCING = "gradient_norm"
+        trainer = MultitaskTrainer(cfg)
+        trainer.train()
+        balancer = trainer._trainer.balancer
+        weights = dict(zip(balancer.tasks, balancer.weights.tolist(), strict=True))
+        args = Namespace(run=tmp_path / "run", batches=1, config_file="other.yaml")
+        (found,) = tool.measure_all(cfg, args)
+        (tmp_path / "run/metrics.json").unlink()
+        args.run, cfg.MODEL.WEIGHTS = None, str(tmp_path / "run/model_final.pth")
+        (again,) = tool.measure_all(cfg, args)
+        assert again == found and found.iteration == 1
+        state = torch.load(cfg.MODEL.WEIGHTS, weights_only=False)
+        assert balancing_weights(state) == weights and len(set(weights.values())) == 4
+        del state["trainer"]
+        torch.save(state, cfg.MODEL.WEIGHTS)
+        (plain,) = tool.measure_all(cfg, args)
+        assert found.losses["loss_seg"] == pytest.approx(weights["seg"] * plain.losses["loss_seg"])
+        args.run, cfg.MODEL.DET_HEAD.BOX_LOSS = tmp_path / "run", "giou"
+        with pytest.raises(ValueError, match=r"other.yaml: .* has no values for . tensors .*ltrb"):
+            list(tool.measure_all(cfg, args))
+
+
 def test_what_a_training_logged(tmp_path):
-    assert read_curves(tmp_path / "metrics.json", "balance/weight-") == {}
+    assert read_curves(tmp_path / "metrics.json") == {}
     lines = [{"iteration": i, "balance/weight-seg": i / 10, "time": 1.0} for i in (19, 39)]
     lines.append({"iteration": 59, "balance/weight-seg": math.nan})
     text = "\n".join(map(json.dumps, lines)) + '\n{"iteration": 79, "balan'
     (tmp_path / "metrics.json").write_text(text)
-    curves = read_curves(tmp_path / "metrics.json", "balance/weight-")
-    assert curves == {"seg": {19: 1.9, 39: 3.9}}
-    assert [values_at(curves, i)["seg"] for i in (0, 38, 39, 99)] == [1.9, 1.9, 3.9, 3.9]
+    assert read_curves(tmp_path / "metrics.json") == {"weight": {"seg": {19: 1.9, 39: 3.9}}}
+    assert balancing_weights({"trainer": {"_trainer": {}}}) == balancing_weights({}) == {}

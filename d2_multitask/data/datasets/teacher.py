@@ -89,7 +89,7 @@ class TeacherLabels:
                 a confidence is not in [0, 1]; a map is missing or of another size.
         """
         file = os.path.join(self.root, LABELS_FILE)
-        where = f"Dataset {name!r}: {file}"
+        where = f"Dataset {name!r}: TEACHER_ROOT: {file}"
         if not os.path.isfile(file):
             raise ValueError(
                 f"{where}: there is no such file, expected the labels of a teacher: type python "
@@ -246,12 +246,14 @@ def _check_images(
 
 def _agree(where: str, key: str, found: Any, metadata: dict[str, Any]) -> None:
     """The teacher's names are the dataset's; if it has none they become its."""
-    expected = metadata.setdefault(key, found)
+    expected = metadata.get(key, found)
     if not found or list(expected) != list(found):
+        advice = "; --classes of tools/label_with_teacher.py chooses and orders them"
         raise ValueError(
-            f"{where}: {key}: found {found}, expected {expected} as in the dataset; "
-            "--classes of tools/label_with_teacher.py chooses and orders the classes of objects"
+            f"{where}: {key}: found {found}, expected {expected or 'names'} as in the dataset"
+            f"{advice if key == 'thing_classes' else ''}"
         )
+    metadata[key] = expected
 
 
 def _check_size(where: str, file: str, size: tuple[int, int]) -> None:

@@ -194,6 +194,12 @@ def test_labels_that_do_not_fit(coco, entry, teacher, case):
         records(given)
 
 
+def test_maps_without_names(coco, entry, teacher):
+    del teacher["stuff_classes"]
+    with pytest.raises(ValueError, match="TEACHER_ROOT: .*stuff_classes: found None, .* names as"):
+        records(entry({"images": coco["images"]}))
+
+
 @pytest.mark.parametrize("size", [None, (4, 4)])
 def test_maps_that_are_missing_or_of_another_size(coco, entry, tmp_path, size):
     given, file = entry({"images": coco["images"]}), tmp_path / "teacher/sem_seg_confidence/b.png"

@@ -16,6 +16,7 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from d2_multitask.engine.step import BALANCING_KEY
 from d2_multitask.engine.task_gradients import (
     GradientStatistics,
     gram_matrix,
@@ -112,22 +113,21 @@ def _by_task(tasks: Sequence[str], names: Sequence[str], gram: Tensor) -> Gradie
     return gram_statistics(found, sums @ gram @ sums.T)
 
 
-def read_curves(log: Path, prefix: str) -> Curves:
-    """What ``metrics.json`` has under ``<prefix><task>``; nothing if there is no such file."""
-    curves: Curves = defaultdict(dict)
+def balancing_weights(content: Mapping[str, Any]) -> dict[str, float]:
+    """Task -> automatic weight in a checkpoint's training state; nothing if there is none."""
+    state = content.get("trainer", {}).get("_trainer", {}).get(BALANCING_KEY)
+    return dict(zip(state["tasks"], state["weights"].tolist(), strict=True)) if state else {}
+
+
+def read_curves(log: Path) -> dict[str, Curves]:
+    """``"weight"`` and ``"share"`` -> what ``metrics.json`` has as ``balance/<kind>-<task>``."""
+    curves: dict[str, Curves] = defaultdict(lambda: defaultdict(dict))
     with contextlib.suppress(FileNotFoundError), log.open(encoding="utf-8") as file:
         for line in file:
             with contextlib.suppress(ValueError):  # a line that was cut
                 entry = json.loads(line)
                 for key in entry:
-                    if key.startswith(prefix) and math.isfinite(entry[key]):
-                        curves[key.removeprefix(prefix)][entry["iteration"]] = entry[key]
-    return dict(curves)
-
-
-def values_at(curves: Curves, iteration: int) -> dict[str, float]:
-    """Task -> the last value up to an iteration; the first one before it was logged."""
-    return {
-        task: curve[max((i for i in curve if i <= iteration), default=min(curve))]
-        for task, curve in curves.items()
-    }
+                    if key.startswith("balance/") and math.isfinite(entry[key]):
+                        kind, task = key.removeprefix("balance/").split("-", 1)
+                        curves[kind][task][entry["iteration"]] = entry[key]
+    return curves

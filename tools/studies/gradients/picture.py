@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -18,17 +18,18 @@ if TYPE_CHECKING:
 NAMED_PAIRS = 7
 # The axis reaches at least as far: noise shall not look like a result.
 MIN_COSINES = 0.2
+# What a training with automatic weights logs: label, factor.
+LOGGED = {"weight": ("automatic weight", 1), "share": ("share in training, %", 100)}
 
 
 def draw_gradients(
-    measurements: Sequence[Measurement], weights: Curves, shares: Curves, path: Path
+    measurements: Sequence[Measurement], curves: Mapping[str, Curves], path: Path
 ) -> None:
     """Write the picture.
 
     Args:
         measurements: by iteration, at least one.
-        weights: of automatic loss weights, as logged; may be empty.
-        shares: of the gradient, as logged with them; may be empty.
+        curves: of automatic weights and of shares of the gradient, of `read_curves`.
         path: of the PNG.
     """
     from matplotlib.figure import Figure
@@ -36,21 +37,20 @@ def draw_gradients(
     tasks = list(measurements[0].by_task.norms)
     iterations = [m.iteration for m in measurements]
     panels = [_draw_cosines, _draw_condition] if len(tasks) > 1 else []
-    logged = [("automatic weight", weights)] if weights else []
-    logged += [("share in training, %", shares)] if shares else []
+    logged = [kind for kind in LOGGED if curves.get(kind)]
     rows = 1 + len(panels) + len(logged)
     figure = Figure(figsize=(7, 0.4 + 1.7 * rows), layout="constrained")
     axes = figure.subplots(rows, sharex=True, squeeze=False)[:, 0].tolist()
     _stack_shares(axes[0], iterations, measurements)
     for panel, draw in zip(axes[1:], panels, strict=False):
         draw(panel, iterations, measurements)
-    for panel, (label, curves) in zip(axes[1 + len(panels) :], logged, strict=True):
-        factor = 100 if curves is shares else 1
+    for panel, kind in zip(axes[1 + len(panels) :], logged, strict=True):
+        label, factor = LOGGED[kind]
         for task in tasks:  # a line even if it is empty: the colours are those of the areas
-            curve = curves.get(task, {})
+            curve = curves[kind].get(task, {})
             panel.plot(curve.keys(), [factor * value for value in curve.values()], label=task)
         panel.set_ylabel(label)
-        if curves is shares:
+        if kind == "share":
             panel.set_ylim(0, None)
         else:
             _set_logarithmic(panel)

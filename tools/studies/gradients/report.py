@@ -43,8 +43,8 @@ def advice(cfg: CfgNode, measurements: Sequence[Measurement]) -> list[str]:
     for task, share in shares.items():
         if share == 0:
             sentences.append(
-                f"{task} has no gradient: none of its labels reached the network. Look at the "
-                "labels of DATASETS.TRAIN with d2mt check."
+                f"{task} has no gradient: none of its labels reached the network. Measure more "
+                "--batches, or look at the labels of DATASETS.TRAIN with d2mt check."
             )
         elif share < SMALL / len(shares):
             ways = [f"raise {' and '.join(keys)}"] if (keys := weight_keys(cfg, task)) else []

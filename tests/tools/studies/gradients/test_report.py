@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from d2_multitask.config import load_config
-from d2_multitask.engine.task_gradients import gradient_statistics
+from d2_multitask.engine.task_gradients import gram_matrix, gram_statistics
 from studies.gradients.measure import Measurement
 from studies.gradients.picture import draw_gradients
 from studies.gradients.report import advice, report_json, report_markdown, weight_keys
@@ -19,8 +19,9 @@ EVEN = {"seg": [3.0, 0.0, 4.0], "det": [4.0, 0.0, -3.0], "pose": [0.0, 5.0, 0.0]
 
 
 def measurement(gradients: dict[str, list[float]], iteration: int = 99) -> Measurement:
-    found = gradient_statistics({task: torch.tensor(g) for task, g in gradients.items()})
-    losses = gradient_statistics({f"loss_{t}": torch.tensor(g) for t, g in gradients.items()})
+    gram = gram_matrix({task: torch.tensor(g) for task, g in gradients.items()})
+    found = gram_statistics(list(gradients), gram)
+    losses = gram_statistics([f"loss_{task}" for task in gradients], gram)
     return Measurement(iteration, dict.fromkeys(losses.norms, 0.5), losses, found)
 
 
@@ -96,8 +97,9 @@ def test_table_and_json():
 def test_picture_has_more_panels_where_weights_were_logged(tmp_path):
     weights = {"seg": {0: 1.0, 50: 4.0}, "det": {0: 1.0, 50: 2.0}}
     heights = []
-    for count, logged in ((1, {}), (2, weights)):  # an area of one measurement too
+    curves = {"weight": weights, "share": weights}
+    for count, logged in ((1, {}), (2, curves)):  # an area of one measurement too
         found = [measurement(EVEN, 100 * i) for i in range(count)]
-        draw_gradients(found, logged, logged, tmp_path / "gradients.png")
+        draw_gradients(found, logged, tmp_path / "gradients.png")
         heights.append(cv2.imread(str(tmp_path / "gradients.png")).shape[0])
     assert heights[1] > heights[0] > 500
