@@ -87,8 +87,6 @@ def measure_all(cfg: CfgNode, args: argparse.Namespace) -> Iterator[Measurement]
             measured.add(iteration)
             seed_all_rng(max(cfg.SEED, 0))  # removed patches, sampled boxes
             yield measure(model, batches, iteration, balancing_weights(content))
-        # What was loaded was said once.
-        logging.getLogger("d2_multitask.checkpoint").setLevel(logging.WARNING)
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -124,6 +122,8 @@ def run(args: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(arguments)
     setup_logger(name="d2_multitask", abbrev_name="d2_multitask")
+    if args.run:  # all tensors of all checkpoints are there
+        logging.getLogger("d2_multitask.checkpoint").setLevel(logging.WARNING)
     return exit_code(lambda: run(args))
 
 
