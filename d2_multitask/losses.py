@@ -98,13 +98,14 @@ def gathered_l1_loss(prediction: Tensor, target: Tensor, weight: Tensor | None =
     Args:
         prediction: (A, ...) regressions read at A cells.
         target: same shape.
-        weight: broadcastable to it, in [0, 1]: 0 where a number is not labelled, below 1 where it
+        weight: (A,) or (A, ...), in [0, 1]: 0 where a number is not labelled, below 1 where it
             counts less; ``None`` = all 1.
     """
     difference = (prediction.float() - target).abs()
     if weight is None:
         count = difference.new_full((), difference.numel())  # torch.tensor would wait for the GPU
     else:
+        weight = weight[(..., *[None] * (difference.dim() - weight.dim()))]
         weight = weight.expand_as(difference).float()
         difference = torch.where(weight > 0, difference * weight, torch.zeros_like(difference))
         count = (weight > 0).sum()

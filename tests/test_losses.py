@@ -79,6 +79,7 @@ def test_l1_is_a_mean_over_labelled_numbers() -> None:
     assert gathered_l1_loss(prediction, target).item() == pytest.approx((1 + 3 + 7 + 2) / 4)
     weight = torch.tensor([[1.0], [0.0]])
     assert gathered_l1_loss(prediction, target, weight).item() == pytest.approx((1 + 3) / 2)
+    assert gathered_l1_loss(prediction, target, weight[:, 0]).item() == pytest.approx((1 + 3) / 2)
 
 
 def test_unlabelled_not_a_number_does_not_leak() -> None:

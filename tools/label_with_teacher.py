@@ -55,7 +55,7 @@ from d2_multitask.engine.other_networks import (
 from d2_multitask.engine.setup import progress_bar
 from d2_multitask.engine.trained_model import TrainedModel
 from d2_multitask.exits import exit_code
-from d2_multitask.loading import load
+from d2_multitask.loading import EXPORTED_SUFFIXES
 from d2_multitask.runtime import Predictor, Result
 from d2_multitask.runtime.files import find_media, numbers_of
 from d2_multitask.runtime.model_info import ModelInfo
@@ -98,17 +98,17 @@ def find_teacher(args: argparse.Namespace) -> TrainedModel | Predictor | OtherNe
     name, opts = args.config_file, args.opts
     if bool(name) == bool(args.model):
         raise ValueError("expected --config-file FILE MODEL.WEIGHTS FILE, or --model FILE")
-    is_torchvision = name.startswith(TORCHVISION)
-    if args.tasks and (is_torchvision or is_of_zoo(name)):
-        raise ValueError(
-            f"--tasks: found {args.tasks}, expected none: {name} is not of this package"
-        )
-    if is_torchvision:
-        weights = dict(zip(opts[::2], opts[1::2], strict=True)).get("MODEL.WEIGHTS", "")
-        return torchvision_network(name.removeprefix(TORCHVISION), weights)
+    if name.startswith(TORCHVISION):
+        if len(opts) != 2 or opts[0] != "MODEL.WEIGHTS":
+            raise ValueError(f"found {opts} at the end of the command, expected MODEL.WEIGHTS FILE")
+        return torchvision_network(name.removeprefix(TORCHVISION), opts[1])
     if is_of_zoo(name):
         return zoo_network(name, opts)
-    return TrainedModel("", name, opts) if name else load(args.model)
+    if Path(args.model).suffix.lower() not in EXPORTED_SUFFIXES:
+        return TrainedModel(args.model, name, opts)
+    if opts:
+        raise ValueError(f"found {opts}, expected no keys: {args.model} is an exported network")
+    return Predictor(args.model)
 
 
 def find_images(args: argparse.Namespace) -> list[Image]:
@@ -228,6 +228,8 @@ def run(args: argparse.Namespace) -> None:
     if args.output.is_file() or (args.output.is_dir() and any(args.output.iterdir())):
         raise ValueError(f"--output {args.output}: found files, expected a new folder")
     teacher = find_teacher(args)
+    if wrong := [task for task in args.tasks or () if task not in teacher.info.tasks]:
+        raise ValueError(f"--tasks: found {wrong}, expected some of {teacher.info.tasks}")
     if args.data_config:
         register_datasets(load_config(args.data_config).DATASETS.REGISTER)
     images = find_images(args)

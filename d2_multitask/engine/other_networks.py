@@ -5,12 +5,12 @@ as teachers: ``network(image)`` is a `d2_multitask.runtime.Result`, ``network.in
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import detectron2
 import numpy as np
 import torch
-from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from torch import nn
 
@@ -18,13 +18,7 @@ from d2_multitask.config import get_multitask_cfg, merge_options
 from d2_multitask.engine.predictor import MultitaskPredictor
 from d2_multitask.engine.results import to_result
 from d2_multitask.runtime import Result
-from d2_multitask.runtime.model_info import (
-    DrawInfo,
-    InputInfo,
-    MapInfo,
-    ModelInfo,
-    ObjectsInfo,
-)
+from d2_multitask.runtime.model_info import DrawInfo, InputInfo, MapInfo, ModelInfo, ObjectsInfo
 from d2_multitask.version import __version__
 from d2_multitask.visualization.metadata import limbs
 
@@ -33,15 +27,16 @@ TORCHVISION = "torchvision/"
 _NO_CLASS = ("__background__", "N/A", "no person")
 
 
+@dataclass(frozen=True)
 class OtherNetwork:
-    """Any function of images, with the names that its results need."""
+    """A function of images, and the names that its results need."""
 
-    def __init__(self, run: Callable[[np.ndarray, ModelInfo], Result], info: ModelInfo) -> None:
-        self.info, self._run = info, run
+    info: ModelInfo
+    run: Callable[[np.ndarray], Result]
 
     def __call__(self, image: np.ndarray) -> Result:
         """The result of an image (H, W, 3) uint8 BGR."""
-        return self._run(image, self.info)
+        return self.run(image)
 
 
 def is_of_zoo(name: str) -> bool:
@@ -65,30 +60,24 @@ def zoo_network(name: str, opts: Sequence[str]) -> OtherNetwork:
     """
     cfg = get_multitask_cfg()
     cfg.merge_from_file(_zoo_file(name))
-    cfg.MODEL.WEIGHTS = ""
-    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", _device()
     merge_options(cfg, list(opts))
     cfg.TEST.FUSED = False  # is for networks of this package
     _check_weights(cfg.MODEL.WEIGHTS)
     predictor = MultitaskPredictor(cfg)
+    metadata = MetadataCatalog.get((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)[0])
+    ids = {i: number for number, i in metadata.thing_dataset_id_to_contiguous_id.items()}
+    names = dict(zip((ids[i] for i in range(len(ids))), metadata.thing_classes, strict=True))
+    keypoints = metadata.keypoint_names if cfg.MODEL.KEYPOINT_ON else ()
+    edges = limbs(metadata) if keypoints else ()
+    info = _info(names, keypoints, edges, metadata.get("stuff_classes") or ())
 
-    def run(image: np.ndarray, info: ModelInfo) -> Result:
+    def run(image: np.ndarray) -> Result:
         found = predictor(image)
         wanted = {key: found[key] for key in ("instances", "sem_seg") if key in found}
         return to_result(wanted, image.shape[:2], info)
 
-    return OtherNetwork(run, _zoo_info(cfg))
-
-
-def _zoo_info(cfg: CfgNode) -> ModelInfo:
-    metadata = MetadataCatalog.get((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)[0])
-    ids = {number: i for i, number in metadata.thing_dataset_id_to_contiguous_id.items()}
-    keypoints = metadata.keypoint_names if cfg.MODEL.KEYPOINT_ON else ()
-    edges = limbs(metadata) if keypoints else ()
-    category_ids = [ids[number] for number in range(len(metadata.thing_classes))]
-    return _info(
-        metadata.thing_classes, category_ids, keypoints, edges, metadata.get("stuff_classes")
-    )
+    return OtherNetwork(info, run)
 
 
 def torchvision_network(name: str, weights: str) -> OtherNetwork:
@@ -107,35 +96,40 @@ def torchvision_network(name: str, weights: str) -> OtherNetwork:
     if name not in known:
         raise ValueError(f"--config-file: found {TORCHVISION}{name}, expected one of {known}")
     meta = models.get_model_weights(name).DEFAULT.meta
-    names = meta["categories"]
-    model = models.get_model(name, weights=None, weights_backbone=None, num_classes=len(names))
+    labels = meta["categories"]
+    model = models.get_model(name, weights=None, weights_backbone=None, num_classes=len(labels))
     try:
         model.load_state_dict(torch.load(_check_weights(weights), weights_only=True))
     except RuntimeError as error:
-        raise ValueError(f"{weights}: no weights of torchvision's {name}: {error}") from error
-    classes = [number for number, label in enumerate(names) if label not in _NO_CLASS]
-    info = _info([names[i] for i in classes], classes, meta.get("keypoint_names", ()))
-    numbers = np.full(len(names), -1)
-    numbers[classes] = np.arange(len(classes))
-    model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    return OtherNetwork(lambda image, info: _run_torchvision(model, image, info, numbers), info)
+        found = " ".join(str(error).split())[:300]
+        raise ValueError(f"{weights}: no weights of torchvision's {name}: {found} ...") from error
+    names = {number: label for number, label in enumerate(labels) if label not in _NO_CLASS}
+    info = _info(names, meta.get("keypoint_names", ()))
+    places = {number: place for place, number in enumerate(names)}
+    classes = np.array([places.get(number, -1) for number in range(len(labels))])
+    model = model.eval().to(_device())
+    return OtherNetwork(info, lambda image: _run_torchvision(model, image, info, classes))
 
 
 @torch.inference_mode()
 def _run_torchvision(
-    model: nn.Module, image: np.ndarray, info: ModelInfo, numbers: np.ndarray
+    model: nn.Module, image: np.ndarray, info: ModelInfo, classes: np.ndarray
 ) -> Result:
+    """``classes``: of each label that the model gives, -1 for none."""
     rgb = torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)))
-    device = next(model.parameters()).device
-    found = {key: x.cpu() for key, x in model([rgb.to(device).float() / 255])[0].items()}
+    found = {key: x.cpu() for key, x in model([rgb.to(_device()).float() / 255])[0].items()}
     result = Result(image.shape[:2], info, found["boxes"].numpy(), found["scores"].numpy())
-    result.classes = numbers[found["labels"].numpy()]
+    result.classes = classes[found["labels"].numpy()]
     if "masks" in found:
         result.masks = (found["masks"][:, 0] >= 0.5).numpy()
     if "keypoints" in found:  # whose scores are logits
         scores = found["keypoints_scores"].sigmoid()
         result.keypoints = torch.cat([found["keypoints"][..., :2], scores[..., None]], -1).numpy()
     return result.select(result.classes >= 0)
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _check_weights(weights: str) -> str:
@@ -148,22 +142,13 @@ def _check_weights(weights: str) -> str:
 
 
 def _info(
-    classes: Sequence[str],
-    category_ids: Sequence[int],
+    names: Mapping[int, str],
     keypoints: Sequence[str],
     edges: Sequence[tuple[int, int]] = (),
-    stuff: Sequence[str] | None = None,
+    stuff: Sequence[str] = (),
 ) -> ModelInfo:
-    stuff = tuple(stuff or ())
-    return ModelInfo(
-        package_version=__version__,
-        config="",
-        input=InputInfo("BGR", 1, "shortest_edge", 0, 0, None, 0),
-        outputs={},
-        objects=ObjectsInfo(
-            *(0.0, 0.0, tuple(classes), tuple(category_ids)),
-            *(tuple(keypoints), (), tuple(edges), True),
-        ),
-        maps={"sem_seg": MapInfo(stuff, tuple(range(len(stuff))))} if stuff else {},
-        draw=DrawInfo(),
-    )
+    """``names``: category id -> name of the class, in the order of the network's classes."""
+    objects = tuple(names.values()), tuple(names), tuple(keypoints), (), tuple(edges), True
+    maps = {"sem_seg": MapInfo(tuple(stuff), tuple(range(len(stuff))))} if stuff else {}
+    size = InputInfo("BGR", 1, "shortest_edge", 0, 0, None, 0)
+    return ModelInfo(__version__, "", size, {}, ObjectsInfo(0.0, 0.0, *objects), maps, DrawInfo())

@@ -166,8 +166,8 @@ class FloatStep(SimpleTrainer):
             # Means over all processes. A lone loss is not there: it is "total_loss" only.
             latest = storage.latest()
             means = {key: latest[prefix + key][0] for key in losses if prefix + key in latest}
-            totals = task_totals(means, task_names(self.model))
-            storage.put_scalars(cur_iter=iteration, **totals)
+            totals = sum_by_task(means, task_names(self.model))
+            storage.put_scalars(cur_iter=iteration, **{f"task/{t}": x for t, x in totals.items()})
             shares = zip(names, (counts / counts.sum()).tolist(), strict=True)
             # Not smoothed: the median of a rare dataset's shares is 0.
             shares = {f"data/{name}": share for name, share in shares}
@@ -318,14 +318,3 @@ def set_counts(batch: Batch, names: Sequence[str], device: torch.device) -> Tens
     found = [image.get(DATASET_KEY) for image in batch]
     counts = torch.tensor([float(found.count(name)) for name in names], device=device)
     return sum_over_workers(counts) if names else counts
-
-
-def task_totals(losses: Mapping[str, float], tasks: Iterable[str]) -> dict[str, float]:
-    """Sum of the losses of each task.
-
-    Those of none of the tasks are left out; see `task_of_loss`.
-
-    Returns:
-        ``task/<task>`` -> sum, for the tasks that have a loss.
-    """
-    return {f"task/{task}": total for task, total in sum_by_task(losses, tasks).items()}

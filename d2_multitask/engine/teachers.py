@@ -1,11 +1,4 @@
-"""``MODEL.TEACHERS``: entries of a config -> trained networks that fit the one that is trained.
-
-MODEL:
-TEACHERS:
-- WEIGHTS: output/quick/mcn_seg/model_final.pth   # the file's own config, or CONFIG
-TASKS: ["seg"]      # optional: those that both networks have
-WEIGHT: 0.5         # optional, of its losses: 1
-"""
+"""``MODEL.TEACHERS``: entries of a config -> trained networks that fit the one that is trained."""
 
 from __future__ import annotations
 
@@ -15,6 +8,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import Metadata
 from torch import nn
 
 from d2_multitask.engine.model_file import trained_config
@@ -25,10 +19,14 @@ from d2_multitask.heads.build import with_required
 from d2_multitask.modeling import MultitaskCenterNet
 from d2_multitask.modeling.inference.fold_norms import fold_norms
 from d2_multitask.modeling.teachers import Teacher, Teachers
+from d2_multitask.visualization.metadata import dataset_metadata
 
 logger = logging.getLogger(__name__)
 
 _KEYS = {"WEIGHTS": str, "CONFIG": str, "TASKS": (list, tuple), "WEIGHT": (int, float)}
+# Which names of a dataset a task's predictions are of.
+_NAMES = {"center": "thing_classes", "pose": "keypoint_names"}
+_NAMES |= {"seg": "stuff_classes", "parts": "part_classes"}
 _PROBE_SIDE = 64
 
 
@@ -54,54 +52,50 @@ def add_teachers(cfg: CfgNode, model: nn.Module) -> None:
     teachers = []
     for index, entry in enumerate(cfg.MODEL.TEACHERS):
         where = f"MODEL.TEACHERS[{index}]"
-        _check_entry(entry, where)
-        teachers.append(_build(cfg, model, entry, where))
+        try:
+            _check_entry(entry)
+            teachers.append(_build(cfg, model, entry))
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{where}: {error}") from None
         logger.info("%s teaches %s: %s", where, list(teachers[-1].tasks), entry["WEIGHTS"])
     model.teachers = Teachers(teachers)
 
 
-def _check_entry(entry: Any, where: str) -> None:
+def _check_entry(entry: Any) -> None:
     if not isinstance(entry, Mapping):
-        raise ValueError(f"{where}: found {entry!r}, expected the keys {list(_KEYS)}")
+        raise ValueError(f"found {entry!r}, expected the keys {list(_KEYS)}")
     for key, value in entry.items():
         if key not in _KEYS:
-            raise ValueError(f"{where}: found key {key!r}, expected some of {list(_KEYS)}")
+            raise ValueError(f"found key {key!r}, expected some of {list(_KEYS)}")
         if not isinstance(value, _KEYS[key]) or isinstance(value, bool):
             expected = {"TASKS": "a list of tasks", "WEIGHT": "a number"}.get(key, "a path")
-            raise ValueError(f"{where}: {key}: found {value!r}, expected {expected}")
+            raise ValueError(f"{key}: found {value!r}, expected {expected}")
     if not entry.get("WEIGHTS"):
-        raise ValueError(f"{where}: WEIGHTS: found nothing, expected the file of a trained network")
+        raise ValueError("WEIGHTS: found nothing, expected the file of a trained network")
     if not 0 < entry.get("WEIGHT", 1.0) < float("inf"):
-        raise ValueError(f"{where}: WEIGHT: found {entry['WEIGHT']}, expected a number above 0")
+        raise ValueError(f"WEIGHT: found {entry['WEIGHT']}, expected a number above 0")
 
 
-def _build(
-    cfg: CfgNode, model: MultitaskCenterNet, entry: Mapping[str, Any], where: str
-) -> Teacher:
-    try:
-        own, _ = trained_config(entry["WEIGHTS"], entry.get("CONFIG", ""))
-        tasks = _tasks(own, model, entry, where)
-        _check_config(cfg, own, model, tasks, where)
-        own.MODEL.TASKS, own.MODEL.DEVICE = tasks, str(model.device)
-        network = load_trained_model(own)
-    except (ValueError, OSError) as error:
-        text = str(error)
-        raise ValueError(text if text.startswith(where) else f"{where}: {text}") from None
-    network.eval().requires_grad_(False)
+def _build(cfg: CfgNode, model: MultitaskCenterNet, entry: Mapping[str, Any]) -> Teacher:
+    own, names = trained_config(entry["WEIGHTS"], entry.get("CONFIG", ""))
+    tasks = _tasks(own, model, entry)
+    _check_config(cfg, own, model, tasks)
+    if names is not None:
+        _compare_names(dataset_metadata(cfg), names, tasks, entry["WEIGHTS"])
+    own.MODEL.TASKS, own.MODEL.DEVICE = tasks, str(model.device)
+    network = load_trained_model(own).eval().requires_grad_(False)
     with torch.no_grad():
         fold_norms(network)
-    _check_network(network, model, tasks, where)
+    _check_network(network, model, tasks)
     order = tuple(cfg.INPUT.FORMAT.index(channel) for channel in own.INPUT.FORMAT)
     return Teacher(network, tuple(tasks), float(entry.get("WEIGHT", 1.0)), order)
 
 
-def _tasks(
-    own: CfgNode, model: MultitaskCenterNet, entry: Mapping[str, Any], where: str
-) -> list[str]:
+def _tasks(own: CfgNode, model: MultitaskCenterNet, entry: Mapping[str, Any]) -> list[str]:
     """The tasks of an entry, with those that they need."""
     if own.MODEL.META_ARCHITECTURE not in ("MultitaskCenterNet", "MultitaskMAE"):
         raise ValueError(
-            f"{where}: MODEL.META_ARCHITECTURE: found {own.MODEL.META_ARCHITECTURE!r}, expected "
+            f"MODEL.META_ARCHITECTURE: found {own.MODEL.META_ARCHITECTURE!r}, expected "
             "MultitaskCenterNet or MultitaskMAE"
         )
     able = [t for t, head in model.heads.items() if type(head).distill is not TaskHead.distill]
@@ -110,45 +104,53 @@ def _tasks(
     wrong = [task for task in tasks if task not in both]
     if wrong or not tasks:
         raise ValueError(
-            f"{where}: TASKS: found {wrong or own.MODEL.TASKS}, expected some of {both}: the tasks "
+            f"TASKS: found {wrong or own.MODEL.TASKS}, expected some of {both}: the tasks "
             "of teacher and network that can be taught"
         )
-    return with_required(tasks, f"{where}: TASKS")
+    return with_required(tasks, "TASKS")
 
 
-def _check_config(
-    cfg: CfgNode, own: CfgNode, model: MultitaskCenterNet, tasks: list[str], where: str
-) -> None:
+def _check_config(cfg: CfgNode, own: CfgNode, model: MultitaskCenterNet, tasks: list[str]) -> None:
     keys = [key for task in tasks for key in model.heads[task].teacher_keys]
     for key in keys:
         found, expected = flat(own)[key], flat(cfg)[key]
         if found != expected:
             raise ValueError(
-                f"{where}: {key}: found {found!r}, expected {expected!r} as in the network that is "
-                "trained"
+                f"{key}: found {found!r}, expected {expected!r} as in the network that is trained"
             )
     if sorted(own.INPUT.FORMAT) != sorted(cfg.INPUT.FORMAT):
         raise ValueError(
-            f"{where}: INPUT.FORMAT: found {own.INPUT.FORMAT!r}, expected the channels of "
+            f"INPUT.FORMAT: found {own.INPUT.FORMAT!r}, expected the channels of "
             f"{cfg.INPUT.FORMAT!r}"
         )
 
 
+def _compare_names(ours: Metadata, names: Metadata, tasks: list[str], weights: str) -> None:
+    for key in (_NAMES[task] for task in tasks if task in _NAMES):
+        found, expected = (list(x.get(key) or ()) for x in (names, ours))
+        if found and expected and found != expected:
+            logger.warning(
+                "MODEL.TEACHERS: %s: %s: found %s, taken for the %s of the network that is "
+                "trained, in this order",
+                *(weights, key, found, expected),
+            )
+
+
 def _check_network(
-    network: MultitaskCenterNet, model: MultitaskCenterNet, tasks: list[str], where: str
+    network: MultitaskCenterNet, model: MultitaskCenterNet, tasks: list[str]
 ) -> None:
     """Strides, padding, and finite predictions for a grey image."""
     for task in tasks:
         found, expected = network.heads[task].stride, model.heads[task].stride
         if found != expected:
             raise ValueError(
-                f"{where}: task {task!r}: found predictions of stride {found}, expected {expected} "
+                f"task {task!r}: found predictions of stride {found}, expected {expected} "
                 "as in the network that is trained"
             )
     found, expected = network.backbone.size_divisibility, model.backbone.size_divisibility
     if found != expected:
         raise ValueError(
-            f"{where}: found a backbone whose images are padded to multiples of {found} pixels, "
+            f"found a backbone whose images are padded to multiples of {found} pixels, "
             f"expected {expected} as in the network that is trained"
         )
     side = -(-_PROBE_SIDE // max(found, 1)) * max(found, 1)
@@ -159,6 +161,6 @@ def _check_network(
             for name, values in network.heads[task].layers(features).items():
                 if not torch.isfinite(values).all():
                     raise ValueError(
-                        f"{where}: task {task!r}: found NaN or infinite numbers in its {name!r} "
+                        f"task {task!r}: found NaN or infinite numbers in its {name!r} "
                         "for a grey image, expected finite ones"
                     )

@@ -166,7 +166,6 @@ class BoxHead(ObjectHead):
             boxes = boxes_from_ltrb(targets["cells"].xy, distances)
             giou = gathered_giou_loss(boxes, targets["boxes"], weight)
             return {"loss_det_giou": giou * self.giou_weight}
-        weight = None if weight is None else weight[:, None]
         wh = gathered_l1_loss(predictions["wh"][index] * self.wh_scale, targets["wh"], weight)
         return {"loss_det_wh": wh * self.wh_weight}
 

@@ -272,9 +272,7 @@ class CenterHead(ObjectHead):
             peaks=targets["peaks"],
             peak_weight=targets["peak_weight"],
         )
-        weight = targets["cells"].weight
-        weight = None if weight is None else weight[:, None]
-        offset = gathered_l1_loss(predicted, targets["offset"], weight)
+        offset = gathered_l1_loss(predicted, targets["offset"], targets["cells"].weight)
         return {
             "loss_center_heatmap": heatmap * self.heatmap_weight,
             "loss_center_offset": offset * self.offset_weight,

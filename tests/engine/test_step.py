@@ -18,7 +18,6 @@ from d2_multitask.engine.step import (
     describe_losses,
     gradient_norm,
     has_native_bfloat16,
-    task_totals,
 )
 
 
@@ -178,31 +177,6 @@ def test_batch_memory_keeps_the_last_batch_only():
     assert memory.last == []
     for expected, seen in zip([batch(0), batch(1)], memory, strict=True):
         assert seen == memory.last == expected
-
-
-@pytest.mark.parametrize(
-    ("losses", "tasks", "expected"),
-    [
-        pytest.param({"loss_seg": 1.0}, ["seg"], {"task/seg": 1}, id="loss without a term"),
-        pytest.param(
-            {"loss_det_wh": 1.0, "loss_det_offset": 2.0, "loss_pose_heatmap_offset": 4.0},
-            ["det", "pose"],
-            {"task/det": 3, "task/pose": 4},
-            id="several terms",
-        ),
-        pytest.param(
-            {"loss_part_seg_ce": 1.0, "loss_part_box": 2.0},
-            ["part", "part_seg"],
-            {"task/part_seg": 1, "task/part": 2},
-            id="a name that begins with another",
-        ),
-        pytest.param({"loss_rpn_cls": 1.0, "extra": 2.0}, ["seg"], {}, id="of no task"),
-        pytest.param({"loss_rpn_cls": 1.0}, ["det"], {"task/det": 1}, id="Detectron2's name"),
-        pytest.param({"loss_details": 1.0}, ["det"], {}, id="only looks like the task"),
-    ],
-)
-def test_task_totals(losses, tasks, expected):
-    assert task_totals(losses, tasks) == expected
 
 
 def test_message_for_images_without_a_file():

@@ -132,6 +132,16 @@ def test_entries_that_do_not_fit(people, tmp_path, weights, entry, keys, message
         add_teachers(student(people, tmp_path, entry, **keys), model)
 
 
+def test_other_names_are_said(people, tmp_path, weights, caplog):
+    content = torch.load(weights, weights_only=False)
+    content["d2_multitask"] = content["d2_multitask"].replace('["person"]', '["dog"]')
+    torch.save(content, tmp_path / "dog.pth")
+    for file, said in ((weights, 0), (str(tmp_path / "dog.pth"), 1)):
+        cfg = student(people, tmp_path, {"WEIGHTS": file, "TASKS": ["det"]})
+        add_teachers(cfg, build_model(cfg))
+        assert caplog.text.count("thing_classes: found ['dog'], taken for the ['person']") == said
+
+
 def test_networks_that_do_not_fit(people, tmp_path, weights):
     content = torch.load(weights, weights_only=False)
     content["model"]["heads.seg.sem_seg.1.bias"][0] = float("nan")

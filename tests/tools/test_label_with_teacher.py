@@ -77,6 +77,8 @@ def test_ids_of_a_coco_file_and_some_tasks(photos, tmp_path, capsys):
         (["--output", str(tmp_path / "true.json")], "true.json: found files, expected a new"),
         (["--output", str(tmp_path / "new")], "without --image-root FOLDER"),
         (["--output", str(tmp_path / "new"), "--classes", "dog"], "--classes: found 'dog'"),
+        (["--output", str(tmp_path / "new"), "--tasks", "sem"], "--tasks: found ['sem'], expected"),
+        (["--output", str(tmp_path / "new"), "TEST.TASKS", "['dot']"], "found 'dot', expected"),
     ):
         if "--classes" in changed:
             words += ["--image-root", photos]
@@ -103,6 +105,8 @@ def test_a_network_of_torchvision(photos, tmp_path, capsys):
         a["score"] for a in content["annotations"] if (a["image_id"], a["category_id"]) == (1, 1)
     ]
     assert not scores or max(scores) == pytest.approx(float(dogs.max()), abs=1e-4)
+    assert tool.main(["--output", str(tmp_path / "new"), *map(str, words[:-1])]) == 2
+    assert "expected MODEL.WEIGHTS FILE" in capsys.readouterr().err
     words[words.index("dog")] = "unicorn"
     assert tool.main(["--output", str(tmp_path / "new"), *map(str, words)]) == 2
     assert "--classes: found 'unicorn'" in capsys.readouterr().err

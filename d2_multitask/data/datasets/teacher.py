@@ -1,16 +1,8 @@
 """Labels that a trained network, a teacher, gave to a dataset's images.
 
-`tools/label_with_teacher.py` writes them to a folder:
-
-    labels.json                     COCO format: objects with `score`, keypoints with
-                                    `keypoint_scores`; the names of semantic classes
-    sem_seg/<image>.png             class ids, and how probable each is, 0 to 255:
-    sem_seg_confidence/<image>.png
-    foreground/<image>.png          0 and 255, and the same:
-    foreground_confidence/<image>.png
-
-Where an image has true labels of a task, these count alone. What the teacher is not sure of is
-neither object nor background.
+`tools/label_with_teacher.py` writes them to a folder (docs/teachers.md). Where an image has true
+labels of a task, these count alone. What the teacher is not sure of is neither object nor
+background.
 """
 
 from __future__ import annotations
@@ -109,7 +101,7 @@ class TeacherLabels:
             if os.path.isdir(os.path.join(self.root, label.key)):
                 if label is SemSegLabel:
                     _agree(where, "stuff_classes", content.get("stuff_classes"), metadata)
-                self._add_maps(where, label, records, names, added)
+                added[label.description] = self._add_maps(where, label, records, names)
         if "annotations" in content:
             found = self._read_objects(where, content, image_ids, records, metadata, problems)
             _add_objects(records, found, added)
@@ -117,26 +109,18 @@ class TeacherLabels:
         logger.info("Dataset %s: labels of the teacher %s: %s", name, self.root, told or "none")
 
     def _add_maps(
-        self,
-        where: str,
-        label: type[MapLabel],
-        records: Sequence[Record],
-        names: Sequence[str],
-        added: Counter[str],
-    ) -> None:
-        key = label.key
+        self, where: str, label: type[MapLabel], records: Sequence[Record], names: Sequence[str]
+    ) -> int:
+        number = 0
         for record, image in zip(records, names, strict=True):
-            if label().has(record):
-                continue
-            files = [
-                os.path.join(self.root, folder, f"{image}.png")
-                for folder in (key, f"{key}_confidence")
-            ]
-            for file in files:
-                _check_size(where, file, size_of(record))
-            record[f"{key}_file_name"], record[f"{key}_confidence_file_name"] = files
-            record[f"{key}_min_confidence"] = self.thresholds.maps
-            added[label.description] += 1
+            if not label().has(record):
+                for key in (label.key, f"{label.key}_confidence"):
+                    file = os.path.join(self.root, key, f"{image}.png")
+                    _check_size(where, file, size_of(record))
+                    record[f"{key}_file_name"] = file
+                record[f"{label.key}_min_confidence"] = self.thresholds.maps
+                number += 1
+        return number
 
     def _read_objects(
         self,
