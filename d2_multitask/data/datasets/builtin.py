@@ -17,6 +17,7 @@ from d2_multitask.data.datasets.pascal_in_detail import (
     find_files,
     register_detail_layout,
 )
+from d2_multitask.data.datasets.tiny_imagenet import register_tiny_imagenet
 from d2_multitask.data.labels.base import IGNORE_VALUE
 
 COCO_PERSON_METADATA = {
@@ -65,6 +66,7 @@ _ROOT = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
 register_coco_people(_ROOT)
 register_synthetic_people(_ROOT)
 register_bsds500(_ROOT)
+register_tiny_imagenet(_ROOT)
 register_detail_layout("pascal_in_detail", *find_files(_ROOT))
 # The synthetic images have the same layout.
 register_detail_layout(
