@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 
 from d2_multitask.config import load_config
@@ -45,4 +46,9 @@ def batch_for(cfg: CfgNode) -> list[dict[str, Any]]:
     num_keypoints = cfg.MODEL.POSE_HEAD.NUM_KEYPOINTS
     if cfg.MODEL.KEYPOINT_ON:
         num_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
-    return [labelled_image(64, 96, num_keypoints=num_keypoints, seed=seed) for seed in range(2)]
+    batch = [labelled_image(64, 96, num_keypoints=num_keypoints, seed=seed) for seed in range(2)]
+    if cfg.MODEL.CLASSIFICATION_HEAD.SINGLE_LABEL:
+        for number, entry in enumerate(batch):
+            classes = torch.arange(cfg.MODEL.CLASSIFICATION_HEAD.NUM_CLASSES)
+            entry["image_labels"] = (classes == number).long()
+    return batch

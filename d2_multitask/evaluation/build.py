@@ -232,11 +232,14 @@ def build_parts_evaluator(cfg: CfgNode, request: EvaluationRequest) -> DatasetEv
 def build_classification_evaluator(
     cfg: CfgNode, request: EvaluationRequest
 ) -> DatasetEvaluator | None:
-    """AP of image labels."""
+    """AP of image labels, or accuracy."""
     names = _class_names(ImageLabels.from_config(cfg), request)
-    legacy = cfg.TEST.PASCAL_IN_DETAIL.LEGACY
     return names and ClassificationEvaluator(
-        request.dataset_name, request.records, names, legacy=legacy
+        request.dataset_name,
+        request.records,
+        names,
+        legacy=cfg.TEST.PASCAL_IN_DETAIL.LEGACY,
+        single_label=cfg.MODEL.CLASSIFICATION_HEAD.SINGLE_LABEL,
     )
 
 

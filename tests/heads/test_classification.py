@@ -8,7 +8,7 @@ from detectron2.structures import ImageList
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.heads import BatchLabels, ClassificationHead, Decoded, build_heads
-from d2_multitask.heads.classification import mean_logits
+from d2_multitask.heads.classification import NO_CLASS, mean_logits
 from support import TinyBackbone, labelled_image, without
 
 
@@ -76,3 +76,32 @@ def test_wrong_number_of_labels() -> None:
 def test_map_stride_must_fit() -> None:
     with pytest.raises(ValueError, match="MAP_STRIDE: found 6, expected a multiple of 4"):
         classification_head(MAP_STRIDE=6)
+
+
+def test_one_class_is_a_softmax() -> None:
+    """Loss and probabilities against PyTorch's; an image without a class costs nothing."""
+    head = classification_head(SINGLE_LABEL=True, CONV_DIM=0, MAP_STRIDE=4)
+    batch = [labelled_image(40, 40, seed=seed) for seed in range(3)]
+    for entry, present in zip(batch, ([7], [58], []), strict=True):
+        entry["image_labels"] = torch.zeros(59, dtype=torch.long)
+        entry["image_labels"][present] = 1
+    images = ImageList.from_tensors([x["image"].float() / 255 for x in batch], 8)
+    targets = head.targets(BatchLabels(batch, images))
+    assert targets["image_labels"].tolist() == [7, 58, NO_CLASS]
+    class_map = torch.rand(3, 59, *targets["share"].shape[2:])
+    logits = class_map.mean((2, 3))
+    loss = head.losses({"class_map": class_map}, targets)["loss_classification"]
+    expected = torch.nn.functional.cross_entropy(logits[:2], torch.tensor([7, 58]))
+    torch.testing.assert_close(loss, expected)
+    decoded = Decoded()
+    head.inference({"class_map": class_map}, images, decoded)
+    torch.testing.assert_close(decoded.maps["image_labels"], logits.softmax(1))
+
+
+def test_several_classes_where_one_is_expected() -> None:
+    head = classification_head(SINGLE_LABEL=True)
+    batch = [labelled_image(seed=1)]
+    batch[0]["image_labels"][[3, 9]] = 1
+    images = ImageList.from_tensors([x["image"].float() for x in batch], 8)
+    with pytest.raises(ValueError, match=r"image 0.*found the classes.*SINGLE_LABEL"):
+        head.targets(BatchLabels(batch, images))

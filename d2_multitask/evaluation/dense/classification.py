@@ -1,4 +1,4 @@
-"""Average precision of image classification, as PASCAL VOC 2010 defines it."""
+"""Image classification: average precision, as PASCAL VOC 2010 defines it; accuracy of one class."""
 
 from __future__ import annotations
 
@@ -41,8 +41,27 @@ def voc_average_precision(scores: np.ndarray, present: np.ndarray) -> float:
     return float((np.diff(recall, prepend=0.0) * envelope).sum())
 
 
+def top_k_accuracy(scores: np.ndarray, classes: np.ndarray, k: int) -> float:
+    """Share of the images whose class is among the k best; equal scores count as better ones.
+
+    Args:
+        scores: (n, C).
+        classes: (n,) ids.
+        k: from 1.
+
+    Returns:
+        In 0-1; NaN without images.
+    """
+    if not len(scores):
+        return float("nan")
+    own = scores[np.arange(len(scores)), classes][:, None]
+    return float(((scores >= own).sum(1) <= k).mean())
+
+
 class ClassificationEvaluator(LabelEvaluator):
     """AP of each class over the images, and their mean over the classes that occur.
+
+    Where each image shows one class, ``single_label``: instead of these ``top-1`` and ``top-5``.
 
     Labelled images without a prediction get score 0, with a warning, as in the official evaluation.
     """
@@ -59,12 +78,16 @@ class ClassificationEvaluator(LabelEvaluator):
         *,
         distributed: bool = True,
         legacy: bool = False,
+        single_label: bool = False,
     ) -> None:
         """As `LabelEvaluator`, for C classes, whose scores the output must have.
 
         ``legacy``: also give the official code's number.
         """
         self._class_names = list(class_names)
+        self._single_label = single_label
+        if single_label:
+            self.metrics = ("top-1", "top-5")
         self._legacy = legacy
         super().__init__(dataset_name, records, distributed=distributed)
 
@@ -85,7 +108,11 @@ class ClassificationEvaluator(LabelEvaluator):
         self._scores.append((record["image_id"], np.where(finite, scores, 0)))
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """``mAP`` and ``AP-<class>`` in 0-100; NaN for a class that no image shows."""
+        """``mAP`` and ``AP-<class>`` in 0-100; NaN for a class that no image shows.
+
+        Raises:
+            ValueError: several classes in an image, of which there should be one.
+        """
         gathered = self.gather(self._scores)
         if gathered is None:
             return None
@@ -101,6 +128,8 @@ class ClassificationEvaluator(LabelEvaluator):
         scores = np.array([known.get(i, np.zeros(num_classes)) for i in labels])
         scores = scores.reshape(-1, num_classes)
         present = np.array(list(labels.values())).reshape(-1, num_classes) > 0
+        if self._single_label:
+            return {self.output_name: self._accuracy(scores, present)}
         columns = zip(self._class_names, scores.T, present.T, strict=True)
         ap = {name: voc_average_precision(s, p) for name, s, p in columns}
         occurring = [value for value in ap.values() if not math.isnan(value)]
@@ -110,3 +139,13 @@ class ClassificationEvaluator(LabelEvaluator):
         if self._legacy:
             results[f"{self.output_name}-legacy"] = {"mAP": 100 * official_mean_ap(scores, present)}
         return results
+
+    def _accuracy(self, scores: np.ndarray, present: np.ndarray) -> dict[str, float]:
+        if (present.sum(1) != 1).any():
+            raise ValueError(
+                f"Dataset {self._dataset_name!r}: image_labels: found an image with "
+                f"{int(present.sum(1).max())} classes, expected one in each; set "
+                "MODEL.CLASSIFICATION_HEAD.SINGLE_LABEL to False"
+            )
+        classes = present.argmax(1)
+        return {f"top-{k}": 100 * top_k_accuracy(scores, classes, k) for k in (1, 5)}

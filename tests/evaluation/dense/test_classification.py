@@ -9,6 +9,7 @@ import torch
 from d2_multitask.data.datasets.pascal_in_detail.names import STUFF_CLASSES
 from d2_multitask.evaluation.dense.classification import (
     ClassificationEvaluator,
+    top_k_accuracy,
     voc_average_precision,
 )
 from detail_support import CHAIR, GRASS, NUM_CLASSES, PERSON, inputs_of, three_images
@@ -86,3 +87,31 @@ def test_nan_is_counted(caplog):
     found = evaluate(records, outputs)
     assert "1 predictions of 'image_labels'" in caplog.text
     assert found["AP-person"] == pytest.approx(100 * (1 + 2 / 3) / 2)
+
+
+def test_accuracy_is_that_of_topk():
+    """Against torch.topk; with equal scores the own class is not the best."""
+    generator = np.random.default_rng(0)
+    values, classes = generator.random((50, 8)), generator.integers(0, 8, 50)
+    for k in (1, 5):
+        best = torch.from_numpy(values).topk(k).indices.numpy()
+        expected = (best == classes[:, None]).any(1).mean()
+        assert top_k_accuracy(values, classes, k) == pytest.approx(expected)
+        assert 0 < expected < 1
+    assert top_k_accuracy(np.zeros((3, 8)), np.arange(3), 5) == 0
+    assert math.isnan(top_k_accuracy(np.zeros((0, 8)), np.zeros(0, int), 1))
+
+
+def test_one_class_an_image():
+    records = [{"image_id": i, "file_name": f"{i}.jpg", "image_labels": [i]} for i in range(4)]
+    outputs = [{"image_labels": torch.eye(NUM_CLASSES)[i]} for i in (0, 1, 9, 9)]
+    outputs[2]["image_labels"][2] = 0.5
+    outputs[3]["image_labels"][:8] = 0.1 + 0.01 * torch.arange(8)  # of 8 the 5th: 6th in all
+    outputs[3]["image_labels"][3] = 0.135
+    evaluator = ClassificationEvaluator("some data", records, STUFF_CLASSES, single_label=True)
+    evaluator.process(records, outputs)
+    assert evaluator.evaluate() == {"image_labels": {"top-1": 50.0, "top-5": 75.0}}
+    assert evaluator.metric_names() == ["image_labels/top-1", "image_labels/top-5"]
+    records[1]["image_labels"] = [1, 2]
+    with pytest.raises(ValueError, match=r"with 2 classes, expected one.*SINGLE_LABEL"):
+        evaluator.evaluate()
