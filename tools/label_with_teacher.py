@@ -58,7 +58,7 @@ from d2_multitask.exits import exit_code
 from d2_multitask.loading import EXPORTED_SUFFIXES
 from d2_multitask.runtime import Predictor, Result
 from d2_multitask.runtime.files import find_media, numbers_of
-from d2_multitask.runtime.model_info import ModelInfo
+from d2_multitask.runtime.model_info import ModelInfo, OutputInfo
 
 # Objects below it are background; those from it up to the dataset's threshold are ignored.
 MIN_SCORE = 0.1
@@ -119,6 +119,10 @@ def find_images(args: argparse.Namespace) -> list[Image]:
         if not args.image_root:
             raise ValueError(f"--input {name}: found a COCO file without --image-root FOLDER")
         dataset = CocoFormatDataset(name, name, args.image_root)
+    if dataset is not None and len(args.input) > 1:
+        raise ValueError(
+            f"--input: found {args.input}, expected one dataset, or images and folders"
+        )
     if isinstance(dataset, CocoFormatDataset):  # its teachers' labels need not be there yet
         dataset = dataclasses.replace(dataset, teachers=())
         return [Image(r["image_id"], r["file_name"], dataset.relative_name(r)) for r in dataset()]
@@ -130,14 +134,16 @@ def find_images(args: argparse.Namespace) -> list[Image]:
             f"--input {name}: found neither a file, a folder nor a registered dataset; one of a "
             "config: --data-config FILE"
         )
-    paths, _ = find_media(args.input)
+    paths, videos = find_media(args.input)
+    if videos:
+        raise ValueError(f"--input: found the video {videos[0]}, expected images")
     ids = numbers_of(list(map(str, paths)))
     return [Image(i, str(path), path.name) for i, path in zip(ids, paths, strict=True)]
 
 
-def categories_of(info: ModelInfo, chosen: Sequence[str] | None) -> list[dict[str, Any]]:
-    """The ``categories`` of the file; with ``chosen`` names, these alone, numbered from 1."""
-    objects = info.objects
+def categories_of(info: ModelInfo, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The ``categories`` of the file; with --classes these alone, numbered from 1."""
+    objects, chosen = info.objects, args.classes
     ids = dict(zip(objects.class_names, objects.category_ids, strict=True)) if objects else {}
     for name in chosen or ():
         if name not in ids:
@@ -145,7 +151,8 @@ def categories_of(info: ModelInfo, chosen: Sequence[str] | None) -> list[dict[st
     if chosen:
         ids = {name: number for number, name in enumerate(chosen, 1)}
     fields: dict[str, Any] = {}
-    if ids and objects.keypoint_names:
+    given = not args.tasks or info.outputs.get("keypoints", OutputInfo("")).task in args.tasks
+    if ids and objects.keypoint_names and given:
         skeleton = [[a + 1, b + 1] for a, b in objects.skeleton]
         fields = {"keypoints": list(objects.keypoint_names), "skeleton": skeleton}
     return [{"id": number, "name": name, **fields} for name, number in ids.items()]
@@ -169,7 +176,7 @@ def annotations_of(
         x, y, w, h = (round(value, 2) for value in annotation["bbox"])
         annotation |= {"category_id": category_id, "bbox": [x, y, w, h], "area": w * h}
         annotation |= {"iscrowd": 0, "score": round(annotation["score"], 4)}
-        if result.info.objects.keypoint_names:
+        if "keypoints" in annotation:
             points = np.array(annotation["keypoints"]).reshape(-1, 3)
             inside = ((points[:, :2] >= 0) & (points[:, :2] <= (width - 1, height - 1))).all(1)
             annotation["keypoint_scores"] = points[:, 2].clip(0, 1).round(4).tolist()
@@ -199,7 +206,7 @@ def write_maps(result: Result, folder: Path, name: str) -> None:
 def label(args: argparse.Namespace, teacher: Any, images: Sequence[Image]) -> dict[str, Any]:
     """Write the maps of all images; returns what goes into the JSON file."""
     info: ModelInfo = teacher.info
-    categories = categories_of(info, args.classes)
+    categories = categories_of(info, args)
     ids = {category["name"]: category["id"] for category in categories}
     content: dict[str, Any] = {"images": []}
     for image in progress_bar(images, unit="image"):

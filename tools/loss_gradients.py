@@ -41,6 +41,7 @@ from d2_multitask.data.loader import build_train_loader
 from d2_multitask.data.whole_files import write_text
 from d2_multitask.engine.setup import fall_back_to_cpu, parse_with_overrides
 from d2_multitask.engine.solver import build_optimizer
+from d2_multitask.engine.teachers import add_teachers
 from d2_multitask.engine.trainer import load_for_evaluation
 from d2_multitask.exits import exit_code
 from studies.gradients.measure import Measurement, balancing_weights, measure, read_curves
@@ -68,6 +69,7 @@ def measure_all(cfg: CfgNode, args: argparse.Namespace) -> Iterator[Measurement]
     files = checkpoints(args.run) if args.run else [cfg.MODEL.WEIGHTS]
     seed_all_rng(max(cfg.SEED, 0))
     model = build_model(cfg).train()
+    add_teachers(cfg, model)
     build_optimizer(cfg, model)  # or its heads warn that nobody did
     batches = list(itertools.islice(build_train_loader(cfg), args.batches))
     measured: set[int] = set()

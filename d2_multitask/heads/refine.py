@@ -216,7 +216,5 @@ def _known(decoded: Decoded, num_found: int, targets: Targets) -> Tensor:
     x, y = decoded.peaks.xy[:, :num_found].unbind(-1)
     image = torch.arange(len(x), device=x.device)[:, None]
     ignored = targets["ignored"][image, 0, y, x]
-    labelled = targets["class_labelled"]
-    if labelled.shape[1] == 1:
-        return labelled & ~ignored
-    return labelled.gather(1, decoded.peaks.channels[:, :num_found]) & ~ignored
+    labelled, channels = targets["class_labelled"], decoded.peaks.channels[:, :num_found]
+    return labelled.gather(1, channels.clamp(max=labelled.shape[1] - 1)) & ~ignored

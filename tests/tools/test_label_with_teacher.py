@@ -62,9 +62,12 @@ def test_a_network_of_ours(photos, tmp_path, monkeypatch):
     probable = np.exp(result.maps["sem_seg"] - result.maps["sem_seg"].max(0)).sum(0)
     assert np.abs(confidence - 255 / probable).max() <= 0.51
     assert content["stuff_classes"] == ["background", "person"]
+    boxes = label(tmp_path / "boxes", "--model", weights, "--input", photos, "--tasks", "det")
+    assert boxes["annotations"] and not (tmp_path / "boxes/sem_seg").exists()
+    assert "keypoints" not in {**boxes["categories"][0], **boxes["annotations"][0]}
 
 
-def test_ids_of_a_coco_file_and_some_tasks(photos, tmp_path, capsys):
+def test_ids_of_a_coco_file_and_some_tasks(photos, tmp_path, capsys, monkeypatch):
     size = {"height": 48, "width": 64}
     images = [{"id": 70 + n, "file_name": f"{x}.png", **size} for n, x in enumerate(("two", "one"))]
     (tmp_path / "true.json").write_text(json.dumps({"images": images}))
@@ -72,10 +75,20 @@ def test_ids_of_a_coco_file_and_some_tasks(photos, tmp_path, capsys):
     content = label(tmp_path / "out", *words, "--image-root", photos, "--tasks", "seg")
     assert [image["id"] for image in content["images"]] == [70, 71]
     assert "annotations" not in content and (tmp_path / "out/sem_seg/one.png").is_file()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.mp4").touch()
     for changed, message in (
         (["--output", str(tmp_path / "out"), "--image-root", "x"], "expected a new folder"),
         (["--output", str(tmp_path / "true.json")], "true.json: found files, expected a new"),
         (["--output", str(tmp_path / "new")], "without --image-root FOLDER"),
+        (
+            ["--output", str(tmp_path / "new"), "--input", "a.mp4"],
+            "found the video a.mp4, expected",
+        ),
+        (
+            ["--output", str(tmp_path / "new"), "--image-root", "x", "--input", "a.json", "b.json"],
+            "found ['a.json', 'b.json'], expected one dataset",
+        ),
         (["--output", str(tmp_path / "new"), "--classes", "dog"], "--classes: found 'dog'"),
         (["--output", str(tmp_path / "new"), "--tasks", "sem"], "--tasks: found ['sem'], expected"),
         (["--output", str(tmp_path / "new"), "TEST.TASKS", "['dot']"], "found 'dot', expected"),

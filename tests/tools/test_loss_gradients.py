@@ -109,6 +109,10 @@ def test_checkpoints_of_a_training(tmp_path):
         torch.save(state, cfg.MODEL.WEIGHTS)
         (plain,) = tool.measure_all(cfg, args)
         assert found.losses["loss_seg"] == pytest.approx(weights["seg"] * plain.losses["loss_seg"])
+        cfg.MODEL.TEACHERS = [{"WEIGHTS": cfg.MODEL.WEIGHTS, "TASKS": ["seg"]}]
+        (taught,) = tool.measure_all(cfg, args)
+        assert set(taught.losses) - set(plain.losses) == {"loss_seg_teacher"}
+        cfg.MODEL.TEACHERS = []
         args.run, cfg.MODEL.DET_HEAD.BOX_LOSS = tmp_path / "run", "giou"
         with pytest.raises(ValueError, match=r"other.yaml: .* has no values for . tensors .*ltrb"):
             list(tool.measure_all(cfg, args))
