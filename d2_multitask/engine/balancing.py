@@ -87,7 +87,7 @@ class LossBalancer:
                 f"SOLVER.LOSS_BALANCING: found {method!r}, expected one of {list(METHODS)}"
             )
         for key, value in (("PERIOD", period), ("TEMPERATURE", temperature)):
-            if value <= 0:
+            if not value > 0:  # NaN too
                 raise ValueError(f"SOLVER.LOSS_BALANCING_{key}: found {value}, expected > 0")
         if not tasks:
             raise ValueError(
@@ -162,7 +162,8 @@ class LossBalancer:
         losses = sum_over_workers(self._gathered(totals)) / comm.get_world_size()
         # Of a loss that is not finite, the step says which one it is.
         present = (losses > 0) & losses.isfinite()
-        exponents = torch.where(present, 1 / (losses * self.temperature), -torch.inf)
+        exponents = (1 / (losses * self.temperature)).clamp(max=1e30)  # or inf - inf of tiny ones
+        exponents = torch.where(present, exponents, -torch.inf)
         weights = exponents.softmax(0) * present.sum()
         self.weights = torch.where(present, weights, self.weights.to(losses.device))
 

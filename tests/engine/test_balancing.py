@@ -132,6 +132,10 @@ def test_uncertainty_is_a_softmax():
     broken = [{"image": torch.tensor([math.nan, 1.0])}]
     weighted(balancer, model, broken)  # the step says that a loss is not finite
     assert balancer.weights.tolist() == pytest.approx(2 * e / e.sum())
+    balancer._measure_losses({"a": torch.tensor(1e-40), "b": torch.tensor(1.0)})
+    assert balancer.weights.tolist() == [2, 0]
+    with pytest.raises(ValueError, match="TEMPERATURE: found nan, expected > 0"):  # YAML's .nan
+        LossBalancer("uncertainty", ["a"], temperature=math.nan)
 
 
 def test_a_vanishing_gradient_does_not_get_all_weight():
