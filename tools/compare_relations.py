@@ -31,12 +31,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.config import CfgNode
+import numpy as np
 from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
 import d2_multitask  # noqa: F401 (registers datasets and networks)
-from d2_multitask.data.whole_files import write_json, write_text
+from d2_multitask.data.whole_files import whole_file, write_json, write_text
 from d2_multitask.engine.setup import parse_with_overrides
 from d2_multitask.evaluation.segments import mask_files
 from d2_multitask.exits import exit_code
@@ -46,22 +46,23 @@ from d2_multitask.segmenting.images import (
     checksum,
     default_long_side,
     find_images,
-    load_autoencoder,
 )
 from d2_multitask.segmenting.output_folder import claim_folder
-from studies.relations.divisions import DIVISIONS
+from studies.relations.divisions import DIVISIONS, MEAN_MASK
 from studies.relations.methods import (
     Method,
     method_as_json,
     method_from_json,
 )
+from studies.relations.networks import Networks, load_networks
 from studies.relations.picture import draw_quality, draw_study
-from studies.relations.relations import RELATIONS, Measuring
+from studies.relations.relations import RELATIONS, Measuring, split_network
 from studies.relations.study import RESULTS, LabelledImage, RelationStudy
 from studies.relations.table import as_json, collect_result, markdown
 
 BASELINES = ("distance / louvain", "color / louvain", "centre disc")
 METHODS_FILE = "methods.json"
+MEAN_MASK_FILE = "mean_mask.npy"
 TABLE_FILE = "table.json"
 
 
@@ -87,6 +88,9 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--backend", choices=BACKENDS, default="networkx", help="of Louvain")
     parser.add_argument("--size", type=int, help="longer side in pixels (default: the MAE's)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--early", type=Path, help="weights after 5 %% of the training (default: beside the others)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace other settings' results")
     parser.add_argument("--collect", nargs="+", type=Path, help="folders of studies to plot")
     parser.add_argument("--output", type=Path, default=Path("output/compare_relations"))
@@ -150,11 +154,12 @@ def progress(items: Iterable[Any], what: str) -> Iterable[Any]:
     return tqdm(items, desc=what, unit="image", disable=None)
 
 
-def make_study(args: argparse.Namespace) -> RelationStudy:
-    cfg, model = load_autoencoder(args.config_file, args.opts)
+def make_study(args: argparse.Namespace, networks: Networks) -> RelationStudy:
+    cfg, model = networks.cfg, networks.model
     long_side = args.size or default_long_side(model)
-    claim_folder(args.output, study_settings(args, cfg, long_side), RESULTS, args.overwrite)
-    measuring = Measuring(model, args.passes, args.seed, args.output / "relations")
+    claim_folder(args.output, study_settings(args, networks, long_side), RESULTS, args.overwrite)
+    relations = args.output / "relations"
+    measuring = Measuring(model, args.passes, args.seed, relations, networks.controls)
     return RelationStudy(
         measuring,
         args.output,
@@ -167,11 +172,12 @@ def make_study(args: argparse.Namespace) -> RelationStudy:
     )
 
 
-def study_settings(args: argparse.Namespace, cfg: CfgNode, long_side: int) -> dict[str, Any]:
+def study_settings(args: argparse.Namespace, networks: Networks, long_side: int) -> dict[str, Any]:
     """Everything that the files of single images depend on."""
     return {
-        "weights": cfg.MODEL.WEIGHTS,
-        "weights_crc32": checksum(cfg.MODEL.WEIGHTS),
+        "weights": networks.cfg.MODEL.WEIGHTS,
+        "weights_crc32": checksum(networks.cfg.MODEL.WEIGHTS),
+        "early_crc32": networks.early and checksum(str(networks.early)),
         "size": long_side,
         "passes": args.passes,
         "seed": args.seed,
@@ -189,24 +195,43 @@ def known_methods(args: argparse.Namespace) -> list[Method]:
     return [m for m in methods if is_asked_for(m.name, args)]
 
 
+def known_mean_mask(args: argparse.Namespace, methods: Sequence[Method]) -> np.ndarray | None:
+    """Of the study that --methods is from; none if it is older than this control."""
+    if all(method.relation != MEAN_MASK for method in methods):
+        return None
+    file = args.methods.with_name(MEAN_MASK_FILE)
+    if not file.is_file():
+        raise ValueError(f"--methods: found no {file}, expected the file beside {args.methods}")
+    return np.load(file)
+
+
 def is_asked_for(name: str, args: argparse.Namespace) -> bool:
     """By --relations and --divisions; controls always are."""
     relation, _, division = name.partition(" / ")
+    relation, _ = split_network(relation)
     return not division or (relation in args.relations and division in args.divisions)
 
 
 def compare(args: argparse.Namespace) -> str:
     choose, report = image_sets(args)
-    study = make_study(args)
-    methods = known_methods(args) if args.methods else study.choose(choose)
+    networks = load_networks(args.config_file, args.opts, args.early)
+    study = make_study(args, networks)
+    if args.methods:
+        methods = known_methods(args)
+        study.mean_mask = known_mean_mask(args, methods)
+    else:
+        methods = study.choose(choose)
     unknown = set(args.baselines) - {method.name for method in methods}
     if unknown:
         raise ValueError(
             f"--baselines: found {sorted(unknown)}, expected some of {[m.name for m in methods]}"
         )
     write_json(args.output / METHODS_FILE, [method_as_json(m) for m in methods], indent=1)
+    if study.mean_mask is not None:
+        with whole_file(args.output / MEAN_MASK_FILE) as unfinished, unfinished.open("wb") as file:
+            np.save(file, study.mean_mask)
     records = study.report(report, methods)
-    result = collect_result(records, methods, len(choose))
+    result = collect_result(records, methods, len(choose), networks.note)
     text = markdown(result, args.baselines, args.command)
     write_text(args.output / "table.md", text)
     write_json(args.output / TABLE_FILE, as_json(result, args.baselines, args.command))

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import shutil
 
 import cv2
 import pytest
 
+from d2_multitask.engine.setup import find_config_file
+from support import REPOSITORY
 from synthetic.textures import write_synthetic_textures
 from tool_support import SMALL_MAE, load_tool, save_small_mae
 
+RIDGES = ("ridge", "ridge (untrained)", "ridge (early)")
+EARLY = "model_0000399.pth"
 SMALL = (*SMALL_MAE, "MODEL.MAE.PATCH_SIZE", "16")
 
 
@@ -23,6 +30,7 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("relations")
     write_synthetic_textures(root, "other_palette", "test", 4)
     save_small_mae(root / "mae.pth", "quick/mae_textures.yaml", SMALL)
+    shutil.copy(root / "mae.pth", root / EARLY)
     return root
 
 
@@ -46,10 +54,12 @@ def compared(folder, tool):
 
 def test_table_of_all_relations_divisions_and_controls(compared):
     text = (compared / "table.md").read_text()
-    for relation in ("distance", "color", "ridge"):
+    for relation in ("distance", "color", *RIDGES):
         for division in ("louvain", "grown", "normalised_cut"):
             assert text.count(f"| {relation} / {division} ") == 3
     assert "2 images; mean ± standard error" in text and "of 2 other images" in text
+    assert "random weights of the seed 1; (early): " in text and "model_0000399.pth." in text
+    assert "| against itself, untrained | against itself, early |" in " ".join(text.split())
     content = json.loads((compared / "table.json").read_text())
     assert content["num_images"] == 2
     assert len(content["results"]["ridge / louvain"]["images"]["patch_iou"]) == 2
@@ -78,8 +88,8 @@ def test_a_part_of_another_studys_methods(compared, folder, tool, capsys):
     assert tool.main(words(folder, "part", "--divisions", "louvain", *more)) == 0
     found = json.loads((folder / "part" / "table.json").read_text())["results"]
     assert set(found) == {
-        *("whole image", "centre disc"),
-        *(f"{relation} / louvain" for relation in ("distance", "color", "ridge")),
+        *("whole image", "centre disc", "mean mask"),
+        *(f"{relation} / louvain" for relation in ("distance", "color", *RIDGES)),
     }
     capsys.readouterr()
     both = ["--collect", str(compared), str(folder / "part"), "--output", str(folder / "drawn")]
@@ -94,6 +104,16 @@ def test_nothing_is_chosen_on_what_is_reported(folder, tool, capsys):
     assert "found 1 images in both, such as" in capsys.readouterr().err
     assert tool.main(words(folder, "third", "--choose", "0", "9")) == 2
     assert "--choose: found 0 9, expected START < STOP of the 4 images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("page", ["segments.md", "results.md"])
+def test_documented_commands(page, tool):
+    text = (REPOSITORY / "docs" / page).read_text()
+    commands = re.findall(r"^python tools/compare_relations\.py (.*)$", text, re.MULTILINE)
+    assert commands
+    for command in commands:
+        args = tool.parse_args(shlex.split(command))
+        assert args.collect or find_config_file(args.config_file)
 
 
 def test_arguments_that_are_missing(tool, capsys):

@@ -5,10 +5,11 @@ Letters: h x w patches, Q candidates.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from torch import Tensor
 
@@ -32,6 +33,7 @@ from studies.relations.normalised_cut import normalised_cut
 LOUVAIN, GROWN, CUT = "louvain", "grown", "normalised_cut"
 DIVISIONS = (LOUVAIN, GROWN, CUT)
 """Louvain's communities; the same after measuring and merging regions (R4); two parts."""
+MEAN_MASK = "mean mask"
 EIGENVECTOR_RULE = "eigenvector"
 INPAINTING_RULE = "inpainting_error"
 BORDER_WEIGHTS = (1.0, 2.0)
@@ -44,6 +46,8 @@ RESOLUTIONS = (0.7, 1.0, 1.4, 2.0, 3.0)
 NUM_REGIONS = (2, 3)
 SHARES = (None, 0.1, 0.25)
 DISC_RADII = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45)  # of the sides
+MEAN_MASK_HW = (64, 64)
+MEAN_MASK_THRESHOLDS = (0.3, 0.4, 0.5, 0.6)
 
 
 class Partition(NamedTuple):
@@ -161,13 +165,29 @@ class Answer:
     foreground: np.ndarray
 
 
-def controls(grid_hw: tuple[int, int]) -> Iterator[tuple[str, str, Answer]]:
-    """Method, setting, answer: the whole image, and discs in its middle."""
+def mean_mask(masks: Sequence[np.ndarray]) -> np.ndarray:
+    """Share of the masks (H, W) that hold each point of the image, `MEAN_MASK_HW` float32."""
+    size = MEAN_MASK_HW[::-1]
+    return np.mean(
+        [cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) for mask in masks],
+        axis=0,
+    )
+
+
+def controls(
+    grid_hw: tuple[int, int], mean: np.ndarray | None = None
+) -> Iterator[tuple[str, str, Answer]]:
+    """Method, setting, answer: the whole image, discs in its middle, and a `mean_mask`."""
     everything = np.ones(grid_hw, bool)
     yield "whole image", "", Answer(np.zeros(grid_hw, np.int64), everything)
     for radius in DISC_RADII:
         disc = centre_disc(grid_hw, radius)
         yield "centre disc", f"{radius:g}", Answer(disc.astype(np.int64), disc)
+    if mean is not None:
+        share = cv2.resize(mean, grid_hw[::-1], interpolation=cv2.INTER_AREA)
+        for threshold in MEAN_MASK_THRESHOLDS:
+            found = share >= threshold
+            yield MEAN_MASK, f"{threshold:g}", Answer(found.astype(np.int64), found)
 
 
 def _mask(mask: np.ndarray | None, labels: np.ndarray) -> np.ndarray:

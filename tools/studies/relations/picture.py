@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from d2_multitask.data.whole_files import whole_file
 from d2_multitask.patch_graph.relation import ESTIMATORS
-from studies.relations.relations import CONTROL_RELATION
+from studies.relations.relations import CONTROL_RELATION, split_network
 from studies.relations.table import MAIN, StudyResult
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def draw_quality(tables: Sequence[Mapping[str, Any]], names: Sequence[str], path
 
 
 def _color(relation: str, is_relation: bool) -> str:
-    if not is_relation or relation == CONTROL_RELATION:
+    if not is_relation or relation == CONTROL_RELATION or split_network(relation)[1]:
         return CONTROL_COLOR
     return ERROR_COLOR if ESTIMATORS.keys() & set(relation.split("+")) else OTHER_COLOR
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,12 @@ class Variant:
     Attributes:
         kinds: of `measure_relation`; several are mixed by their ranks.
         settings: of the kind; of a mixture there are none.
+        network: of `Measuring.controls`; empty = the trained one.
     """
 
     kinds: tuple[str, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    network: str = ""
 
 
 def _scales(kind: str, **settings: Any) -> tuple[Variant, ...]:
@@ -49,8 +51,37 @@ RELATIONS: dict[str, tuple[Variant, ...]] = {
     "single_source+ridge": (Variant(("single_source", "ridge")),),
     "encoder_features+ridge": (Variant(("encoder_features", "ridge")),),
     "encoder_features+leave_one_out": (Variant(("encoder_features", "leave_one_out")),),
+    "color+ridge": (Variant(("color", "ridge")),),
 }
 """Name -> variants, of which one is chosen. "distance" is the control that looks at no image."""
+
+
+def of_network(name: str, network: str) -> str:
+    """Name of the relation, or of the method, with a network of `Measuring.controls`."""
+    relation, separator, division = name.partition(" / ")
+    return f"{relation} ({network}){separator}{division}" if network else name
+
+
+def split_network(relation: str) -> tuple[str, str]:
+    """Key of `RELATIONS` and network; the inverse of `of_network`."""
+    name, _, network = relation.partition(" (")
+    return name, network.rstrip(")")
+
+
+def variants_of(relation: str) -> tuple[Variant, ...]:
+    """Of a relation with any network."""
+    name, network = split_network(relation)
+    return tuple(replace(variant, network=network) for variant in RELATIONS[name])
+
+
+def with_controls(relations: Iterable[str], networks: Iterable[str]) -> list[str]:
+    """Relations, each that asks the autoencoder followed by the same of other networks."""
+    asking = {*ESTIMATORS, "encoder_features"}
+    return [
+        of_network(name, network)
+        for name in relations
+        for network in ("", *(networks if asking & set(RELATIONS[name][0].kinds) else ()))
+    ]
 
 
 # Kinds that draw the same visible sets, with settings of theirs that are not compared.
@@ -69,12 +100,18 @@ class Measuring:
         passes: forward passes of each relation from errors (``single_source``: one per patch).
         seed: of the visible sets.
         folder: where relations from errors are kept, one npz an image.
+        controls: other weights of the same network: "untrained", "early".
     """
 
     model: MaskedAutoencoder
     passes: int
     seed: int
     folder: Path
+    controls: Mapping[str, MaskedAutoencoder] = field(default_factory=dict)
+
+    def network(self, relation: str) -> MaskedAutoencoder:
+        """That a relation asks."""
+        return {"": self.model, **self.controls}[split_network(relation)[1]]
 
     def base_relations(
         self, name: str, image: Tensor, kinds: set[str]
@@ -84,7 +121,7 @@ class Measuring:
         Args:
             name: of the image.
             image: (3, H, W), normalised.
-            kinds: keys of `ESTIMATORS`.
+            kinds: keys of `ESTIMATORS`, with their network: see `of_network`.
 
         Returns:
             Kind -> (L, L) float32, and the grid (h, w).
@@ -94,23 +131,26 @@ class Measuring:
         file = self.folder / f"{name}.npz"
         known = _read(file)
         missing = sorted(kinds - known.keys())
-        known.update(self._from_same_sets(image, [k for k in missing if k in SAME_SETS]))
-        for kind in missing:
-            if kind not in known:
+        for network in ("", *self.controls):
+            shared = [kind for kind in SAME_SETS if of_network(kind, network) in missing]
+            known.update(self._from_same_sets(image, shared, network))
+        for key in missing:
+            if key not in known:
+                kind, _ = split_network(key)
                 # single_source is exact after a pass a patch, and no estimate before
                 budget = Budget(None if kind == "single_source" else self.passes)
-                relation = measure_relation(self.model, image, kind, budget, seed=self.seed)
-                known[kind] = relation.matrix
+                relation = measure_relation(self.network(key), image, kind, budget, seed=self.seed)
+                known[key] = relation.matrix
         if missing:
             with whole_file(file) as unfinished, unfinished.open("wb") as stream:
                 np.savez_compressed(stream, **{k: m.numpy() for k, m in known.items()})
         return {kind: known[kind] for kind in kinds}, grid_hw
 
-    def _from_same_sets(self, image: Tensor, kinds: list[str]) -> dict[str, Tensor]:
+    def _from_same_sets(self, image: Tensor, kinds: list[str], network: str) -> dict[str, Tensor]:
         """Relations of `SAME_SETS` from one measurement of the sets that they share."""
         if len(kinds) < 2 or is_flat(image):
             return {}
-        meter = ErrorMeter(self.model, image)
+        meter = ErrorMeter(self.network(of_network(kinds[0], network)), image)
         estimators = {
             kind: ESTIMATORS[kind](meter.num_patches, seed=self.seed, **SAME_SETS[kind])
             for kind in kinds
@@ -119,21 +159,30 @@ class Measuring:
         errors = meter.errors(visible)
         for estimator in estimators.values():
             estimator.add(visible, errors)
-        return {kind: estimator.estimate()[0] for kind, estimator in estimators.items()}
+        return {
+            of_network(kind, network): estimator.estimate()[0]
+            for kind, estimator in estimators.items()
+        }
 
     def relations(
         self, name: str, image: Tensor, variants: Mapping[str, Variant]
     ) -> dict[str, Relation]:
         """Relations of one image, by the keys of ``variants``."""
-        kinds = {kind for variant in variants.values() for kind in variant.kinds}
-        measured, grid_hw = self.base_relations(name, image, kinds & ESTIMATORS.keys())
+        kinds = {
+            of_network(kind, variant.network)
+            for variant in variants.values()
+            for kind in variant.kinds
+            if kind in ESTIMATORS
+        }
+        measured, grid_hw = self.base_relations(name, image, kinds)
         relations = {}
         for key, variant in variants.items():
+            keys = [of_network(kind, variant.network) for kind in variant.kinds]
             parts = [
-                Relation(measured[kind], grid_hw)
-                if kind in measured
-                else measure_relation(self.model, image, kind, **variant.settings)
-                for kind in variant.kinds
+                Relation(measured[full], grid_hw)
+                if full in measured
+                else measure_relation(self.network(full), image, kind, **variant.settings)
+                for kind, full in zip(variant.kinds, keys, strict=True)
             ]
             relations[key] = parts[0] if len(parts) == 1 else rank_average(parts)
         return relations

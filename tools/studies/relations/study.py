@@ -40,6 +40,7 @@ from studies.relations.divisions import (
     divide,
     foreground_of,
     inpainting_foregrounds,
+    mean_mask,
     partitions,
 )
 from studies.relations.methods import (
@@ -49,7 +50,13 @@ from studies.relations.methods import (
     mean_table,
     setting_key,
 )
-from studies.relations.relations import RELATIONS, Measuring, Variant
+from studies.relations.relations import (
+    RELATIONS,
+    Measuring,
+    Variant,
+    variants_of,
+    with_controls,
+)
 from studies.relations.scoring import (
     coherence,
     reconstruction_errors,
@@ -104,7 +111,7 @@ class RelationStudy:
             folder: of all files of the study.
             long_side: images are brought to it, pixels.
             input_format: ``INPUT.FORMAT``.
-            relations: keys of `RELATIONS`.
+            relations: keys of `RELATIONS`; those of other networks are added.
             divisions: of `DIVISIONS`.
             backend: of Louvain's method.
             progress: wraps what is iterated over, with a title.
@@ -114,7 +121,8 @@ class RelationStudy:
         self.folder = folder
         self.long_side = long_side
         self.input_format = input_format
-        self.relations = tuple(relations)
+        self.relations = with_controls(relations, measuring.controls)
+        self.mean_mask: np.ndarray | None = None
         self.divisions = tuple(divisions)
         self.backend = backend
         self.progress = progress
@@ -131,6 +139,7 @@ class RelationStudy:
         Returns:
             A method for each control, and each relation and division.
         """
+        self.mean_mask = mean_mask([read_object_mask(image.mask_file) for image in images])
         tables = [
             self._kept("choose", image, self._try_all)
             for image in self.progress(images, "settings")
@@ -138,7 +147,7 @@ class RelationStudy:
         mean = mean_table(tables)
         best = {
             (relation, division): max(
-                partitions(division, len(RELATIONS[relation])),
+                partitions(division, len(variants_of(relation))),
                 key=lambda p, r=relation, d=division: mean[setting_key(r, d, p, BEST_SEGMENT)],
             )
             for relation in self.relations
@@ -182,15 +191,16 @@ class RelationStudy:
         return ready.pixels, ready.tensor, read_object_mask(image.mask_file, ready.pixels.shape[:2])
 
     def _divide(
-        self, relation: Relation, division: str, partition: Partition, image: Tensor
+        self, name: str, relation: Relation, division: str, partition: Partition, image: Tensor
     ) -> np.ndarray:
-        return divide(relation, division, partition, self.model, image, self.backend)
+        network = self.measuring.network(name)
+        return divide(relation, division, partition, network, image, self.backend)
 
     def _variants(self) -> dict[tuple[str, int], Variant]:
         return {
             (name, number): variant
             for name in self.relations
-            for number, variant in enumerate(RELATIONS[name])
+            for number, variant in enumerate(variants_of(name))
         }
 
     def _try_all(self, image: LabelledImage) -> dict[str, float]:
@@ -201,12 +211,12 @@ class RelationStudy:
         target = patch_mask(mask, grid_hw)
         table = {
             setting_key(name, "", None, setting): mask_iou(answer.foreground, target)
-            for name, setting, answer in controls(grid_hw)
+            for name, setting, answer in controls(grid_hw, self.mean_mask)
         }
         for name, division in itertools.product(self.relations, (LOUVAIN, CUT)):
-            for partition in partitions(division, len(RELATIONS[name])):
+            for partition in partitions(division, len(variants_of(name))):
                 relation = relations[name, partition.variant]
-                labels = self._divide(relation, division, partition, tensor)
+                labels = self._divide(name, relation, division, partition, tensor)
                 ious = {
                     rule: mask_iou(found, target)
                     for rule, found in cheap_foregrounds(labels, division).items()
@@ -221,23 +231,24 @@ class RelationStudy:
     ) -> dict[str, float]:
         """Setting -> IoU on patches, for the rule that asks the autoencoder, and for growing."""
         _, tensor, mask = self._read(image)
-        variants = {key: RELATIONS[key[0]][p.variant] for key, p in best.items()}
+        variants = {key: variants_of(key[0])[p.variant] for key, p in best.items()}
         relations = self.measuring.relations(image.name, tensor, variants)
         table = {}
         for (name, division), partition in best.items():
             relation = relations[name, division]
+            network = self.measuring.network(name)
             target = patch_mask(mask, relation.grid_hw)
-            labels = self._divide(relation, division, partition, tensor)
+            labels = self._divide(name, relation, division, partition, tensor)
             candidates = [(division, partition, labels, {})]
             if division == LOUVAIN and GROWN in self.divisions:
-                grown = grow(self.model, tensor, labels)
+                grown = grow(network, tensor, labels)
                 for count in NUM_REGIONS:
                     larger = grown.labels_at(num_regions=count)
                     found = cheap_foregrounds(larger, GROWN)
                     setting = partition._replace(num_regions=count)
                     candidates.append((GROWN, setting, larger, found))
             for how, setting, segments, found in candidates:
-                asked = inpainting_foregrounds(segments, self.model, tensor)
+                asked = inpainting_foregrounds(segments, network, tensor)
                 for rule, answer in {**found, **asked}.items():
                     table[setting_key(name, how, setting, rule)] = mask_iou(answer, target)
         return table
@@ -248,19 +259,23 @@ class RelationStudy:
         relations = self.measuring.relations(
             image.name,
             tensor,
-            {m.name: RELATIONS[m.relation][m.partition.variant] for m in methods if m.partition},
+            {m.name: variants_of(m.relation)[m.partition.variant] for m in methods if m.partition},
         )
         patch = self.model.patch_size
         grid_hw = (tensor.shape[-2] // patch, tensor.shape[-1] // patch)
-        simple = {(name, setting): answer for name, setting, answer in controls(grid_hw)}
+        simple = {
+            (name, setting): answer for name, setting, answer in controls(grid_hw, self.mean_mask)
+        }
         metrics, results = {}, {}
         for method in methods:
             if method.partition is None:
                 answer, scores = simple[method.relation, method.rule], np.ones(2)
             else:
                 relation = relations[method.name]
-                labels = self._divide(relation, method.division, method.partition, tensor)
-                found = foreground_of(labels, method.division, method.rule, self.model, tensor)
+                name, division = method.relation, method.division
+                labels = self._divide(name, relation, division, method.partition, tensor)
+                network = self.measuring.network(name)
+                found = foreground_of(labels, division, method.rule, network, tensor)
                 answer, scores = Answer(labels, found), coherence(relation, labels)
             metrics[method.name], results[method.name] = score_answer(answer, scores, pixels, mask)
         return {

@@ -5,14 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
 from d2_multitask.evaluation.segments import SegmentMetrics
+from studies.relations.differences import (
+    NOT_DISTINGUISHABLE,
+    Estimate,
+    difference_table,
+    estimate,
+    grid_table,
+    undistinguished,
+)
 from studies.relations.methods import Method, method_as_json
-from studies.relations.relations import RELATIONS
+from studies.relations.relations import variants_of
 from studies.relations.scoring import average_recalls
 
 RECALLS = ("AR@1", "AR@10", "AR@100")
@@ -26,16 +33,6 @@ _HEADERS = {
 }
 
 
-class Estimate(NamedTuple):
-    """A mean over images and its standard error, in 0-100."""
-
-    mean: float
-    error: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.1f} ± {self.error:.1f}"
-
-
 @dataclass(frozen=True)
 class StudyResult:
     """What was measured.
@@ -47,6 +44,7 @@ class StudyResult:
         relative_error: of the autoencoder on the reported images: error of removed patches as a
             share of that of their mean colour.
         num_chosen_on: images that settings were chosen on.
+        networks: what the rows "(untrained)" and "(early)" are.
     """
 
     methods: Sequence[Method]
@@ -54,6 +52,7 @@ class StudyResult:
     recalls: Mapping[str, Mapping[str, float]]
     relative_error: float
     num_chosen_on: int
+    networks: str = ""
 
     @property
     def num_images(self) -> int:
@@ -68,9 +67,17 @@ class StudyResult:
         """Of two methods on the same images."""
         return estimate(self.metrics[name][metric] - self.metrics[baseline][metric])
 
+    @property
+    def values(self) -> dict[str, np.ndarray]:
+        """Method -> (N,) IoU on patches."""
+        return {method.name: self.metrics[method.name][MAIN] for method in self.methods}
+
 
 def collect_result(
-    records: Sequence[Mapping[str, Any]], methods: Sequence[Method], num_chosen_on: int
+    records: Sequence[Mapping[str, Any]],
+    methods: Sequence[Method],
+    num_chosen_on: int,
+    networks: str = "",
 ) -> StudyResult:
     """Records of `RelationStudy.report` -> result."""
     names = [method.name for method in methods]
@@ -91,16 +98,8 @@ def collect_result(
         average_recalls(records, names),
         error / usual if usual else math.nan,
         num_chosen_on,
+        networks,
     )
-
-
-def estimate(values: np.ndarray) -> Estimate:
-    """Mean and standard error of the values that are numbers."""
-    known = values[~np.isnan(values)]
-    if not len(known):
-        return Estimate(math.nan, math.nan)
-    error = known.std(ddof=1) / math.sqrt(len(known)) if len(known) > 1 else math.nan
-    return Estimate(float(known.mean()), float(error))
 
 
 def markdown(result: StudyResult, baselines: Sequence[str], command: str = "") -> str:
@@ -118,10 +117,11 @@ def markdown(result: StudyResult, baselines: Sequence[str], command: str = "") -
         f"{result.num_images} images; mean ± standard error, in 0-100. Each method's settings have "
         f"the highest mean IoU on patches of {result.num_chosen_on} other images, whose masks were "
         "used for that. The autoencoder's relative error on the reported images is "
-        f"{result.relative_error:.3f} (1 = knows each removed patch's mean colour alone)."
+        f"{result.relative_error:.3f} (1 = knows each removed patch's mean colour alone). "
+        f"{result.networks}"
     )
     parts += [_values(result), "## Differences of IoU on patches, image by image"]
-    parts += [_differences(result, baselines), "## Settings", _settings(result)]
+    parts += [difference_table(result.values, baselines), "## Settings", _settings(result)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -132,6 +132,7 @@ def as_json(result: StudyResult, baselines: Sequence[str], command: str = "") ->
         "num_images": result.num_images,
         "num_chosen_on": result.num_chosen_on,
         "relative_error": result.relative_error,
+        NOT_DISTINGUISHABLE: list(undistinguished(result.values)),
         "methods": [method_as_json(method) for method in result.methods],
         "results": {
             method.name: {
@@ -156,18 +157,7 @@ def _values(result: StudyResult) -> str:
         ]
         for method in result.methods
     ]
-    return _table(rows, ["relation / division", *_HEADERS.values(), *RECALLS])
-
-
-def _differences(result: StudyResult, baselines: Sequence[str]) -> str:
-    rows = [
-        [
-            m.name,
-            *("–" if m.name == b else _signed(result.difference(m.name, b)) for b in baselines),
-        ]
-        for m in result.methods
-    ]
-    return _table(rows, ["relation / division", *(f"against {b}" for b in baselines)])
+    return grid_table(rows, ["relation / division", *_HEADERS.values(), *RECALLS])
 
 
 def _settings(result: StudyResult) -> str:
@@ -175,19 +165,9 @@ def _settings(result: StudyResult) -> str:
     for method in result.methods:
         settings = {} if method.partition is None else method.partition._asdict()
         if settings:
-            variant = RELATIONS[method.relation][settings.pop("variant")]
+            variant = variants_of(method.relation)[settings.pop("variant")]
             settings = {**variant.settings, **settings}
         shown = ", ".join(f"{k} {v:g}" for k, v in settings.items() if v is not None)
         rows.append([method.name, shown, method.rule, f"{100 * method.chosen_iou:.1f}"])
     headers = ["relation / division", "partition", "foreground", "IoU where chosen"]
-    return _table(rows, headers)
-
-
-def _signed(value: Estimate) -> str:
-    return f"{value.mean:+.1f} ± {value.error:.1f}"
-
-
-def _table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
-    text = [[str(cell) for cell in row] for row in rows]
-    align = ["left"] + ["right"] * (len(headers) - 1)
-    return tabulate(text, headers, tablefmt="github", colalign=align, disable_numparse=True)
+    return grid_table(rows, headers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -25,12 +24,15 @@ def textures(tmp_path_factory) -> list[LabelledImage]:
     return [LabelledImage(f.stem, f, folder / "masks" / f.name) for f in files]
 
 
-@pytest.fixture
-def make_study(tmp_path) -> Callable[[], RelationStudy]:
-    """A study in a folder of its own, as often as wanted."""
+@pytest.fixture(scope="module")
+def make_study(tmp_path_factory) -> Callable[[], RelationStudy]:
+    """A study in one folder, made as often as wanted."""
+    folder = tmp_path_factory.mktemp("study")
 
-    def make(folder: Path = tmp_path) -> RelationStudy:
-        measuring = Measuring(small_mae(64, 16).eval(), 40, 0, folder / "relations")
+    def make() -> RelationStudy:
+        model = small_mae(64, 16).eval()
+        # The same weights: its difference is exactly 0.
+        measuring = Measuring(model, 40, 0, folder / "relations", {"untrained": model})
         return RelationStudy(measuring, folder, long_side=64, relations=NAMES)
 
     return make
