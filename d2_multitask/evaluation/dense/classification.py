@@ -61,7 +61,7 @@ def top_k_accuracy(scores: np.ndarray, classes: np.ndarray, k: int) -> float:
 class ClassificationEvaluator(LabelEvaluator):
     """AP of each class over the images, and their mean over the classes that occur.
 
-    Where each image shows one class, ``single_label``: instead of these ``top-1`` and ``top-5``.
+    Where each image shows one class, ``single_label``: instead of these ``top1`` and ``top5``.
 
     Labelled images without a prediction get score 0, with a warning, as in the official evaluation.
     """
@@ -87,7 +87,7 @@ class ClassificationEvaluator(LabelEvaluator):
         self._class_names = list(class_names)
         self._single_label = single_label
         if single_label:
-            self.metrics = ("top-1", "top-5")
+            self.metrics = ("top1", "top5")
         self._legacy = legacy
         super().__init__(dataset_name, records, distributed=distributed)
 
@@ -148,4 +148,4 @@ class ClassificationEvaluator(LabelEvaluator):
                 "MODEL.CLASSIFICATION_HEAD.SINGLE_LABEL to False"
             )
         classes = present.argmax(1)
-        return {f"top-{k}": 100 * top_k_accuracy(scores, classes, k) for k in (1, 5)}
+        return {f"top{k}": 100 * top_k_accuracy(scores, classes, k) for k in (1, 5)}

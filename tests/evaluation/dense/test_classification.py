@@ -110,8 +110,8 @@ def test_one_class_an_image():
     outputs[3]["image_labels"][3] = 0.135
     evaluator = ClassificationEvaluator("some data", records, STUFF_CLASSES, single_label=True)
     evaluator.process(records, outputs)
-    assert evaluator.evaluate() == {"image_labels": {"top-1": 50.0, "top-5": 75.0}}
-    assert evaluator.metric_names() == ["image_labels/top-1", "image_labels/top-5"]
+    assert evaluator.evaluate() == {"image_labels": {"top1": 50.0, "top5": 75.0}}
+    assert evaluator.metric_names() == ["image_labels/top1", "image_labels/top5"]
     records[1]["image_labels"] = [1, 2]
     with pytest.raises(ValueError, match=r"with 2 classes, expected one.*SINGLE_LABEL"):
         evaluator.evaluate()
