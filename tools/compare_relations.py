@@ -9,14 +9,21 @@
     python tools/compare_relations.py --config-file quick/mae_photographs.yaml \
         --images datasets/ecssd/images --masks datasets/ecssd/masks --choose 360 400 \
         --report 300 360 --output output/photographs
+    python tools/compare_relations.py --config-file quick/mae_tiny_imagenet.yaml \
+        --dataset bsds500_test --size 96 128 --output output/bsds500
     python tools/compare_relations.py --collect output/photographs_* --output output/quality
 
 Relations from reconstruction errors, encoder features, colours, pixels, and the distance alone,
 each divided by Louvain's method and by the normalised cut; and controls that look at no image.
+Each relation that asks the autoencoder is measured with the same network untrained too, and after 5
+% of its training if the folder of MODEL.WEIGHTS or --early has such weights.
 Settings are chosen, with masks, on the images of --choose and reported on those of --report
 (numbers in the order of the names). OUTPUT gets table.md, table.json and table.png. The command may
 be interrupted and repeated: images that are done are kept. --collect plots IoU against the
 autoencoder's error, of the methods of --relations and --divisions.
+
+With --dataset, segments at several levels instead of one foreground: BSDS500's measures against
+people, at each --size, on patches and after refinement.
 
 Exit code: 0; 2 if something was typed wrong; 130 if interrupted.
 """
@@ -29,13 +36,14 @@ import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
 import d2_multitask  # noqa: F401 (registers datasets and networks)
+from d2_multitask.data.datasets.bsds500 import load_partitioned
 from d2_multitask.data.whole_files import whole_file, write_json, write_text
 from d2_multitask.engine.setup import parse_with_overrides
 from d2_multitask.evaluation.segments import mask_files
@@ -49,20 +57,30 @@ from d2_multitask.segmenting.images import (
 )
 from d2_multitask.segmenting.output_folder import claim_folder
 from studies.relations.divisions import DIVISIONS, MEAN_MASK
+from studies.relations.images import RESULTS, LabelledImage, Study
 from studies.relations.methods import (
     Method,
     method_as_json,
     method_from_json,
 )
 from studies.relations.networks import Networks, load_networks
+from studies.relations.partition_study import GRID, PATCHES, REFINED, PartitionStudy
+from studies.relations.partition_table import (
+    collect_partitions,
+    partitions_json,
+    partitions_markdown,
+)
 from studies.relations.picture import draw_quality, draw_study
 from studies.relations.relations import RELATIONS, Measuring, split_network
-from studies.relations.study import RESULTS, LabelledImage, RelationStudy
+from studies.relations.study import RelationStudy
 from studies.relations.table import as_json, collect_result, markdown
 
 BASELINES = ("distance / louvain", "color / louvain", "centre disc")
+PARTITION_BASELINES = (GRID, "distance / louvain", "color / louvain")
 METHODS_FILE = "methods.json"
 MEAN_MASK_FILE = "mean_mask.npy"
+Item = TypeVar("Item")
+AnyStudy = TypeVar("AnyStudy", bound=Study)
 TABLE_FILE = "table.json"
 
 
@@ -73,6 +91,8 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--config-file", help="of the autoencoder: path, or name below configs/")
     parser.add_argument("--images", type=Path, help="folder of images")
     parser.add_argument("--masks", type=Path, help="folder of their masks")
+    parser.add_argument("--dataset", help="such as bsds500_test, in place of --images")
+    parser.add_argument("--choose-dataset", default="bsds500_val", help="(default: %(default)s)")
     parser.add_argument("--report", type=int, nargs=2, metavar=("START", "STOP"))
     parser.add_argument("--num-images", type=int, help="report on so many of them at most")
     parser.add_argument("--choose-images", type=Path, help="(default: --images)")
@@ -83,10 +103,12 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--relations", nargs="+", choices=RELATIONS, default=list(RELATIONS))
     parser.add_argument("--divisions", nargs="+", choices=DIVISIONS, default=list(DIVISIONS))
-    parser.add_argument("--baselines", nargs="+", default=list(BASELINES), help="rows of the table")
+    parser.add_argument("--baselines", nargs="+", help="rows of the table")
     parser.add_argument("--passes", type=int, default=256, help="forward passes per relation")
     parser.add_argument("--backend", choices=BACKENDS, default="networkx", help="of Louvain")
-    parser.add_argument("--size", type=int, help="longer side in pixels (default: the MAE's)")
+    parser.add_argument(
+        "--size", type=int, nargs="+", help="longer side in pixels (default: the MAE's)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--early", type=Path, help="weights after 5 %% of the training (default: beside the others)"
@@ -98,27 +120,43 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     args.command = shlex.join(
         ["python", "tools/compare_relations.py", *(arguments or sys.argv[1:])]
     )
-    missing = [
-        f"--{n.replace('_', '-')}"
-        for n in ("config_file", "images", "masks")
-        if not getattr(args, n)
-    ]
-    if missing and not args.collect:
-        parser.error(f"give {', '.join(missing)}, or --collect")
-    for name in ("passes", "size", "num_images"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')}: found {getattr(args, name)}, expected >= 1")
+    check_arguments(parser, args)
+    args.baselines = args.baselines or list(PARTITION_BASELINES if args.dataset else BASELINES)
     return args
 
 
-def chosen_files(files: ImageFiles, chosen: Sequence[int] | None, option: str) -> ImageFiles:
-    start, stop = chosen or (0, len(files.names))
-    if not 0 <= start < stop <= len(files.names):
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    needed = ("config_file", *(() if args.dataset else ("images", "masks")))
+    missing = [f"--{n.replace('_', '-')}" for n in needed if not getattr(args, n)]
+    if missing and not args.collect:
+        parser.error(f"give {', '.join(missing)}, or --collect")
+    if args.dataset and (args.images or args.masks or args.methods):
+        parser.error("--dataset: expected neither --images nor --masks nor --methods with it")
+    if not args.dataset and len(args.size or ()) > 1:
+        parser.error(f"--size: found {len(args.size)} sizes, expected one without --dataset")
+    for name, least in (
+        *(("passes", args.passes), ("num-images", args.num_images or 1)),
+        ("size", min(args.size or (1,))),
+    ):
+        if least < 1:
+            parser.error(f"--{name}: found {least}, expected >= 1")
+
+
+def chosen_items(
+    items: Sequence[Item], chosen: Sequence[int] | None, option: str, where: object
+) -> Sequence[Item]:
+    start, stop = chosen or (0, len(items))
+    if not 0 <= start < stop <= len(items):
         raise ValueError(
-            f"{option}: found {start} {stop}, expected START < STOP of the {len(files.names)} "
-            f"images in {files.root}"
+            f"{option}: found {start} {stop}, expected START < STOP of the {len(items)} images in "
+            f"{where}"
         )
-    return ImageFiles(files.root, files.names[start:stop])
+    return items[start:stop]
+
+
+def chosen_files(folder: Path, chosen: Sequence[int] | None, option: str) -> ImageFiles:
+    files = find_images([folder])
+    return ImageFiles(files.root, list(chosen_items(files.names, chosen, option, folder)))
 
 
 def labelled(files: ImageFiles, masks: Path, prefix: str) -> list[LabelledImage]:
@@ -129,42 +167,63 @@ def labelled(files: ImageFiles, masks: Path, prefix: str) -> list[LabelledImage]
     ]
 
 
-def image_sets(args: argparse.Namespace) -> tuple[list[LabelledImage], list[LabelledImage]]:
+def image_sets(
+    args: argparse.Namespace,
+) -> tuple[Sequence[LabelledImage], Sequence[LabelledImage]]:
     """Images to choose on (none if methods are given), and to report."""
-    reported = chosen_files(find_images([args.images]), args.report, "--report")
+    if args.dataset:
+        choose = dataset_images(args.choose_dataset, args.choose, "--choose")
+        report = dataset_images(args.dataset, args.report, "--report")[: args.num_images]
+        return different(choose, report), report
+    reported = chosen_files(args.images, args.report, "--report")
     reported = ImageFiles(reported.root, reported.names[: args.num_images])
     report = labelled(reported, args.masks, "")
     if args.methods:
         return [], report
     root = args.choose_images or args.images
-    files = chosen_files(find_images([root]), args.choose, "--choose")
+    files = chosen_files(root, args.choose, "--choose")
     # Two folders may hold files of the same names, whose results must not meet.
     prefix = "chosen_on/" if args.choose_images else ""
     choose = labelled(files, args.choose_masks or args.masks, prefix)
+    return different(choose, report), report
+
+
+def dataset_images(name: str, chosen: Sequence[int] | None, option: str) -> Sequence[LabelledImage]:
+    images = [
+        LabelledImage(r["image_id"], Path(r["file_name"]), Path(r["partitions_file_name"]))
+        for r in load_partitioned(name)
+    ]
+    return chosen_items(images, chosen, option, name)
+
+
+def different(
+    choose: Sequence[LabelledImage], report: Sequence[LabelledImage]
+) -> Sequence[LabelledImage]:
+    """Images to choose on, if none of them is reported."""
     both = {image.file for image in choose} & {image.file for image in report}
     if both:
         raise ValueError(
             f"--choose, --report: found {len(both)} images in both, such as {sorted(both)[0]}; "
             "settings have to be chosen on other images than those reported"
         )
-    return choose, report
+    return choose
 
 
 def progress(items: Iterable[Any], what: str) -> Iterable[Any]:
     return tqdm(items, desc=what, unit="image", disable=None)
 
 
-def make_study(args: argparse.Namespace, networks: Networks) -> RelationStudy:
-    cfg, model = networks.cfg, networks.model
-    long_side = args.size or default_long_side(model)
-    claim_folder(args.output, study_settings(args, networks, long_side), RESULTS, args.overwrite)
-    relations = args.output / "relations"
-    measuring = Measuring(model, args.passes, args.seed, relations, networks.controls)
-    return RelationStudy(
+def make_study(
+    kind: type[AnyStudy], args: argparse.Namespace, networks: Networks, size: int, folder: Path
+) -> AnyStudy:
+    claim_folder(folder, study_settings(args, networks, size), RESULTS, args.overwrite)
+    relations = folder / "relations"
+    measuring = Measuring(networks.model, args.passes, args.seed, relations, networks.controls)
+    return kind(
         measuring,
-        args.output,
-        long_side=long_side,
-        input_format=cfg.INPUT.FORMAT,
+        folder,
+        long_side=size,
+        input_format=networks.cfg.INPUT.FORMAT,
         relations=args.relations,
         divisions=args.divisions,
         backend=args.backend,
@@ -184,8 +243,8 @@ def study_settings(args: argparse.Namespace, networks: Networks, long_side: int)
         "relations": args.relations,
         "divisions": args.divisions,
         "backend": args.backend,
-        "images": str(args.images),
-        "choose": [str(args.choose_images), args.choose],
+        "images": args.dataset or str(args.images),
+        "choose": [args.dataset and args.choose_dataset or str(args.choose_images), args.choose],
         "methods": args.methods and json.loads(args.methods.read_text()),
     }
 
@@ -215,17 +274,14 @@ def is_asked_for(name: str, args: argparse.Namespace) -> bool:
 def compare(args: argparse.Namespace) -> str:
     choose, report = image_sets(args)
     networks = load_networks(args.config_file, args.opts, args.early)
-    study = make_study(args, networks)
+    sizes = args.size or [default_long_side(networks.model)]
+    study = make_study(RelationStudy, args, networks, sizes[0], args.output)
     if args.methods:
         methods = known_methods(args)
         study.mean_mask = known_mean_mask(args, methods)
     else:
         methods = study.choose(choose)
-    unknown = set(args.baselines) - {method.name for method in methods}
-    if unknown:
-        raise ValueError(
-            f"--baselines: found {sorted(unknown)}, expected some of {[m.name for m in methods]}"
-        )
+    check_baselines(args, [method.name for method in methods])
     write_json(args.output / METHODS_FILE, [method_as_json(m) for m in methods], indent=1)
     if study.mean_mask is not None:
         with whole_file(args.output / MEAN_MASK_FILE) as unfinished, unfinished.open("wb") as file:
@@ -236,6 +292,33 @@ def compare(args: argparse.Namespace) -> str:
     write_text(args.output / "table.md", text)
     write_json(args.output / TABLE_FILE, as_json(result, args.baselines, args.command))
     draw_study(result, args.output / "table.png")
+    return text
+
+
+def check_baselines(args: argparse.Namespace, names: Sequence[str]) -> None:
+    unknown = set(args.baselines) - set(names)
+    if unknown:
+        raise ValueError(f"--baselines: found {sorted(unknown)}, expected some of {names}")
+
+
+def compare_partitions(args: argparse.Namespace) -> str:
+    choose, report = image_sets(args)
+    networks = load_networks(args.config_file, args.opts, args.early)
+    results, methods = {}, {}
+    for size in args.size or [default_long_side(networks.model)]:
+        folder = args.output / f"size_{size}"
+        study = make_study(PartitionStudy, args, networks, size, folder)
+        methods[size] = study.choose(choose)
+        check_baselines(args, [GRID, *(method.name for method in methods[size])])
+        records = study.report(report, methods[size])
+        results[size] = {w: collect_partitions(records, w) for w in (PATCHES, REFINED)}
+    note = (
+        f"{len(report)} images; scale and locality of each method were chosen on {len(choose)} "
+        f"other images. {networks.note}"
+    )
+    text = partitions_markdown(results, methods, args.baselines, note, args.command)
+    write_text(args.output / "table.md", text)
+    write_json(args.output / TABLE_FILE, partitions_json(results, methods, note, args.command))
     return text
 
 
@@ -260,7 +343,7 @@ def collect(args: argparse.Namespace) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(arguments)
     setup_logger(name="d2_multitask", abbrev_name="d2_multitask")
-    work = collect if args.collect else compare
+    work = collect if args.collect else compare_partitions if args.dataset else compare
     return exit_code(
         lambda: print(work(args)), interrupted="\nStopped. The same command continues from here.\n"
     )

@@ -32,13 +32,13 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 import d2_multitask  # noqa: F401 (registers datasets)
-from d2_multitask.data.datasets.bsds500 import Partition, read_partitions
-from d2_multitask.data.datasets.catalog import load_dataset
+from d2_multitask.data.datasets.bsds500 import Partition, load_partitioned, read_partitions
 from d2_multitask.data.io import read_label_map
 from d2_multitask.data.whole_files import whole_file, write_json
 from d2_multitask.evaluation.boundary.precision_recall import even_thresholds
 from d2_multitask.evaluation.partitions import (
     PartitionCounts,
+    grid,
     measure_partitions,
     read_levels,
     summarize_partitions,
@@ -71,12 +71,6 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     if args.grid and min(args.grid) < 1:
         parser.error(f"--grid: found {min(args.grid)}, expected >= 1")
     return args
-
-
-def grid(number: int, shape_hw: tuple[int, int]) -> np.ndarray:
-    """``number`` x ``number`` rectangles as a label map."""
-    rows, columns = (np.arange(side) * number // side for side in shape_hw)
-    return rows[:, None] * number + columns
 
 
 def input_files(args: argparse.Namespace, name: str) -> list[Path]:
@@ -116,12 +110,7 @@ def measured(args: argparse.Namespace, record: dict[str, Any]) -> PartitionCount
 
 def images_of(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The dataset's dicts, whose segments are all there."""
-    records = load_dataset(args.dataset)[: args.num_images]
-    if "partitions_file_name" not in records[0]:
-        raise ValueError(
-            f"--dataset: found {args.dataset!r}, expected one that several people divided into "
-            "segments, such as 'bsds500_test'"
-        )
+    records = load_partitioned(args.dataset)[: args.num_images]
     files = [file for record in records for file in input_files(args, record["image_id"])]
     missing = [file for file in files if not file.is_file()]
     if missing:

@@ -137,6 +137,12 @@ def summarize_partitions(images: Sequence[PartitionCounts]) -> dict[str, float]:
     }
 
 
+def grid(number: int, shape_hw: tuple[int, int]) -> np.ndarray:
+    """``number`` x ``number`` rectangles as a label map."""
+    rows, columns = (np.arange(side) * number // side for side in shape_hw)
+    return rows[:, None] * number + columns
+
+
 def contour_map_levels(ucm2: np.ndarray, thresholds: Iterable[float]) -> Iterator[Partition]:
     """Segments and boundaries of an ultrametric contour map at each threshold.
 

@@ -10,6 +10,8 @@ import shutil
 import cv2
 import pytest
 
+from bsds_support import halves, write_image
+from d2_multitask.data.datasets.bsds500 import Bsds500
 from d2_multitask.engine.setup import find_config_file
 from support import REPOSITORY
 from synthetic.textures import write_synthetic_textures
@@ -106,6 +108,24 @@ def test_nothing_is_chosen_on_what_is_reported(folder, tool, capsys):
     assert "--choose: found 0 9, expected START < STOP of the 4 images" in capsys.readouterr().err
 
 
+def test_segments_against_people(folder, tool, monkeypatch, capsys):
+    for name in ("1", "2"):
+        write_image(folder, name, [halves(64, 64, 32)], "val")
+    drawn = Bsds500("drawn", str(folder / "BSDS500"), "val")
+    monkeypatch.setattr(tool, "load_partitioned", lambda name: drawn())
+    words = ["--config-file", "quick/mae_textures.yaml", "--dataset", "drawn", "--choose", "0", "1"]
+    words += ["--output", str(folder / "people"), "--size", "64", "96", "--passes", "40"]
+    words += ["--relations", "distance", "ridge", "--divisions", "louvain"]
+    words += ["--baselines", "distance / louvain", "--report", "1", "2"]
+    assert tool.main([*words, *SMALL, "MODEL.WEIGHTS", str(folder / "mae.pth")]) == 0
+    assert "ridge / louvain: not distinguishable from an untrained" in capsys.readouterr().out
+    text = (folder / "people" / "table.md").read_text()
+    assert "## 64 pixels, on patches" in text and "## 96 pixels, after refinement" in text
+    assert "1 images; scale and locality of each method were chosen on 1 other images" in text
+    results = json.loads((folder / "people" / "table.json").read_text())["results"]
+    assert results["96"]["refined"]["scores"]["regular grid"]["covering-ODS"] == 50
+
+
 @pytest.mark.parametrize("page", ["segments.md", "results.md"])
 def test_documented_commands(page, tool):
     text = (REPOSITORY / "docs" / page).read_text()
@@ -121,3 +141,10 @@ def test_arguments_that_are_missing(tool, capsys):
         tool.main(["--images", "x"])
     assert stop.value.code == 2
     assert "give --config-file, --masks, or --collect" in capsys.readouterr().err
+    for words, message in (
+        (["--size", "64", "96"], "--size: found 2 sizes, expected one without --dataset"),
+        (["--dataset", "bsds500_val"], "--dataset: expected neither --images nor --masks"),
+    ):
+        with pytest.raises(SystemExit):
+            tool.main(["--config-file", "x", "--images", "x", "--masks", "x", *words])
+        assert message in capsys.readouterr().err

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.io import loadmat
 
-from d2_multitask.data.datasets.catalog import register
+from d2_multitask.data.datasets.catalog import load_dataset, register
 from d2_multitask.data.datasets.folders import ImageFolder
 
 SPLITS = ("train", "val", "test")
@@ -73,6 +73,21 @@ def register_bsds500(root: str | os.PathLike[str]) -> None:
     for split in SPLITS:
         dataset = Bsds500(f"bsds500_{split}", os.path.join(root, "BSDS500"), split)
         register(dataset.name, dataset, evaluator_type="image_folder")
+
+
+def load_partitioned(name: str) -> list[dict[str, Any]]:
+    """The dicts of a registered dataset, each with ``partitions_file_name``.
+
+    Raises:
+        ValueError: see `load_dataset`, or it is another kind of dataset.
+    """
+    records = load_dataset(name)
+    if "partitions_file_name" not in records[0]:
+        raise ValueError(
+            f"--dataset: found {name!r}, expected one that several people divided into segments, "
+            "such as 'bsds500_test'"
+        )
+    return records
 
 
 def read_mat(file: str | Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Two parts of a graph by its second eigenvector.
+"""Two parts of a graph by its second eigenvector, and more by cutting parts again.
 
 Shi and Malik, "Normalized cuts and image segmentation", 2000; as in TokenCut, arXiv 2202.11539.
 Letters: n nodes.
@@ -28,8 +28,7 @@ def second_eigenvector(graph: PatchGraph) -> np.ndarray:
     weights = graph.dense()
     if not weights.any():
         return np.zeros(graph.num_nodes)
-    weights = np.maximum(weights, WEAK_EDGE * weights.max())
-    np.fill_diagonal(weights, 0)
+    weights = _connected(weights)
     degrees = weights.sum(1)
     laplacian = np.diag(degrees) - weights
     vector = linalg.eigh(laplacian, np.diag(degrees), subset_by_index=[1, 1])[1][:, 0]
@@ -56,6 +55,53 @@ def normalised_cut(graph: PatchGraph, *, binarise: float | None = None) -> np.nd
         graph = _binarised(graph, binarise)
     vector = second_eigenvector(graph)
     return (vector > vector.mean()).astype(np.int64)
+
+
+def recursive_cut(graph: PatchGraph, max_parts: int) -> list[np.ndarray]:
+    """Cut the part whose cut is the cheapest, again and again (Shi and Malik 2000, section 3.2).
+
+    Args:
+        graph: n nodes.
+        max_parts: stop when there are so many.
+
+    Returns:
+        Labels (n,) int64 of 1, 2, ... parts; each is one of the last cut in two. Fewer if no part
+        has an edge.
+    """
+    everything = np.arange(graph.num_nodes)
+    levels = [np.zeros(graph.num_nodes, np.int64)]
+    cuts = [_cheapest_cut(graph, everything)]
+    while len(levels) < max_parts:
+        part = min(range(len(cuts)), key=lambda number: cuts[number][0])
+        cost, split_off = cuts[part]
+        if not np.isfinite(cost):
+            break
+        labels = levels[-1].copy()
+        labels[split_off] = len(levels)
+        cuts[part] = _cheapest_cut(graph, everything[labels == part])
+        cuts.append(_cheapest_cut(graph, split_off))
+        levels.append(labels)
+    return levels
+
+
+def _cheapest_cut(graph: PatchGraph, nodes: np.ndarray) -> tuple[float, np.ndarray]:
+    """Normalised cut of some of the nodes, and those of them on one side; infinite if none."""
+    inside = graph.dense()[np.ix_(nodes, nodes)]
+    members = tuple(nodes[:, None])
+    part = PatchGraph(inside, graph.positions_yx[nodes], graph.grid_hw, members)
+    one = normalised_cut(part) == 1
+    if not one.any():
+        return np.inf, nodes
+    weights = _connected(inside)
+    cut = weights[one][:, ~one].sum()
+    return float(cut / weights[one].sum() + cut / weights[~one].sum()), nodes[one]
+
+
+def _connected(weights: np.ndarray) -> np.ndarray:
+    """Every pair gets an edge, of `WEAK_EDGE` at least."""
+    weights = np.maximum(weights, WEAK_EDGE * weights.max())
+    np.fill_diagonal(weights, 0)
+    return weights
 
 
 def _binarised(graph: PatchGraph, share: float) -> PatchGraph:

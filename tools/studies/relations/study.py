@@ -1,22 +1,18 @@
-"""The study: every method's settings are chosen on some images, and reported on others.
+"""The study of foregrounds: settings are chosen on some images, and reported on others.
 
-Choosing uses the masks of the images that it is done on; reporting only measures. Each image leaves
-a file, so that a stopped study goes on. Letters: h x w patches.
+Choosing uses the masks of the images that it is done on; reporting only measures. Letters: h x w
+patches.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from d2_multitask.data.whole_files import write_json
 from d2_multitask.evaluation.segments import (
     best_segment_iou,
     label_annotations,
@@ -24,12 +20,10 @@ from d2_multitask.evaluation.segments import (
     patch_mask,
     read_object_mask,
 )
-from d2_multitask.modeling.mae import MaskedAutoencoder
 from d2_multitask.patch_graph import Relation, grow
 from d2_multitask.segmenting.images import read_ready
 from studies.relations.divisions import (
     CUT,
-    DIVISIONS,
     GROWN,
     LOUVAIN,
     NUM_REGIONS,
@@ -43,6 +37,7 @@ from studies.relations.divisions import (
     mean_mask,
     partitions,
 )
+from studies.relations.images import LabelledImage, Study
 from studies.relations.methods import (
     BEST_SEGMENT,
     Method,
@@ -50,13 +45,7 @@ from studies.relations.methods import (
     mean_table,
     setting_key,
 )
-from studies.relations.relations import (
-    RELATIONS,
-    Measuring,
-    Variant,
-    variants_of,
-    with_controls,
-)
+from studies.relations.relations import variants_of
 from studies.relations.scoring import (
     coherence,
     reconstruction_errors,
@@ -64,68 +53,11 @@ from studies.relations.scoring import (
     shrunk,
 )
 
-RESULTS = (
-    "relations/**/*.npz",
-    "choose/**/*.json",
-    "choose_asking/**/*.json",
-    "report/**/*.json",
-)
-"""Files of a study that hold single images."""
 
-Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+class RelationStudy(Study):
+    """Chooses the object of each image."""
 
-
-@dataclass(frozen=True)
-class LabelledImage:
-    """A file and its mask.
-
-    Attributes:
-        name: without ending, for files of results.
-        file: the image.
-        mask_file: the mask.
-    """
-
-    name: str
-    file: Path
-    mask_file: Path
-
-
-class RelationStudy:
-    """One autoencoder, one folder of results."""
-
-    def __init__(
-        self,
-        measuring: Measuring,
-        folder: Path,
-        *,
-        long_side: int,
-        input_format: str = "RGB",
-        relations: Sequence[str] = tuple(RELATIONS),
-        divisions: Sequence[str] = DIVISIONS,
-        backend: str = "networkx",
-        progress: Progress = lambda items, what: items,
-    ) -> None:
-        """
-        Args:
-            measuring: measures relations.
-            folder: of all files of the study.
-            long_side: images are brought to it, pixels.
-            input_format: ``INPUT.FORMAT``.
-            relations: keys of `RELATIONS`; those of other networks are added.
-            divisions: of `DIVISIONS`.
-            backend: of Louvain's method.
-            progress: wraps what is iterated over, with a title.
-        """
-        self.measuring = measuring
-        self.model: MaskedAutoencoder = measuring.model
-        self.folder = folder
-        self.long_side = long_side
-        self.input_format = input_format
-        self.relations = with_controls(relations, measuring.controls)
-        self.mean_mask: np.ndarray | None = None
-        self.divisions = tuple(divisions)
-        self.backend = backend
-        self.progress = progress
+    mean_mask: np.ndarray | None = None
 
     def choose(self, images: Sequence[LabelledImage]) -> list[Method]:
         """Choose each method's settings by the mean IoU on patches.
@@ -158,33 +90,6 @@ class RelationStudy:
         methods = best_methods(mean_table(tables))
         return [m for m in methods if not m.division or m.division in self.divisions]
 
-    def report(self, images: Sequence[LabelledImage], methods: Sequence[Method]) -> list[Any]:
-        """Measure chosen methods on images that they were not chosen on.
-
-        Args:
-            images: with masks.
-            methods: from `choose`.
-
-        Returns:
-            One dict an image: ``metrics`` (method -> `SegmentMetrics` as a list), ``results``
-            (method -> COCO results), ``objects`` (COCO annotations), ``size`` (h, w),
-            ``reconstruction_error`` and ``error_of_mean_color`` of the autoencoder.
-        """
-        return [
-            self._kept("report", image, lambda i: self._measure(i, methods))
-            for image in self.progress(images, "report")
-        ]
-
-    def _kept(self, stage: str, image: LabelledImage, work: Callable[[LabelledImage], Any]) -> Any:
-        """What an earlier run has found for the image, or else what ``work`` finds."""
-        file = self.folder / stage / f"{image.name}.json"
-        try:
-            return json.loads(file.read_text())
-        except (OSError, ValueError):
-            found = json.loads(json.dumps(work(image)))
-            write_json(file, found)
-            return found
-
     def _read(self, image: LabelledImage) -> tuple[np.ndarray, Tensor, np.ndarray]:
         """Pixels (H, W, 3), tensor (3, H', W'), mask (H, W)."""
         ready = read_ready(image.file, self.model, self.long_side, self.input_format)
@@ -195,13 +100,6 @@ class RelationStudy:
     ) -> np.ndarray:
         network = self.measuring.network(name)
         return divide(relation, division, partition, network, image, self.backend)
-
-    def _variants(self) -> dict[tuple[str, int], Variant]:
-        return {
-            (name, number): variant
-            for name in self.relations
-            for number, variant in enumerate(variants_of(name))
-        }
 
     def _try_all(self, image: LabelledImage) -> dict[str, float]:
         """Setting -> IoU on patches, for all that needs no choice by the autoencoder."""
@@ -254,6 +152,10 @@ class RelationStudy:
         return table
 
     def _measure(self, image: LabelledImage, methods: Sequence[Method]) -> dict[str, Any]:
+        """``metrics`` (method -> `SegmentMetrics` as a list), ``results`` (method -> COCO results),
+        ``objects`` (COCO annotations), ``size`` (h, w), ``reconstruction_error`` and
+        ``error_of_mean_color`` of the autoencoder.
+        """
         pixels, tensor, mask = self._read(image)
         pixels, mask = shrunk(pixels, mask)
         relations = self.measuring.relations(

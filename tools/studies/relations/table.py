@@ -160,14 +160,20 @@ def _values(result: StudyResult) -> str:
     return grid_table(rows, ["relation / division", *_HEADERS.values(), *RECALLS])
 
 
+def shown_settings(method: Method) -> str:
+    """How its graph is made and divided."""
+    if method.partition is None:
+        return ""
+    settings = method.partition._asdict()
+    variant = variants_of(method.relation)[settings.pop("variant")]
+    settings = {**variant.settings, **settings}
+    return ", ".join(f"{k} {v:g}" for k, v in settings.items() if v is not None)
+
+
 def _settings(result: StudyResult) -> str:
     rows = []
     for method in result.methods:
-        settings = {} if method.partition is None else method.partition._asdict()
-        if settings:
-            variant = variants_of(method.relation)[settings.pop("variant")]
-            settings = {**variant.settings, **settings}
-        shown = ", ".join(f"{k} {v:g}" for k, v in settings.items() if v is not None)
-        rows.append([method.name, shown, method.rule, f"{100 * method.chosen_iou:.1f}"])
+        chosen = f"{100 * method.chosen_iou:.1f}"
+        rows.append([method.name, shown_settings(method), method.rule, chosen])
     headers = ["relation / division", "partition", "foreground", "IoU where chosen"]
     return grid_table(rows, headers)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from mae_support import small_mae
+from studies.relations.images import LabelledImage
 from studies.relations.relations import Measuring
-from studies.relations.study import LabelledImage, RelationStudy
+from studies.relations.study import RelationStudy
 from synthetic.textures import write_synthetic_textures
 
 NAMES = ("distance", "color", "ridge")

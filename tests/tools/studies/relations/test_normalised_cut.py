@@ -6,7 +6,7 @@ from scipy import linalg
 
 from d2_multitask.patch_graph.graph import PatchGraph
 from patch_graph_support import planted_graph
-from studies.relations.normalised_cut import normalised_cut, second_eigenvector
+from studies.relations.normalised_cut import normalised_cut, recursive_cut, second_eigenvector
 
 
 def test_two_planted_groups_are_cut() -> None:
@@ -48,6 +48,25 @@ def test_binary_weights_forget_how_strong_edges_are() -> None:
     graph = PatchGraph(outlier, graph.positions_yx, graph.grid_hw)
     cut = normalised_cut(graph, binarise=0.45)
     assert len(set(cut[labels == 0])) == len(set(cut[labels == 1])) == 1 and cut[0] != cut[-1]
+
+
+def test_planted_groups_are_cut_one_after_the_other() -> None:
+    graph, labels = planted_graph(4, 6)
+    levels = recursive_cut(graph, 6)
+    assert [len(set(level)) for level in levels] == [1, 2, 3, 4, 5, 6]
+    groups = {frozenset(np.flatnonzero(levels[3] == part)) for part in range(4)}
+    assert groups == {frozenset(np.flatnonzero(labels == group)) for group in range(4)}
+    for coarse, fine in zip(levels, levels[1:], strict=False):  # each is one of the last, cut
+        assert len(set(zip(coarse, fine, strict=True))) == len(set(fine))
+
+
+def test_cutting_ends_where_no_edge_is_left() -> None:
+    weights = np.zeros((5, 5))
+    weights[0, 1] = weights[1, 0] = 1
+    graph = PatchGraph(weights, np.zeros((5, 2)), (1, 5))
+    sizes = [len(set(level)) for level in recursive_cut(graph, 9)]
+    assert sizes == list(range(1, len(sizes) + 1)) and len(sizes) <= 5
+    assert len(recursive_cut(PatchGraph(np.zeros((4, 4)), np.zeros((4, 2)), (2, 2)), 3)) == 1
 
 
 def test_no_edge_no_cut() -> None:

@@ -1,0 +1,118 @@
+"""The study of segments as such: levels of each method against how people divided the image.
+
+Scales and localities are chosen by the covering at the best level; the number of segments is a
+level, as in the benchmark. Letters: H x W pixels, h x w patches.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from d2_multitask.data.datasets.bsds500 import Partition as PersonsPartition
+from d2_multitask.data.datasets.bsds500 import read_partitions
+from d2_multitask.evaluation.partitions import grid, measure_partitions
+from d2_multitask.evaluation.regions import best_overlaps, shared_pixels
+from d2_multitask.patch_graph.refine import refine_labels, stretch_labels
+from d2_multitask.segmenting.images import read_ready
+from studies.relations.divisions import CUT, GROWN, LOCALITIES, LOUVAIN, Partition
+from studies.relations.images import LabelledImage, Study
+from studies.relations.levels import levels_of
+from studies.relations.methods import Method, best_methods, setting_key
+from studies.relations.relations import variants_of
+from studies.relations.scoring import shrunk
+
+GRID = "regular grid"
+GRID_LEVELS = (1, 2, 3, 4, 5, 6, 8)
+PATCHES, REFINED = "patches", "refined"
+# Settings of what grows are those of the communities that it grows from.
+CHOSEN_AS = {LOUVAIN: LOUVAIN, GROWN: LOUVAIN, CUT: CUT}
+
+
+class PartitionStudy(Study):
+    """Segments at several levels."""
+
+    def choose(self, images: Sequence[LabelledImage]) -> list[Method]:
+        """Choose each method's scale and locality by the covering at its best level (ODS).
+
+        Args:
+            images: with BSDS500's ground truth, which is used.
+        """
+        tables = [
+            self._kept("choose", image, self._try_all)
+            for image in self.progress(images, "settings")
+        ]
+        means = {
+            setting: float(np.mean([table[setting] for table in tables], axis=0).max())
+            for setting in tables[0]
+        }
+        for setting in list(means):
+            relation, division, partition, rule = json.loads(setting)
+            if division == LOUVAIN:
+                setting = setting_key(relation, GROWN, Partition(*partition), rule)
+                means[setting] = means[setting_key(relation, LOUVAIN, Partition(*partition), rule)]
+        return [method for method in best_methods(means) if method.division in self.divisions]
+
+    def _try_all(self, image: LabelledImage) -> dict[str, list[float]]:
+        """Setting -> covering of each level, on every second pixel of rows and columns."""
+        ready = read_ready(image.file, self.model, self.long_side, self.input_format)
+        people = [person.segments[::2, ::2] for person in read_partitions(image.mask_file)]
+        relations = self.measuring.relations(image.name, ready.tensor, self._variants())
+        table = {}
+        divisions = sorted({CHOSEN_AS[division] for division in self.divisions})
+        for name, division in itertools.product(self.relations, divisions):
+            for number, locality in itertools.product(range(len(variants_of(name))), LOCALITIES):
+                partition = Partition(number, locality)
+                relation, network = relations[name, number], self.measuring.network(name)
+                levels = levels_of(
+                    relation, division, partition, network, ready.tensor, self.backend
+                )
+                table[setting_key(name, division, partition, "")] = [
+                    covering(stretch_labels(level, people[0].shape), people) for level in levels
+                ]
+        return table
+
+    def _measure(self, image: LabelledImage, methods: Sequence[Method]) -> dict[str, Any]:
+        """Method -> ``patches`` and ``refined``: fields of `PartitionCounts`; ``segments``: numbers
+        of them. A regular grid is not refined.
+        """
+        ready = read_ready(image.file, self.model, self.long_side, self.input_format)
+        people = read_partitions(image.mask_file)
+        image_hw = people[0].segments.shape
+        pixels, _ = shrunk(ready.pixels, np.zeros(image_hw, bool))
+        relations = self.measuring.relations(
+            image.name,
+            ready.tensor,
+            {m.name: variants_of(m.relation)[m.partition.variant] for m in methods},
+        )
+        squares = counts([grid(number, image_hw) for number in GRID_LEVELS], people)
+        numbers = [number**2 for number in GRID_LEVELS]
+        found = {GRID: {PATCHES: squares, REFINED: squares, "segments": numbers}}
+        for method in methods:
+            relation, network = relations[method.name], self.measuring.network(method.relation)
+            levels = levels_of(
+                relation, method.division, method.partition, network, ready.tensor, self.backend
+            )
+            refined = (stretch_labels(refine_labels(x, pixels), image_hw) for x in levels)
+            found[method.name] = {
+                PATCHES: counts((stretch_labels(level, image_hw) for level in levels), people),
+                REFINED: counts(refined, people),
+                "segments": [len(np.unique(level)) for level in levels],
+            }
+        return found
+
+
+def covering(segments: np.ndarray, people: Sequence[np.ndarray]) -> float:
+    """Of people's regions by segments (H, W), mean over all pixels of all people, [0, 1]."""
+    tables = [shared_pixels(segments, person) for person in people]
+    covered = sum(best_overlaps(table) @ table.sum(axis=0) for table in tables)
+    return float(covered / sum(table.sum() for table in tables))
+
+
+def counts(levels: Iterable[np.ndarray], people: Sequence[PersonsPartition]) -> list[Any]:
+    """`measure_partitions` as JSON can hold it."""
+    return [np.asarray(field).tolist() for field in measure_partitions(levels, people)]
