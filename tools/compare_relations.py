@@ -249,9 +249,13 @@ def study_settings(args: argparse.Namespace, networks: Networks, long_side: int)
     }
 
 
-def known_methods(args: argparse.Namespace) -> list[Method]:
+def known_methods(args: argparse.Namespace, networks: Networks) -> list[Method]:
+    """Of --methods; without those of "early" if there are no such weights."""
     methods = [method_from_json(entry) for entry in json.loads(args.methods.read_text())]
-    return [m for m in methods if is_asked_for(m.name, args)]
+    known = ("", *networks.controls)
+    return [
+        m for m in methods if is_asked_for(m.name, args) and split_network(m.relation)[1] in known
+    ]
 
 
 def known_mean_mask(args: argparse.Namespace, methods: Sequence[Method]) -> np.ndarray | None:
@@ -277,7 +281,7 @@ def compare(args: argparse.Namespace) -> str:
     sizes = args.size or [default_long_side(networks.model)]
     study = make_study(RelationStudy, args, networks, sizes[0], args.output)
     if args.methods:
-        methods = known_methods(args)
+        methods = known_methods(args, networks)
         study.mean_mask = known_mean_mask(args, methods)
     else:
         methods = study.choose(choose)

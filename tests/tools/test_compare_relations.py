@@ -101,6 +101,21 @@ def test_a_part_of_another_studys_methods(compared, folder, tool, capsys):
     assert "normalised_cut" not in printed and "color" not in printed
 
 
+def test_methods_without_the_early_weights_or_the_mean_mask(compared, folder, tool, capsys):
+    alone = folder / "alone"
+    alone.mkdir()
+    shutil.copy(folder / "mae.pth", alone)
+    shutil.copy(compared / "methods.json", alone)
+    more = ("--methods", str(alone / "methods.json"), "--report", "2", "3")
+    command = [*words(folder, "alone/out", *more)[:-1], str(alone / "mae.pth")]
+    assert tool.main(command) == 2
+    assert "--methods: found no" in capsys.readouterr().err
+    shutil.copy(compared / "mean_mask.npy", alone)
+    assert tool.main(command) == 0
+    printed = capsys.readouterr().out
+    assert "ridge (untrained) / louvain" in printed and "(early)" not in printed
+
+
 def test_nothing_is_chosen_on_what_is_reported(folder, tool, capsys):
     assert tool.main(words(folder, "third", "--choose", "0", "3", "--report", "2", "4")) == 2
     assert "found 1 images in both, such as" in capsys.readouterr().err
