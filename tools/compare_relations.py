@@ -236,6 +236,7 @@ def study_settings(args: argparse.Namespace, networks: Networks, long_side: int)
     return {
         "weights": networks.cfg.MODEL.WEIGHTS,
         "weights_crc32": checksum(networks.cfg.MODEL.WEIGHTS),
+        "untrained_seed": networks.cfg.SEED,
         "early_crc32": networks.early and checksum(str(networks.early)),
         "size": long_side,
         "passes": args.passes,
