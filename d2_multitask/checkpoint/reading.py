@@ -76,7 +76,8 @@ def read_checkpoint(path: str, prefer_ema: bool = False) -> dict[str, Any]:
         ValueError: The file is damaged, holds no tensors, or would have to run code.
     """
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"There is no weight file {path}")
+        where = " (it is a folder)" if os.path.isdir(path) else ""
+        raise FileNotFoundError(f"There is no weight file {path}{where}")
     if path.endswith(".pkl"):
         content = _with_pickle_conventions(_read_pickle(path))
     elif path.endswith(".safetensors"):

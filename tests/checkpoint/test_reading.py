@@ -245,6 +245,8 @@ def test_file_without_weights(tmp_path, content, message):
 
 
 def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"it is a folder"):
+        read_checkpoint(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="missing.pth"):
         read_checkpoint(str(tmp_path / "missing.pth"))
 
