@@ -20,10 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from detectron2.structures import BoxMode
 from PIL import Image
 
 from d2_multitask.data.datasets.coco_json import read_json
-from d2_multitask.data.labels.masks import paint_segments
+from d2_multitask.data.labels.sem_seg import sem_seg_from_annotations
 from d2_multitask.data.whole_files import whole_file
 
 PARTS = ("seg", "det", "pose")
@@ -69,23 +70,20 @@ def third(content: dict[str, Any], number: int, task: str) -> dict[str, Any]:
 
 
 def write_maps(content: dict[str, Any], images: list[dict[str, Any]], folder: Path) -> None:
-    """A PNG file of class ids for each image, painted from its objects' masks."""
+    """A PNG file of class ids for each image, derived from its objects' masks as in training."""
     ids = sorted(category["id"] for category in content["categories"])
-    segments: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images}
+    objects: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images}
     for annotation in content["annotations"]:
-        if annotation["image_id"] in segments:
-            class_id = ids.index(annotation["category_id"]) + 1
-            mask = {"category_id": class_id, "segmentation": annotation["segmentation"]}
-            if annotation.get("iscrowd"):  # below the objects
-                segments[annotation["image_id"]].insert(0, {**mask, "category_id": 255})
-            else:
-                segments[annotation["image_id"]].append(mask)
+        if annotation["image_id"] in objects:
+            class_id = ids.index(annotation["category_id"])
+            found = {**annotation, "category_id": class_id, "bbox_mode": BoxMode.XYWH_ABS}
+            objects[annotation["image_id"]].append(found)
     for image in images:
         path = (folder / image["file_name"]).with_suffix(".png")
         path.parent.mkdir(parents=True, exist_ok=True)
+        size = image["height"], image["width"]
+        painted = sem_seg_from_annotations(objects[image["id"]], *size, where=str(path))
         with whole_file(path) as unfinished:
-            found = segments[image["id"]]
-            painted = paint_segments(found, image["height"], image["width"], 0, where=str(path))
             Image.fromarray(painted).save(unfinished, format="PNG")
 
 
