@@ -50,7 +50,6 @@ class PyramidBranch(SemSegFPNHead):
         *,
         norm: str = "",
         bias: float = 0.0,
-        weight_std: float | None = 0.01,
     ) -> None:
         """
         Args:
@@ -60,8 +59,6 @@ class PyramidBranch(SemSegFPNHead):
             out_channels: channels of the prediction.
             norm: normalisation after them, a name of ``detectron2.layers.get_norm``.
             bias: initial bias of the last layer.
-            weight_std: standard deviation of the last layer's initial weights; ``None`` keeps
-                Detectron2's initialisation.
         """
         super().__init__(
             input_shape,
@@ -70,8 +67,6 @@ class PyramidBranch(SemSegFPNHead):
             common_stride=min(shape.stride for shape in input_shape.values()),
             norm=norm,
         )
-        if weight_std is not None:
-            nn.init.normal_(self.predictor.weight, std=weight_std)
         nn.init.constant_(self.predictor.bias, bias)
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
@@ -95,7 +90,6 @@ class TopDownBranch(nn.Module):
         *,
         norm: str = "",
         bias: float = 0.0,
-        weight_std: float = 0.01,
     ) -> None:
         """
         Args:
@@ -104,7 +98,6 @@ class TopDownBranch(nn.Module):
             out_channels: channels of the prediction.
             norm: normalisation, a name of ``detectron2.layers.get_norm``.
             bias: initial bias of the last layer.
-            weight_std: standard deviation of the last layer's initial weights.
         """
         super().__init__()
         coarse_first = sorted(input_shape.items(), key=lambda item: -item[1].stride)
@@ -119,7 +112,6 @@ class TopDownBranch(nn.Module):
             for _ in coarse_first
         )
         self.predictor = Conv2d(conv_dim, out_channels, 1)
-        nn.init.normal_(self.predictor.weight, std=weight_std)
         nn.init.constant_(self.predictor.bias, bias)
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
@@ -198,12 +190,20 @@ class DenseHead(TaskHead):
     def branch(self, out_channels: int, bias: float = 0.0) -> nn.Module:
         """Layers from the head's feature maps to ``out_channels`` maps, for :meth:`run`."""
         out_channels *= self.upscale**2
-        options: dict[str, Any] = {"norm": self.norm, "bias": bias, "weight_std": 0.01}
+        options: dict[str, Any] = {"norm": self.norm, "bias": bias}
         if len(self.in_features) > 1:
             kind = TopDownBranch if self.separable else PyramidBranch
-            return kind(self.input_shape, self.conv_dim, out_channels, **options)
-        channels = self.input_shape[self.in_features[0]].channels
-        return Branch(channels, self.conv_dim, out_channels, separable=self.separable, **options)
+            branch: Any = kind(self.input_shape, self.conv_dim, out_channels, **options)
+            predictor = branch.predictor
+        else:
+            channels = self.input_shape[self.in_features[0]].channels
+            options["separable"] = self.separable
+            branch = Branch(channels, self.conv_dim, out_channels, **options)
+            predictor = branch[-1]
+        # Logits of a variance of 1. With weights near zero AdamW makes the same first steps for all
+        # channels before this layer: docs/findings.md, "Initial weights of dense heads".
+        nn.init.kaiming_normal_(predictor.weight, nonlinearity="relu")
+        return branch
 
     def run(self, branch: nn.Module, features: dict[str, Tensor]) -> Tensor:
         """Feature maps by name -> (N, C, H / stride, W / stride).
