@@ -188,7 +188,10 @@ class DenseHead(TaskHead):
         return node_arguments(cfg, cls.node_name, input_shape)
 
     def branch(self, out_channels: int, bias: float = 0.0) -> nn.Module:
-        """Layers from the head's feature maps to ``out_channels`` maps, for :meth:`run`."""
+        """Layers from the head's feature maps to ``out_channels`` maps, for :meth:`run`.
+
+        ``bias`` is the initial logit of a prior probability; 0 = none.
+        """
         out_channels *= self.upscale**2
         options: dict[str, Any] = {"norm": self.norm, "bias": bias}
         if len(self.in_features) > 1:
@@ -200,9 +203,13 @@ class DenseHead(TaskHead):
             options["separable"] = self.separable
             branch = Branch(channels, self.conv_dim, out_channels, **options)
             predictor = branch[-1]
-        # Logits of a variance of 1. With weights near zero AdamW makes the same first steps for all
-        # channels before this layer: docs/findings.md, "Initial weights of dense heads".
-        nn.init.kaiming_normal_(predictor.weight, nonlinearity="relu")
+        # Logits of a variance of 1: with weights near zero AdamW makes the same first steps for all
+        # channels before this layer (docs/findings.md, "Initial weights of dense heads"). A prior
+        # probability, as of rare boundaries, is kept instead: it holds while the weights are small.
+        if bias:
+            nn.init.normal_(predictor.weight, std=0.01)
+        else:
+            nn.init.kaiming_normal_(predictor.weight, nonlinearity="relu")
         return branch
 
     def run(self, branch: nn.Module, features: dict[str, Tensor]) -> Tensor:
