@@ -1,4 +1,4 @@
-"""COCO's average recall without classes: the share of objects that are found as any class."""
+"""COCO's average recall and precision without classes: objects may be found as any class."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from d2_multitask.evaluation.coco.labels import CocoDict, coco_ground_truth, mas
 from d2_multitask.evaluation.coco.predictions import coco_results
 
 MAX_DETECTIONS = (1, 10, 100)
-_NAMES = [f"AR@{count}" for count in MAX_DETECTIONS]
+_RECALLS = [f"AR@{count}" for count in MAX_DETECTIONS]
 
 
 class ClassAgnosticEvaluator(DatasetEvaluator):
@@ -51,7 +51,7 @@ class ClassAgnosticEvaluator(DatasetEvaluator):
 
     def metric_names(self) -> list[str]:
         """What `evaluate` will give, as ``TEST.BEST_METRIC`` can name it."""
-        return [f"{metric}_class_agnostic/{n}" for metric in self._metrics for n in _NAMES]
+        return [f"{metric}_class_agnostic/{n}" for metric in self._metrics for n in _RECALLS]
 
     def reset(self) -> None:
         """Forget the predictions of an earlier round."""
@@ -83,7 +83,15 @@ class ClassAgnosticEvaluator(DatasetEvaluator):
 def class_agnostic_recall(
     ground_truth: CocoDict, predictions: Sequence[Mapping[str, Any]], metric: str = "segm"
 ) -> dict[str, float]:
-    """COCO's AR with ``useCats = 0``.
+    """The recalls of `class_agnostic_scores` alone."""
+    scores = class_agnostic_scores(ground_truth, predictions, metric)
+    return {name: scores[name] for name in _RECALLS}
+
+
+def class_agnostic_scores(
+    ground_truth: CocoDict, predictions: Sequence[Mapping[str, Any]], metric: str = "segm"
+) -> dict[str, float]:
+    """COCO's AR and AP with ``useCats = 0``.
 
     Args:
         ground_truth: COCO's format, see `d2_multitask.evaluation.coco.labels`.
@@ -93,8 +101,8 @@ def class_agnostic_recall(
 
     Returns:
         ``AR@1``, ``AR@10`` and ``AR@100`` in 0-100: the share of objects that are found among so
-        many predictions per image, mean over the IoU thresholds .50:.05:.95; NaN without any
-        object.
+        many predictions per image, mean over the IoU thresholds .50:.05:.95. ``AP`` and ``AP50``,
+        of 100 predictions per image. NaN without any object.
     """
     if metric == "segm":
         ground_truth = mask_ground_truth(ground_truth)
@@ -109,7 +117,7 @@ def class_agnostic_recall(
     ]
     has_object = any(not a.get("iscrowd", 0) for a in ground_truth["annotations"])
     if not found or not has_object:
-        return dict.fromkeys(_NAMES, 0.0 if has_object else float("nan"))
+        return dict.fromkeys([*_RECALLS, "AP", "AP50"], 0.0 if has_object else float("nan"))
     with contextlib.redirect_stdout(io.StringIO()):
         labels = as_coco(ground_truth)
         evaluation = COCOeval(labels, labels.loadRes(found), metric)
@@ -119,4 +127,6 @@ def class_agnostic_recall(
         evaluation.accumulate()
     recall = evaluation.eval["recall"][:, :, 0, :]  # (thresholds, 1, counts), objects of any size
     mean = 100 * np.where(recall > -1, recall, np.nan).mean(axis=(0, 1))
-    return dict(zip(_NAMES, mean.tolist(), strict=True))
+    precision = 100 * evaluation.eval["precision"][:, :, 0, 0, -1].mean(axis=1)  # (thresholds,)
+    precisions = {"AP": float(precision.mean()), "AP50": float(precision[0])}
+    return {**dict(zip(_RECALLS, mean.tolist(), strict=True)), **precisions}

@@ -13,8 +13,11 @@ from torch import tensor
 
 from d2_multitask.data.labels.masks import encode
 from d2_multitask.evaluation.coco.backends import as_coco
-from d2_multitask.evaluation.coco.class_agnostic import ClassAgnosticEvaluator
-from d2_multitask.evaluation.segments import class_agnostic_recall
+from d2_multitask.evaluation.coco.class_agnostic import (
+    ClassAgnosticEvaluator,
+    class_agnostic_recall,
+    class_agnostic_scores,
+)
 from evaluation_support import HEIGHT, WIDTH, annotation, coco_json
 
 OBJECTS = [
@@ -64,9 +67,10 @@ def test_as_pycocotools(metric):
         theirs.evaluate()
         theirs.accumulate()
         theirs.summarize()
-    ours = class_agnostic_recall(coco_json(OBJECTS), results, metric)
-    assert list(ours.values()) == pytest.approx([100 * v for v in theirs.stats[6:9]])
-    assert sum(ours.values()) > 0
+    ours = class_agnostic_scores(coco_json(OBJECTS), results, metric)
+    expected = [*theirs.stats[6:9], *theirs.stats[:2]]  # AR@1, @10, @100, AP, AP50
+    assert list(ours.values()) == pytest.approx([100 * v for v in expected])
+    assert min(ours.values()) > 0
 
 
 def test_nothing_found_and_nothing_to_find():
