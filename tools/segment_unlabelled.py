@@ -47,6 +47,7 @@ from d2_multitask.modeling.mae import MaskedAutoencoder
 from d2_multitask.patch_graph import Segmentation, SegmenterSettings, segment_image
 from d2_multitask.patch_graph.communities import BACKENDS
 from d2_multitask.patch_graph.foreground import RULES
+from d2_multitask.patch_graph.maskcut import MASKCUT
 from d2_multitask.patch_graph.relation import ESTIMATORS, SIMILARITIES
 from d2_multitask.patch_graph.segmenter import relation_of_patch
 from d2_multitask.segmenting.images import (
@@ -126,7 +127,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--num-segments", type=int, help="merge until so many are left")
     group.add_argument("--merge-threshold", type=float, help="merge until no pair is that strong")
     group.add_argument(
-        "--foreground", choices=(*RULES, NO_RULE), default=DEFAULTS.foreground or NO_RULE
+        "--foreground", choices=(*RULES, MASKCUT, NO_RULE), default=DEFAULTS.foreground or NO_RULE
     )
     group.add_argument(
         "--foreground-threshold",

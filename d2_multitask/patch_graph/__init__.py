@@ -5,6 +5,7 @@
   (from errors) and `similarity.py` (at most one pass); `tiles.py`: of large images;
 - `graph.py`, `communities.py`: patches as a graph, and its division;
 - `growing.py`: larger and larger graphs; `foreground.py`: which segments are the object;
+  `maskcut.py`: several objects by cuts, in place of communities;
   `refine.py`: patches to pixels;
 - `segmenter.py`: all of it, one image in, segments out, and its settings.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -27,12 +27,15 @@ from d2_multitask.patch_graph.foreground import (
 )
 from d2_multitask.patch_graph.graph import PatchGraph, graph_from_matrix, graph_from_relation
 from d2_multitask.patch_graph.growing import Dendrogram, grow
+from d2_multitask.patch_graph.maskcut import MASKCUT, RELATION, as_foreground, mask_cut
 from d2_multitask.patch_graph.refine import refine_labels, stretch_labels
 from d2_multitask.patch_graph.relation import Budget, Relation, measure_relation, rank_average
 from d2_multitask.patch_graph.tiles import Tile, stitch, tile_windows
 
 # Of the resolution, for consensus.
 CONSENSUS_FACTORS = (0.8, 1.0, 1.2)
+# Fields of `SegmenterSettings` that MaskCut reads; of communities and rules there are none.
+MASKCUT_FIELDS = ("kinds", "passes", "seconds", "foreground", "tile_hw", "refine", "seed", "dtype")
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,18 @@ class SegmenterSettings:
             Both ``None``: the communities are the segments, and all merges are in the dendrogram.
         foreground: a rule of `choose_foreground`, or ``None`` = no decision. The rule
             ``inpainting_error`` is given at most 7 segments, by growing (or else by merging the
-            smallest).
+            smallest). ``maskcut``: the segments are the objects of `mask_cut`, and the rest, in
+            place of communities.
         foreground_threshold: see `choose_foreground`.
         border_weight: likewise.
         tile_hw: (h, w) patches of a tile; larger images are tiled. ``None`` = never.
         refine: pixel labels that follow edges; else patches are squares.
         seed: of everything random.
         dtype: ``torch.bfloat16`` = mixed precision.
+
+    Raises:
+        ValueError: MaskCut with another relation than ``encoder_features``, or with settings of
+            communities or rules.
     """
 
     kinds: tuple[str, ...] = ("ridge",)
@@ -83,6 +91,21 @@ class SegmenterSettings:
     seed: int = 0
     dtype: torch.dtype | None = None
 
+    def __post_init__(self) -> None:
+        if self.foreground != MASKCUT:
+            return
+        if self.kinds != (RELATION,):
+            raise ValueError(
+                f"Foreground {MASKCUT!r}: found the relation {' '.join(self.kinds)}, expected "
+                f"{RELATION}: the threshold of its graph is a cosine"
+            )
+        for field in (f for f in fields(self) if f.name not in MASKCUT_FIELDS):
+            if (found := getattr(self, field.name)) != field.default:
+                raise ValueError(
+                    f"Foreground {MASKCUT!r}: {field.name}: found {found}, expected "
+                    f"{field.default}: it is not used"
+                )
+
 
 @dataclass(frozen=True)
 class Segmentation:
@@ -96,7 +119,7 @@ class Segmentation:
         patch_labels: (h, w) int64, the final segments.
         pixel_labels: (H, W) int64, the same on pixels.
         scores: (num_segments,) float64 in [0, 1], how well each segment holds together: share of
-            its edges' weight that stays inside.
+            its edges' weight that stays inside. Of MaskCut those of the objects, and 0 of the rest.
         foreground: the decision; ``None`` if none was asked for.
         foreground_mask: (H, W) bool on pixels; ``None`` = no object, or none was asked for.
         seconds: stage -> wall clock time: ``relation``, ``graph``, ``communities``, ``growing``,
@@ -154,16 +177,20 @@ def segment_image(
         tiles = measure_tiles(model, image, settings)
     with clock.stage("graph"):
         options = {"locality": settings.locality, "neighbours": settings.neighbours}
+        options = {} if settings.foreground == MASKCUT else options
         if len(tiles) == 1:
             graph = graph_from_relation(tiles[0][1], **options)
         else:
             grid_hw = patch_grid_of(image, model.patch_size)
             graph = graph_from_matrix(stitch(tiles, grid_hw), grid_hw, **options)
     with clock.stage("communities"):
-        levels = [graph.patch_labels(labels) for labels in _communities(graph, settings)]
+        if settings.foreground == MASKCUT:
+            levels = [mask_cut(graph)]
+        else:
+            levels = [graph.patch_labels(labels) for labels in _communities(graph, settings)]
     with clock.stage("growing"):
         dendrogram = None
-        if settings.grow:
+        if settings.grow and settings.foreground != MASKCUT:
             how = {"tile_hw": settings.tile_hw, "dtype": settings.dtype}
             dendrogram = grow(model, image, levels[-1], **how)
         labels = _final_labels(levels[-1], dendrogram, settings)
@@ -180,7 +207,7 @@ def segment_image(
         dendrogram=dendrogram,
         patch_labels=labels,
         pixel_labels=pixel_labels,
-        scores=segment_scores(graph, labels),
+        scores=_scores(graph, labels, foreground),
         foreground=foreground,
         foreground_mask=mask,
         seconds=clock.seconds,
@@ -254,6 +281,8 @@ def _foreground(
 ) -> Foreground | None:
     if settings.foreground is None:
         return None
+    if settings.foreground == MASKCUT:
+        return as_foreground(labels)
     if settings.foreground == "inpainting_error" and labels.max() >= MAX_COMMUNITIES:
         if dendrogram is not None:
             labels = dendrogram.labels_at(num_regions=MAX_COMMUNITIES)
@@ -295,6 +324,12 @@ def to_pixels(image: Tensor) -> np.ndarray:
     low, high = values.aminmax()
     scaled = (values - low) / (high - low).clamp(min=1e-6) * 255
     return scaled.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
+def _scores(graph: PatchGraph, labels: np.ndarray, foreground: Foreground | None) -> np.ndarray:
+    if foreground is not None and foreground.rule == MASKCUT:
+        return np.concatenate([[0.0], foreground.scores])
+    return segment_scores(graph, labels)
 
 
 def segment_scores(graph: PatchGraph, labels: np.ndarray) -> np.ndarray:

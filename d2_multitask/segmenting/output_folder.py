@@ -9,7 +9,7 @@
         graphs/<name>.npz       the graph of the patches
         records/<name>.json     segments and objects as COCO annotations, costs
         segments.json           all segments of all images, COCO format
-        objects.json            the foregrounds' connected parts, COCO format
+        objects.json            the foregrounds' connected parts, or MaskCut's objects, COCO format
 
 Contract: each file is written in one step, the record of an image last. A record means that the
 image is done; who stops the program loses the image at work and no other.
@@ -33,6 +33,7 @@ from d2_multitask.data.whole_files import whole_file, write_json, write_png
 from d2_multitask.evaluation.segments import SegmentsEvaluator, mask_files, read_object_mask
 from d2_multitask.patch_graph import Segmentation
 from d2_multitask.patch_graph.graph import save_npz
+from d2_multitask.patch_graph.maskcut import MASKCUT
 from d2_multitask.segmenting.images import ImageFiles
 
 SEGMENTS = "segments"
@@ -144,7 +145,10 @@ def record_of(file_name: str, result: Segmentation) -> dict[str, Any]:
         score = score if math.isfinite(score) else None  # there was nothing to choose from
         found = result.foreground_mask is not None
         record["foreground"] = {"rule": result.foreground.rule, "score": score, "found": found}
-        record[OBJECTS] = object_annotations(result.foreground_mask, score)
+        if result.foreground.rule == MASKCUT:  # several objects, which may touch
+            record[OBJECTS] = [a for a in record[SEGMENTS] if a["score"] > 0]
+        else:
+            record[OBJECTS] = object_annotations(result.foreground_mask, score)
     return record
 
 

@@ -73,6 +73,7 @@ def test_planted_segments_and_the_object_are_found() -> None:
         {"num_consensus": 2, "neighbours": None, "locality": 3.0},
         {"foreground": None},
         {"tile_hw": (4, 4)},
+        {"foreground": "maskcut", "kinds": ("encoder_features",), "tile_hw": (4, 4)},
         {"kinds": ("single_source", "color"), "tile_hw": (4, 4), "num_segments": 3},
         {"dtype": torch.bfloat16, "passes": 60, "seconds": 1000.0},
     ],

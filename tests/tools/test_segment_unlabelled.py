@@ -115,6 +115,20 @@ def test_tiles_mixtures_and_growing(folder, tool, capsys):
     assert not (folder / "tiled" / "strips").exists()
 
 
+def test_objects_by_maskcut(folder, tool, capsys):
+    more = ("--foreground", "maskcut", "--min-score", "0.4")
+    assert tool.main(words(folder, "cut", *more)) == 2  # the relation is ridge
+    assert "found the relation ridge, expected encoder_features" in capsys.readouterr().err
+    assert tool.main(words(folder, "cut", "--relation", "encoder_features", *more)) == 0
+    segments, objects = (
+        json.loads((folder / "cut" / f"{name}.json").read_text())["annotations"]
+        for name in ("segments", "objects")
+    )
+    expected = [s for s in segments if s["score"] >= 0.4]  # without the rest and the third one
+    assert 3 <= len(objects) <= 6 and {o["score"] for o in objects} <= {1.0, 0.5}
+    assert [o["segmentation"] for o in objects] == [s["segmentation"] for s in expected]
+
+
 def test_bad_input_is_told_without_a_traceback(folder, tool, capsys, tmp_path):
     arguments = words(folder, "bad")
     arguments[3] = str(tmp_path)

@@ -7,13 +7,10 @@ Letters: n nodes.
 from __future__ import annotations
 
 import numpy as np
-from scipy import linalg
 
+from d2_multitask.patch_graph import maskcut
 from d2_multitask.patch_graph.graph import PatchGraph
-
-# Weight of pairs without an edge as a share of the mean weight: TokenCut's 1e-5, so that a graph of
-# several parts has one second eigenvector.
-WEAK_EDGE = 1e-5
+from d2_multitask.patch_graph.maskcut import WEAK_EDGE
 
 
 def second_eigenvector(graph: PatchGraph) -> np.ndarray:
@@ -28,11 +25,7 @@ def second_eigenvector(graph: PatchGraph) -> np.ndarray:
     weights = graph.dense()
     if not weights.any():
         return np.zeros(graph.num_nodes)
-    weights = _connected(weights)
-    degrees = weights.sum(1)
-    laplacian = np.diag(degrees) - weights
-    vector = linalg.eigh(laplacian, np.diag(degrees), subset_by_index=[1, 1])[1][:, 0]
-    return vector * np.sign(vector[np.abs(vector).argmax()])
+    return maskcut.second_eigenvector(_connected(weights))
 
 
 def normalised_cut(graph: PatchGraph, *, binarise: float | None = None) -> np.ndarray:
@@ -98,7 +91,7 @@ def _cheapest_cut(graph: PatchGraph, nodes: np.ndarray) -> tuple[float, np.ndarr
 
 
 def _connected(weights: np.ndarray) -> np.ndarray:
-    """Every pair gets an edge, of `WEAK_EDGE` at least."""
+    """Every pair gets an edge, of `WEAK_EDGE` of the largest weight at least (TokenCut's 1e-5)."""
     weights = np.maximum(weights, WEAK_EDGE * weights.max())
     np.fill_diagonal(weights, 0)
     return weights
