@@ -1,0 +1,92 @@
+"""tools/evaluate_proposals.py as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from d2_multitask.data.datasets.coco import register_coco_format
+from d2_multitask.segmenting.output_folder import coco_json as segments_json
+from d2_multitask.segmenting.output_folder import segment_annotations
+from evaluation_support import HEIGHT, WIDTH, annotation, coco_json
+from support import REPOSITORY
+from tool_support import load_tool
+
+NAME = "small_proposals"
+OBJECTS = [annotation(1, 1, [0, 0, 20, 20]), annotation(2, 2, [10, 10, 20, 20])]
+
+
+@pytest.fixture(scope="module")
+def tool():
+    return load_tool("evaluate_proposals.py")
+
+
+@pytest.fixture
+def proposals(tmp_path):
+    """Dataset and a file: the first image's object is the better of its two segments."""
+    labels = coco_json(OBJECTS)
+    records = []
+    for image in reversed(labels["images"]):  # other ids than the dataset's
+        segments = np.zeros((HEIGHT, WIDTH), int)
+        segments[:20, :20] = 1
+        fields = {k: image[k] for k in ("file_name", "height", "width")}
+        records.append({**fields, "segments": segment_annotations(segments, [0.2, 0.7])})
+    file = tmp_path / "segments.json"
+    file.write_text(json.dumps(segments_json(records, "segments", {}, 0.0)))
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    register_coco_format(NAME, str(tmp_path / "labels.json"), str(tmp_path))
+    yield ["--dataset", NAME, "--output", str(tmp_path / "out")], file
+    DatasetCatalog.remove(NAME)
+    MetadataCatalog.remove(NAME)
+
+
+def test_a_row_for_each_file_and_the_grid(tool, proposals, tmp_path, capsys):
+    words, file = proposals
+    assert tool.main([*words, "--segments", str(file), "--grid", "1", "3"]) == 0
+    scores = json.loads((tmp_path / "out" / "results.json").read_text())
+    ours = scores[str(file)]
+    # The first image's object is found exactly; the second's has an IoU of 1/7 with the segment.
+    assert ours["masks AR@1"] == ours["boxes AR@100"] == pytest.approx(50)
+    assert ours["masks AP50"] == ours["boxes AP"] == pytest.approx(100 * 51 / 101)
+    assert ours["proposals per image"] == 2
+    assert scores["grid 1 3"]["proposals per image"] == 10
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "| grid 1 3 " in table and table in capsys.readouterr().out
+
+
+def test_what_is_wrong_is_said(tool, proposals, capsys):
+    words, file = proposals
+
+    def told(content):
+        file.write_text(json.dumps(content))
+        assert tool.main([*words, "--segments", str(file)]) == 2
+        return capsys.readouterr().err
+
+    good = json.loads(file.read_text())
+    name = good["images"][0]["file_name"]
+    fewer = {**good, "images": good["images"][1:]}
+    assert f"found no {name} among 1 images, expected all 2" in told(fewer)
+    smaller = {**good, "images": [{**i, "height": 9} for i in good["images"]]}
+    assert f"found (height, width) (9, {WIDTH}), expected ({HEIGHT}, {WIDTH})" in told(smaller)
+    labels = {**good, "annotations": [{"id": 5, "image_id": 1, "bbox": [0, 0, 9, 9]}]}
+    assert "annotation 5: found no score or no segmentation" in told(labels)
+    for wrong, message in (
+        ((), "found neither --segments nor --grid"),
+        (("--grid", "0"), "found 0"),
+    ):
+        with pytest.raises(SystemExit):
+            tool.main([*words, *wrong])
+        assert message in capsys.readouterr().err
+
+
+def test_commands_of_the_documentation(tool):
+    text = (REPOSITORY / "docs" / "segments.md").read_text(encoding="utf-8")
+    commands = re.findall(r"python tools/evaluate_proposals\.py (--.*)", text)
+    assert len(commands) >= 2
+    for command in commands:
+        tool.parse_args(shlex.split(command))
