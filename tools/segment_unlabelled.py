@@ -5,6 +5,7 @@
         --output output/segments MODEL.WEIGHTS output/quick/mae_pretrain/model_final.pth
     python tools/segment_unlabelled.py ... --input a.jpg --click 120 80     # what helps this patch?
     python tools/segment_unlabelled.py ... --masks photos_masks/            # how good is it?
+    python tools/segment_unlabelled.py ... --input photos_shards/shards.json     # tar files
 
 OUTPUT gets label maps, foregrounds, overlays, picture strips (patches, graph, communities, larger
 graphs, segments), the graphs, and two datasets in COCO format: segments.json, all segments, and
@@ -23,6 +24,7 @@ import dataclasses
 import logging
 import signal
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -38,7 +40,8 @@ from tqdm import tqdm
 
 import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.config import load_config
-from d2_multitask.data.io import ImageReadError, read_image
+from d2_multitask.data.io import ImageReadError, ShardError, read_image
+from d2_multitask.data.shard_files import PREFIX
 from d2_multitask.data.whole_files import write_png
 from d2_multitask.engine.processes import SHARE, Run, in_this_process
 from d2_multitask.engine.setup import device_of, find_config_file, flat, parse_with_overrides
@@ -51,7 +54,6 @@ from d2_multitask.patch_graph.maskcut import MASKCUT
 from d2_multitask.patch_graph.relation import ESTIMATORS, SIMILARITIES
 from d2_multitask.patch_graph.segmenter import relation_of_patch
 from d2_multitask.segmenting.images import (
-    ImageFiles,
     ReadyImage,
     checksum,
     default_long_side,
@@ -83,7 +85,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config-file", required=True, help="path, or name below configs/")
-    parser.add_argument("--input", nargs="+", required=True, help="images, folders of images")
+    parser.add_argument("--input", nargs="+", required=True, help="images, folders, or shards")
     parser.add_argument("--output", type=Path, default=Path("output/segments"))
     parser.add_argument("--max-images", type=int, help="the first ones only")
     parser.add_argument("--overwrite", action="store_true", help="replace other settings' results")
@@ -192,18 +194,24 @@ class Segmenting:
         self.long_side = args.size or default_long_side(self.model)
         self.settings = settings_of(args, self.model)
         files = find_images(args.input)
-        self.files = ImageFiles(files.root, files.names[: args.max_images])
+        self.files = dataclasses.replace(files, names=files.names[: args.max_images])
         self.counts: Counter[str] = Counter()
         self.left_out: list[str] = []
 
     def read(self, name: str) -> ReadyImage:
         """One of the images, ready for the network."""
-        file = self.files.root / name
+        file = self.files.file(name)
         return read_ready(file, self.model, self.long_side, self.cfg.INPUT.FORMAT)
 
     def segment_all(self) -> OutputFolder:
         """Segment this process's share of what is not done yet; write the datasets of all."""
         described = settings_as_json(self.settings, self.cfg, self.long_side)
+        if self.files.addresses:  # the names of what is written are numbers in these shards
+            content = "\n".join(self.files.addresses.values()).encode()
+            described["shards"] = (
+                f"{len(self.files.addresses)} images of {' '.join(self.args.input)}, CRC-32 of "
+                f"their places {zlib.crc32(content):08x}"
+            )
         if not comm.is_main_process():
             comm.synchronize()  # the first process may have to remove what other settings gave
         folder = OutputFolder(self.args.output, described, self.args.overwrite)
@@ -214,7 +222,9 @@ class Segmenting:
         comm.synchronize()  # every process has seen the same before one begins to write
         if comm.is_main_process():
             self.counts["done before"] += len(pairs) - len(missing)
-        share = missing[comm.get_rank() :: comm.get_world_size()]
+        # In one piece, so that a process reads its own shards only.
+        ends = [len(missing) * (comm.get_rank() + n) // comm.get_world_size() for n in (0, 1)]
+        share = missing[slice(*ends)]
         try:
             for name, output in tqdm(share, unit="image", disable=self.bar_disabled()):
                 self.segment_one(folder, name, output)
@@ -239,6 +249,8 @@ class Segmenting:
         """Segment one image; what cannot be segmented is counted and listed at the end."""
         try:
             image = self.read(name)
+        except ShardError:  # not this image alone
+            raise
         except ValueError as error:
             unreadable = isinstance(error, ImageReadError)
             self.counts["unreadable" if unreadable else "of an unusable size"] += 1
@@ -246,7 +258,7 @@ class Segmenting:
             return
         result = segment_image(self.model, image.tensor, self.settings, pixels=image.pixels)
         pictures = draw(image, result) if self.args.pictures else {}
-        folder.save(output, name, result, pictures)
+        folder.save(output, self.files.file_name(name), result, pictures)
         self.counts["segmented"] += 1
 
     def write_sheet(self, folder: OutputFolder) -> None:
@@ -312,6 +324,8 @@ def run(args: argparse.Namespace, processes: Run) -> int:
     if args.sheet:
         work.write_sheet(folder)
     print(f"In {args.output}: {', '.join(path.name for path in work.paths)}")
+    if work.files.addresses:
+        print(f"To train with them, DATASETS.REGISTER: JSON, and IMAGE_ROOT: '{PREFIX}'")
     if args.masks:
         scores = evaluate_folder(folder, work.files, args.masks)
         print(tabulate([(k, f"{v:.1f}") for k, v in scores.items()], ["metric", "value"]))

@@ -165,8 +165,13 @@ class _ShardHandler(PathHandler):
         place, _, shard = path.removeprefix(PREFIX).rpartition("#")[0].partition("@")
         start, size = map(int, place.split("+"))
         with _opened(shard) as file:
-            file.seek(start)
-            content = file.read(size)
+            file.seek(start - _BLOCK)
+            header, content = file.read(_BLOCK), file.read(size)
+        if len(header) == _BLOCK and not (_is_header(header) and _number(header[124:136]) == size):
+            raise ShardError(
+                f"{shard}: found no member of {size} bytes at byte {start}, expected the image of "
+                f"{path}: the shard is another one than when its images were listed; list them anew"
+            )
         if len(content) < size:
             raise ShardError(f"{shard}: it ends before byte {start + size}: it is cut; {_AGAIN}")
         return io.BytesIO(content)

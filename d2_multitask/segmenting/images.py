@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from torch import Tensor
 
 from d2_multitask.config import load_config
 from d2_multitask.data.datasets.folders import ImageFolder
+from d2_multitask.data.datasets.shards import ShardSet
 from d2_multitask.data.io import read_image
+from d2_multitask.data.shard_files import PREFIX, address, images_in, is_remote
 from d2_multitask.engine.predictor import find_weights
 from d2_multitask.engine.setup import fall_back_to_cpu, find_config_file
 from d2_multitask.engine.trainer import load_for_evaluation
@@ -26,21 +29,36 @@ from d2_multitask.modeling.mae import MaskedAutoencoder
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Files below one folder.
+    """Files below one folder, or in shards below it.
 
     Attributes:
         root: the folder.
-        names: paths below it, with "/", in the order given; those of a folder are sorted.
+        names: paths below it, with "/", in the order given; those of a folder are sorted. An image
+            of a shard has the shard's path without ".tar", and its number there: members may be
+            called anything, "../x.jpg" or twice the same.
+        addresses: of images in shards, by their names; as ``PathManager`` opens them.
     """
 
     root: Path
     names: list[str]
+    addresses: Mapping[str, str] = field(default_factory=dict)
+
+    def file(self, name: str) -> str:
+        """What `read_image` opens."""
+        return self.addresses.get(name) or str(self.root / name)
+
+    def file_name(self, name: str) -> str:
+        """Of the image in a COCO file, below the dataset's ``IMAGE_ROOT``: the folder, or for
+        shards `PREFIX`.
+        """
+        return self.addresses[name].removeprefix(PREFIX) if self.addresses else name
 
     def outputs(self) -> list[str]:
         """Names without endings for what is written; with the ending where two would be equal."""
         stems = [Path(name).with_suffix("").as_posix() for name in self.names]
+        times = Counter(stems)
         return [
-            stem if stems.count(stem) == 1 else name
+            stem if times[stem] == 1 else name
             for stem, name in zip(stems, self.names, strict=True)
         ]
 
@@ -49,14 +67,24 @@ def find_images(inputs: Sequence[str | Path]) -> ImageFiles:
     """The image files that paths stand for.
 
     Args:
-        inputs: files, and folders with all that is below them.
+        inputs: files, and folders with all that is below them; or shards, as the key ``SHARDS`` of
+            a dataset names them: an index (.json), or tar files in brace notation.
 
     Returns:
         The files, each once, below their common folder.
 
     Raises:
-        ValueError: an input does not exist, or a folder holds no image.
+        ValueError: an input does not exist, a folder holds no image, or a shard is cut or behind
+            an address.
     """
+    shards = [str(given) for given in inputs if str(given).endswith((".tar", ".json"))]
+    if len(shards) == len(inputs):
+        return _images_of_shards(shards)
+    if shards:
+        raise ValueError(
+            f"--input: found the shards {shards[0]} among {[str(i) for i in inputs]}, expected "
+            "shards alone, or files and folders"
+        )
     found: dict[Path, None] = {}
     for given in map(Path, inputs):
         if given.is_dir():
@@ -72,6 +100,24 @@ def find_images(inputs: Sequence[str | Path]) -> ImageFiles:
         root = folders[0]
         return ImageFiles(root, [path.relative_to(root).as_posix() for path in found])
     return ImageFiles(root, [path.resolve().relative_to(root).as_posix() for path in found])
+
+
+def _images_of_shards(inputs: Sequence[str]) -> ImageFiles:
+    """All images of shards, in their order there."""
+    found = [shard for given in inputs for shard in ShardSet("--input", given).found()]
+    shards = {shard.name: shard.count for shard in found}
+    for name in filter(is_remote, shards):
+        raise ValueError(
+            f"--input: found {name}, expected shards on this computer: what is trained on their "
+            "segments reads their images in any order; copy or mount them"
+        )
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in shards])
+    addresses = {}
+    for name, count in shards.items():
+        stem = Path(os.path.relpath(name, root)).with_suffix("").as_posix()
+        for number, image in enumerate(images_in(name, count)):
+            addresses[f"{stem}/{number:06d}"] = address(name, image)
+    return ImageFiles(Path(root), list(addresses), addresses)
 
 
 def working_size(image_hw: tuple[int, int], patch_size: int, long_side: int) -> tuple[int, int]:

@@ -289,7 +289,7 @@ def evaluate_folder(
         if (record := folder.record(output)) is not None
     }
     masks = mask_files(mask_root, list(done))
-    evaluator = SegmentsEvaluator()
+    evaluator = SegmentsEvaluator(distributed=False)  # one process has the files of all
     for image_id, (name, (output, record)) in enumerate(done.items(), start=1):
         size = (record["height"], record["width"])
         prediction = {

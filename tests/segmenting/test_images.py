@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import tarfile
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +17,9 @@ from d2_multitask.segmenting.images import (
     read_ready,
     working_size,
 )
+from d2_multitask.data.io import read_image
 from mae_support import small_mae
+from shard_support import served, write_shards
 
 
 def save(path, size_wh=(40, 30), color=(255, 0, 0)):
@@ -42,6 +47,40 @@ def test_absent_and_empty(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="found 0 files and no image"):
         find_images([tmp_path / "empty"])
+
+
+def test_images_of_shards(tmp_path):
+    shards = [*write_shards(tmp_path / "a", (2, 1)), *write_shards(tmp_path / "b", (2,))]
+    files = find_images([f"{tmp_path}/a/images-{{000..001}}.tar", shards[2], shards[0]])
+    expected = [f"{shard}/{n:06d}" for shard, n in (("a/images-000", 0), ("a/images-000", 1))]
+    expected += ["a/images-001/000000", "b/images-000/000000", "b/images-000/000001"]
+    assert files.names == files.outputs() == expected  # no shard twice
+    rows = [read_image(files.file(name)).shape[0] for name in files.names]
+    assert rows == [8, 9, 10, 8, 9]  # of images 0, 1, 2 and 0, 1
+    assert files.file_name(expected[2]).endswith("images-001.tar#/set/0002.jpg")
+
+
+def test_names_in_shards_lead_nowhere_else(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name in ("../../out.jpg", "/abs.jpg", "same.jpg", "same.jpg"):
+            tar.addfile(tarfile.TarInfo(name))
+    assert find_images([tmp_path / "x.tar"]).outputs() == [f"x/{n:06d}" for n in range(4)]
+
+
+def test_shards_that_cannot_be_used(tmp_path):
+    shard = write_shards(tmp_path / "a", (2,))[0]
+    for inputs, message in (
+        ([f"{tmp_path}/a/images-{{000..001}}.tar"], r"images-001\.tar: cannot be read: No such file"),
+        ([shard, tmp_path], "expected shards alone"),
+        ([tmp_path / "absent.json"], r"absent\.json: cannot be read as an index"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            find_images(inputs)
+    with served(tmp_path / "a") as server:
+        index = {"shardlist": [{"url": f"{server.url}/images-000.tar", "nsamples": 2}]}
+        (tmp_path / "away.json").write_text(json.dumps(index))
+        with pytest.raises(ValueError, match="found http.*expected shards on this computer"):
+            find_images([tmp_path / "away.json"])
 
 
 def test_names_of_outputs_differ(tmp_path):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
+import tarfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from d2_multitask.data.datasets.catalog import load_dataset
+from d2_multitask.data.datasets.coco import register_coco_format
+from d2_multitask.data.io import ShardError, read_image
+from d2_multitask.data.shard_files import images_in
 from synthetic.textures import write_synthetic_textures
 from tool_support import SMALL_MAE, load_tool, run_tool, save_small_mae
 
@@ -94,6 +100,41 @@ def test_the_same_command_goes_on(segmented, folder, tool, capsys):
 def test_other_settings_need_another_folder(segmented, folder, tool, capsys):
     assert tool.main(words(folder, "output", "--foreground", "least_border", "--seed", "3")) == 2
     assert "seed: found 0, now 3; pass --overwrite" in capsys.readouterr().err
+
+
+def test_shards_up_to_what_training_reads(folder, tool, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    good = [(folder / "images" / f"00000{n}.png").read_bytes() for n in (0, 1)]
+    Path("shards").mkdir()
+    with tarfile.open("shards/x.tar", "w") as tar:
+        for content in (good[0], b"broken", good[1]):
+            member = tarfile.TarInfo("same.png")  # webdataset would not allow it
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    arguments = words(folder, "of_shards", "--no-pictures")
+    arguments[3] = "shards/x.tar"
+    assert tool.main(arguments) == 0
+    told = capsys.readouterr()
+    assert "3 images: 2 segmented, 1 unreadable" in told.out
+    assert "IMAGE_ROOT: 'shard://'" in told.out and "x.tar#/same.png: cannot be read" in told.err
+    assert tool.main(arguments) == 0
+    assert "2 done before, 1 unreadable" in capsys.readouterr().out
+
+    json_file = str(folder / "of_shards" / "segments.json")
+    register_coco_format("of_shards", json_file, "shard://")
+    records = load_dataset("of_shards")
+    for record, number in zip(records, (0, 1), strict=True):
+        expected = cv2.imread(str(folder / "images" / f"00000{number}.png"))
+        assert np.array_equal(read_image(record["file_name"]), expected)
+
+    with tarfile.open("shards/x.tar", "w") as tar:
+        tar.add(folder / "images" / "000001.png", "0.png")
+        tar.add(folder / "images" / "000000.png", "1.png")
+    with pytest.raises(ShardError, match="the shard is another one"):
+        read_image(records[1]["file_name"])
+    images_in.cache_clear()  # as in a process of its own
+    assert tool.main(arguments) == 2
+    assert "shards: found '3 images of shards/x.tar" in capsys.readouterr().err
 
 
 def test_click_a_patch(folder, tool, capsys):

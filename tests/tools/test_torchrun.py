@@ -150,3 +150,8 @@ def test_segments_of_a_folder_are_shared(tmp_path):
     content = json.loads((tmp_path / "out" / "segments.json").read_text())
     assert len(content["images"]) == 3
     assert (tmp_path / "out" / "strips.png").is_file()
+    (tmp_path / "out" / "records" / "000001.json").unlink()  # what a killed run loses
+    masks = tmp_path / "synthetic_textures" / "other_palette" / "test" / "masks"
+    done = torchrun(tmp_path, "segment_unlabelled.py", "--masks", masks, *words)
+    assert "3 images: 2 done before, 1 segmented" in done.stdout, done.stdout + done.stderr
+    assert done.stdout.count("IoU-best-segment") == 1
