@@ -58,8 +58,7 @@ class ImageFiles:
         stems = [Path(name).with_suffix("").as_posix() for name in self.names]
         times = Counter(stems)
         return [
-            stem if times[stem] == 1 else name
-            for stem, name in zip(stems, self.names, strict=True)
+            stem if times[stem] == 1 else name for stem, name in zip(stems, self.names, strict=True)
         ]
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from d2_multitask.data.io import read_image
 from d2_multitask.segmenting.images import (
     ImageFiles,
     default_long_side,
@@ -17,7 +18,6 @@ from d2_multitask.segmenting.images import (
     read_ready,
     working_size,
 )
-from d2_multitask.data.io import read_image
 from mae_support import small_mae
 from shard_support import served, write_shards
 
@@ -70,7 +70,10 @@ def test_names_in_shards_lead_nowhere_else(tmp_path):
 def test_shards_that_cannot_be_used(tmp_path):
     shard = write_shards(tmp_path / "a", (2,))[0]
     for inputs, message in (
-        ([f"{tmp_path}/a/images-{{000..001}}.tar"], r"images-001\.tar: cannot be read: No such file"),
+        (
+            [f"{tmp_path}/a/images-{{000..001}}.tar"],
+            r"images-001\.tar: cannot be read: No such file",
+        ),
         ([shard, tmp_path], "expected shards alone"),
         ([tmp_path / "absent.json"], r"absent\.json: cannot be read as an index"),
     ):

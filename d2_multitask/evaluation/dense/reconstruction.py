@@ -21,6 +21,8 @@ class ReconstructionEvaluator(DatasetEvaluator):
 
     - ``error``: mean squared error in the loss's units;
     - ``error_of_mean_color``: the same if each removed patch were predicted as its mean colour;
+    - ``error_of_smooth_surface``: the same of a smooth surface through the visible pixels, which
+      has learned nothing, see `smooth_surface`;
     - ``relative_error``: ``error / error_of_mean_color``;
     - ``PSNR``: 10 log10(255^2 / mean squared error of the pixels), in dB; with ``NORM_PIX_LOSS`` it
       uses each original patch's mean and deviation, so compare it among such networks only;
@@ -41,13 +43,13 @@ class ReconstructionEvaluator(DatasetEvaluator):
 
     def metric_names(self) -> list[str]:
         """What `evaluate` will give, as ``TEST.BEST_METRIC`` can name it."""
-        names = ("error", "error_of_mean_color", "relative_error", "PSNR", "num_images")
-        return [f"reconstruction/{name}" for name in names]
+        names = ("error", "error_of_mean_color", "error_of_smooth_surface", "relative_error")
+        return [f"reconstruction/{name}" for name in (*names, "PSNR", "num_images")]
 
     def reset(self) -> None:
         """Forget the sums of an earlier round."""
-        # error, error of the mean colour, squared error of pixels, pixels; patches, images
-        self._sums = np.zeros(6)
+        # errors: the network's, of mean colours, smooth; of pixels, squared; pixels, patches, images
+        self._sums = np.zeros(7)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Add a few images.
@@ -73,6 +75,7 @@ class ReconstructionEvaluator(DatasetEvaluator):
             self._sums += [
                 output["patch_error"][mask].double().sum().item(),
                 output["patch_variance"][mask].double().sum().item(),
+                output["patch_smooth_error"][mask].double().sum().item(),
                 squared[removed].double().sum().item(),
                 removed.sum().item(),
                 mask.sum().item(),
@@ -84,7 +87,9 @@ class ReconstructionEvaluator(DatasetEvaluator):
         sums = gathered([self._sums], self._distributed)
         if sums is None:
             return None
-        error, mean_color, squared, num_pixels, num_patches, num_images = np.sum(sums, 0).tolist()
+        error, mean_color, smooth, squared, num_pixels, num_patches, num_images = np.sum(
+            sums, 0
+        ).tolist()
         if not num_patches:
             logger.warning(f"{self._dataset_name}: no patch was removed: nothing to measure.")
             return {"reconstruction": {"num_images": num_images}}
@@ -92,6 +97,7 @@ class ReconstructionEvaluator(DatasetEvaluator):
             "reconstruction": {
                 "error": error / num_patches,
                 "error_of_mean_color": mean_color / num_patches,
+                "error_of_smooth_surface": smooth / num_patches,
                 "relative_error": error / mean_color if mean_color else math.nan,
                 "PSNR": 10 * math.log10(255**2 / max(squared / num_pixels, 1e-12)),
                 "num_images": num_images,

@@ -9,6 +9,7 @@ import zlib
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
@@ -20,6 +21,7 @@ from d2_multitask.modeling.mae.config import (
 )
 from d2_multitask.modeling.mae.masking import VARIANCE_EPS, num_visible, patch_grid
 from d2_multitask.modeling.mae.network import MAEDecoder, MAEEncoder, MAENetwork
+from d2_multitask.modeling.mae.smooth_surface import smooth_surface
 from d2_multitask.modeling.mae.weights import AdaptedWeights, adapt_mae_weights
 
 LOSS_KEY = "loss_reconstruction"
@@ -159,27 +161,29 @@ def reconstruction_result(
         ``reconstruction`` (3, H, W) float32, 0-255, channels as in the image, of all patches;
         ``patch_mask`` (h, w) bool, True = removed; ``patch_error`` (h, w), mean squared error of
         each patch in the loss's units; ``patch_variance`` (h, w), the same error of a prediction
-        of each patch's mean colour.
+        of each patch's mean colour; ``patch_smooth_error`` (h, w), the same of `smooth_surface`.
     """
     h, w = patch_grid((images.shape[-2], images.shape[-1]), network.patch_size)
     noise = image_noise(batched_input, h * w, seed).to(images.device, non_blocking=True)
     output = network.reconstruct(images, mask_ratio=mask_ratio, noise=noise)
+    mask, patch = output.mask.bool().view(h, w), network.patch_size
+    mean_colors = F.interpolate(F.avg_pool2d(images, patch), scale_factor=patch)
+    smooth = smooth_surface(images, mask, patch)
     return {
         "reconstruction": network.to_pixels(images, output.pred)[0],
-        "patch_mask": output.mask.bool().view(h, w),
+        "patch_mask": mask,
         "patch_error": output.error.view(h, w),
-        "patch_variance": _patch_variance(network, images).view(h, w),
+        "patch_variance": _error_of(network, images, mean_colors).view(h, w),
+        "patch_smooth_error": _error_of(network, images, smooth).view(h, w),
     }
 
 
-def _patch_variance(network: MAENetwork, images: Tensor) -> Tensor:
-    """(N, 3, H, W) -> (N, L): mean squared distance from each channel's mean, loss's units."""
-    patches = network.patchify(images.float())
-    colors = patches.unflatten(-1, (network.patch_size**2, -1))  # (N, L, p * p, 3)
-    variance = colors.var(2, unbiased=False).mean(-1)
+def _error_of(network: MAENetwork, images: Tensor, prediction: Tensor) -> Tensor:
+    """(N, 3, H, W) and the same of another prediction, normalised -> (N, L), loss's units."""
+    error = network.patchify((prediction - images).float()).square().mean(-1)
     if network.norm_pix_loss:
-        variance = variance / (patches.var(-1) + VARIANCE_EPS)
-    return variance
+        error = error / (network.patchify(images.float()).var(-1) + VARIANCE_EPS)
+    return error
 
 
 def image_noise(batched_input: dict[str, Any], num_patches: int, seed: int) -> Tensor:

@@ -16,6 +16,7 @@ def output(errors, mask, off_by):
         "patch_mask": torch.tensor(mask, dtype=torch.bool),
         "patch_error": torch.tensor(errors),
         "patch_variance": torch.full((2, 2), 4.0),
+        "patch_smooth_error": 2 * torch.tensor(errors),
     }
 
 
@@ -29,6 +30,7 @@ def test_numbers_by_hand():
     scores = evaluator.evaluate()["reconstruction"]
     assert scores["error"] == pytest.approx((1 + 2 + 3 + 4) / 4)
     assert scores["error_of_mean_color"] == 4
+    assert scores["error_of_smooth_surface"] == pytest.approx(5)
     assert scores["relative_error"] == pytest.approx(2.5 / 4)
     squared = (3 * 100 + 400) / 4
     assert scores["PSNR"] == pytest.approx(10 * math.log10(255**2 / squared))
