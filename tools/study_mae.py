@@ -1,16 +1,16 @@
 #!/usr/bin/env python
-"""The whole study of a masked autoencoder: what it reconstructs, and what its features are good for.
+"""The whole study of a masked autoencoder: its reconstructions, and what its features are good for.
 
-    python tools/study_mae.py --config-file mae_pretrain_base.yaml \
-        --weights mae_visualize_vit_base.pth --output output/study_base MODEL.MAE.NORM_PIX_LOSS False
-    python tools/study_mae.py --config-file quick/mae_tiny_imagenet.yaml \
-        --weights output/quick/mae_tiny_imagenet/model_final.pth --output output/study_tiny
+    python tools/study_mae.py --config-file mae_pretrain_base.yaml --output output/study_base \
+        --weights mae_visualize_vit_base.pth MODEL.MAE.NORM_PIX_LOSS False
+    python tools/study_mae.py --config-file quick/mae_tiny_imagenet.yaml --output output/tiny \
+        --weights output/quick/mae_tiny_imagenet/model_final.pth
 
-Each step is a command of this folder, run in a process of its own: --dry-run prints them. The config
-and KEY VALUE give network, normalisation, device and workers of all steps; KEY VALUE overrides all of
-them. OUTPUT gets configs/, a log of each step in logs/, a folder of each step, and table.md. The same
-command continues where an earlier one was stopped; a step that fails does not end the others, and one
-whose dataset is not there is left out.
+Each step is a command of this folder, run in a process of its own: --dry-run prints them. The
+config and KEY VALUE give network, normalisation, device and workers of all steps; KEY VALUE
+overrides all of them. OUTPUT gets configs/, a log of each step in logs/, a folder of each step, and
+table.md. The same command continues where an earlier one was stopped; a step that fails does not
+end the others, and one whose dataset is not there is left out.
 
 Exit code: 0; 1 if a step failed, which is named at the end; 2 if something was typed wrong; 130 if
 interrupted.
@@ -49,8 +49,8 @@ LABELS = {32: "ecssd_32", 100: "ecssd_100", 300: "ecssd_train"}  # sets of quick
 SEEDS = ("1", "2", "3")
 FOREGROUND = ("scratch", "linear", "decoder", "decoder_pretrained")
 FOREGROUND_SIDE = 96  # pixels at least, as in these configs
-# From ViT-B on, the quick configs' rates for small networks are too high: 0.0002 instead of 0.001, as
-# in mae_foreground.yaml.
+# From ViT-B on, the quick configs' rates for small networks are too high: 0.0002 instead of 0.001,
+# as in mae_foreground.yaml.
 WIDE, RATE_OF_WIDE = 768, 0.2
 DATASETS = Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
 ECSSD = Path("datasets/ecssd")  # as in the configs
@@ -195,9 +195,11 @@ class Study:
         return Step(name, [*words, *self.opts], dataset, configs)
 
     def config(self, name: str) -> str:
+        """Path of a config that a step writes."""
         return str(self.output / "configs" / f"{name}.yaml")
 
     def folder(self, name: str) -> str:
+        """Path of what a step writes."""
         return str(self.output / name)
 
 

@@ -48,7 +48,7 @@ class ReconstructionEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         """Forget the sums of an earlier round."""
-        # errors: the network's, of mean colours, smooth; of pixels, squared; pixels, patches, images
+        # error; of mean colours; smooth; squared error of pixels, pixels; patches, images
         self._sums = np.zeros(7)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""The control of a reconstruction: a smooth surface through the visible patches, nothing learned."""
+"""The control of a reconstruction: a smooth surface through the visible patches."""
 
 from __future__ import annotations
 
