@@ -47,4 +47,6 @@ def network(tasks: list[str], norm: str = "", **options: Any) -> MultitaskCenter
     for name, parameter in model.named_parameters():
         if name.startswith("heads.") and parameter.dim() == 4:
             torch.nn.init.normal_(parameter, std=0.1)
+        elif name == "heads.det.wh.1.bias":
+            torch.nn.init.constant_(parameter, 4.0)  # empty boxes would be left out
     return randomise_norms(model)

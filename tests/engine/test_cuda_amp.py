@@ -16,7 +16,7 @@ from d2_multitask.engine.trainer import MultitaskTrainer
 from device_support import SimulatedDevice
 from engine_support import registered_people, tiny_cfg
 
-SCALE = 16.0
+SCALE = 4.0
 
 
 @pytest.fixture(autouse=True)

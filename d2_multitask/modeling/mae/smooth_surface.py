@@ -37,7 +37,8 @@ def smooth_surface(images: Tensor, removed: Tensor, patch_size: int) -> Tensor:
         hidden = F.interpolate((1 - visible)[None, None], size)
         surface = F.interpolate(surface, size, mode="bilinear")
         surface = torch.where(hidden.bool(), surface, known)
-        place = torch.arange(size[0])[:, None] + torch.arange(size[1])
+        rows, columns = (torch.arange(length, device=images.device) for length in size)
+        place = rows[:, None] + columns
         every_other = [hidden * _OVER_RELAXATION * (place % 2 == n).to(hidden) for n in (0, 1)]
         for _ in range(_SWEEPS):
             for step in every_other:
