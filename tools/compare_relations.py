@@ -109,6 +109,9 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--size", type=int, nargs="+", help="longer side in pixels (default: the MAE's)"
     )
+    parser.add_argument(
+        "--shifts", type=int, default=1, help="2: cells of half a patch, from 2x2 shifted grids"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--early", type=Path, help="weights after 5 %% of the training (default: beside the others)"
@@ -218,7 +221,9 @@ def make_study(
 ) -> AnyStudy:
     claim_folder(folder, study_settings(args, networks, size), RESULTS, args.overwrite)
     relations = folder / "relations"
-    measuring = Measuring(networks.model, args.passes, args.seed, relations, networks.controls)
+    measuring = Measuring(
+        networks.model, args.passes, args.seed, relations, networks.controls, args.shifts
+    )
     return kind(
         measuring,
         folder,
@@ -240,6 +245,7 @@ def study_settings(args: argparse.Namespace, networks: Networks, long_side: int)
         "early_crc32": networks.early and checksum(str(networks.early)),
         "size": long_side,
         "passes": args.passes,
+        "shifts": args.shifts,
         "seed": args.seed,
         "relations": args.relations,
         "divisions": args.divisions,

@@ -139,6 +139,9 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--border-weight", type=float, default=DEFAULTS.border_weight)
     group.add_argument("--tiles", action=yes_or_no, default=True, help="of larger images")
+    group.add_argument(
+        "--shifts", type=int, default=DEFAULTS.shifts, help="2: cells of half a patch"
+    )
     group.add_argument("--refine", action=yes_or_no, default=DEFAULTS.refine, help="follow edges")
     group.add_argument("--seed", type=int, default=DEFAULTS.seed)
     group.add_argument("--bf16", action="store_true", help="mixed precision")
@@ -161,6 +164,7 @@ def settings_of(args: argparse.Namespace, model: MaskedAutoencoder) -> Segmenter
         foreground_threshold=args.foreground_threshold,
         border_weight=args.border_weight,
         tile_hw=tuple(model.encoder.grid_hw) if args.tiles else None,
+        shifts=args.shifts,
         refine=args.refine,
         seed=args.seed,
         dtype=torch.bfloat16 if args.bf16 else None,

@@ -3,6 +3,7 @@
 - `autoencoder.py`: what the autoencoder must offer, and batches of visible sets;
 - `relation.py`: how much patch j helps to reconstruct patch i; its kinds are in `estimators.py`
   (from errors) and `similarity.py` (at most one pass); `tiles.py`: of large images;
+  `shifted.py`: of cells finer than a patch;
 - `graph.py`, `communities.py`: patches as a graph, and its division;
 - `growing.py`: larger and larger graphs; `foreground.py`: which segments are the object;
   `maskcut.py`: several objects by cuts, in place of communities;
@@ -26,6 +27,7 @@ from d2_multitask.patch_graph.relation import (
     rank_average,
 )
 from d2_multitask.patch_graph.segmenter import Segmentation, SegmenterSettings, segment_image
+from d2_multitask.patch_graph.shifted import enlarge, measure_shifted
 
 __all__ = [
     "Budget",
@@ -37,11 +39,13 @@ __all__ = [
     "SegmenterSettings",
     "choose_foreground",
     "consensus",
+    "enlarge",
     "graph_from_relation",
     "grow",
     "louvain",
     "measure_anytime",
     "measure_relation",
+    "measure_shifted",
     "rank_average",
     "segment_image",
 ]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,13 +29,24 @@ from d2_multitask.patch_graph.graph import PatchGraph, graph_from_matrix, graph_
 from d2_multitask.patch_graph.growing import Dendrogram, grow
 from d2_multitask.patch_graph.maskcut import MASKCUT, RELATION, as_foreground, mask_cut
 from d2_multitask.patch_graph.refine import refine_labels, stretch_labels
-from d2_multitask.patch_graph.relation import Budget, Relation, measure_relation, rank_average
+from d2_multitask.patch_graph.relation import Budget, Relation, rank_average
+from d2_multitask.patch_graph.shifted import enlarge, measure_shifted
 from d2_multitask.patch_graph.tiles import Tile, stitch, tile_windows
 
 # Of the resolution, for consensus.
 CONSENSUS_FACTORS = (0.8, 1.0, 1.2)
 # Fields of `SegmenterSettings` that MaskCut reads; of communities and rules there are none.
-MASKCUT_FIELDS = ("kinds", "passes", "seconds", "foreground", "tile_hw", "refine", "seed", "dtype")
+MASKCUT_FIELDS = (
+    "kinds",
+    "passes",
+    "seconds",
+    "foreground",
+    "tile_hw",
+    "shifts",
+    "refine",
+    "seed",
+    "dtype",
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,8 @@ class SegmenterSettings:
         foreground_threshold: see `choose_foreground`.
         border_weight: likewise.
         tile_hw: (h, w) patches of a tile; larger images are tiled. ``None`` = never.
+        shifts: of `measure_shifted`; from the graph on a patch is a cell of it, also in numbers of
+            patches such as ``locality``.
         refine: pixel labels that follow edges; else patches are squares.
         seed: of everything random.
         dtype: ``torch.bfloat16`` = mixed precision.
@@ -87,6 +100,7 @@ class SegmenterSettings:
     foreground_threshold: float = 0.0
     border_weight: float = 1.0
     tile_hw: tuple[int, int] | None = None
+    shifts: int = 1
     refine: bool = True
     seed: int = 0
     dtype: torch.dtype | None = None
@@ -175,13 +189,14 @@ def segment_image(
     clock = _Clock()
     with clock.stage("relation"):
         tiles = measure_tiles(model, image, settings)
+        cells = enlarge(image, settings.shifts)
     with clock.stage("graph"):
         options = {"locality": settings.locality, "neighbours": settings.neighbours}
         options = {} if settings.foreground == MASKCUT else options
         if len(tiles) == 1:
             graph = graph_from_relation(tiles[0][1], **options)
         else:
-            grid_hw = patch_grid_of(image, model.patch_size)
+            grid_hw = patch_grid_of(cells, model.patch_size)
             graph = graph_from_matrix(stitch(tiles, grid_hw), grid_hw, **options)
     with clock.stage("communities"):
         if settings.foreground == MASKCUT:
@@ -192,10 +207,10 @@ def segment_image(
         dendrogram = None
         if settings.grow and settings.foreground != MASKCUT:
             how = {"tile_hw": settings.tile_hw, "dtype": settings.dtype}
-            dendrogram = grow(model, image, levels[-1], **how)
+            dendrogram = grow(model, cells, levels[-1], **how)
         labels = _final_labels(levels[-1], dendrogram, settings)
     with clock.stage("foreground"):
-        foreground = _foreground(model, image, labels, dendrogram, settings)
+        foreground = _foreground(model, cells, labels, dendrogram, settings)
     with clock.stage("refinement"):
         pixels = to_pixels(image) if pixels is None else pixels
         pixel_labels, mask = _on_pixels(labels, foreground, pixels, settings)
@@ -235,15 +250,16 @@ def measure_tiles(model: Autoencoder, image: Tensor, settings: SegmenterSettings
     An image that is not tiled is one window. Arguments and errors: see `segment_image`.
     """
     budget = Budget(settings.passes, settings.seconds)
+    how: dict[str, Any] = {"budget": budget, "shifts": settings.shifts, "dtype": settings.dtype}
     windows = tile_windows(patch_grid_of(image, model.patch_size), settings.tile_hw)
     tiles = []
     for seed, window in enumerate(windows, start=settings.seed):
         pixels = window.crop(image, model.patch_size)
         relations = [
-            measure_relation(model, pixels, kind, budget, seed=seed, dtype=settings.dtype)
-            for kind in settings.kinds
+            measure_shifted(model, pixels, kind, seed=seed, **how) for kind in settings.kinds
         ]
-        tiles.append((window, relations[0] if len(relations) == 1 else rank_average(relations)))
+        relation = relations[0] if len(relations) == 1 else rank_average(relations)
+        tiles.append((window.finer(settings.shifts), relation))
     return tiles
 
 
@@ -383,7 +399,7 @@ def relation_of_patch(
     Returns:
         The relation of the patch that holds the point.
     """
-    grid_hw = (image.shape[-2] // model.patch_size, image.shape[-1] // model.patch_size)
+    grid_hw = patch_grid_of(enlarge(image, settings.shifts), model.patch_size)
     patch_yx = (int(point_xy[1] * grid_hw[0]), int(point_xy[0] * grid_hw[1]))
     index = patch_yx[0] * grid_hw[1] + patch_yx[1]
     tiles = measure_tiles(model, image, settings)

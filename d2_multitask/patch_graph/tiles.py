@@ -32,6 +32,11 @@ class Window:
         rows = slice(y * patch_size, (y + h) * patch_size)
         return image[:, rows, x * patch_size : (x + w) * patch_size]
 
+    def finer(self, times: int) -> Window:
+        """The same rectangle in parts of a patch, ``times`` along a side."""
+        (y, x), (h, w) = self.first_yx, self.grid_hw
+        return Window((y * times, x * times), (h * times, w * times))
+
     def patches(self, image_grid_hw: tuple[int, int]) -> np.ndarray:
         """(l,) int64: indices of the window's patches among those of the image."""
         (y, x), (h, w) = self.first_yx, self.grid_hw

@@ -8,6 +8,7 @@ import shlex
 import shutil
 
 import cv2
+import numpy as np
 import pytest
 
 from bsds_support import halves, write_image
@@ -121,6 +122,16 @@ def test_nothing_is_chosen_on_what_is_reported(folder, tool, capsys):
     assert "found 1 images in both, such as" in capsys.readouterr().err
     assert tool.main(words(folder, "third", "--choose", "0", "9")) == 2
     assert "--choose: found 0 9, expected START < STOP of the 4 images" in capsys.readouterr().err
+
+
+def test_cells_of_half_a_patch(folder, tool):
+    """Everything that a study asks about patches is asked about cells."""
+    more = ("--choose", "0", "1", "--report", "2", "3", "--shifts", "2")
+    assert tool.main(words(folder, "cells", *more)) == 0
+    with np.load(next((folder / "cells" / "relations").iterdir())) as kept:
+        assert kept["ridge"].shape == (64, 64)  # of 4x4 patches
+    record = json.loads(next((folder / "cells" / "report").iterdir()).read_text())
+    assert set(record["metrics"]) >= {"centre disc", "ridge / grown", "color / louvain"}
 
 
 def test_segments_against_people(folder, tool, monkeypatch, capsys):

@@ -17,6 +17,7 @@ from d2_multitask.data.datasets.bsds500 import Partition as PersonsPartition
 from d2_multitask.data.datasets.bsds500 import read_partitions
 from d2_multitask.evaluation.partitions import grid, measure_partitions
 from d2_multitask.evaluation.regions import best_overlaps, shared_pixels
+from d2_multitask.patch_graph import enlarge
 from d2_multitask.patch_graph.refine import refine_labels, stretch_labels
 from d2_multitask.segmenting.images import read_ready
 from studies.relations.divisions import CUT, GROWN, LOCALITIES, LOUVAIN, Partition
@@ -62,15 +63,14 @@ class PartitionStudy(Study):
         ready = read_ready(image.file, self.model, self.long_side, self.input_format)
         people = [person.segments[::2, ::2] for person in read_partitions(image.mask_file)]
         relations = self.measuring.relations(image.name, ready.tensor, self._variants())
+        cells = enlarge(ready.tensor, self.measuring.shifts)
         table = {}
         divisions = sorted({CHOSEN_AS[division] for division in self.divisions})
         for name, division in itertools.product(self.relations, divisions):
             for number, locality in itertools.product(range(len(variants_of(name))), LOCALITIES):
                 partition = Partition(number, locality)
                 relation, network = relations[name, number], self.measuring.network(name)
-                levels = levels_of(
-                    relation, division, partition, network, ready.tensor, self.backend
-                )
+                levels = levels_of(relation, division, partition, network, cells, self.backend)
                 table[setting_key(name, division, partition, "")] = [
                     covering(stretch_labels(level, people[0].shape), people) for level in levels
                 ]
@@ -89,13 +89,14 @@ class PartitionStudy(Study):
             ready.tensor,
             {m.name: variants_of(m.relation)[m.partition.variant] for m in methods},
         )
+        cells = enlarge(ready.tensor, self.measuring.shifts)
         squares = counts([grid(number, image_hw) for number in GRID_LEVELS], people)
         numbers = [number**2 for number in GRID_LEVELS]
         found = {GRID: {PATCHES: squares, REFINED: squares, "segments": numbers}}
         for method in methods:
             relation, network = relations[method.name], self.measuring.network(method.relation)
             levels = levels_of(
-                relation, method.division, method.partition, network, ready.tensor, self.backend
+                relation, method.division, method.partition, network, cells, self.backend
             )
             refined = (stretch_labels(refine_labels(x, pixels), image_hw) for x in levels)
             found[method.name] = {

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from d2_multitask.data.whole_files import whole_file
 from d2_multitask.modeling.mae import MaskedAutoencoder
-from d2_multitask.patch_graph import Budget, Relation, measure_relation, rank_average
-from d2_multitask.patch_graph.autoencoder import ErrorMeter, is_flat
+from d2_multitask.patch_graph import Budget, Relation, measure_shifted, rank_average
+from d2_multitask.patch_graph.autoencoder import ErrorMeter, is_flat, patch_grid_of
 from d2_multitask.patch_graph.relation import ESTIMATORS
 
 
@@ -101,6 +101,7 @@ class Measuring:
         seed: of the visible sets.
         folder: where relations from errors are kept, one npz an image.
         controls: other weights of the same network: "untrained", "early".
+        shifts: of `measure_shifted`.
     """
 
     model: MaskedAutoencoder
@@ -108,6 +109,7 @@ class Measuring:
     seed: int
     folder: Path
     controls: Mapping[str, MaskedAutoencoder] = field(default_factory=dict)
+    shifts: int = 1
 
     def network(self, relation: str) -> MaskedAutoencoder:
         """That a relation asks."""
@@ -124,10 +126,10 @@ class Measuring:
             kinds: keys of `ESTIMATORS`, with their network: see `of_network`.
 
         Returns:
-            Kind -> (L, L) float32, and the grid (h, w).
+            Kind -> (L, L) float32 of cells, and their grid (h, w).
         """
-        patch = self.model.patch_size
-        grid_hw = (image.shape[-2] // patch, image.shape[-1] // patch)
+        height, width = patch_grid_of(image, self.model.patch_size)
+        grid_hw = (self.shifts * height, self.shifts * width)
         file = self.folder / f"{name}.npz"
         known = _read(file)
         missing = sorted(kinds - known.keys())
@@ -139,7 +141,8 @@ class Measuring:
                 kind, _ = split_network(key)
                 # single_source is exact after a pass a patch, and no estimate before
                 budget = Budget(None if kind == "single_source" else self.passes)
-                relation = measure_relation(self.network(key), image, kind, budget, seed=self.seed)
+                how = {"seed": self.seed, "shifts": self.shifts}
+                relation = measure_shifted(self.network(key), image, kind, budget, **how)
                 known[key] = relation.matrix
         if missing:
             with whole_file(file) as unfinished, unfinished.open("wb") as stream:
@@ -148,7 +151,7 @@ class Measuring:
 
     def _from_same_sets(self, image: Tensor, kinds: list[str], network: str) -> dict[str, Tensor]:
         """Relations of `SAME_SETS` from one measurement of the sets that they share."""
-        if len(kinds) < 2 or is_flat(image):
+        if len(kinds) < 2 or self.shifts > 1 or is_flat(image):
             return {}
         meter = ErrorMeter(self.network(of_network(kinds[0], network)), image)
         estimators = {
@@ -181,11 +184,15 @@ class Measuring:
             parts = [
                 Relation(measured[full], grid_hw)
                 if full in measured
-                else measure_relation(self.network(full), image, kind, **variant.settings)
+                else self._similarity(image, kind, full, variant)
                 for kind, full in zip(variant.kinds, keys, strict=True)
             ]
             relations[key] = parts[0] if len(parts) == 1 else rank_average(parts)
         return relations
+
+    def _similarity(self, image: Tensor, kind: str, key: str, variant: Variant) -> Relation:
+        network = self.network(key)
+        return measure_shifted(network, image, kind, shifts=self.shifts, **variant.settings)
 
 
 def _read(file: Path) -> dict[str, Tensor]:

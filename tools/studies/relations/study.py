@@ -20,7 +20,8 @@ from d2_multitask.evaluation.segments import (
     patch_mask,
     read_object_mask,
 )
-from d2_multitask.patch_graph import Relation, grow
+from d2_multitask.patch_graph import Relation, enlarge, grow
+from d2_multitask.patch_graph.autoencoder import patch_grid_of
 from d2_multitask.segmenting.images import read_ready
 from studies.relations.divisions import (
     CUT,
@@ -105,6 +106,7 @@ class RelationStudy(Study):
         """Setting -> IoU on patches, for all that needs no choice by the autoencoder."""
         _, tensor, mask = self._read(image)
         relations = self.measuring.relations(image.name, tensor, self._variants())
+        cells = enlarge(tensor, self.measuring.shifts)
         grid_hw = next(iter(relations.values())).grid_hw
         target = patch_mask(mask, grid_hw)
         table = {
@@ -114,7 +116,7 @@ class RelationStudy(Study):
         for name, division in itertools.product(self.relations, (LOUVAIN, CUT)):
             for partition in partitions(division, len(variants_of(name))):
                 relation = relations[name, partition.variant]
-                labels = self._divide(name, relation, division, partition, tensor)
+                labels = self._divide(name, relation, division, partition, cells)
                 ious = {
                     rule: mask_iou(found, target)
                     for rule, found in cheap_foregrounds(labels, division).items()
@@ -131,22 +133,23 @@ class RelationStudy(Study):
         _, tensor, mask = self._read(image)
         variants = {key: variants_of(key[0])[p.variant] for key, p in best.items()}
         relations = self.measuring.relations(image.name, tensor, variants)
+        cells = enlarge(tensor, self.measuring.shifts)
         table = {}
         for (name, division), partition in best.items():
             relation = relations[name, division]
             network = self.measuring.network(name)
             target = patch_mask(mask, relation.grid_hw)
-            labels = self._divide(name, relation, division, partition, tensor)
+            labels = self._divide(name, relation, division, partition, cells)
             candidates = [(division, partition, labels, {})]
             if division == LOUVAIN and GROWN in self.divisions:
-                grown = grow(network, tensor, labels)
+                grown = grow(network, cells, labels)
                 for count in NUM_REGIONS:
                     larger = grown.labels_at(num_regions=count)
                     found = cheap_foregrounds(larger, GROWN)
                     setting = partition._replace(num_regions=count)
                     candidates.append((GROWN, setting, larger, found))
             for how, setting, segments, found in candidates:
-                asked = inpainting_foregrounds(segments, network, tensor)
+                asked = inpainting_foregrounds(segments, network, cells)
                 for rule, answer in {**found, **asked}.items():
                     table[setting_key(name, how, setting, rule)] = mask_iou(answer, target)
         return table
@@ -163,8 +166,8 @@ class RelationStudy(Study):
             tensor,
             {m.name: variants_of(m.relation)[m.partition.variant] for m in methods if m.partition},
         )
-        patch = self.model.patch_size
-        grid_hw = (tensor.shape[-2] // patch, tensor.shape[-1] // patch)
+        cells = enlarge(tensor, self.measuring.shifts)
+        grid_hw = patch_grid_of(cells, self.model.patch_size)
         simple = {
             (name, setting): answer for name, setting, answer in controls(grid_hw, self.mean_mask)
         }
@@ -175,9 +178,9 @@ class RelationStudy(Study):
             else:
                 relation = relations[method.name]
                 name, division = method.relation, method.division
-                labels = self._divide(name, relation, division, method.partition, tensor)
+                labels = self._divide(name, relation, division, method.partition, cells)
                 network = self.measuring.network(name)
-                found = foreground_of(labels, division, method.rule, network, tensor)
+                found = foreground_of(labels, division, method.rule, network, cells)
                 answer, scores = Answer(labels, found), coherence(relation, labels)
             metrics[method.name], results[method.name] = score_answer(answer, scores, pixels, mask)
         return {

@@ -67,6 +67,24 @@ def test_levels_are_scored_as_by_hand(studied):
     assert collect_partitions(records, REFINED).scores[GRID] == result.scores[GRID]
 
 
+def test_cells_of_half_a_patch(tmp_path):
+    """People's border goes through the middle of patches."""
+    labels = halves(HEIGHT, WIDTH, 36)
+    Image.fromarray((labels[..., None] * [90, 40, 60]).astype(np.uint8)).save(tmp_path / "a.png")
+    write_ground_truth(tmp_path / "a.mat", [labels])
+    image = LabelledImage("a", tmp_path / "a.png", tmp_path / "a.mat")
+    best = {}
+    for shifts in (1, 2):
+        folder = tmp_path / str(shifts)
+        measuring = Measuring(small_mae(64, 8).eval(), 40, 0, folder / "relations", {}, shifts)
+        study = PartitionStudy(measuring, folder, long_side=64, relations=("color",))
+        records = study.report([image], study.choose([image]))
+        scores = collect_partitions(records, PATCHES).scores
+        best[shifts] = scores["color / normalised_cut"]["covering-ODS"]
+        assert scores["color / grown"]["covering-ODS"] > 50
+    assert best[2] == pytest.approx(100) and best[1] < 95
+
+
 def test_table(studied):
     methods, records = studied
     results = {64: {what: collect_partitions(records, what) for what in (PATCHES, REFINED)}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from d2_multitask.patch_graph import Budget, measure_relation, rank_average
+from d2_multitask.patch_graph import Budget, measure_relation, measure_shifted, rank_average
 from d2_multitask.patch_graph.relation import ESTIMATORS, SIMILARITIES
 from mae_support import small_mae
 from studies.relations.relations import RELATIONS, Measuring, Variant
@@ -39,6 +39,18 @@ def test_mixtures(tmp_path):
         for kind in ("single_source", "color")
     ]
     assert torch.allclose(found.matrix, rank_average(parts).matrix)
+
+
+def test_all_relations_are_of_cells_with_shifts(tmp_path):
+    model = small_mae(32).eval()
+    measuring = Measuring(model, 50, 0, tmp_path, shifts=2)
+    variants = {kind: Variant((kind,)) for kind in ("ridge", "conditional_means", "color")}
+    found = measuring.relations("a", IMAGE, variants)
+    for kind, relation in found.items():
+        budget = None if kind == "color" else Budget(50)
+        alone = measure_shifted(model, IMAGE, kind, budget, shifts=2)
+        assert relation.grid_hw == (8, 8)
+        assert torch.equal(relation.matrix, alone.matrix)
 
 
 def test_every_kind_of_the_library_is_compared():
