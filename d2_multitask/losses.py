@@ -27,7 +27,7 @@ CONFIDENT_SCORE = 0.3
 
 
 def sum_over_workers(count: Tensor) -> Tensor:
-    """Sum of a count () over all training processes: () float32, without a graph."""
+    """Sum of a tensor (...) over all training processes: (...) float32, without a graph."""
     count = count.detach().float()
     if comm.get_world_size() > 1:
         count = count.clone()

@@ -105,14 +105,14 @@ class LossBalancer:
 
     @contextlib.contextmanager
     def attached(
-        self, model: nn.Module, iteration: int, scale: Callable[[], float] = lambda: 1.0
+        self, model: nn.Module, iteration: int, scale: Callable[[], float] | None = None
     ) -> Iterator[dict[str, Tensor]]:
         """While it lasts, the model gives weighted losses; yields those without the weights.
 
         Args:
             model: as it is called, also inside of DistributedDataParallel.
             iteration: from 0; the same in all processes.
-            scale: that of the losses in the backward pass, see `task_gradients`.
+            scale: of float16, that of the losses in the backward pass, see `task_gradients`.
 
         Raises:
             SharedGradientError: a gradient by the shared features is not finite; names the tasks.
@@ -125,7 +125,7 @@ class LossBalancer:
                 original.update({name: loss.detach() for name, loss in losses.items()})
                 totals = sum_by_task(losses, self.tasks)
                 if measures:
-                    self._measure_gradients(totals, features, scale(), iteration)
+                    self._measure_gradients(totals, features, scale, iteration)
                 elif self.method == UNCERTAINTY:
                     self._measure_losses(totals)
                 if losses:  # a checkpoint's weights are on the CPU
@@ -151,8 +151,10 @@ class LossBalancer:
         if self.method == UNCERTAINTY:
             return
         own: dict[str, list[Tensor]] = {task: [] for task in self.tasks}
-        for name, parameter in unwrap(model).named_parameters():
-            if parameter.grad is not None and (task := _owner(name)) in own:
+        model = unwrap(model)
+        decodes = not getattr(getattr(model, "backbone", None), "reads_decoder", True)
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None and (task := _owner(name, decodes)) in own:
                 own[task].append(parameter.grad)
         for gradients, weight in zip(own.values(), self.weights.unbind(), strict=True):
             if gradients:
@@ -168,8 +170,13 @@ class LossBalancer:
         self.weights = torch.where(present, weights, self.weights.to(losses.device))
 
     def _measure_gradients(
-        self, totals: Mapping[str, Tensor], features: Sequence[Tensor], scale: float, now: int
+        self,
+        totals: Mapping[str, Tensor],
+        features: Sequence[Tensor],
+        scaler: Callable[[], float] | None,
+        now: int,
     ) -> None:
+        scale = 1.0 if scaler is None else scaler()
         if self._surgery is None:  # one task's gradient in memory at a time
             gradients = (task_gradients({t: x}, features, scale)[t] for t, x in totals.items())
             squares = {t: g.square().sum() for t, g in zip(totals, gradients, strict=True)}
@@ -182,7 +189,9 @@ class LossBalancer:
         gram = sum_over_workers(gram) / comm.get_world_size() ** 2
         norms = gram.diagonal().sqrt()
         if not norms.isfinite().all():
-            if scale != 1:  # in float16 the step is skipped, and the scale lowered until it fits
+            if (
+                scaler is not None
+            ):  # in float16 the step is skipped, and the scale lowered until it fits
                 return
             broken = [self.tasks[i] for i in (~norms.isfinite()).nonzero()]
             raise SharedGradientError(
@@ -264,8 +273,14 @@ def build_balancer(cfg: CfgNode, model: nn.Module) -> LossBalancer | None:
     return balancer
 
 
-def _owner(parameter: str) -> str:
-    """The task that alone has a parameter, ``""`` if it is shared."""
+def _owner(parameter: str, decodes: bool) -> str:
+    """The task that alone has a parameter, ``""`` if it is shared.
+
+    A masked autoencoder's decoder is reconstruction's alone if it ``decodes`` for nothing else; its
+    last layer always is.
+    """
+    if parameter.startswith("backbone.decoder." if decodes else "backbone.decoder.decoder_pred."):
+        return "reconstruction"
     if parameter.startswith("heads."):
         return parameter.split(".")[1]
     return next((task for part, task in _RCNN_PARTS.items() if parameter.startswith(part)), "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ class FloatStep(SimpleTrainer):
         if self.balancer is None:
             super().run_step()
             return
-        attached = self.balancer.attached(self.model, self.iter, self._loss_scale)
+        attached = self.balancer.attached(self.model, self.iter, self._scaler())
         with attached as self._unweighted:
             try:
                 super().run_step()
@@ -101,8 +101,9 @@ class FloatStep(SimpleTrainer):
             self.balancer.unweigh_heads(self.model)
         super().after_backward()
 
-    def _loss_scale(self) -> float:
-        return 1.0
+    def _scaler(self) -> Callable[[], float] | None:
+        """The scale of float16's losses; ``None`` where losses are not scaled."""
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """Detectron2's, with the optimizer's name and the weights of the tasks."""
@@ -192,8 +193,8 @@ class CudaAmpStep(FloatStep, AMPTrainer):
         # The scaler does not tell, and its scale would have to be fetched from the GPU.
         self.optimizer.register_step_post_hook(lambda *_: setattr(self, "weights_changed", True))
 
-    def _loss_scale(self) -> float:
-        return self.grad_scaler.get_scale()
+    def _scaler(self) -> Callable[[], float] | None:
+        return self.grad_scaler.get_scale if self.grad_scaler.is_enabled() else None
 
     def run_step(self) -> None:
         """Detectron2's.

@@ -147,10 +147,15 @@ def _gradient(loss: Tensor, features: Sequence[Tensor], scale: float) -> Tensor:
     return torch.cat(flat) / scale
 
 
+# Numbers of each gradient that become float64 at a time.
+_GRAM_BLOCK = 2**20
+
+
 def gram_matrix(gradients: Mapping[str, Tensor]) -> Tensor:
     """(K, K) float64: scalar products of K gradients, on their device."""
-    rows = torch.stack(list(gradients.values())).double()
-    return rows @ rows.T
+    blocks = zip(*(g.split(_GRAM_BLOCK) for g in gradients.values()), strict=True)
+    rows = (torch.stack(block).double() for block in blocks)  # not of all at once: memory
+    return sum((block @ block.T for block in rows), start=torch.zeros((), dtype=torch.float64))
 
 
 def gram_statistics(names: Sequence[str], gram: Tensor) -> GradientStatistics:

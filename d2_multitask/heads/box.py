@@ -16,7 +16,12 @@ from d2_multitask.heads.base import Decoded, Lesson, Predictions, Targets
 from d2_multitask.heads.build import TASK_HEAD_REGISTRY
 from d2_multitask.heads.center import ObjectGrid, ObjectHead
 from d2_multitask.heads.refine import BoxRefinement
-from d2_multitask.losses import gathered_giou_loss, gathered_l1_loss
+from d2_multitask.losses import (
+    average_over_workers,
+    gathered_giou_loss,
+    gathered_l1_loss,
+    giou_of_pairs,
+)
 from d2_multitask.targets.decode import boxes_from_ltrb, decode_boxes, values_at
 from d2_multitask.targets.encode import BatchLabels
 
@@ -176,14 +181,15 @@ class BoxHead(ObjectHead):
         if not self.uses_giou:
             wh = gathered_l1_loss(predictions["wh"] * scales[0], taught["wh"] * scales[1], weight)
             return wh * self.wh_weight
-        image, _, y, x = cells = weight.nonzero(as_tuple=True)
+        rows, columns = (torch.arange(side, device=weight.device) for side in weight.shape[2:])
+        xy = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)  # (h, w, 2)
         boxes = [
-            boxes_from_ltrb(
-                torch.stack([x, y], 1), F.softplus((ltrb[image, :, y, x] * scale).float())
-            )
+            boxes_from_ltrb(xy, F.softplus((ltrb * scale).float()).permute(0, 2, 3, 1))
             for ltrb, scale in zip((predictions["ltrb"], taught["ltrb"]), scales, strict=True)
         ]
-        return gathered_giou_loss(*boxes, weight[cells]) * self.giou_weight
+        # At all cells: a GPU would be waited for to learn which ones count.
+        loss = (1 - giou_of_pairs(*boxes)[0]) * weight[:, 0]
+        return loss.sum() / average_over_workers((weight > 0).sum()) * self.giou_weight
 
     def inference(self, predictions: Predictions, images: ImageList, decoded: Decoded) -> None:
         """Add ``pred_boxes`` (N, P, 4), xyxy, pixels of the network input."""

@@ -316,7 +316,7 @@ class LabelMapHead(DenseHead):
 
     def targets(self, labels: BatchLabels) -> Targets:
         """See :class:`DenseHead`; ``hidden`` as of :func:`with_hidden_classes`."""
-        hidden = [x.get(f"{self.label}_hidden") for x in labels.batched_inputs]
+        hidden = tuple(x.get(f"{self.label}_hidden") for x in labels.batched_inputs)
         return {**super().targets(labels), "hidden": hidden}
 
     def losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ class PartsHead(LabelMapHead):
     label: ClassVar[str] = "part_seg"
     loss_name: ClassVar[str] = "loss_parts"
     node_name: ClassVar[str] = "PARTS_HEAD"
+    teacher_keys: ClassVar = ("MODEL.PARTS_HEAD.NUM_CLASSES",)
 
     @staticmethod
     def add_config(cfg: CfgNode) -> None:

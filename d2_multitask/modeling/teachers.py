@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from detectron2.structures import ImageList
 from torch import Tensor
 
 from d2_multitask.heads.base import Lesson
@@ -52,7 +54,7 @@ class Teacher:
         device = labels.device
         # Not the student's tensor: its colours are normalised with other numbers.
         chosen = [{"image": self._image(labels.batched_inputs[row])} for row in rows.tolist()]
-        images = self.network.preprocess_image(chosen)
+        images = _padded(self.network.preprocess_image(chosen), labels.images)
         features = self.network.backbone(images.tensor)
         predictions = {name: head.layers(features) for name, head in self.network.heads.items()}
         objects = None
@@ -71,6 +73,13 @@ class Teacher:
     def _image(self, batched_input: Mapping[str, Any]) -> Tensor:
         image = batched_input["image"]
         return image if self.channels == (0, 1, 2) else image[list(self.channels)]
+
+
+def _padded(images: ImageList, like: ImageList) -> ImageList:
+    """Images, some of a batch, with the padding of the whole batch, as the student has them."""
+    missing = [b - a for a, b in zip(images.tensor.shape, like.tensor.shape, strict=True)][2:]
+    tensor = F.pad(images.tensor, (0, max(missing[1], 0), 0, max(missing[0], 0)))
+    return ImageList(tensor, images.image_sizes)
 
 
 class Teachers:

@@ -155,6 +155,9 @@ def test_overflow_in_float16_is_not_measured():
     before = balancer.state_dict()
     weighted(balancer, model, batch, iteration=1, scale=lambda: 2048.0)
     assert all(torch.equal(before[k], balancer.state_dict()[k]) for k in ("weights", "_sums"))
+    model.heads["a"].weight.data.fill_(torch.inf)  # a scale of 1 is one too
+    weighted(balancer, model, batch, iteration=2, scale=lambda: 1.0)
+    assert all(torch.equal(before[k], balancer.state_dict()[k]) for k in ("weights", "_sums"))
 
 
 # --- The step -------------------------------------------------------------------------------------
@@ -304,7 +307,10 @@ def test_tasks_of_every_network_get_equal_shares(name):
         )
     assert step.balancer.shares.tolist() == pytest.approx([1 / len(tasks)] * len(tasks))
     assert step.balancer.weights.min() > 0 and step.balancer.weights.max() > 1
-    heads = [n for n in gradients[0] if n.startswith(("heads", "roi_heads", "proposal"))]
+    own = ["heads", "roi_heads", "proposal", "backbone.decoder.decoder_pred"]
+    if not getattr(step.model.backbone, "reads_decoder", True):
+        own.append("backbone.decoder")
+    heads = [n for n in gradients[0] if n.startswith(tuple(own))]
     assert heads
     for name in heads:
         expected, found = gradients[0][name], gradients[1][name]

@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 
 from d2_multitask.checkpoint import read_description
 from d2_multitask.data.datasets.coco import register_coco_format
-from d2_multitask.engine.teachers import add_teachers
+from d2_multitask.engine.teachers import _check_config, add_teachers
 from d2_multitask.engine.trainer import MultitaskTrainer
 from engine_support import assert_same, registered_people, tiny_cfg
 
@@ -130,6 +130,26 @@ def test_entries_that_do_not_fit(people, tmp_path, weights, entry, keys, message
         entry = {**entry, "WEIGHTS": weights}
     with pytest.raises(ValueError, match=message):
         add_teachers(student(people, tmp_path, entry, **keys), model)
+
+
+def test_classes_of_parts_have_to_be_as_many(people, tmp_path):
+    cfg = student(people, tmp_path, MODEL__TASKS=["parts"], MODEL__PARTS_HEAD__NUM_CLASSES=5)
+    own = student(people, tmp_path, MODEL__TASKS=["parts"])
+    with pytest.raises(ValueError, match="PARTS_HEAD.NUM_CLASSES: found 7, expected 5"):
+        _check_config(cfg, own, build_model(cfg), ["parts"])
+
+
+def test_what_the_teachers_config_says_of_other_tasks_does_not_count(people, tmp_path, weights):
+    content = torch.load(weights, weights_only=False)
+    description = content["d2_multitask"]
+    for key, value in (("FREEZE: []", "FREEZE: [heads.det]"), ("  TASKS: []", "  TASKS: [pose]")):
+        assert description.count(key) == 1
+        description = description.replace(key, value)
+    torch.save({**content, "d2_multitask": description}, tmp_path / "own.pth")
+    cfg = student(people, tmp_path, {"WEIGHTS": str(tmp_path / "own.pth"), "TASKS": ["seg"]})
+    model = build_model(cfg)
+    add_teachers(cfg, model)
+    assert model.teachers._teachers[0].tasks == ("seg",)
 
 
 def test_other_names_are_said(people, tmp_path, weights, caplog):

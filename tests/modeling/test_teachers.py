@@ -64,6 +64,17 @@ def test_each_task_is_asked_about_its_own_images() -> None:
     torch.testing.assert_close(both, (pairs[1] + pairs[2]) / 2)
 
 
+def test_images_of_other_sizes_have_the_padding_of_the_whole_batch() -> None:
+    """The largest image is labelled, the teacher sees the small one alone."""
+    small = without(labelled_image(32, 32, ((2, 2, 20, 30),), seed=1), "sem_seg", "instances")
+    model = model_of(TASKS)
+    model.load_state_dict(trained().state_dict())
+    model.teachers = Teachers([Teacher(trained(), ("seg", "center", "det", "pose"))])
+    losses = model([labelled_image(64, 96, seed=2), small])
+    for name in TAUGHT:  # taught by itself, with the same padding
+        torch.testing.assert_close(losses[name].detach(), torch.zeros(()), atol=1e-6, rtol=0)
+
+
 def test_a_network_that_is_its_own_teacher_learns_nothing() -> None:
     model = model_of(TASKS)
     model.load_state_dict(trained().state_dict())

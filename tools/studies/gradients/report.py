@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
+from typing import Any
 
 from detectron2.config import CfgNode
 from tabulate import tabulate
@@ -26,11 +27,25 @@ _RCNN_NODES = {"det": ("RPN", "ROI_BOX_HEAD"), "mask": (), "pose": ("ROI_KEYPOIN
 def weight_keys(cfg: CfgNode, task: str) -> list[str]:
     """Config keys of the weights of a task's losses; Detectron2 has none for masks."""
     nodes = _NODES | (_RCNN_NODES if "RCNN" in cfg.MODEL.META_ARCHITECTURE else {})
-    return [
+    keys = [
         f"MODEL.{node}.{key}"
         for node in nodes.get(task, (f"{task.upper()}_HEAD",))
-        for key in cfg.MODEL.get(node, ())
+        for key in _with_nested(cfg.MODEL.get(node, {}))
         if key.endswith("_WEIGHT") and key != "POSITIVE_WEIGHT"  # of pixels, not of a loss
+    ]
+    if task == "det" and "RCNN" not in cfg.MODEL.META_ARCHITECTURE:
+        node = cfg.MODEL.DET_HEAD
+        unused = {"MODEL.DET_HEAD." + ("WH_WEIGHT" if node.BOX_LOSS == "giou" else "GIOU_WEIGHT")}
+        keys = [k for k in keys if k not in unused and (node.REFINE.STAGES or "REFINE" not in k)]
+    return keys
+
+
+def _with_nested(node: Mapping[str, Any]) -> list[str]:
+    """The keys of a config node, and of nodes in it as ``NODE.KEY``."""
+    return [
+        name
+        for key, value in node.items()
+        for name in ([f"{key}.{k}" for k in value] if isinstance(value, Mapping) else [key])
     ]
 
 

@@ -68,6 +68,16 @@ def test_tasks_that_are_opposed_now_and_then():
     ("config", "task", "keys"),
     [
         (MCN, "center", ["CENTER_HEAD.HEATMAP_WEIGHT", "CENTER_HEAD.OFFSET_WEIGHT"]),
+        (
+            MCN,
+            "det",
+            [
+                "DET_HEAD.GIOU_WEIGHT",
+                "DET_HEAD.REFINE.GIOU_WEIGHT",
+                "DET_HEAD.REFINE.QUALITY_WEIGHT",
+            ],
+        ),
+        ("centernet/ctdet_dla34_2x.yaml", "det", ["DET_HEAD.WH_WEIGHT"]),
         (RCNN, "boundary", ["BOUNDARY_HEAD.LOSS_WEIGHT"]),
         (RCNN, "pose", ["ROI_KEYPOINT_HEAD.LOSS_WEIGHT"]),
         (RCNN, "mask", []),
