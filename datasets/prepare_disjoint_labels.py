@@ -15,17 +15,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.structures import BoxMode
 from PIL import Image
 
+from d2_multitask.data.datasets.coco_annotations import as_file_name
 from d2_multitask.data.datasets.coco_json import read_json
 from d2_multitask.data.labels.sem_seg import sem_seg_from_annotations
+from d2_multitask.data.problems import shown
 from d2_multitask.data.whole_files import whole_file
+from d2_multitask.exits import exit_code
 
 PARTS = ("seg", "det", "pose")
 _BOX_FIELDS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
@@ -39,21 +43,71 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", required=True, help="COCO-format file of boxes, keypoints, masks")
     parser.add_argument("--output", type=Path, required=True, help="folder for the three files")
     args = parser.parse_args(arguments)
-    try:
-        content = read_json(args.json)
-        args.output.mkdir(parents=True, exist_ok=True)
-        for number, task in enumerate(PARTS):
-            part = third(content, number, task)
-            with whole_file(args.output / f"{task}.json") as unfinished:
-                unfinished.write_text(json.dumps(part), encoding="utf-8")
-            count = len(part.get("annotations", ()))
-            if task == "seg":
-                write_maps(content, part["images"], args.output / "sem_seg")
-            print(f"{args.output / task}.json: {len(part['images'])} images, {count} objects")
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        print(f"Error: {args.json}: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: split(args.json, args.output))
+
+
+def split(json_file: str, output: Path) -> None:
+    """Write the three files and the maps."""
+    content = read_json(json_file)
+    check(content, json_file)
+    output.mkdir(parents=True, exist_ok=True)
+    for number, task in enumerate(PARTS):
+        part = third(content, number, task)
+        with whole_file(output / f"{task}.json") as unfinished:
+            unfinished.write_text(json.dumps(part), encoding="utf-8")
+        count = len(part.get("annotations", ()))
+        if task == "seg":
+            write_maps(content, part["images"], output / "sem_seg")
+        print(f"{output / task}.json: {len(part['images'])} images, {count} objects")
+
+
+def check(content: dict[str, Any], json_file: str) -> None:
+    """
+    Raises:
+        ValueError: a field that is read here is missing, or of another kind.
+    """
+    for field, kinds in _READ_FIELDS.items():
+        entries = content.get(field)
+        if not isinstance(entries, list):
+            found = type(entries).__name__
+            raise ValueError(f"{json_file}: field {field!r}: found {found}, expected a list")
+        for index, entry in enumerate(entries):
+            where = f"{json_file}: {field}[{index}]"
+            if not isinstance(entry, dict):
+                raise ValueError(f"{where}: found {shown(entry)}, expected an object")
+            for key, (is_right, expected) in kinds.items():
+                if not is_right(entry.get(key)):
+                    found = shown(entry.get(key))
+                    raise ValueError(f"{where}: field {key!r}: found {found}, expected {expected}")
+    ids = {category["id"] for category in content["categories"]}
+    for index, annotation in enumerate(content["annotations"]):
+        if annotation["category_id"] not in ids:
+            raise ValueError(
+                f"{json_file}: annotations[{index}]: field 'category_id': found "
+                f"{annotation['category_id']}, expected one of {shown(sorted(ids))}"
+            )
+
+
+def _is_integer(value: Any) -> bool:
+    return type(value) is int
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_box(value: Any) -> bool:
+    numbers = isinstance(value, list) and all(type(x) in (int, float) for x in value)
+    return numbers and len(value) == 4 and all(map(math.isfinite, value))
+
+
+_ID, _SIZE = (_is_integer, "an integer"), (_is_size, "a number of pixels")
+_NAME = (as_file_name, "a file name")
+_READ_FIELDS: dict[str, dict[str, tuple[Callable[[Any], Any], str]]] = {
+    "images": {"id": _ID, "file_name": _NAME, "height": _SIZE, "width": _SIZE},
+    "categories": {"id": _ID},
+    "annotations": {"image_id": _ID, "category_id": _ID, "bbox": (_is_box, "four numbers")},
+}
 
 
 def third(content: dict[str, Any], number: int, task: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 from detectron2.data import MetadataCatalog
 from torch import nn
 
+from d2_multitask.checkpoint import read_checkpoint
 from d2_multitask.config import get_multitask_cfg, merge_options
 from d2_multitask.engine.predictor import MultitaskPredictor
 from d2_multitask.engine.results import to_result
@@ -45,6 +46,7 @@ def is_of_zoo(name: str) -> bool:
 
 
 def _zoo_file(name: str) -> str:
+    # model_zoo.get_config_file also finds folders, and warns of names that are not below its own.
     return os.path.join(os.path.dirname(detectron2.__file__), "model_zoo", "configs", name)
 
 
@@ -56,8 +58,10 @@ def zoo_network(name: str, opts: Sequence[str]) -> OtherNetwork:
         opts: ``["MODEL.WEIGHTS", "model_final.pkl", ...]``; nothing is downloaded.
 
     Raises:
-        ValueError: there is no such config, or no file of weights for all of the network.
+        ValueError: there is no such config in YAML, or no file of weights for all of the network.
     """
+    if not name.endswith(".yaml") or not is_of_zoo(name):
+        raise ValueError(f"--config-file: found {name}, expected a .yaml file of the model zoo")
     cfg = get_multitask_cfg()
     cfg.merge_from_file(_zoo_file(name))
     cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", _device()
@@ -66,8 +70,10 @@ def zoo_network(name: str, opts: Sequence[str]) -> OtherNetwork:
     _check_weights(cfg.MODEL.WEIGHTS)
     predictor = MultitaskPredictor(cfg)
     metadata = MetadataCatalog.get((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)[0])
-    ids = {i: number for number, i in metadata.thing_dataset_id_to_contiguous_id.items()}
-    names = dict(zip((ids[i] for i in range(len(ids))), metadata.thing_classes, strict=True))
+    ids = {i: n for n, i in (metadata.get("thing_dataset_id_to_contiguous_id") or {}).items()}
+    # Without ids: from 1, which are LVIS's own and COCO's of the person; in VOC and Cityscapes,
+    # classes have names only.
+    names = {ids.get(i, i + 1): name for i, name in enumerate(metadata.thing_classes)}
     keypoints = metadata.keypoint_names if cfg.MODEL.KEYPOINT_ON else ()
     edges = limbs(metadata) if keypoints else ()
     info = _info(names, keypoints, edges, metadata.get("stuff_classes") or ())
@@ -88,7 +94,7 @@ def torchvision_network(name: str, weights: str) -> OtherNetwork:
         weights: its state dict, for the classes that torchvision's weights have.
 
     Raises:
-        ValueError: there is no such network, or the weights are another's.
+        ValueError: there is no such network, the file holds no weights, or another network's.
     """
     from torchvision import models
 
@@ -98,8 +104,9 @@ def torchvision_network(name: str, weights: str) -> OtherNetwork:
     meta = models.get_model_weights(name).DEFAULT.meta
     labels = meta["categories"]
     model = models.get_model(name, weights=None, weights_backbone=None, num_classes=len(labels))
+    state = read_checkpoint(_check_weights(weights))["model"]
     try:
-        model.load_state_dict(torch.load(_check_weights(weights), weights_only=True))
+        model.load_state_dict(state)
     except RuntimeError as error:
         found = " ".join(str(error).split())[:300]
         raise ValueError(f"{weights}: no weights of torchvision's {name}: {found} ...") from error

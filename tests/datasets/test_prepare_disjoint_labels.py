@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 from pathlib import Path
 
 import numpy as np
+import pytest
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
@@ -38,6 +41,36 @@ def test_each_image_keeps_the_labels_of_one_task(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path, capsys) -> None:
     assert tool.main(["--json", str(tmp_path / "no.json"), "--output", str(tmp_path)]) == 2
     assert "no.json: there is no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("images",), None, "field 'images': found NoneType, expected a list"),
+        (("annotations",), None, "field 'annotations': found NoneType, expected a list"),
+        (("categories",), {}, "field 'categories': found dict, expected a list"),
+        (("annotations", 0), 5, "annotations[0]: found 5, expected an object"),
+        (("images", 1, "id"), "b7", "images[1]: field 'id': found 'b7', expected an integer"),
+        (("images", 0, "file_name"), None, "field 'file_name': found None, expected a file name"),
+        (("images", 2, "width"), 0, "field 'width': found 0, expected a number of pixels"),
+        (("categories", 0, "id"), "1", "categories[0]: field 'id': found '1', expected an integer"),
+        (("annotations", 2, "image_id"), "3", "field 'image_id': found '3', expected an integer"),
+        (("annotations", 2, "bbox"), [1, 2], "field 'bbox': found [1, 2], expected four numbers"),
+        (("annotations", 2, "category_id"), 9, "'category_id': found 9, expected one of [1]"),
+    ],
+)
+def test_a_field_of_another_kind(
+    place: tuple, value: object, message: str, tmp_path: Path, capsys
+) -> None:
+    source = write_people(tmp_path / "images", num_images=3)
+    content = json.loads(source.read_text())
+    *parents, last = place
+    functools.reduce(operator.getitem, parents, content)[last] = value
+    source.write_text(json.dumps(content))
+    assert tool.main(["--json", str(source), "--output", str(tmp_path / "thirds")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"Error: {source}: ") and message in error
+    assert not (tmp_path / "thirds").exists()
 
 
 def test_maps_are_painted_from_masks_and_crowds_are_ignored(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import shlex
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +107,9 @@ def test_a_network_of_torchvision(photos, tmp_path, capsys):
     name = "ssdlite320_mobilenet_v3_large"
     torch.manual_seed(0)
     model = models.get_model(name, weights=None, weights_backbone=None, num_classes=91).eval()
+    for layers in model.head.classification_head.module_list:  # all others score below MIN_SCORE
+        logits = layers[-1].bias.data.view(-1, 91)
+        logits[:, [1, 18]] += torch.tensor([4.0, 5.0])  # COCO's ids of person and dog
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     words = ["--config-file", f"torchvision/{name}", "--input", photos]
     words += ["--classes", "dog", "person", "MODEL.WEIGHTS", tmp_path / "weights.pth"]
@@ -113,16 +118,40 @@ def test_a_network_of_torchvision(photos, tmp_path, capsys):
     pixels = torch.from_numpy(np.array(Image.open(photos / "one.png"))).permute(2, 0, 1) / 255
     with torch.no_grad():
         found = model([pixels])[0]
-    dogs = found["scores"][(found["labels"] == 18)]  # COCO's id
-    scores = [
-        a["score"] for a in content["annotations"] if (a["image_id"], a["category_id"]) == (1, 1)
-    ]
-    assert not scores or max(scores) == pytest.approx(float(dogs.max()), abs=1e-4)
+    scores = defaultdict(list)
+    for a in content["annotations"]:
+        scores[a["image_id"], a["category_id"]].append(a["score"])
+    assert set(scores) == {(1, 1), (1, 2), (2, 1), (2, 2)}
+    assert all(0 < score <= 1 for one in scores.values() for score in one)
+    for category, number in ((1, 18), (2, 1)):
+        best = float(found["scores"][found["labels"] == number].max())
+        assert max(scores[1, category]) == pytest.approx(best, abs=1e-4)
     assert tool.main(["--output", str(tmp_path / "new"), *map(str, words[:-1])]) == 2
     assert "expected MODEL.WEIGHTS FILE" in capsys.readouterr().err
     words[words.index("dog")] = "unicorn"
     assert tool.main(["--output", str(tmp_path / "new"), *map(str, words)]) == 2
     assert "--classes: found 'unicorn'" in capsys.readouterr().err
+
+
+def test_files_that_are_no_weights_of_torchvision(photos, tmp_path, capsys):
+    pytest.importorskip("torchvision")
+    (tmp_path / "text.pth").write_text("not weights\n")
+    (tmp_path / "cut.pkl").write_bytes(pickle.dumps({"a": np.zeros(100)})[:50])
+    (tmp_path / "empty.pth").touch()
+    torch.save({"head": torch.zeros(1)}, tmp_path / "other.pth")
+    torch.save({"head": 1}, tmp_path / "numbers.pth")
+    words = ["--config-file", "torchvision/ssdlite320_mobilenet_v3_large", "--input", str(photos)]
+    for name, message in (
+        ("text.pth", "or not a weight file at all (12 bytes)"),
+        ("cut.pkl", "or not a weight file at all (50 bytes)"),
+        ("empty.pth", "or not a weight file at all (0 bytes)"),
+        ("numbers.pth", "found the keys ['head']; expected a dict of tensors"),
+        ("other.pth", "no weights of torchvision's ssdlite320_mobilenet_v3_large: "),
+    ):
+        opts = ["--output", str(tmp_path / "new"), "MODEL.WEIGHTS", str(tmp_path / name)]
+        assert tool.main([*words, *opts]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"Error: {tmp_path / name}") and message in error
 
 
 def test_a_network_of_the_zoo(photos, tmp_path, capsys):
@@ -150,6 +179,45 @@ def test_a_network_of_the_zoo(photos, tmp_path, capsys):
     words = ["--config-file", name, "--input", str(photos), "--output", str(tmp_path / "out")]
     assert tool.main(words) == 2
     assert "MODEL.WEIGHTS: found ''" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "category"),
+    [
+        ("LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml", 0, (1, "aerosol_can")),
+        ("Cityscapes/mask_rcnn_R_50_FPN.yaml", 2, (3, "car")),
+        ("PascalVOC-Detection/faster_rcnn_R_50_FPN.yaml", 11, (12, "dog")),
+        ("COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml", 0, (1, "person")),
+    ],
+)
+def test_a_network_of_the_zoo_whose_dataset_has_no_ids(photos, tmp_path, name, number, category):
+    """The class that the network finds has its name in the file."""
+    small = ["MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64"]
+    small += ["MODEL.ROI_BOX_HEAD.FC_DIM", "16", "MODEL.ROI_MASK_HEAD.CONV_DIM", "8"]
+    small += ["MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", "(8,)", "INPUT.MIN_SIZE_TEST", "64"]
+    small += ["MODEL.DEVICE", "cpu"]
+    cfg = get_cfg()
+    cfg.merge_from_file(get_config_file(name))
+    cfg.merge_from_list(small)
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    for key, value in model.state_dict().items():  # the same scores whatever the features are
+        if "cls_score.weight" in key or "score_lowres.weight" in key:
+            value.zero_()
+    model.roi_heads.box_predictor.cls_score.bias.data[number] += 20
+    torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
+    words = ["--config-file", name, "--input", photos, "MODEL.WEIGHTS", tmp_path / "weights.pth"]
+    content = label(tmp_path / "out", *words, *small)
+    names = {c["id"]: c["name"] for c in content["categories"]}
+    assert list(names) == list(range(1, cfg.MODEL.ROI_HEADS.NUM_CLASSES + 1))
+    found = {(a["category_id"], names[a["category_id"]]) for a in content["annotations"]}
+    assert found == {category}
+
+
+def test_no_config_of_the_zoo(tmp_path):
+    for name in ("COCO-Detection/nothing.yaml", "COCO-Detection/fcos_R_50_FPN_1x.py"):
+        with pytest.raises(ValueError, match=rf"--config-file: found {name}, expected a \.yaml"):
+            tool.zoo_network(name, [])
 
 
 def test_what_is_typed_wrong(photos, tmp_path, capsys):
