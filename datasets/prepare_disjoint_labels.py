@@ -101,8 +101,14 @@ def _is_box(value: Any) -> bool:
     return numbers and len(value) == 4 and all(map(math.isfinite, value))
 
 
+def _is_inside(value: Any) -> bool:
+    """Maps are named as the images: none may replace a file outside of the output folder."""
+    name = as_file_name(value)
+    return bool(name) and not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
 _ID, _SIZE = (_is_integer, "an integer"), (_is_size, "a number of pixels")
-_NAME = (as_file_name, "a file name")
+_NAME = (_is_inside, "a file name inside of the images' folder")
 _READ_FIELDS: dict[str, dict[str, tuple[Callable[[Any], Any], str]]] = {
     "images": {"id": _ID, "file_name": _NAME, "height": _SIZE, "width": _SIZE},
     "categories": {"id": _ID},

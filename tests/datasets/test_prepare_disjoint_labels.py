@@ -52,6 +52,8 @@ def test_a_file_that_is_not_there(tmp_path: Path, capsys) -> None:
         (("annotations", 0), 5, "annotations[0]: found 5, expected an object"),
         (("images", 1, "id"), "b7", "images[1]: field 'id': found 'b7', expected an integer"),
         (("images", 0, "file_name"), None, "field 'file_name': found None, expected a file name"),
+        (("images", 1, "file_name"), "../a.png", "'../a.png', expected a file name inside of the"),
+        (("images", 1, "file_name"), "/a.png", "'/a.png', expected a file name inside of the"),
         (("images", 2, "width"), 0, "field 'width': found 0, expected a number of pixels"),
         (("categories", 0, "id"), "1", "categories[0]: field 'id': found '1', expected an integer"),
         (("annotations", 2, "image_id"), "3", "field 'image_id': found '3', expected an integer"),
