@@ -41,7 +41,7 @@ def test_all_eight_from_one_config(tmp_path):
     images = "synthetic_in_detail/VOCdevkit/VOC2010/JPEGImages"
     words = ("--input", images, "--max-images", "1", "--output", "seen")
     run(tmp_path, "predict.py", *words, *NARROW, *weights)
-    (picture,) = (tmp_path / "seen").iterdir()
+    (picture,) = (tmp_path / "seen").glob("*.jpg")
     run(tmp_path, "visualize_data.py", "--source", "annotation", "--num-images", "1")
     for path in (picture, tmp_path / "output/data/annotation_001.png"):
         width, height = Image.open(path).size
