@@ -125,7 +125,7 @@ class LossBalancer:
                 original.update({name: loss.detach() for name, loss in losses.items()})
                 totals = sum_by_task(losses, self.tasks)
                 if measures:
-                    self._measure_gradients(totals, features, scale, iteration)
+                    self._measure_gradients(totals, features, scale and scale(), iteration)
                 elif self.method == UNCERTAINTY:
                     self._measure_losses(totals)
                 if losses:  # a checkpoint's weights are on the CPU
@@ -173,25 +173,23 @@ class LossBalancer:
         self,
         totals: Mapping[str, Tensor],
         features: Sequence[Tensor],
-        scaler: Callable[[], float] | None,
+        scale: float | None,
         now: int,
     ) -> None:
-        scale = 1.0 if scaler is None else scaler()
+        factor = 1.0 if scale is None else scale
         if self._surgery is None:  # one task's gradient in memory at a time
-            gradients = (task_gradients({t: x}, features, scale)[t] for t, x in totals.items())
+            gradients = (task_gradients({t: x}, features, factor)[t] for t, x in totals.items())
             squares = {t: g.square().sum() for t, g in zip(totals, gradients, strict=True)}
             gram = self._gathered(squares).diag()
         else:
-            rows = task_gradients(totals, features, scale)
+            rows = task_gradients(totals, features, factor)
             zero = torch.zeros_like(next(iter(rows.values())))
             gram = gram_matrix({task: rows.get(task, zero) for task in self.tasks}).float()
         # Losses are means over processes: their gradients are those of one large batch, divided.
         gram = sum_over_workers(gram) / comm.get_world_size() ** 2
         norms = gram.diagonal().sqrt()
         if not norms.isfinite().all():
-            if (
-                scaler is not None
-            ):  # in float16 the step is skipped, and the scale lowered until it fits
+            if scale is not None:  # float16: the step is skipped, the scale lowered until it fits
                 return
             broken = [self.tasks[i] for i in (~norms.isfinite()).nonzero()]
             raise SharedGradientError(

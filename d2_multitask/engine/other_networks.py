@@ -18,6 +18,7 @@ from d2_multitask.checkpoint import read_checkpoint
 from d2_multitask.config import get_multitask_cfg, merge_options
 from d2_multitask.engine.predictor import MultitaskPredictor
 from d2_multitask.engine.results import to_result
+from d2_multitask.engine.trained_model import category_ids
 from d2_multitask.runtime import Result
 from d2_multitask.runtime.model_info import DrawInfo, InputInfo, MapInfo, ModelInfo, ObjectsInfo
 from d2_multitask.version import __version__
@@ -70,10 +71,8 @@ def zoo_network(name: str, opts: Sequence[str]) -> OtherNetwork:
     _check_weights(cfg.MODEL.WEIGHTS)
     predictor = MultitaskPredictor(cfg)
     metadata = MetadataCatalog.get((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)[0])
-    ids = {i: n for n, i in (metadata.get("thing_dataset_id_to_contiguous_id") or {}).items()}
-    # Without ids: from 1, which are LVIS's own and COCO's of the person; in VOC and Cityscapes,
-    # classes have names only.
-    names = {ids.get(i, i + 1): name for i, name in enumerate(metadata.thing_classes)}
+    # LVIS's own are from 1, and so is COCO's of the person; those of VOC and Cityscapes are names.
+    names = dict(zip(category_ids(metadata), metadata.thing_classes, strict=True))
     keypoints = metadata.keypoint_names if cfg.MODEL.KEYPOINT_ON else ()
     edges = limbs(metadata) if keypoints else ()
     info = _info(names, keypoints, edges, metadata.get("stuff_classes") or ())

@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from d2_multitask.engine.hooks import unwrap
 from d2_multitask.modeling.rcnn import LOSS_NAMES
 
+# Numbers of each gradient that become float64 at a time: a copy of all would need much memory.
+_GRAM_BLOCK = 2**20
+
 
 @dataclass(frozen=True)
 class GradientStatistics:
@@ -147,15 +150,11 @@ def _gradient(loss: Tensor, features: Sequence[Tensor], scale: float) -> Tensor:
     return torch.cat(flat) / scale
 
 
-# Numbers of each gradient that become float64 at a time.
-_GRAM_BLOCK = 2**20
-
-
 def gram_matrix(gradients: Mapping[str, Tensor]) -> Tensor:
     """(K, K) float64: scalar products of K gradients, on their device."""
     blocks = zip(*(g.split(_GRAM_BLOCK) for g in gradients.values()), strict=True)
-    rows = (torch.stack(block).double() for block in blocks)  # not of all at once: memory
-    return sum((block @ block.T for block in rows), start=torch.zeros((), dtype=torch.float64))
+    rows = (torch.stack(block).double() for block in blocks)
+    return sum(block @ block.T for block in rows)
 
 
 def gram_statistics(names: Sequence[str], gram: Tensor) -> GradientStatistics:

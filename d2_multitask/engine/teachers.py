@@ -83,7 +83,7 @@ def _build(cfg: CfgNode, model: MultitaskCenterNet, entry: Mapping[str, Any]) ->
     if names is not None:
         _compare_names(dataset_metadata(cfg), names, tasks, entry["WEIGHTS"])
     own.MODEL.TASKS, own.MODEL.DEVICE = tasks, str(model.device)
-    own.TEST.TASKS = own.MODEL.FREEZE = []  # they may name tasks that it does not teach
+    own.TEST.TASKS, own.MODEL.FREEZE = [], []  # they may name tasks that it does not teach
     network = load_trained_model(own).eval().requires_grad_(False)
     with torch.no_grad():
         fold_norms(network)

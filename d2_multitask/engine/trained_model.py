@@ -132,17 +132,22 @@ def _outputs(cfg: CfgNode) -> dict[str, OutputInfo]:
     return outputs
 
 
-def _objects(cfg: CfgNode, metadata: Metadata, outputs: dict[str, OutputInfo]) -> ObjectsInfo:
-    rcnn, pose = is_rcnn(cfg), "keypoints" in outputs
+def category_ids(metadata: Metadata) -> tuple[int, ...]:
+    """Of the classes, as a dataset's files number them; of a dataset without ids from 1."""
     ids = metadata.get("thing_dataset_id_to_contiguous_id") or {}
     to_dataset = {contiguous: original for original, contiguous in ids.items()}
+    return tuple(to_dataset.get(i, i + 1) for i in range(len(metadata.thing_classes)))
+
+
+def _objects(cfg: CfgNode, metadata: Metadata, outputs: dict[str, OutputInfo]) -> ObjectsInfo:
+    rcnn, pose = is_rcnn(cfg), "keypoints" in outputs
     node = cfg.MODEL.ROI_HEADS if rcnn else cfg.MODEL.CENTER_HEAD
     sigmas, names = tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS), tuple(metadata.keypoint_names)
     return ObjectsInfo(
         score_threshold=node.SCORE_THRESH_TEST,
         nms_threshold=node.NMS_THRESH_TEST,
         class_names=tuple(metadata.thing_classes),
-        category_ids=tuple(to_dataset.get(i, i + 1) for i in range(len(metadata.thing_classes))),
+        category_ids=category_ids(metadata),
         keypoint_names=names if pose else (),
         keypoint_sigmas=sigmas if pose and len(sigmas) == len(names) else (),
         skeleton=tuple(limbs(metadata)) if pose else (),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import fmean
-from typing import Any
 
 from detectron2.config import CfgNode
 from tabulate import tabulate
 
+from d2_multitask.engine.setup import flat
 from d2_multitask.engine.task_gradients import GradientStatistics
 from studies.gradients.measure import Measurement
 
@@ -30,23 +30,15 @@ def weight_keys(cfg: CfgNode, task: str) -> list[str]:
     keys = [
         f"MODEL.{node}.{key}"
         for node in nodes.get(task, (f"{task.upper()}_HEAD",))
-        for key in _with_nested(cfg.MODEL.get(node, {}))
+        for key in flat(cfg.MODEL.get(node, {}))
         if key.endswith("_WEIGHT") and key != "POSITIVE_WEIGHT"  # of pixels, not of a loss
     ]
     if task == "det" and "RCNN" not in cfg.MODEL.META_ARCHITECTURE:
         node = cfg.MODEL.DET_HEAD
-        unused = {"MODEL.DET_HEAD." + ("WH_WEIGHT" if node.BOX_LOSS == "giou" else "GIOU_WEIGHT")}
-        keys = [k for k in keys if k not in unused and (node.REFINE.STAGES or "REFINE" not in k)]
+        unused = "WH_WEIGHT" if node.BOX_LOSS == "giou" else "GIOU_WEIGHT"
+        keys.remove(f"MODEL.DET_HEAD.{unused}")
+        keys = [k for k in keys if node.REFINE.STAGES or "REFINE" not in k]
     return keys
-
-
-def _with_nested(node: Mapping[str, Any]) -> list[str]:
-    """The keys of a config node, and of nodes in it as ``NODE.KEY``."""
-    return [
-        name
-        for key, value in node.items()
-        for name in ([f"{key}.{k}" for k in value] if isinstance(value, Mapping) else [key])
-    ]
 
 
 def advice(cfg: CfgNode, measurements: Sequence[Measurement]) -> list[str]:
