@@ -1,0 +1,55 @@
+"""How long a random walk over the patches takes to leave the image: objects hold it.
+
+Saliency as absorption time is of Jiang et al., "Saliency Detection via Absorbing Markov Chain"
+(ICCV 2013), who walk between superpixels by their colours. Letters: h x w patches, n = h * w.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.linalg import spsolve
+
+from d2_multitask.patch_graph.graph import PatchGraph
+
+# Probability that a step ends the walk anywhere, for parts of the graph without the border.
+LEAK = 1e-3
+
+
+def absorption_times(graph: PatchGraph) -> np.ndarray:
+    """Mean number of steps of a random walk until it leaves the image.
+
+    A step goes to another patch with a probability proportional to the edge's weight. Each patch of
+    the image's border has a copy outside, with the same edges, where the walk ends. What is related
+    to the border, directly or over others, is left soon; where the patch is plays no other role.
+
+    Args:
+        graph: of patches, without ``members``.
+
+    Returns:
+        (h, w) float64, 1 to 1 / `LEAK`; 1 for a patch without edges.
+    """
+    border = np.ones(graph.grid_hw, bool)
+    border[1:-1, 1:-1] = False
+    weights = sparse.csr_array(graph.weights)
+    degree = weights.sum(1) + weights[:, border.flatten()].sum(1)
+    degree = np.where(degree > 0, degree, 1)
+    # of the walk from i: t_i = 1 + sum_j P_ij t_j, multiplied by the degree, so that it is symmetric
+    system = sparse.diags_array(degree * (1 + LEAK)) - weights
+    return spsolve(system.tocsc(), degree).reshape(graph.grid_hw)
+
+
+def otsu_threshold(values: np.ndarray) -> float:
+    """The threshold that divides values into the two classes with the least variance inside.
+
+    Otsu's criterion, exact, not on a histogram. Values above it are the upper class; all equal:
+    none is.
+    """
+    ordered = np.sort(values, axis=None).astype(np.float64)
+    count = np.arange(1, len(ordered))
+    below = ordered.cumsum()[:-1]
+    # between-class variance, up to a constant factor
+    mean = ordered.mean()
+    between = (below - mean * count) ** 2 / (count * (len(ordered) - count))
+    between[ordered[1:] == ordered[:-1]] = 0
+    return float(ordered[between.argmax()]) if between.any() else float(ordered[-1])
