@@ -44,7 +44,7 @@ from studies.tasks.plan import (
     preset_rows,
 )
 from studies.tasks.runner import StudyRunner, train_net_command
-from studies.tasks.summary import collect, problems, with_planned
+from studies.tasks.summary import RowResult, collect, problems, with_planned
 
 TRAIN_NET = Path(__file__).resolve().parent / "train_net.py"
 # Where the options end and KEY VALUE begins; --rows and --seeds would swallow the rest.
@@ -77,8 +77,12 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error("give --preset, --config-files or --collect-only")
     if args.collect_only and args.opts:
         parser.error(f"--collect-only trains nothing: found the overrides {args.opts}")
-    if any(seed < 0 for seed in args.seeds or ()):
-        parser.error(f"--seeds: found {args.seeds}, expected numbers from 0: -1 means random")
+    if not all(0 <= seed < 2**32 for seed in args.seeds or ()):
+        parser.error(
+            f"--seeds: found {args.seeds}, expected numbers from 0 to 2**32 - 1: -1 means random"
+        )
+    if args.num_gpus < 1:
+        parser.error(f"--num-gpus: found {args.num_gpus}, expected >= 1, also without any GPU")
     return args
 
 
@@ -94,8 +98,12 @@ def planned_runs(args: argparse.Namespace) -> list[Run]:
     return plan_runs(rows, args.seeds or [1], args.output)
 
 
-def write_study(args: argparse.Namespace, runs: Sequence[Run]) -> tuple[str, list[str]]:
-    """Write the table of the finished runs; returns it, and which requested runs are missing."""
+def known_rows(args: argparse.Namespace, runs: Sequence[Run]) -> list[RowResult]:
+    """The rows of the folder and of the plan.
+
+    Raises:
+        ValueError: there is none, or one that the command names is not among them.
+    """
     filters = (args.rows, args.seeds or ()) if args.collect_only else ((), ())
     rows = with_planned(collect(args.output, *filters), runs)
     if not rows:
@@ -108,6 +116,12 @@ def write_study(args: argparse.Namespace, runs: Sequence[Run]) -> tuple[str, lis
             f"--rows, --baseline: found {', '.join(sorted(unknown))}, expected some of: "
             f"{', '.join(row.name for row in rows)}"
         )
+    return rows
+
+
+def write_study(args: argparse.Namespace, runs: Sequence[Run]) -> tuple[str, list[str]]:
+    """Write the table of the finished runs; returns it, and which requested runs are missing."""
+    rows = known_rows(args, runs)
     results = [run.values for row in rows for run in row.finished]
     columns = named_columns(args.metrics) or choose_columns([r.tasks for r in rows], results)
     study = Study(rows, columns, args.command, args.baseline, args.reference)
@@ -122,6 +136,7 @@ def write_study(args: argparse.Namespace, runs: Sequence[Run]) -> tuple[str, lis
 
 def run(args: argparse.Namespace) -> int:
     runs = planned_runs(args)
+    known_rows(args, runs)
     if not args.collect_only:
         study = StudyRunner(
             runs,

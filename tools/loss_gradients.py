@@ -6,8 +6,9 @@
     python tools/loss_gradients.py --config-file quick/mcn_seg_det_pose.yaml \
         MODEL.WEIGHTS output/quick/mcn_seg_det_pose/model_final.pth
 
-With --run all checkpoints of a training, model_*.pth, otherwise the one of MODEL.WEIGHTS. The
-network gets the same batches of DATASETS.TRAIN each time, as in training, and learns nothing.
+With --run all checkpoints of a training, model_*.pth, otherwise the one of MODEL.WEIGHTS, which may
+be that of a backbone alone: then the gradients are those at the start of a training. The network
+gets the same batches of DATASETS.TRAIN each time, as in training, and learns nothing.
 OUTPUT gets gradients.md, gradients.json and gradients.png: the share of each task in the sum of
 the gradients' norms, the cosine between two tasks (below 0: opposite directions), the condition
 number of the matrix of all gradients (arXiv 2305.19000; 1 = orthogonal and equally long), losses as
@@ -26,12 +27,15 @@ import itertools
 import logging
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
+from torch import nn
 
 import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.checkpoint import MultitaskCheckpointer
@@ -46,7 +50,10 @@ from d2_multitask.engine.trainer import load_for_evaluation
 from d2_multitask.exits import exit_code
 from studies.gradients.measure import Measurement, balancing_weights, measure, read_curves
 from studies.gradients.picture import draw_gradients
-from studies.gradients.report import advice, report_json, report_markdown
+from studies.gradients.report import advice, fresh_note, report_json, report_markdown
+
+# How the names of tensors begin that no backbone has.
+HEADS = ("heads.", "roi_heads.", "proposal_generator.", "sem_seg_head.")
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -64,8 +71,40 @@ def checkpoints(folder: Path) -> list[Path]:
     return found
 
 
+def load_checkpoint(
+    cfg: CfgNode, args: argparse.Namespace, model: nn.Module, file: str
+) -> tuple[dict[str, Any], int]:
+    """Load weights as trained, not averaged.
+
+    Returns:
+        The file's other content, and how many tensors of the network it has no values for.
+
+    Raises:
+        ValueError: it has none for some tensors, and is not the file of a backbone alone.
+    """
+    if not file:
+        load_for_evaluation(cfg, model)  # warns
+        return {}, len(model.state_dict())
+    checkpointer = MultitaskCheckpointer(model, use_ema=False)
+    content = checkpointer.load(file)
+    report = checkpointer.report
+    there = [*report.matched, *report.unused, *(tensor.name for tensor in report.mismatched)]
+    has_heads = any(name.startswith(HEADS) for name in there)
+    if (missing := report.missing) and (args.run or has_heads):
+        of_run = (
+            f"such as {args.run / 'config.yaml'}"
+            if args.run
+            else "or in MODEL.WEIGHTS a backbone alone"
+        )
+        raise ValueError(
+            f"--config-file {args.config_file}: {file} has no values for {len(missing)} tensors of "
+            f"its network, e.g. {missing[0]}; expected the training's own config, {of_run}"
+        )
+    return content, len(missing)
+
+
 def measure_all(cfg: CfgNode, args: argparse.Namespace) -> Iterator[Measurement]:
-    """One measurement a checkpoint; weights as trained, not averaged."""
+    """One measurement a checkpoint."""
     files = checkpoints(args.run) if args.run else [cfg.MODEL.WEIGHTS]
     seed_all_rng(max(cfg.SEED, 0))
     model = build_model(cfg).train()
@@ -74,21 +113,13 @@ def measure_all(cfg: CfgNode, args: argparse.Namespace) -> Iterator[Measurement]
     batches = list(itertools.islice(build_train_loader(cfg), args.batches))
     measured: set[int] = set()
     for file in files:
-        if not file:
-            load_for_evaluation(cfg, model)  # warns
-        checkpointer = MultitaskCheckpointer(model, use_ema=False)
-        content = checkpointer.load(str(file))
-        if args.run and (missing := checkpointer.report.missing):
-            raise ValueError(
-                f"--config-file {args.config_file}: {file} has no values for {len(missing)} "
-                f"tensors of its network, e.g. {missing[0]}; expected the training's own config, "
-                f"such as {args.run / 'config.yaml'}"
-            )
+        content, fresh = load_checkpoint(cfg, args, model, str(file))
         iteration = content.get("iteration", 0)
         if iteration not in measured:  # the final one may be that of the last period
             measured.add(iteration)
             seed_all_rng(max(cfg.SEED, 0))  # removed patches, sampled boxes
-            yield measure(model, batches, iteration, balancing_weights(content))
+            found = measure(model, batches, iteration, balancing_weights(content))
+            yield replace(found, fresh=fresh)
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -102,6 +133,10 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     args = parse_with_overrides(parser, arguments)
     if args.batches < 1:
         parser.error(f"--batches: found {args.batches}, expected >= 1")
+    if args.run and "MODEL.WEIGHTS" in args.opts[::2]:
+        parser.error("found --run, all checkpoints of a training, and MODEL.WEIGHTS, expected one")
+    if args.output.exists() and not args.output.is_dir():
+        parser.error(f"--output: found the file {args.output}, expected a folder")
     return args
 
 
@@ -112,7 +147,7 @@ def run(args: argparse.Namespace) -> None:
     cfg.freeze()
     args.output.mkdir(parents=True, exist_ok=True)
     measurements = list(measure_all(cfg, args))
-    sentences = advice(cfg, measurements)
+    sentences = [*fresh_note(measurements), *advice(cfg, measurements)]
     markdown = report_markdown(measurements, sentences)
     write_text(args.output / "gradients.md", markdown)
     write_text(args.output / "gradients.json", report_json(measurements, sentences))

@@ -56,6 +56,7 @@ def trained_config(
     weights: str | os.PathLike[str] = "",
     config_file: str | os.PathLike[str] = "",
     opts: Sequence[str] = (),
+    config_key: str = "--config-file FILE",
 ) -> tuple[CfgNode, Metadata | None]:
     """The config of a trained network, from a config file if there is one, else from the weights.
 
@@ -63,6 +64,7 @@ def trained_config(
         weights: a weight file; it becomes ``MODEL.WEIGHTS``.
         config_file: as of `load_config`.
         opts: ``["KEY", "VALUE", ...]``.
+        config_key: where a config file is named, for messages.
 
     Returns:
         The config, not frozen; and the names in the weight file, if its config is used. Then it is
@@ -85,7 +87,7 @@ def trained_config(
         if description is None:
             raise ValueError(
                 f"{weights} has no config inside, as weight files of other programs and of older "
-                "versions; say whose network it is: --config-file FILE"
+                f"versions; say whose network it is: {config_key}"
             )
         cfg = parse_config(description.config, f"{weights}: its config")
         _forget_machine(cfg)

@@ -117,8 +117,12 @@ class MultitaskPredictor:
         return result if window is None else {**result, "window": window}
 
 
-def load_trained_model(cfg: CfgNode) -> nn.Module:
+def load_trained_model(cfg: CfgNode, advice: str = "") -> nn.Module:
     """Build the network of ``cfg`` and give every tensor its value from ``MODEL.WEIGHTS``.
+
+    Args:
+        cfg: the network's config.
+        advice: where other weights are named; ``""`` = at the end of the command.
 
     Raises:
         ValueError: the checkpoint lacks some tensors, so that results would come from random
@@ -136,12 +140,13 @@ def load_trained_model(cfg: CfgNode) -> nn.Module:
     checkpointer = MultitaskCheckpointer(model, use_ema=cfg.SOLVER.EMA.ENABLED)
     checkpointer.load(cfg.MODEL.WEIGHTS)
     if missing := checkpointer.report.missing:
+        final = os.path.join(cfg.OUTPUT_DIR, FINAL_WEIGHTS)
+        at_the_end = "or the path of another checkpoint at the end of the command"
         raise ValueError(
-            f"MODEL.WEIGHTS: {cfg.MODEL.WEIGHTS} has no values for {len(missing)} tensors of this "
-            f"network, e.g. {', '.join(missing[:3])}; expected the weights of a trained network of "
-            f"this config (with MODEL.TASKS {list(cfg.MODEL.TASKS)}): add "
-            f"`MODEL.WEIGHTS {os.path.join(cfg.OUTPUT_DIR, FINAL_WEIGHTS)}` or the path of another "
-            "checkpoint at the end of the command"
+            f"{cfg.MODEL.WEIGHTS} has no values for {len(missing)} tensors of this network, e.g. "
+            f"{', '.join(missing[:3])}; expected the weights of a trained network of this config "
+            f"(with MODEL.TASKS {list(cfg.MODEL.TASKS)}): "
+            f"{advice or f'add `MODEL.WEIGHTS {final}` {at_the_end}'}"
         )
     return model
 

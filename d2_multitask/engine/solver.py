@@ -31,9 +31,14 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     ``OFFSET_LR_FACTOR`` and ``UNDECAYED_PARAMETERS``.
 
     Raises:
-        ValueError: the name is unknown, a number is out of range, or parts of the model are to
-            learn at rates of their own with SGD, or are not there.
+        ValueError: the name is unknown, a number is out of range, nothing is left to learn, or
+            parts of the model are to learn at rates of their own with SGD, or are not there.
     """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            f"MODEL.FREEZE: found {cfg.MODEL.FREEZE}, which leaves no parameter to learn, expected "
+            "fewer modules"
+        )
     name = cfg.SOLVER.OPTIMIZER
     for module in model.modules():
         if isinstance(module, TaskHeads):

@@ -54,7 +54,7 @@ def add_teachers(cfg: CfgNode, model: nn.Module) -> None:
         where = f"MODEL.TEACHERS[{index}]"
         try:
             _check_entry(entry)
-            teachers.append(_build(cfg, model, entry))
+            teachers.append(_build(cfg, model, entry, where))
         except (ValueError, OSError) as error:
             raise ValueError(f"{where}: {error}") from None
         logger.info("%s teaches %s: %s", where, list(teachers[-1].tasks), entry["WEIGHTS"])
@@ -76,15 +76,19 @@ def _check_entry(entry: Any) -> None:
         raise ValueError(f"WEIGHT: found {entry['WEIGHT']}, expected a number above 0")
 
 
-def _build(cfg: CfgNode, model: MultitaskCenterNet, entry: Mapping[str, Any]) -> Teacher:
-    own, names = trained_config(entry["WEIGHTS"], entry.get("CONFIG", ""))
+def _build(
+    cfg: CfgNode, model: MultitaskCenterNet, entry: Mapping[str, Any], where: str
+) -> Teacher:
+    weights, config = entry["WEIGHTS"], entry.get("CONFIG", "")
+    own, names = trained_config(weights, config, config_key=f"{where}.CONFIG")
     tasks = _tasks(own, model, entry)
     _check_config(cfg, own, model, tasks)
     if names is not None:
-        _compare_names(dataset_metadata(cfg), names, tasks, entry["WEIGHTS"])
+        _compare_names(dataset_metadata(cfg), names, tasks, weights)
     own.MODEL.TASKS, own.MODEL.DEVICE = tasks, str(model.device)
     own.TEST.TASKS, own.MODEL.FREEZE = [], []  # they may name tasks that it does not teach
-    network = load_trained_model(own).eval().requires_grad_(False)
+    advice = f"name them in {where}.WEIGHTS, or their own config in {where}.CONFIG"
+    network = load_trained_model(own, advice).eval().requires_grad_(False)
     with torch.no_grad():
         fold_norms(network)
     _check_network(network, model, tasks)
@@ -101,12 +105,16 @@ def _tasks(own: CfgNode, model: MultitaskCenterNet, entry: Mapping[str, Any]) ->
         )
     able = [t for t, head in model.heads.items() if type(head).distill is not TaskHead.distill]
     both = [task for task in with_required(own.MODEL.TASKS) if task in able]
-    tasks = list(entry.get("TASKS", ())) or both
-    wrong = [task for task in tasks if task not in both]
-    if wrong or not tasks:
+    if not both:
         raise ValueError(
-            f"TASKS: found {wrong or own.MODEL.TASKS}, expected some of {both}: the tasks "
-            "of teacher and network that can be taught"
+            f"WEIGHTS: found a network of {own.MODEL.TASKS}, expected one with tasks that can be "
+            f"taught to the network that is trained: {' or '.join(able) or 'it has none'}"
+        )
+    tasks = list(entry.get("TASKS", ())) or both
+    if wrong := [task for task in tasks if task not in both]:
+        raise ValueError(
+            f"TASKS: found {wrong}, expected some of {both}: the tasks of teacher and network "
+            "that can be taught"
         )
     return with_required(tasks, "TASKS")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -21,6 +22,9 @@ from d2_multitask.heads.base import Decoded, Lesson, Predictions, TaskHead
 from d2_multitask.targets.encode import BatchLabels, to_device
 
 logger = logging.getLogger(__name__)
+
+# Weights of positives; negatives get one minus it.
+_SHARES = ("MODEL.BOUNDARY_HEAD.POSITIVE_WEIGHT", "MODEL.OCCLUSION_HEAD.POSITIVE_WEIGHT")
 
 Teachers = Callable[["TaskHeads", BatchLabels], Mapping[str, Sequence[Lesson]]]
 
@@ -277,8 +281,10 @@ def build_heads(
         tasks: build only these, of which there may be none; ``None`` = ``MODEL.TASKS``.
 
     Raises:
-        ValueError: ``MODEL.TASKS`` is empty or names an unknown task.
+        ValueError: ``MODEL.TASKS`` is empty or names an unknown task, or a loss has a weight that
+            is none.
     """
+    _check_loss_weights(cfg.MODEL)
     if not cfg.MODEL.TASKS:
         raise ValueError(
             "MODEL.TASKS: found an empty list, expected at least one task, e.g. ['det']"
@@ -287,3 +293,15 @@ def build_heads(
     heads = TaskHeads({name: head_class(name)(cfg, input_shape) for name in with_required(wanted)})
     heads.unused_optimizer = cfg.SOLVER.get("OPTIMIZER", "")
     return heads
+
+
+def _check_loss_weights(node: CfgNode, prefix: str = "MODEL.") -> None:
+    """Refuse weights with which a training would raise a loss, in all keys ``..._WEIGHT``."""
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            _check_loss_weights(value, f"{prefix}{key}.")
+        elif key.endswith("_WEIGHT") and isinstance(value, int | float):
+            below = 1 if f"{prefix}{key}" in _SHARES else math.inf
+            if not 0 <= value < below:
+                expected = "0 or more, below 1" if below == 1 else "0 or more"
+                raise ValueError(f"{prefix}{key}: found {value}, expected {expected}")

@@ -166,18 +166,30 @@ class CenterHead(ObjectHead):
             score_threshold: objects below it are left out.
             nms_threshold: IoU above which the weaker of two boxes of a class goes; 0 = no NMS.
             peak_window: side of the window, in cells, of which a peak is the maximum.
+
+        Raises:
+            ValueError: ``topk``, ``nms_threshold``, ``peak_window`` or the grid's ``assign_radius``
+                is out of range.
         """
         super().__init__(grid, conv_dim)
         self.num_classes = num_classes
         self.heatmap_weight, self.offset_weight = heatmap_weight, offset_weight
         self.topk, self.score_threshold, self.nms_threshold = topk, score_threshold, nms_threshold
-        if peak_window < 1 or peak_window % 2 == 0:
-            raise ValueError(
-                f"MODEL.CENTER_HEAD.PEAK_WINDOW_TEST: found {peak_window}, expected an odd number"
-            )
         self.peak_window = peak_window
+        self._check_numbers()
         self.heatmap = self.heatmap_branch(num_classes)
         self.offset = self.cell_branch(2)
+
+    def _check_numbers(self) -> None:
+        radius, window, nms = self.grid.assign_radius, self.peak_window, self.nms_threshold
+        for key, found, fits, expected in (
+            ("ASSIGN_RADIUS", radius, radius >= 0, "0 or more"),
+            ("TOPK_TEST", self.topk, self.topk >= 1, "1 or more"),
+            ("NMS_THRESH_TEST", nms, 0 <= nms <= 1, "0 (no NMS) to 1"),
+            ("PEAK_WINDOW_TEST", window, window >= 1 and window % 2 == 1, "an odd number"),
+        ):
+            if not fits:
+                raise ValueError(f"MODEL.CENTER_HEAD.{key}: found {found}, expected {expected}")
 
     @staticmethod
     def add_config(cfg: CfgNode) -> None:

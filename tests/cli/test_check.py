@@ -44,6 +44,12 @@ def test_a_config_that_is_ready(command, tmp_path: Path, capsys, caplog) -> None
     assert "4 of 4 images are used for training" in caplog.text
 
 
+def test_a_negative_weight(command, tmp_path: Path, capsys) -> None:
+    config = write_config(tmp_path, "check_weight", write_people(tmp_path / "people"))
+    assert command.main(["--config-file", config, "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT", "-1.0"]) == 1
+    assert "SEM_SEG_HEAD.LOSS_WEIGHT: found -1.0, expected 0 or more" in capsys.readouterr().out
+
+
 def test_json_to_a_folder(command, tmp_path: Path, capsys) -> None:
     assert command.main(["--config-file", "mcn_det.yaml", "--json", str(tmp_path)]) == 2
     assert f"--json: found the folder {tmp_path}, expected a file" in capsys.readouterr().err

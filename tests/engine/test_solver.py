@@ -69,6 +69,12 @@ def test_frozen_parameters_are_left_out(name, cfg):
     assert sum(len(g["params"]) for g in optimizer.param_groups) == 4
 
 
+def test_nothing_to_learn(cfg):
+    cfg.MODEL.FREEZE = ["backbone", "heads"]
+    with pytest.raises(ValueError, match=r"MODEL.FREEZE: found \['backbone', 'heads'\], which lea"):
+        build_optimizer(cfg, small_model().requires_grad_(False))
+
+
 @pytest.mark.parametrize("name", ["SGD", "ADAM", "ADAMW"])
 def test_gradients_are_clipped(name, cfg):
     cfg.SOLVER.OPTIMIZER = name

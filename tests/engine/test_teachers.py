@@ -132,6 +132,30 @@ def test_entries_that_do_not_fit(people, tmp_path, weights, entry, keys, message
         add_teachers(student(people, tmp_path, entry, **keys), model)
 
 
+@pytest.mark.parametrize(
+    ("removed", "tasks", "message"),
+    [
+        ("d2_multitask", ["seg"], r"whose network it is: MODEL.TEACHERS\[0\].CONFIG$"),
+        ("model", ["seg"], r"name them in MODEL.TEACHERS\[0\].WEIGHTS, or .*\[0\].CONFIG$"),
+        ("", ["foreground"], r"\['seg', 'det', 'pose'\], expected .* trained: foreground$"),
+        ("", ["boundary"], "network that is trained: it has none$"),
+    ],
+)
+def test_advice_names_the_entry(people, tmp_path, weights, removed, tasks, message):
+    """Not the end of the command, which is for the weights of the network that is trained."""
+    content = torch.load(weights, weights_only=False)
+    if removed == "model":
+        del content["model"]["heads.seg.sem_seg.1.bias"]
+    else:
+        content.pop(removed, None)
+    torch.save(content, tmp_path / "own.pth")
+    entry = {"WEIGHTS": str(tmp_path / "own.pth")}
+    cfg = student(people, tmp_path, entry, MODEL__TASKS=tasks)
+    with pytest.raises(ValueError, match=message) as error:
+        add_teachers(cfg, build_model(cfg))
+    assert "command" not in str(error.value) and "--config-file" not in str(error.value)
+
+
 def test_classes_of_parts_have_to_be_as_many(people, tmp_path):
     cfg = student(people, tmp_path, MODEL__TASKS=["parts"], MODEL__PARTS_HEAD__NUM_CLASSES=5)
     own = student(people, tmp_path, MODEL__TASKS=["parts"])

@@ -43,6 +43,40 @@ def test_no_task() -> None:
         build_heads(cfg, TinyBackbone().output_shape())
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("SEM_SEG_HEAD.LOSS_WEIGHT", -1.0, "0 or more"),
+        ("DET_HEAD.REFINE.GIOU_WEIGHT", -0.1, "0 or more"),
+        ("ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT", float("nan"), "0 or more"),
+        ("MAE_BACKBONE.RECONSTRUCTION_WEIGHT", float("inf"), "0 or more"),
+        ("BOUNDARY_HEAD.POSITIVE_WEIGHT", 1.5, "0 or more, below 1"),
+    ],
+)
+def test_no_loss_is_raised(key: str, value: float, expected: str) -> None:
+    cfg = get_multitask_cfg()
+    cfg.merge_from_list([f"MODEL.{key}", value])
+    with pytest.raises(ValueError, match=rf"^MODEL\.{key}: found {value}, expected {expected}$"):
+        build_heads(cfg, TinyBackbone().output_shape())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("ASSIGN_RADIUS", -1),
+        ("TOPK_TEST", 0),
+        ("NMS_THRESH_TEST", 1.5),
+        ("NMS_THRESH_TEST", -0.1),
+        ("PEAK_WINDOW_TEST", 2),
+    ],
+)
+def test_numbers_of_the_center_head(key: str, value: float) -> None:
+    cfg = get_multitask_cfg()
+    cfg.MODEL.CENTER_HEAD[key] = value
+    with pytest.raises(ValueError, match=rf"^MODEL\.CENTER_HEAD\.{key}: found {value}, expected "):
+        build_heads(cfg, TinyBackbone().output_shape())
+
+
 def test_unknown_feature_names_the_known_ones() -> None:
     cfg = get_multitask_cfg()
     cfg.MODEL.CENTER_HEAD.IN_FEATURE = "p3"

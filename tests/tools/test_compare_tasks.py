@@ -107,12 +107,18 @@ def test_collecting_trains_nothing(compare, tmp_path, capsys):
         (["--preset", "cpu", "SEED", "3"], "found SEED, which a study sets itself"),
         (["--preset", "cpu", "SOLVER.MAX_ITERS", "3"], "did you mean SOLVER.MAX_ITER"),
         (["--preset", "cpu", "SOLVER.MAX_ITER"], "expected KEY VALUE pairs"),
+        (["--preset", "cpu", "--baseline", "cat"], "--baseline: found cat, expected some of: seg"),
+        (
+            ["--preset", "cpu", "--rows", "det", "SOLVER.LOSS_BALANCING", "gradnorm"],
+            "Only Det: SOLVER.LOSS_BALANCING: found 'gradnorm', expected one of",
+        ),
         (["--collect-only"], "found no such run there"),
     ],
 )
-def test_mistakes_are_one_message(compare, capsys, words, message):
+def test_mistakes_are_one_message(compare, tmp_path, capsys, words, message):
     assert compare(*words) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "output").exists()  # nothing was trained
 
 
 @pytest.mark.parametrize(
@@ -121,6 +127,8 @@ def test_mistakes_are_one_message(compare, capsys, words, message):
         ([], "give --preset"),
         (["--collect-only", "SOLVER.MAX_ITER", "3"], "--collect-only trains nothing"),
         (["--preset", "cpu", "--seeds", "-1"], "expected numbers from 0"),
+        (["--preset", "cpu", "--seeds", "4294967296"], "expected numbers from 0 to 2**32 - 1"),
+        (["--preset", "cpu", "--num-gpus", "0"], "--num-gpus: found 0, expected >= 1"),
         (["--preset", "cpu", "--config-files", "a.yaml"], "not allowed with"),
     ],
 )

@@ -8,6 +8,7 @@ from argparse import Namespace
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from torch import nn
 
 from d2_multitask.engine.trainer import MultitaskTrainer
@@ -118,10 +119,46 @@ def test_checkpoints_of_a_training(tmp_path):
             list(tool.measure_all(cfg, args))
 
 
+def test_weights_of_another_network(tmp_path, capsys):
+    """Of a backbone alone it is said that the heads are fresh; of anything else it is an error."""
+    with registered_people(tmp_path / "people") as people:
+        cfg = tiny_cfg(people, tmp_path)
+        (tmp_path / "config.yaml").write_text(cfg.dump())
+        state = build_model(cfg).state_dict()
+        backbone = {name: x for name, x in state.items() if name.startswith("backbone.")}
+        other = {**backbone, "heads.depth.0.weight": torch.zeros(3)}
+        part = {name: x for name, x in state.items() if not name.startswith("heads.seg.")}
+        words = ["--config-file", str(tmp_path / "config.yaml"), "--batches", "1"]
+        words += ["--output", str(tmp_path / "out"), "MODEL.WEIGHTS"]
+        files = {"whole": state, "backbone": backbone, "other": other, "part": part}
+        for name, content in files.items():
+            code = 2 if name in ("other", "part") else 0
+            file = tmp_path / f"{name}.pth"
+            torch.save({"model": content}, file)
+            assert tool.main([*words, str(file)]) == code
+            captured = capsys.readouterr()
+            said = "they are random, as at the start of a training" in captured.out
+            assert said == (name == "backbone")
+            assert ("own config, or in MODEL.WEIGHTS a backbone" in captured.err) == (code == 2)
+    assert "they are random" in (tmp_path / "out/gradients.md").read_text()
+
+
+def test_wrong_options(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for words, message in (
+        (["--run", "run", "MODEL.WEIGHTS", "a.pth"], "and MODEL.WEIGHTS, expected one"),
+        (["--output", str(tmp_path / "file")], f"--output: found the file {tmp_path}/file, expect"),
+    ):
+        with pytest.raises(SystemExit):
+            tool.main(["--config-file", "mcn_det.yaml", *words])
+        assert message in capsys.readouterr().err
+
+
 def test_what_a_training_logged(tmp_path):
     assert read_curves(tmp_path / "metrics.json") == {}
     lines = [{"iteration": i, "balance/weight-seg": i / 10, "time": 1.0} for i in (19, 39)]
     lines.append({"iteration": 59, "balance/weight-seg": math.nan})
+    lines += [{"iteration": 69, "balance/weight-seg": "x"}, {"balance/weight-seg": 1.0}, [1]]
     text = "\n".join(map(json.dumps, lines)) + '\n{"iteration": 79, "balan'
     (tmp_path / "metrics.json").write_text(text)
     assert read_curves(tmp_path / "metrics.json") == {"weight": {"seg": {19: 1.9, 39: 3.9}}}

@@ -40,12 +40,14 @@ class Measurement:
         losses: name -> its value as weighted in training, mean over the batches.
         by_loss: of all losses, in the same order.
         by_task: of the tasks, each the sum of its losses.
+        fresh: tensors of the network that the weight file has no values for.
     """
 
     iteration: int
     losses: dict[str, float]
     by_loss: GradientStatistics
     by_task: GradientStatistics
+    fresh: int = 0
 
     @property
     def pairs(self) -> dict[tuple[str, str], float]:
@@ -124,10 +126,11 @@ def read_curves(log: Path) -> dict[str, Curves]:
     curves: dict[str, Curves] = defaultdict(lambda: defaultdict(dict))
     with contextlib.suppress(FileNotFoundError), log.open(encoding="utf-8") as file:
         for line in file:
-            with contextlib.suppress(ValueError):  # a line that was cut
+            # a line that was cut, or that something else wrote
+            with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError):
                 entry = json.loads(line)
-                for key in entry:
-                    if key.startswith("balance/") and math.isfinite(entry[key]):
+                for key, value in entry.items():
+                    if key.startswith("balance/") and math.isfinite(value):
                         kind, task = key.removeprefix("balance/").split("-", 1)
-                        curves[kind][task][entry["iteration"]] = entry[key]
+                        curves[kind][task][entry["iteration"]] = value
     return curves

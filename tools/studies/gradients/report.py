@@ -76,6 +76,17 @@ def advice(cfg: CfgNode, measurements: Sequence[Measurement]) -> list[str]:
     ]
 
 
+def fresh_note(measurements: Sequence[Measurement]) -> list[str]:
+    """A sentence if not all of the network was trained."""
+    fresh = measurements[-1].fresh
+    if not fresh:
+        return []
+    return [
+        f"MODEL.WEIGHTS has no values for {fresh} tensors of the network, those of its heads among "
+        "them: they are random, as at the start of a training."
+    ]
+
+
 def mean_shares(measurements: Sequence[Measurement]) -> dict[str, float]:
     """Task -> share, mean over the measurements."""
     shares = [m.by_task.shares for m in measurements]

@@ -10,8 +10,14 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from torch import nn
 
 from d2_multitask.config import load_config
+from d2_multitask.doctor.findings import sentence
+from d2_multitask.engine.balancing import build_balancer
+from d2_multitask.engine.best import check_counts
+from d2_multitask.engine.loggers import check_loggers
+from d2_multitask.engine.solver import build_optimizer
 from d2_multitask.modeling.rcnn import DETECTION, MultitaskRCNN
 
 # The rows of the MCN paper's Table 1, in its order.
@@ -163,7 +169,7 @@ def plan_runs(rows: Sequence[Row], seeds: Sequence[int], output: Path) -> list[R
 
 
 def check_opts(rows: Sequence[Row], opts: Sequence[str]) -> None:
-    """Find mistakes in the overrides before anything is trained.
+    """Find mistakes before anything is trained: each row's network is built once.
 
     Raises:
         ValueError: a key is unknown or the study's own, or a value is wrong.
@@ -176,7 +182,20 @@ def check_opts(rows: Sequence[Row], opts: Sequence[str]) -> None:
             )
     for row in rows:
         if row.tasks:  # else the config itself is wrong
-            load_config(row.config_file, opts)
+            cfg = load_config(row.config_file, opts)
+            try:
+                _check_config(cfg)
+            except Exception as error:  # also of a name that is not registered
+                raise ValueError(f"{row.label}: {sentence(error)}") from error
+
+
+def _check_config(cfg: CfgNode) -> None:
+    """What `d2mt check` builds without data and weight files."""
+    check_counts(cfg)
+    check_loggers(cfg)
+    model = _untrained(cfg)
+    build_balancer(cfg, model)
+    build_optimizer(cfg, model)
 
 
 def changed_settings(run: Run, opts: Sequence[str]) -> list[str]:
@@ -198,12 +217,16 @@ def changed_settings(run: Run, opts: Sequence[str]) -> list[str]:
 
 def count_parameters(cfg: CfgNode) -> int:
     """Parameters of the network that a config describes, learned and frozen."""
+    return sum(parameter.numel() for parameter in _untrained(cfg).parameters())
+
+
+def _untrained(cfg: CfgNode) -> nn.Module:
+    """The network of a config without its weights, which might have to be downloaded."""
     cfg = cfg.clone()
     cfg.defrost()
-    # Weights are not needed to count, and might have to be downloaded.
     cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", "cpu"
     cfg.MODEL.FEATURE_EXTRACTOR.WEIGHTS, cfg.MODEL.FEATURE_EXTRACTOR.PRETRAINED = "", False
-    return sum(parameter.numel() for parameter in build_model(cfg).parameters())
+    return build_model(cfg)
 
 
 def _tasks_of(file: str) -> tuple[str, ...]:

@@ -114,6 +114,19 @@ def test_mistake_in_an_override():
         check_opts(preset_rows("cpu", ["seg"]), ["SOLVER.MAX_ITERS", "5"])
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("SOLVER.OPTIMIZER", "MAGIC", "Only Seg: SOLVER.OPTIMIZER: found 'MAGIC'"),
+        ("MODEL.BACKBONE.NAME", "mine", "Only Seg: KeyError: .*'mine'"),
+        ("LOGGERS", "('x',)", "Only Seg: LOGGERS: found 'x'"),
+    ],
+)
+def test_a_network_that_cannot_be_trained(key, value, message):
+    with pytest.raises(ValueError, match=message):
+        check_opts(preset_rows("cpu", ["seg"]), [key, value])
+
+
 def trained_run(folder: Path, opts: list[str]) -> Run:
     (run,) = plan_runs(preset_rows("cpu", ["seg"]), [1], folder)
     run.folder.mkdir(parents=True)
