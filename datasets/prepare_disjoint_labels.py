@@ -21,18 +21,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.structures import BoxMode
 from PIL import Image
 
-from d2_multitask.data.datasets.coco_annotations import as_file_name
-from d2_multitask.data.datasets.coco_json import read_json
+from d2_multitask.data.datasets.coco_annotations import ObjectReader, as_file_name, flat_keypoints
+from d2_multitask.data.datasets.coco_json import check_ids, check_map_names, read_json
 from d2_multitask.data.labels.sem_seg import sem_seg_from_annotations
-from d2_multitask.data.problems import shown
+from d2_multitask.data.problems import DATA_REPORT, shown
 from d2_multitask.data.whole_files import whole_file
 from d2_multitask.exits import exit_code
 
 PARTS = ("seg", "det", "pose")
 _BOX_FIELDS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
+_LABEL_FIELDS = {"seg": "segmentation", "det": "bbox", "pose": "keypoints"}
 _KEPT_FIELDS = {"det": _BOX_FIELDS, "pose": (*_BOX_FIELDS, "keypoints", "num_keypoints")}
 
 
@@ -47,18 +47,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def split(json_file: str, output: Path) -> None:
-    """Write the three files and the maps."""
+    """Write the three files and the maps.
+
+    Raises:
+        ValueError: the file cannot be split, or would be overwritten.
+    """
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output: found the file {output}, expected a folder")
+    if Path(json_file).resolve() in [(output / f"{task}.json").resolve() for task in PARTS]:
+        raise ValueError(
+            f"--output: found {output}, the folder of {json_file}, which would be overwritten; "
+            "expected another one"
+        )
     content = read_json(json_file)
     check(content, json_file)
-    output.mkdir(parents=True, exist_ok=True)
-    for number, task in enumerate(PARTS):
-        part = third(content, number, task)
+    parts = {task: third(content, number, task) for number, task in enumerate(PARTS)}
+    check_thirds(content, parts, json_file)
+    for task, part in parts.items():
         with whole_file(output / f"{task}.json") as unfinished:
             unfinished.write_text(json.dumps(part), encoding="utf-8")
         count = len(part.get("annotations", ()))
         if task == "seg":
-            write_maps(content, part["images"], output / "sem_seg")
+            write_maps(content, part["images"], output / "sem_seg", json_file)
         print(f"{output / task}.json: {len(part['images'])} images, {count} objects")
+    if DATA_REPORT.counts:
+        DATA_REPORT.log_totals()
 
 
 def check(content: dict[str, Any], json_file: str) -> None:
@@ -79,13 +92,38 @@ def check(content: dict[str, Any], json_file: str) -> None:
                 if not is_right(entry.get(key)):
                     found = shown(entry.get(key))
                     raise ValueError(f"{where}: field {key!r}: found {found}, expected {expected}")
-    ids = {category["id"] for category in content["categories"]}
-    for index, annotation in enumerate(content["annotations"]):
-        if annotation["category_id"] not in ids:
+    check_ids(json_file, content["images"])
+    for entries, key in (("categories", "category_id"), ("images", "image_id")):
+        ids = {entry["id"] for entry in content[entries]}
+        for index, annotation in enumerate(content["annotations"]):
+            if annotation[key] not in ids:
+                raise ValueError(
+                    f"{json_file}: annotations[{index}]: field {key!r}: found {annotation[key]}, "
+                    f"expected one of {shown(sorted(ids))}"
+                )
+
+
+def check_thirds(content: dict[str, Any], parts: dict[str, Any], json_file: str) -> None:
+    """
+    Raises:
+        ValueError: a third has no images or no labels of its task, or two of its images one map.
+    """
+    for number, (task, part) in enumerate(parts.items()):
+        field = _LABEL_FIELDS[task]
+        ids = {image["id"] for image in part["images"]}
+        objects = (a for a in content["annotations"] if a["image_id"] in ids)
+        if not any(_is_given(a.get(field)) for a in objects):
             raise ValueError(
-                f"{json_file}: annotations[{index}]: field 'category_id': found "
-                f"{annotation['category_id']}, expected one of {shown(sorted(ids))}"
+                f"{json_file}: found {len(ids)} images with an id of {number} modulo 3, and no "
+                f"{field!r} of them, expected some for {task}.json"
             )
+    check_map_names(json_file, [image["file_name"] for image in parts["seg"]["images"]])
+
+
+def _is_given(label: Any) -> bool:
+    """COCO writes keypoints that are not labelled as zeros."""
+    label = flat_keypoints(label)
+    return isinstance(label, list | dict) and any(label)
 
 
 def _is_integer(value: Any) -> bool:
@@ -129,20 +167,25 @@ def third(content: dict[str, Any], number: int, task: str) -> dict[str, Any]:
     return {"images": images, "categories": content["categories"], "annotations": annotations}
 
 
-def write_maps(content: dict[str, Any], images: list[dict[str, Any]], folder: Path) -> None:
+def write_maps(
+    content: dict[str, Any], images: list[dict[str, Any]], folder: Path, json_file: str
+) -> None:
     """A PNG file of class ids for each image, derived from its objects' masks as in training."""
     ids = sorted(category["id"] for category in content["categories"])
+    reader = ObjectReader({category_id: i for i, category_id in enumerate(ids)}, 0)
+    sizes = {image["id"]: (image["height"], image["width"]) for image in images}
     objects: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images}
-    for annotation in content["annotations"]:
-        if annotation["image_id"] in objects:
-            class_id = ids.index(annotation["category_id"])
-            found = {**annotation, "category_id": class_id, "bbox_mode": BoxMode.XYWH_ABS}
-            objects[annotation["image_id"]].append(found)
+    for index, annotation in enumerate(content["annotations"]):
+        where, image_id = f"{json_file}: annotations[{index}]", annotation["image_id"]
+        if image_id in objects and not reader.is_listed_twice(annotation, where):
+            found = reader.read({**annotation, "keypoints": None}, *sizes[image_id], where)
+            objects[image_id] += [] if found is None else [found]
+    DATA_REPORT.extend(reader.problems)
     for image in images:
         path = (folder / image["file_name"]).with_suffix(".png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        size = image["height"], image["width"]
-        painted = sem_seg_from_annotations(objects[image["id"]], *size, where=str(path))
+        found, size = objects[image["id"]], sizes[image["id"]]
+        painted = sem_seg_from_annotations(found, *size, where=str(path))
         with whole_file(path) as unfinished:
             Image.fromarray(painted).save(unfinished, format="PNG")
 

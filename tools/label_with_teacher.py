@@ -23,11 +23,11 @@ Exit code: 0; 2 if something was typed wrong or no image could be read; 130 if i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,12 +35,15 @@ import numpy as np
 import torch
 from detectron2.data import DatasetCatalog
 from detectron2.layers import batched_nms
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 import d2_multitask  # noqa: F401 (registers datasets and networks)
 from d2_multitask.cli.predict import split_overrides
 from d2_multitask.config import load_config
 from d2_multitask.data.datasets.catalog import load_dataset
 from d2_multitask.data.datasets.coco import CocoFormatDataset
+from d2_multitask.data.datasets.coco_json import check_map_names
 from d2_multitask.data.datasets.from_config import register_datasets
 from d2_multitask.data.datasets.teacher import LABELS_FILE
 from d2_multitask.data.io import ImageReadError, read_image
@@ -65,6 +68,8 @@ MIN_SCORE = 0.1
 # Of two objects of a class whose boxes have a larger IoU, the weaker one is a duplicate.
 SAME_OBJECT = 0.6
 IMAGES_FILE = "images.json"
+# Outputs that become labels.
+LABELLED = ("boxes", "keypoints", "sem_seg", "foreground")
 
 
 class Image(NamedTuple):
@@ -119,6 +124,8 @@ def find_images(args: argparse.Namespace) -> list[Image]:
         if not args.image_root:
             raise ValueError(f"--input {name}: found a COCO file without --image-root FOLDER")
         dataset = CocoFormatDataset(name, name, args.image_root)
+    elif args.image_root:
+        raise ValueError(f"--input {name}: found --image-root, which is for a COCO file, a .json")
     if dataset is not None and len(args.input) > 1:
         raise ValueError(
             f"--input: found {args.input}, expected one dataset, or images and folders"
@@ -139,6 +146,63 @@ def find_images(args: argparse.Namespace) -> list[Image]:
         raise ValueError(f"--input: found the video {videos[0]}, expected images")
     ids = numbers_of(list(map(str, paths)))
     return [Image(i, str(path), path.name) for i, path in zip(ids, paths, strict=True)]
+
+
+def check_tasks(info: ModelInfo, args: argparse.Namespace) -> None:
+    """``--tasks``; without it all those of a network of ours that give labels.
+
+    The boxes of "center" alone have all one size: they are no labels.
+    """
+    outputs = [info.outputs[name].task for name in LABELLED if name in info.outputs]
+    able = [task for task in info.tasks if task in outputs and task != "center"]
+    if wrong := [task for task in args.tasks or () if task not in able]:
+        raise ValueError(f"--tasks: found {wrong}, expected some of {able}")
+    if info.outputs and not able:
+        raise ValueError(
+            f"found a network of the tasks {info.tasks}, expected one of det, pose, seg or "
+            "foreground, whose predictions can be labels"
+        )
+    args.tasks = args.tasks or able
+    if args.classes and args.tasks and not {"det", "pose"}.intersection(args.tasks):
+        raise ValueError(
+            f"found --classes, which are those of objects, with the tasks {args.tasks}, expected "
+            "det or pose among them"
+        )
+
+
+@contextlib.contextmanager
+def finite_layers(what: str) -> Iterator[None]:
+    """In PyTorch's networks NaN is no score above a threshold, so that no object would be left.
+
+    Raises:
+        ValueError: in the block a layer's output is not finite, or the weights of one whose output
+            is computed later.
+    """
+
+    def check(layer: nn.Module, inputs: object, output: object) -> None:
+        values = [output] if isinstance(output, Tensor) else layer.parameters()
+        if not all(bool(x.isfinite().all()) for x in values):
+            raise ValueError(
+                f"{what}: found NaN or infinite numbers in a layer {type(layer).__name__}, "
+                "expected finite ones: the weights are probably broken"
+            )
+
+    hook = register_module_forward_hook(check)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def check_finite(result: Result, what: str) -> None:
+    """
+    Raises:
+        ValueError: a prediction is not finite.
+    """
+    objects = {name: getattr(result, name) for name in ("scores", "boxes", "keypoints")}
+    for name, values in {**objects, **result.maps}.items():
+        if values is not None and not np.isfinite(values).all():
+            raise ValueError(f"{what}: found NaN or infinite numbers in {name}, expected finite")
 
 
 def categories_of(info: ModelInfo, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -215,7 +279,10 @@ def label(args: argparse.Namespace, teacher: Any, images: Sequence[Image]) -> di
         except ImageReadError as error:
             print(f"Warning: left out: {error}")
             continue
-        result = teacher(pixels, args.tasks) if args.tasks else teacher(pixels)
+        what = f"{args.model or args.config_file}: image {image.path}"
+        with finite_layers(what):
+            result = teacher(pixels, args.tasks) if args.tasks else teacher(pixels)
+        check_finite(result, what)
         height, width = result.image_size
         entry = {"id": image.image_id, "file_name": image.file_name}
         content["images"].append({**entry, "height": height, "width": width})
@@ -235,14 +302,11 @@ def run(args: argparse.Namespace) -> None:
     if args.output.is_file() or (args.output.is_dir() and any(args.output.iterdir())):
         raise ValueError(f"--output {args.output}: found files, expected a new folder")
     teacher = find_teacher(args)
-    if wrong := [task for task in args.tasks or () if task not in teacher.info.tasks]:
-        raise ValueError(f"--tasks: found {wrong}, expected some of {teacher.info.tasks}")
+    check_tasks(teacher.info, args)
     if args.data_config:
         register_datasets(load_config(args.data_config).DATASETS.REGISTER)
     images = find_images(args)
-    names = Counter(os.path.splitext(image.file_name)[0] for image in images)
-    for name in (name for name, number in names.items() if number > 1):
-        raise ValueError(f"--input: found two images called {name}, whose maps would be one file")
+    check_map_names("--input", [image.file_name for image in images])
     content = label(args, teacher, images)
     if not content["images"]:
         raise ValueError(f"--input: none of the {len(images)} images could be read")

@@ -58,7 +58,7 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts | ShardedImages:
     Datasets may be labelled for different tasks. Where two of them have the same kind of labels,
     the names must agree; and each task of ``MODEL.TASKS`` needs labels in at least one of them.
     If no task needs labels, every image is used and no label is read. If one of the tasks is
-    "reconstruction", images without any label are used too.
+    "reconstruction", or there are ``MODEL.TEACHERS``, images without any label are used too.
 
     Returns:
         Detectron2's dicts, to be given to ``build_detection_train_loader`` as ``dataset``; of
@@ -84,6 +84,7 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts | ShardedImages:
     labels = {kind: kind.from_config(cfg) for *_, kind in needs}
     for key in dict.fromkeys([*_OBJECT_METADATA, *(x.names_key for x in labels if x.names_key)]):
         _check_agreement(key, list(sets))
+        _check_order(key, list(sets), cfg.DATASETS.TEST)
     for (name, dataset_dicts), label in itertools.product(sets.items(), labels.values()):
         if any(map(label.has, dataset_dicts)):
             label.check_classes(name, dataset_dicts)
@@ -102,7 +103,7 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts | ShardedImages:
     _warn_of_unlabelled(sets)
     sets = {name: _with_labelled_keypoints(dicts) for name, dicts in sets.items()}
     dataset_dicts = _chain(sets, times)
-    if not LABEL_FREE_TASKS.isdisjoint(cfg.MODEL.TASKS):
+    if cfg.MODEL.TEACHERS or not LABEL_FREE_TASKS.isdisjoint(cfg.MODEL.TASKS):
         return dataset_dicts  # every image teaches something
     dataset_dicts = filter_images(dataset_dicts, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     if not dataset_dicts:
@@ -317,6 +318,22 @@ def _check_agreement(key: str, names: Sequence[str]) -> None:
             raise ValueError(
                 f"DATASETS.TRAIN: {key} of dataset {name!r}: found {value}, expected "
                 f"{known[first]} as in {first!r}; train on one of them{_union(key, known)}"
+            )
+
+
+def _check_order(key: str, train: Sequence[str], test: Sequence[str]) -> None:
+    """Names in another order would be those of others' results; as far as they are known."""
+    if key == "keypoint_flip_map":
+        return
+    names = [name for name in (*train, *test) if name in MetadataCatalog]
+    known = {name: MetadataCatalog.get(name).get(key) for name in names}
+    known = {name: list(value) for name, value in known.items() if value is not None}
+    expected = next((known[name] for name in train if name in known), None)
+    for name in (name for name in test if name in known):
+        if known[name] != expected and sorted(known[name]) == sorted(expected or ()):
+            raise ValueError(
+                f"DATASETS.TEST: {key} of dataset {name!r}: found {known[name]}, expected the "
+                f"order of the datasets of DATASETS.TRAIN, {expected}; reorder one of them"
             )
 
 

@@ -14,6 +14,8 @@ from PIL import Image
 
 import prepare_disjoint_labels as tool
 from d2_multitask.data.datasets.coco import register_coco_format
+from d2_multitask.data.datasets.coco_annotations import BAD_MASK, FLAG_AS_TEXT
+from d2_multitask.data.problems import DATA_REPORT
 from engine_support import write_people
 
 
@@ -59,12 +61,15 @@ def test_a_file_that_is_not_there(tmp_path: Path, capsys) -> None:
         (("annotations", 2, "image_id"), "3", "field 'image_id': found '3', expected an integer"),
         (("annotations", 2, "bbox"), [1, 2], "field 'bbox': found [1, 2], expected four numbers"),
         (("annotations", 2, "category_id"), 9, "'category_id': found 9, expected one of [1]"),
+        (("annotations", 2, "image_id"), 9, "'image_id': found 9, expected one of [1, 2, 3"),
+        (("images", 3, "id"), 6, "field 'images': found the id 6 twice, expected another id for"),
+        (("images", 5, "file_name"), "3.jpg", "found two images called 3, whose maps would be one"),
     ],
 )
 def test_a_field_of_another_kind(
     place: tuple, value: object, message: str, tmp_path: Path, capsys
 ) -> None:
-    source = write_people(tmp_path / "images", num_images=3)
+    source = write_people(tmp_path / "images", num_images=6)
     content = json.loads(source.read_text())
     *parents, last = place
     functools.reduce(operator.getitem, parents, content)[last] = value
@@ -73,6 +78,48 @@ def test_a_field_of_another_kind(
     error = capsys.readouterr().err
     assert error.startswith(f"Error: {source}: ") and message in error
     assert not (tmp_path / "thirds").exists()
+
+
+@pytest.mark.parametrize(
+    ("third", "field", "value"),
+    [(0, "segmentation", []), (1, "image_id", 2), (2, "keypoints", [0] * 51)],
+)
+def test_a_third_without_labels(third: int, field: str, value: object, tmp_path, capsys) -> None:
+    source = write_people(tmp_path / "images", num_images=6)
+    content = json.loads(source.read_text())
+    for annotation in content["annotations"]:
+        if annotation["image_id"] % 3 == third:
+            annotation[field] = value
+    source.write_text(json.dumps(content))
+    assert tool.main(["--json", str(source), "--output", str(tmp_path / "thirds")]) == 2
+    task, found = tool.PARTS[third], "bbox" if third == 1 else field
+    message = f"found 2 images with an id of {third} modulo 3, and no {found!r} of them, expected"
+    assert f"{message} some for {task}.json" in capsys.readouterr().err
+    assert not (tmp_path / "thirds").exists()
+
+
+def test_the_input_is_not_overwritten(tmp_path: Path, capsys) -> None:
+    source = write_people(tmp_path / "images").rename(tmp_path / "det.json")
+    before = source.read_bytes()
+    for output, message in ((tmp_path, "which would be overwritten"), (source, "found the file")):
+        assert tool.main(["--json", str(source), "--output", str(output)]) == 2
+        assert message in capsys.readouterr().err
+    assert source.read_bytes() == before and sorted(tmp_path.iterdir())[0] == source
+
+
+def test_flags_as_text_and_bad_masks_are_told(tmp_path: Path, caplog) -> None:
+    source = write_people(tmp_path / "images", num_images=6)
+    content = json.loads(source.read_text())
+    content["annotations"][2]["iscrowd"] = "0"
+    content["annotations"][5]["segmentation"] = [[1, 2]]
+    source.write_text(json.dumps(content))
+    DATA_REPORT.clear()
+    assert tool.main(["--json", str(source), "--output", str(tmp_path / "thirds")]) == 0
+    values = [np.unique(Image.open(tmp_path / f"thirds/sem_seg/{x}.png")).tolist() for x in (3, 6)]
+    assert values == [[0, 1], [0, 255]]
+    assert set(DATA_REPORT.counts) == {FLAG_AS_TEXT, BAD_MASK}
+    assert "annotations[5]: field 'segmentation'" in caplog.records[-1].getMessage()
+    DATA_REPORT.clear()
 
 
 def test_maps_are_painted_from_masks_and_crowds_are_ignored(tmp_path: Path) -> None:
@@ -85,6 +132,6 @@ def test_maps_are_painted_from_masks_and_crowds_are_ignored(tmp_path: Path) -> N
         "categories": [{"id": 9}, {"id": 4}],
         "annotations": [square(0, 9, 0), square(3, 4, 0), square(4, 4, 1)],
     }
-    tool.write_maps(content, [image], tmp_path)
+    tool.write_maps(content, [image], tmp_path, "labels.json")
     row = [2, 2, 0, 1, 1, 255, 0]
     assert np.array(Image.open(tmp_path / "a" / "b.png")).tolist() == [row, row, [0] * 7]

@@ -12,6 +12,7 @@ from detectron2.modeling import build_model
 
 from d2_multitask.checkpoint import read_description
 from d2_multitask.data.datasets.coco import register_coco_format
+from d2_multitask.data.loader import get_training_dicts
 from d2_multitask.engine.teachers import _check_config, add_teachers
 from d2_multitask.engine.trainer import MultitaskTrainer
 from engine_support import assert_same, registered_people, tiny_cfg
@@ -42,6 +43,17 @@ def boxes(people, folder):
 
 
 @pytest.fixture(scope="module")
+def images(people, folder):
+    """The same images without any label."""
+    content = json.loads((folder / "people" / "people.json").read_text())
+    (folder / "images.json").write_text(json.dumps({"images": content["images"]}))
+    register_coco_format("images_of_teachers", folder / "images.json", folder / "people")
+    yield "images_of_teachers"
+    DatasetCatalog.remove("images_of_teachers")
+    MetadataCatalog.remove("images_of_teachers")
+
+
+@pytest.fixture(scope="module")
 def weights(people, folder) -> str:
     """A network of all three tasks, trained for three iterations."""
     train(tiny_cfg(people, folder / "teacher", DATASETS__TEST=()))
@@ -54,6 +66,15 @@ def train(cfg, resume: bool = False) -> MultitaskTrainer:
     trainer.resume_or_load(resume)
     trainer.train()
     return trainer
+
+
+def sums_of_losses(trainer: MultitaskTrainer) -> dict[str, float]:
+    histories = trainer.storage.histories()
+    return {
+        key: sum(value for value, _ in history.values())
+        for key, history in histories.items()
+        if key.startswith("loss_")
+    }
 
 
 def student(people: str, folder: Path, *entries: dict, **overrides):
@@ -79,6 +100,25 @@ def test_a_resumed_training_ends_with_the_same_numbers(boxes, tmp_path, weights)
     assert set(states[0]["model"]) == set(trainer.model.state_dict())
     for key in ("model", "ema"):
         assert_same(states[1][key], states[0][key])
+
+
+def test_images_without_any_label_are_learned_from_teachers_alone(images, tmp_path, weights):
+    entry = {"WEIGHTS": weights, "TASKS": ["seg", "det", "pose"]}
+    trainer = train(student(images, tmp_path, entry, DATALOADER__FILTER_EMPTY_ANNOTATIONS=True))
+    losses = sums_of_losses(trainer)
+    assert {key for key, value in losses.items() if value} == {
+        f"loss_{task}_teacher" for task in ("seg", "center", "det", "pose")
+    }
+
+
+def test_images_without_any_label_beside_labelled_ones(images, boxes, tmp_path, weights):
+    cfg = student(boxes, tmp_path, {"WEIGHTS": weights}, MODEL__TASKS=["det"])
+    cfg.DATASETS.TRAIN = (boxes, images)
+    assert len(get_training_dicts(cfg)) == 8
+    losses = sums_of_losses(train(cfg))
+    assert losses["loss_center_teacher"] > 0 and losses["loss_center_heatmap"] > 0
+    cfg.MODEL.TEACHERS = []
+    assert len(get_training_dicts(cfg)) == 4
 
 
 def test_tasks_of_an_entry(people, tmp_path, weights):

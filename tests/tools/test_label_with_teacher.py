@@ -8,6 +8,7 @@ import re
 import shlex
 from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from d2_multitask.config import load_config
 from d2_multitask.data.datasets.from_config import register_datasets
 from d2_multitask.data.loader import build_train_loader, get_training_dicts
 from d2_multitask.engine.trained_model import TrainedModel
+from d2_multitask.runtime import Result
+from d2_multitask.runtime.model_info import OutputInfo
 from support import REPOSITORY
 from tool_support import load_tool, small_network
 
@@ -93,6 +96,14 @@ def test_ids_of_a_coco_file_and_some_tasks(photos, tmp_path, capsys, monkeypatch
         ),
         (["--output", str(tmp_path / "new"), "--classes", "dog"], "--classes: found 'dog'"),
         (["--output", str(tmp_path / "new"), "--tasks", "sem"], "--tasks: found ['sem'], expected"),
+        (
+            ["--output", str(tmp_path / "new"), "--tasks", "center"],
+            "some of ['det', 'pose', 'seg']",
+        ),
+        (
+            ["--output", str(tmp_path / "new"), "--classes", "person", "--tasks", "seg"],
+            "found --classes, which are those of objects, with the tasks ['seg']",
+        ),
         (["--output", str(tmp_path / "new"), "TEST.TASKS", "['dot']"], "found 'dot', expected"),
     ):
         if "--classes" in changed:
@@ -224,10 +235,47 @@ def test_what_is_typed_wrong(photos, tmp_path, capsys):
     for words, message in (
         (["--input", "nothing_there"], "neither a file, a folder nor a registered dataset"),
         (["--input", str(photos), "--config-file", "x.yaml"], "expected --config-file FILE MODEL"),
+        (["--input", str(photos), "--image-root", "x"], "found --image-root, which is for a COCO"),
     ):
         words = ["--model", str(small_network(tmp_path)), "--output", str(tmp_path / "o"), *words]
         assert tool.main(words) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "part", ["backbone.bottom_up", "heads.seg", "heads.center", "heads.det", "heads.pose"]
+)
+def test_weights_that_are_not_finite(photos, tmp_path, capsys, part):
+    """Without the error objects of NaN would be none, and the images labelled as empty."""
+    content = torch.load(weights := small_network(tmp_path), weights_only=False)
+    key = next(k for k in content["model"] if k.startswith(part) and k.endswith("weight"))
+    content["model"][key][:] = float("nan")
+    torch.save(content, weights)
+    words = ["--model", str(weights), "--input", str(photos), "--output", str(tmp_path / "new")]
+    assert tool.main(words) == 2
+    message = f"Error: {weights}: image {photos / 'one.png'}: found NaN or infinite numbers in a"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_predictions_that_are_not_finite():
+    result = Result((2, 2), None, maps={"foreground": np.full((2, 2), np.nan)})
+    with pytest.raises(ValueError, match="a.onnx: found NaN or infinite numbers in foreground"):
+        tool.check_finite(result, "a.onnx")
+
+
+def test_tasks_that_are_no_labels():
+    args = tool.parse_args(["--input", "x", "--output", "y"])
+    outputs = {"boundary": OutputInfo("boundary"), "boxes": OutputInfo("center")}
+    info = SimpleNamespace(outputs=outputs, tasks=["boundary", "center"])
+    with pytest.raises(
+        ValueError, match=r"found a network of the tasks \['boundary', 'center'\], e"
+    ):
+        tool.check_tasks(info, args)
+    outputs["sem_seg"] = OutputInfo("seg")
+    info.tasks.append("seg")
+    tool.check_tasks(info, args)
+    assert args.tasks == ["seg"], "boxes of the centres alone are not asked for"
 
 
 def test_the_page_about_teachers(photos, tmp_path, monkeypatch):

@@ -44,8 +44,6 @@ from d2_multitask.data.problems import DATA_REPORT, Problem
 
 EVALUATOR_TYPE = "multitask_coco"
 
-SAME_ANNOTATION_ID = "annotation id used twice, both objects are kept"
-SAME_ANNOTATION_TWICE = "object listed twice, one entry left out"
 OTHER_FORM = "image id written as text where the image has a number, or the reverse"
 UNKNOWN_IMAGE = "annotation of an unknown image, left out"
 NO_LABEL_FILE = "image without a file of {!r}, not used for it"
@@ -188,20 +186,13 @@ class CocoFormatDataset:
         reader = ObjectReader(
             categories.contiguous_ids, len(categories.keypoint_names), problems=problems
         )
-        first_of: dict[Any, Mapping[str, Any]] = {}
         for index, annotation in enumerate(annotations):
             where = f"{self.json_file}: annotations[{index}]"
             if not isinstance(annotation, dict):
                 raise ValueError(f"{where}: found {type(annotation).__name__}, expected an object")
             where += f" (id {shown(annotation.get('id'))})"
-            annotation_id = as_id(annotation.get("id"))  # training needs none
-            known = first_of.setdefault(annotation_id, annotation)
-            if annotation_id is not None and known is not annotation:
-                kind = SAME_ANNOTATION_TWICE if known == annotation else SAME_ANNOTATION_ID
-                details = f"field 'id': found {shown(annotation_id)} again"
-                problems.append(Problem(kind, where, details))
-                if kind == SAME_ANNOTATION_TWICE:
-                    continue
+            if reader.is_listed_twice(annotation, where):
+                continue
             record = _image_of(annotation, records, where, problems)
             if record is None:
                 continue

@@ -41,6 +41,8 @@ KEYPOINT_OUTSIDE = "keypoint outside of the image, taken as not labelled"
 KEYPOINT_NOT_FINITE = "keypoint with NaN or an infinite number, taken as not labelled"
 BAD_VISIBILITY = "keypoint whose visibility is not 0, 1 or 2, taken as not labelled"
 
+SAME_ANNOTATION_ID = "annotation id used twice, both objects are kept"
+SAME_ANNOTATION_TWICE = "object listed twice, one entry left out"
 BAD_FLAG = "object whose flag is neither true nor false, left out"
 ID_AS_TEXT = "category id written as text, read as a number"
 FLAG_AS_TEXT = "flag written as text, read as 0 or 1"
@@ -75,6 +77,18 @@ class ObjectReader:
     contiguous_ids: Mapping[int, int]
     num_keypoints: int
     problems: list[Problem] = field(default_factory=list)
+    _first_of: dict[Any, Mapping[str, Any]] = field(default_factory=dict, init=False)
+
+    def is_listed_twice(self, annotation: Mapping[str, Any], where: str) -> bool:
+        """Whether an annotation is one before it; that and another one of its id are counted."""
+        annotation_id = as_id(annotation.get("id"))  # training needs none
+        known = self._first_of.setdefault(annotation_id, annotation)
+        if annotation_id is None or known is annotation:
+            return False
+        kind = SAME_ANNOTATION_TWICE if known == annotation else SAME_ANNOTATION_ID
+        details = f"field 'id': found {shown(annotation_id)} again"
+        self.problems.append(Problem(kind, where, details))
+        return kind == SAME_ANNOTATION_TWICE
 
     def read(
         self, annotation: Mapping[str, Any], height: int, width: int, where: str

@@ -9,7 +9,8 @@ import contextlib
 import gc
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from detectron2.utils.file_io import PathManager
@@ -141,6 +142,30 @@ def read_images(
             )
         problems.append(Problem(SAME_IMAGE_TWICE, where, f"field 'id': {record['image_id']!r}"))
     return records
+
+
+def check_ids(where: str, images: Iterable[Mapping[str, Any]]) -> None:
+    """
+    Raises:
+        ValueError: two images have one id.
+    """
+    ids = Counter(as_id(image.get("id")) for image in images)
+    for image_id in (image_id for image_id, number in ids.items() if number > 1):
+        raise ValueError(
+            f"{where}: field 'images': found the id {shown(image_id)} twice, expected another id "
+            "for each image"
+        )
+
+
+def check_map_names(where: str, file_names: Iterable[str]) -> None:
+    """Maps are named as the images, without suffix.
+
+    Raises:
+        ValueError: two images would have one map.
+    """
+    names = Counter(os.path.splitext(name)[0] for name in file_names)
+    for name in (name for name, number in names.items() if number > 1):
+        raise ValueError(f"{where}: found two images called {name}, whose maps would be one file")
 
 
 def _read_image(image: Any, image_root: str, where: str, problems: list[Problem]) -> dict[str, Any]:

@@ -213,6 +213,10 @@ def _teachers(entry: Mapping[str, Any], where: str) -> list[TeacherLabels]:
     thresholds = Thresholds(**{key.lower(): float(value) for key, value in given.items()})
     roots = entry.get("TEACHER_ROOT") or []
     roots = [roots] if isinstance(roots, str) else roots
+    if not all(isinstance(root, str) and root.strip() for root in roots):
+        raise ValueError(
+            f"{where}: key TEACHER_ROOT: found {roots!r}, expected a folder or a list of folders"
+        )
     if given and not roots:
         raise ValueError(f"{where}: found TEACHER_THRESHOLDS without TEACHER_ROOT")
     return [TeacherLabels(_expand(root), thresholds) for root in roots]

@@ -18,8 +18,14 @@ import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.structures import BoxMode
 
-from d2_multitask.data.datasets.coco_annotations import ObjectReader, as_id, as_number, shown
-from d2_multitask.data.datasets.coco_json import read_categories, read_json
+from d2_multitask.data.datasets.coco_annotations import (
+    ObjectReader,
+    as_id,
+    as_number,
+    is_text,
+    shown,
+)
+from d2_multitask.data.datasets.coco_json import check_ids, read_categories, read_json
 from d2_multitask.data.io import ImageReadError, image_size
 from d2_multitask.data.labels.base import MapLabel, size_of
 from d2_multitask.data.labels.foreground import ForegroundLabel
@@ -78,7 +84,8 @@ class TeacherLabels:
 
         Raises:
             ValueError: the labels are not those of these images, or of other classes or keypoints;
-                a confidence is not in [0, 1]; a map is missing or of another size.
+                a confidence is not in [0, 1]; a map is missing or of another size; there are
+                neither objects nor maps.
         """
         file = os.path.join(self.root, LABELS_FILE)
         where = f"Dataset {name!r}: TEACHER_ROOT: {file}"
@@ -97,16 +104,32 @@ class TeacherLabels:
                 )
         image_ids = _check_images(where, content.get("images", []), name, records)
         added: Counter[str] = Counter()
-        for label in MAP_LABELS:
-            if os.path.isdir(os.path.join(self.root, label.key)):
-                if label is SemSegLabel:
-                    _agree(where, "stuff_classes", content.get("stuff_classes"), metadata)
-                added[label.description] = self._add_maps(where, label, records, names)
+        for label in self._map_labels(where, content):
+            if label is SemSegLabel:
+                _agree(where, "stuff_classes", content.get("stuff_classes"), metadata)
+            added[label.description] = self._add_maps(where, label, records, names)
         if "annotations" in content:
             found = self._read_objects(where, content, image_ids, records, metadata, problems)
             _add_objects(records, found, added)
         told = ", ".join(f"{what} of {number} images" for what, number in added.items() if number)
         logger.info("Dataset %s: labels of the teacher %s: %s", name, self.root, told or "none")
+
+    def _map_labels(self, where: str, content: Mapping[str, Any]) -> list[type[MapLabel]]:
+        """Of which there are maps."""
+        found = [x for x in MAP_LABELS if os.path.isdir(os.path.join(self.root, x.key))]
+        advice = "type the command of tools/label_with_teacher.py again"
+        if "stuff_classes" in content and SemSegLabel not in found:
+            raise ValueError(
+                f"{where}: field 'stuff_classes': found it without the folder "
+                f"{os.path.join(self.root, SemSegLabel.key)}, expected the semantic maps: {advice}"
+            )
+        if not found and "annotations" not in content:
+            folders = " or ".join(label.key for label in MAP_LABELS)
+            raise ValueError(
+                f"{where}: found no labels, expected the field 'annotations', or beside the file a "
+                f"folder {folders}: {advice}"
+            )
+        return found
 
     def _add_maps(
         self, where: str, label: type[MapLabel], records: Sequence[Record], names: Sequence[str]
@@ -149,6 +172,8 @@ class TeacherLabels:
                     f"{place}: field 'image_id': found {shown(annotation.get('image_id'))}, "
                     "expected the id of one of the file's images"
                 )
+            if reader.is_listed_twice(annotation, place):
+                continue
             if image_id in sizes:  # else of another dataset of the same images
                 label = reader.read(annotation, *sizes[image_id], place)
                 if label is not None:
@@ -207,6 +232,7 @@ def _check_images(
     Returns:
         The teacher's images by their ids.
     """
+    check_ids(where, images)
     given = {as_id(image.get("id")): image for image in images}
     advice = f"label them again: python tools/label_with_teacher.py --input {name} ..."
     missing = [r["image_id"] for r in records if r["image_id"] not in given]
@@ -230,6 +256,8 @@ def _check_images(
 
 def _agree(where: str, key: str, found: Any, metadata: dict[str, Any]) -> None:
     """The teacher's names are the dataset's; if it has none they become its."""
+    if found is not None and not (isinstance(found, list) and all(map(is_text, found))):
+        raise ValueError(f"{where}: {key}: found {shown(found)}, expected a list of texts")
     expected = metadata.get(key, found)
     if not found or list(expected) != list(found):
         advice = "; --classes of tools/label_with_teacher.py chooses and orders them"

@@ -240,11 +240,16 @@ class MapLabel(Label):
 
         Pixels below ``<key>_min_confidence`` have no label.
         """
-        ids = self.read(record)
-        if ids is not None and (confidence := self._read_confidence(record)) is not None:
-            unsure = confidence < 255 * record[f"{self.key}_min_confidence"]
-            ids = np.where(unsure, np.uint8(self.ignore_value), ids)
+        ids = self._sure(self.read(record), record)
         return None if ids is None else as_tensor(transforms.apply_segmentation(ids))
+
+    def _sure(self, ids: np.ndarray | None, record: Record) -> np.ndarray | None:
+        """The map without the pixels below ``<key>_min_confidence``."""
+        confidence = None if ids is None else self._read_confidence(record)
+        if confidence is None:
+            return ids
+        unsure = confidence < 255 * record[f"{self.key}_min_confidence"]
+        return np.where(unsure, np.uint8(self.ignore_value), ids)
 
     def load_confidence(self, record: Record, transforms: T.TransformList) -> Tensor | None:
         """See `Label`; from the PNG ``<key>_confidence_file_name``, 0 to 255."""
@@ -259,12 +264,12 @@ class MapLabel(Label):
         if file_name is None:
             return None
         values = read_label_map(str(file_name), expected_size=size_of(record))
-        if values.shape != size_of(record) or not 0 <= values.min() <= values.max() <= 255:
+        if values.shape != size_of(record) or values.dtype != np.uint8:
             raise ImageReadError(
-                f"{file_name}: found a map of {values.shape} with values {values.min()} to "
-                f"{values.max()}, expected {size_of(record)} (height, width) and 0 to 255"
+                f"{file_name}: found a map of {values.shape} and {values.dtype}, expected "
+                f"{size_of(record)} (height, width) and 8 bits a pixel, 0 to 255"
             )
-        return values.astype(np.uint8)
+        return values
 
     def check(self, name: str, records: Sequence[Record]) -> None:
         """At least one map can be used, and the maps show several classes.
@@ -283,6 +288,8 @@ class MapLabel(Label):
         seen, classes = self._sample(records, report)
         if not classes:
             first = f"  all pixels have the value {self.ignore_value}, no label"
+            if any(f"{self.key}_min_confidence" in r for r in seen):
+                first += ", or a confidence below TEACHER_THRESHOLDS: MAPS of the dataset; lower it"
             raise ValueError(
                 f"Dataset {name!r}: {self.description}: none of its maps can be used "
                 f"({min(len(records), MAX_UNUSABLE)} were read). The first problem:\n"
@@ -303,7 +310,9 @@ class MapLabel(Label):
             except ImageReadError:
                 continue
             try:
-                ids = self.read({**record, "height": height, "width": width}, report)
+                sized = {**record, "height": height, "width": width}
+                ids = self.read(sized, report)
+                sure = self._sure(ids, sized)
             except ImageReadError as error:
                 kind = f"{self.description} that cannot be used"
                 report.add(kind, str(record["file_name"]), str(error))
@@ -311,7 +320,8 @@ class MapLabel(Label):
             if ids is None:
                 continue
             seen.append(record)
-            classes |= set(np.unique(ids).tolist()) - {self.ignore_value}
+            if (sure != self.ignore_value).any():
+                classes |= set(np.unique(ids).tolist()) - {self.ignore_value}
             enough = self.num_classes < 2 or len(seen) >= MAX_ONE_CLASS
             if len(classes) > 1 or (classes and enough):
                 break

@@ -251,8 +251,8 @@ def test_duplicates(load, coco):
     assert len(first["annotations"]) == 3  # the true copy is left out, the other object kept
     assert DATA_REPORT.counts == {
         coco_json.SAME_IMAGE_TWICE: 1,
-        coco_format.SAME_ANNOTATION_TWICE: 1,
-        coco_format.SAME_ANNOTATION_ID: 1,
+        coco_objects.SAME_ANNOTATION_TWICE: 1,
+        coco_objects.SAME_ANNOTATION_ID: 1,
     }
 
 

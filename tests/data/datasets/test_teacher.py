@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from PIL import Image
 
 from d2_multitask.config import get_multitask_cfg
 from d2_multitask.data.datasets.catalog import load_dataset
+from d2_multitask.data.datasets.coco_annotations import SAME_ANNOTATION_TWICE
 from d2_multitask.data.datasets.from_config import register_datasets
 from d2_multitask.data.labels.foreground import ForegroundLabel
 from d2_multitask.data.labels.instances import InstanceBuilder
 from d2_multitask.data.labels.sem_seg import SemSegLabel
 from d2_multitask.data.loader import build_test_loader, get_training_dicts
 from d2_multitask.data.mapper import MultitaskDatasetMapper
+from d2_multitask.data.problems import DATA_REPORT
 
 H, W = 24, 32
 
@@ -147,6 +151,7 @@ def test_several_teachers(coco, entry, teacher, tmp_path):
     """One for boxes, one for keypoints."""
     given = entry({"images": coco["images"]})
     boxes = [{k: v for k, v in a.items() if "keypoint" not in k} for a in teacher["annotations"]]
+    del teacher["stuff_classes"]
     (tmp_path / "boxes").mkdir()
     (tmp_path / "boxes/labels.json").write_text(json.dumps({**teacher, "annotations": boxes}))
     roots = [str(tmp_path / "boxes"), given["TEACHER_ROOT"]]
@@ -180,6 +185,12 @@ BAD = {
         "keypoint_names: found .*left_foot.*expected",
     ),
     "stuff": (lambda x: x.pop("stuff_classes"), "stuff_classes: found None, expected"),
+    "number": (lambda x: x.update(stuff_classes=5), "stuff_classes: found 5, expected a list of"),
+    "text": (lambda x: x.update(stuff_classes="ab"), "stuff_classes: found 'ab', expected a list"),
+    "twice": (
+        lambda x: x["images"].append(x["images"][1]),
+        "field 'images': found the id 2 twice, expected another id for each image",
+    ),
 }
 
 
@@ -208,6 +219,80 @@ def test_maps_that_are_missing_or_of_another_size(coco, entry, tmp_path, size):
         save(file, np.zeros(size))
     with pytest.raises(ValueError, match=f"{file}.*{'expected 32x24' if size else 'type'}"):
         records(given)
+
+
+def test_no_folder_of_maps(coco, entry, teacher, tmp_path):
+    given = entry({"images": coco["images"]})
+    shutil.rmtree(tmp_path / "teacher/sem_seg")
+    with pytest.raises(ValueError, match="'stuff_classes': found it without the folder .*sem_seg,"):
+        records(given)
+    del teacher["stuff_classes"], teacher["annotations"]
+    entry({"images": coco["images"]})
+    assert "foreground_file_name" in records(given)[0]
+    shutil.rmtree(tmp_path / "teacher/foreground")
+    with pytest.raises(ValueError, match="labels.json: found no labels, expected the field"):
+        records(given)
+
+
+def test_objects_that_are_listed_twice(coco, entry, teacher):
+    teacher["annotations"].append(dict(teacher["annotations"][0]))
+    first, _ = records(entry({"images": coco["images"]}))
+    assert len(first["annotations"]) == 2
+    assert DATA_REPORT.counts == {SAME_ANNOTATION_TWICE: 1}
+
+
+def training(entry: dict[str, Any], *tasks: str) -> CfgNode:
+    register_datasets([entry])
+    cfg = get_multitask_cfg()
+    cfg.DATASETS.TRAIN, cfg.MODEL.TASKS = ("taught",), list(tasks)
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
+    return cfg
+
+
+@pytest.mark.parametrize(("key", "task"), [("sem_seg", "seg"), ("foreground", "foreground")])
+def test_confidences_that_leave_no_pixel(coco, entry, tmp_path, key, task):
+    for name in ("a", "b"):
+        save(tmp_path / f"teacher/{key}_confidence/{name}.png", np.ones((H, W)))
+    cfg = training(entry({"images": coco["images"]}), task)
+    message = "(?s)'taught': .*none of its maps.*confidence below TEACHER_THRESHOLDS: MAPS of the"
+    with pytest.raises(ValueError, match=message):
+        get_training_dicts(cfg)
+
+
+def test_one_class_is_sure(coco, entry, tmp_path):
+    """The other one is in the files: they hold class ids."""
+    confidence = np.full((H, W), 255)
+    confidence[:, 16:] = 0
+    for name in ("a", "b"):
+        save(tmp_path / f"teacher/sem_seg_confidence/{name}.png", confidence)
+    assert len(get_training_dicts(training(entry({"images": coco["images"]}), "seg"))) == 2
+
+
+def test_confidences_of_16_bits(coco, entry, tmp_path):
+    for name in ("a", "b"):
+        file = tmp_path / f"teacher/sem_seg_confidence/{name}.png"
+        Image.fromarray(np.full((H, W), 200, np.uint16)).save(file)
+    cfg = training(entry({"images": coco["images"]}), "seg")
+    with pytest.raises(ValueError, match="(?s)none of its maps.*uint16, expected .*8 bits a pixel"):
+        get_training_dicts(cfg)
+
+
+def test_classes_in_another_order_than_those_of_the_test(coco, entry, teacher):
+    teacher["stuff_classes"].reverse()
+    cfg = training(entry({"images": coco["images"]}), "seg")
+    cfg.DATASETS.TEST = ("true",)
+    MetadataCatalog.get("true").set(stuff_classes=["background", "person"])
+    with pytest.raises(ValueError, match=r"TEST: stuff_classes of dataset 'true'.*\['person', 'b"):
+        get_training_dicts(cfg)
+
+
+@pytest.mark.parametrize("root", [[5], [{"a": 1}], [""], [None], ["a", " "]])
+def test_folders_without_a_name(coco, entry, root):
+    given = entry(coco, TEACHER_ROOT=root)
+    with pytest.raises(
+        ValueError, match=r"\[0\]: key TEACHER_ROOT: found .*, expected a folder or"
+    ):
+        register_datasets([given])
 
 
 def test_no_folder_and_wrong_keys(coco, entry, tmp_path):
