@@ -6,6 +6,7 @@
   `shifted.py`: of cells finer than a patch;
 - `graph.py`, `communities.py`: patches as a graph, and its division;
 - `growing.py`: larger and larger graphs; `foreground.py`: which segments are the object;
+  `absorption.py`: by random walks that end at the border;
   `maskcut.py`: several objects by cuts, in place of communities;
   `refine.py`: patches to pixels;
 - `segmenter.py`: all of it, one image in, segments out, and its settings.

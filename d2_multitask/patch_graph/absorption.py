@@ -34,7 +34,7 @@ def absorption_times(graph: PatchGraph) -> np.ndarray:
     weights = sparse.csr_array(graph.weights)
     degree = weights.sum(1) + weights[:, border.flatten()].sum(1)
     degree = np.where(degree > 0, degree, 1)
-    # of the walk from i: t_i = 1 + sum_j P_ij t_j, multiplied by the degree, so that it is symmetric
+    # (1 + LEAK) t_i = 1 + sum_j P_ij t_j, multiplied by the degree, so that it is symmetric
     system = sparse.diags_array(degree * (1 + LEAK)) - weights
     return spsolve(system.tocsc(), degree).reshape(graph.grid_hw)
 

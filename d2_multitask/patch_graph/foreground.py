@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from d2_multitask.patch_graph.absorption import absorption_times, otsu_threshold
 from d2_multitask.patch_graph.autoencoder import Autoencoder, ErrorMeter, is_flat
 from d2_multitask.patch_graph.communities import canonical_labels
 from d2_multitask.patch_graph.estimators import ERROR_EPS
+from d2_multitask.patch_graph.graph import PatchGraph
 
 MAX_COMMUNITIES = 7
 # Objects of photographs are about as large: the disc that answers best without looking.
@@ -48,6 +50,7 @@ def choose_foreground(
     labels: np.ndarray,
     rule: str = "inpainting_error",
     *,
+    graph: PatchGraph | None = None,
     model: Autoencoder | None = None,
     image: Tensor | None = None,
     threshold: float = 0.0,
@@ -58,10 +61,13 @@ def choose_foreground(
 
     Args:
         labels: (h, w), segments.
-        rule: a key of `BORDER_RULES`, which look at the segments' places alone, or
+        rule: a key of `BORDER_RULES`, which look at the segments' places alone; or
+            ``absorption_time``: the patches from which a random walk over the graph takes long to
+            leave the image (`absorption_times`), by Otsu's threshold, whatever the segments; or
             ``inpainting_error`` (R5): the union of segments that is worst reconstructed from the
             rest, and the rest from it (IEM, Savarese et al., CVPR 2021), less ``border_weight``
             times its share of the patches at the image's border; needs model and image.
+        graph: of the patches, for ``absorption_time``.
         model: for ``inpainting_error``.
         image: (3, H, W), likewise.
         threshold: a score has to be above it, or the answer is "no object". All rules score a
@@ -73,7 +79,7 @@ def choose_foreground(
         The decision; a single segment is "no object", and so is a flat image.
 
     Raises:
-        ValueError: unknown rule, labels that are no (h, w), model and image are missing, or more
+        ValueError: unknown rule, labels that are no (h, w), what the rule needs is missing, or more
             than 7 segments for ``inpainting_error``, which compares all unions: merge them first
             (`d2_multitask.patch_graph.growing.grow`, or `merge_smallest`).
     """
@@ -88,6 +94,10 @@ def choose_foreground(
     if rule in BORDER_RULES:
         candidates, scores = BORDER_RULES[rule](labels)
         return _decide(candidates, scores, threshold, rule)
+    if rule == ABSORPTION:
+        if graph is None:
+            raise ValueError(f"Foreground: the rule {rule!r} needs the graph of the patches")
+        return _decide(*_absorption(graph), threshold, rule)
     if model is None or image is None:
         raise ValueError(f"Foreground: the rule {rule!r} needs a model and an image")
     meter = ErrorMeter(model, image, dtype=dtype)
@@ -195,8 +205,17 @@ BORDER_RULES: dict[str, Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]] =
 }
 """Rules that look at no image: labels (h, w) 0..C-1 -> candidates (Q, h, w) and scores (Q,)."""
 
-RULES = ("inpainting_error", *BORDER_RULES)
+ABSORPTION = "absorption_time"
+RULES = ("inpainting_error", ABSORPTION, *BORDER_RULES)
 """All names for `choose_foreground`."""
+
+
+def _absorption(graph: PatchGraph) -> tuple[np.ndarray, np.ndarray]:
+    """One candidate; its score is 1 less the mean time outside of it by that inside."""
+    times = absorption_times(graph)
+    long = times > otsu_threshold(times)
+    score = 1 - times[~long].mean() / times[long].mean() if long.any() else -np.inf
+    return long[None], np.array([score])
 
 
 def _inpainting_error(

@@ -210,7 +210,7 @@ def segment_image(
             dendrogram = grow(model, cells, levels[-1], **how)
         labels = _final_labels(levels[-1], dendrogram, settings)
     with clock.stage("foreground"):
-        foreground = _foreground(model, cells, labels, dendrogram, settings)
+        foreground = _foreground(model, cells, graph, labels, dendrogram, settings)
     with clock.stage("refinement"):
         pixels = to_pixels(image) if pixels is None else pixels
         pixel_labels, mask = _on_pixels(labels, foreground, pixels, settings)
@@ -291,6 +291,7 @@ def _final_labels(
 def _foreground(
     model: Autoencoder,
     image: Tensor,
+    graph: PatchGraph,
     labels: np.ndarray,
     dendrogram: Dendrogram | None,
     settings: SegmenterSettings,
@@ -306,6 +307,7 @@ def _foreground(
     return choose_foreground(
         labels,
         settings.foreground,
+        graph=graph,
         model=model,
         image=image,
         threshold=settings.foreground_threshold,

@@ -16,6 +16,7 @@ from d2_multitask.patch_graph.foreground import (
     choose_foreground,
     merge_smallest,
 )
+from d2_multitask.patch_graph.graph import graph_from_matrix
 from mae_support import small_mae
 from patch_graph_support import FakeAutoencoder, numbered_image
 
@@ -162,6 +163,19 @@ def test_one_segment_is_no_object(rule) -> None:
     assert foreground.candidates.shape == (0, 3, 3)
 
 
+def test_absorption_finds_what_holds_together_whatever_the_segments() -> None:
+    inside = OBJECT.flatten()
+    graph = graph_from_matrix((inside[:, None] == inside) + 0.01, LABELS.shape)
+    labels = np.arange(LABELS.size).reshape(LABELS.shape)
+    foreground = choose_foreground(labels, "absorption_time", graph=graph)
+    np.testing.assert_array_equal(foreground.mask, OBJECT)
+    assert 0.9 < foreground.score < 1 and foreground.passes == 0
+    refused = choose_foreground(labels, "absorption_time", graph=graph, threshold=1.0)
+    assert refused.mask is None and refused.score == foreground.score
+    nothing = graph_from_matrix(np.zeros((24, 24)), LABELS.shape)
+    assert choose_foreground(labels, "absorption_time", graph=nothing).mask is None
+
+
 def test_a_high_threshold_is_no_object() -> None:
     foreground = choose_foreground(
         LABELS, model=object_autoencoder(), image=numbered_image(LABELS.shape), threshold=10.0
@@ -195,6 +209,7 @@ def test_small_segments_go_to_the_neighbour_with_the_longest_common_edge() -> No
     [
         ({"rule": "biggest"}, "'biggest', expected one of"),
         ({}, "needs a model and an image"),
+        ({"rule": "absorption_time"}, "needs the graph of the patches"),
         ({"labels": LABELS.flatten(), "rule": "least_border"}, r"\(24,\), expected \(h, w\)"),
     ],
 )
