@@ -19,8 +19,6 @@ from d2_multitask.patch_graph.estimators import ERROR_EPS
 from d2_multitask.patch_graph.graph import PatchGraph
 
 MAX_COMMUNITIES = 7
-# Objects of photographs are about as large: the disc that answers best without looking.
-CENTRE_RADIUS = 0.3
 
 
 @dataclass(frozen=True)
@@ -159,49 +157,9 @@ def least_border_union(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return union, scores
 
 
-def largest_centre(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The segment that covers the centre better than the rest of the image; C candidates.
-
-    The score is the share of a centred Gaussian (a quarter of the sides is its standard deviation)
-    that the segment covers, less its share of the border.
-    """
-    masks = _segments(labels)
-    h, w = labels.shape
-    y, x = (np.arange(size) - (size - 1) / 2 for size in (h, w))
-    weight = np.exp(-((y[:, None] / (h / 4)) ** 2 + (x[None] / (w / 4)) ** 2) / 2)
-    return masks, (masks * weight).sum((1, 2)) / weight.sum() - border_share(masks)
-
-
-def centre_disc(grid_hw: tuple[int, int], radius: float) -> np.ndarray:
-    """(h, w) bool: a guess of the middle; ``radius`` as a share of the sides."""
-    h, w = grid_hw
-    y, x = ((np.arange(size) + 0.5) / size - 0.5 for size in (h, w))
-    return (y[:, None] ** 2 + x[None] ** 2) <= radius**2
-
-
-def centre_union(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The segments that together are most like an ellipse in the middle of the image.
-
-    The ellipse's half axes are `CENTRE_RADIUS` of the sides. Candidate q of C is the union of the
-    q + 1 segments that lie furthest in the ellipse, its score the intersection over union with it,
-    less that of the whole image. No other union has a higher one (a segment raises an IoU of u if
-    a share of it above u / (1 + u) lies inside).
-    """
-    masks = _segments(labels)
-    ellipse = centre_disc(labels.shape, CENTRE_RADIUS)
-    inside = (masks & ellipse).sum((1, 2))
-    area = masks.sum((1, 2))
-    order = np.argsort(-inside / area, kind="stable")
-    inside, area = inside[order].cumsum(), area[order].cumsum()
-    iou = inside / (ellipse.sum() + area - inside).clip(min=1)
-    return np.logical_or.accumulate(masks[order]), iou - ellipse.mean()
-
-
 BORDER_RULES: dict[str, Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
     "least_border": least_border,
     "least_border_union": least_border_union,
-    "largest_centre": largest_centre,
-    "centre_union": centre_union,
 }
 """Rules that look at no image: labels (h, w) 0..C-1 -> candidates (Q, h, w) and scores (Q,)."""
 

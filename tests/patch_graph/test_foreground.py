@@ -1,13 +1,8 @@
 from __future__ import annotations
 
-from itertools import combinations
-
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from d2_multitask.patch_graph.foreground import (
     BORDER_RULES,
@@ -107,47 +102,6 @@ def test_of_two_segments_without_border_the_larger_one() -> None:
     labels[1:3, 1:3] = 1
     labels[1:5, 4:7] = 2
     np.testing.assert_array_equal(choose_foreground(labels, "least_border").mask, labels == 2)
-
-
-def test_the_centre() -> None:
-    labels = np.zeros((8, 8), int)
-    labels[2:6, 2:6] = 1
-    labels[7, 7] = 2
-    foreground = choose_foreground(labels, "largest_centre")
-    np.testing.assert_array_equal(foreground.mask, labels == 1)
-    assert foreground.scores[2] < 0 < foreground.scores[1]
-
-
-def test_the_union_in_the_centre_by_hand() -> None:
-    foreground = choose_foreground(LABELS, "centre_union")
-    np.testing.assert_array_equal(foreground.mask, OBJECT)
-    # Of 4 x 6 patches the ellipse holds those whose centres are within 0.3 of the sides: the four
-    # columns in the middle of the two middle rows are 8, all of the object.
-    assert foreground.score == pytest.approx(1 - 8 / 24)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    arrays(np.int64, st.tuples(st.integers(5, 8), st.integers(5, 8)), elements=st.integers(0, 4))
-)
-def test_no_union_is_more_like_the_ellipse(labels) -> None:
-    numbers = np.unique(labels)
-    if len(numbers) == 1:
-        return
-    h, w = labels.shape
-    ellipse = np.array(
-        [
-            [np.hypot((i + 0.5) / h - 0.5, (j + 0.5) / w - 0.5) <= 0.3 for j in range(w)]
-            for i in range(h)
-        ]
-    )
-    best = max(
-        (np.isin(labels, some) & ellipse).sum() / (np.isin(labels, some) | ellipse).sum()
-        for count in range(1, len(numbers) + 1)
-        for some in combinations(numbers, count)
-    )
-    score = choose_foreground(labels, "centre_union").score
-    assert score == pytest.approx(best - ellipse.mean())
 
 
 @pytest.mark.parametrize("rule", BORDER_RULES)

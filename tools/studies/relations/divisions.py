@@ -15,6 +15,7 @@ from torch import Tensor
 
 from d2_multitask.modeling.mae import MaskedAutoencoder
 from d2_multitask.patch_graph import (
+    PatchGraph,
     Relation,
     choose_foreground,
     graph_from_relation,
@@ -23,9 +24,9 @@ from d2_multitask.patch_graph import (
 )
 from d2_multitask.patch_graph.communities import split_disconnected
 from d2_multitask.patch_graph.foreground import (
+    ABSORPTION,
     BORDER_RULES,
     border_share,
-    centre_disc,
     merge_smallest,
 )
 from studies.relations.normalised_cut import normalised_cut
@@ -78,8 +79,14 @@ def partitions(division: str, num_variants: int) -> list[Partition]:
     ]
 
 
+def graph_of(relation: Relation, division: str, partition: Partition) -> PatchGraph:
+    """The graph of the patches that is divided; of the partition's settings the locality counts."""
+    neighbours = None if division == CUT else NEIGHBOURS
+    return graph_from_relation(relation, locality=partition.locality, neighbours=neighbours)
+
+
 def divide(
-    relation: Relation,
+    graph: PatchGraph,
     division: str,
     partition: Partition,
     model: MaskedAutoencoder,
@@ -89,7 +96,7 @@ def divide(
     """Segments of one image.
 
     Args:
-        relation: of its patches.
+        graph: of `graph_of`.
         division: of `DIVISIONS`.
         partition: the settings.
         model: grows regions.
@@ -100,9 +107,7 @@ def divide(
         (h, w) int64; of the normalised cut 1 is what it takes for the foreground.
     """
     if division == CUT:
-        graph = graph_from_relation(relation, locality=partition.locality)
         return graph.patch_labels(normalised_cut(graph, binarise=partition.share))
-    graph = graph_from_relation(relation, locality=partition.locality, neighbours=NEIGHBOURS)
     labels = louvain(graph, partition.resolution, backend=backend)[-1]
     labels = graph.patch_labels(split_disconnected(graph, labels))
     if division == GROWN:
@@ -110,12 +115,14 @@ def divide(
     return labels
 
 
-def cheap_foregrounds(labels: np.ndarray, division: str) -> dict[str, np.ndarray]:
+def cheap_foregrounds(
+    labels: np.ndarray, division: str, graph: PatchGraph
+) -> dict[str, np.ndarray]:
     """Rule -> (h, w) bool, for the rules that need no forward pass; "no object" is empty."""
-    found = {
-        rule: _mask(choose_foreground(labels, rule, threshold=-np.inf).mask, labels)
-        for rule in BORDER_RULES
-    }
+    # all edges of a graph that is cut are too many for a walk: every patch is like every other one
+    rules = BORDER_RULES if division == CUT else (ABSORPTION, *BORDER_RULES)
+    how = {"graph": graph, "threshold": -np.inf}
+    found = {rule: _mask(choose_foreground(labels, rule, **how).mask, labels) for rule in rules}
     if division == CUT:
         found[EIGENVECTOR_RULE] = labels == 1
     return found
@@ -144,12 +151,17 @@ def inpainting_foregrounds(
 
 
 def foreground_of(
-    labels: np.ndarray, division: str, rule: str, model: MaskedAutoencoder, image: Tensor
+    labels: np.ndarray,
+    division: str,
+    rule: str,
+    graph: PatchGraph,
+    model: MaskedAutoencoder,
+    image: Tensor,
 ) -> np.ndarray:
     """(h, w) bool by one rule."""
     if rule.startswith(INPAINTING_RULE):
         return inpainting_foregrounds(labels, model, image)[rule]
-    return cheap_foregrounds(labels, division)[rule]
+    return cheap_foregrounds(labels, division, graph)[rule]
 
 
 @dataclass(frozen=True)
@@ -163,6 +175,13 @@ class Answer:
 
     labels: np.ndarray
     foreground: np.ndarray
+
+
+def centre_disc(grid_hw: tuple[int, int], radius: float) -> np.ndarray:
+    """(h, w) bool: a guess of the middle; ``radius`` as a share of the sides."""
+    h, w = grid_hw
+    y, x = ((np.arange(size) + 0.5) / size - 0.5 for size in (h, w))
+    return (y[:, None] ** 2 + x[None] ** 2) <= radius**2
 
 
 def mean_mask(masks: Sequence[np.ndarray]) -> np.ndarray:

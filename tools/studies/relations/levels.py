@@ -9,11 +9,11 @@ import numpy as np
 from torch import Tensor
 
 from d2_multitask.modeling.mae import MaskedAutoencoder
-from d2_multitask.patch_graph import Relation, graph_from_relation, grow
-from studies.relations.divisions import CUT, GROWN, LOUVAIN, Partition, divide
+from d2_multitask.patch_graph import Relation, grow
+from studies.relations.divisions import CUT, GROWN, LOUVAIN, Partition, divide, graph_of
 from studies.relations.normalised_cut import recursive_cut
 
-RESOLUTIONS = (0.2, 0.4, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0)  # of Louvain's method
+RESOLUTIONS = (0.1, 0.2, 0.4, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0)  # of Louvain's method
 NUM_SEGMENTS = (2, 3, 4, 6, 8, 12, 16)
 GROWN_FROM = 3.0  # resolution of the communities that grow
 
@@ -39,13 +39,13 @@ def levels_of(
         image: (3, H, W), normalised.
         backend: of Louvain's method.
     """
+    graph = graph_of(relation, division, partition)
     if division == CUT:
-        graph = graph_from_relation(relation, locality=partition.locality)
         parts = recursive_cut(graph, max(NUM_SEGMENTS))
         return [graph.patch_labels(parts[min(n, len(parts)) - 1]) for n in NUM_SEGMENTS]
     resolutions = (GROWN_FROM,) if division == GROWN else RESOLUTIONS
     communities = [
-        divide(relation, LOUVAIN, partition._replace(resolution=r), model, image, backend)
+        divide(graph, LOUVAIN, partition._replace(resolution=r), model, image, backend)
         for r in resolutions
     ]
     if division == LOUVAIN:

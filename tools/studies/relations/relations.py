@@ -52,6 +52,7 @@ RELATIONS: dict[str, tuple[Variant, ...]] = {
     "encoder_features+ridge": (Variant(("encoder_features", "ridge")),),
     "encoder_features+leave_one_out": (Variant(("encoder_features", "leave_one_out")),),
     "color+ridge": (Variant(("color", "ridge")),),
+    "color+encoder_features+ridge": (Variant(("color", "encoder_features", "ridge")),),
 }
 """Name -> variants, of which one is chosen. "distance" is the control that looks at no image."""
 

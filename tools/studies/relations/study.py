@@ -20,7 +20,7 @@ from d2_multitask.evaluation.segments import (
     patch_mask,
     read_object_mask,
 )
-from d2_multitask.patch_graph import Relation, enlarge, grow
+from d2_multitask.patch_graph import PatchGraph, enlarge, grow
 from d2_multitask.patch_graph.autoencoder import patch_grid_of
 from d2_multitask.segmenting.images import read_ready
 from studies.relations.divisions import (
@@ -34,6 +34,7 @@ from studies.relations.divisions import (
     controls,
     divide,
     foreground_of,
+    graph_of,
     inpainting_foregrounds,
     mean_mask,
     partitions,
@@ -97,10 +98,10 @@ class RelationStudy(Study):
         return ready.pixels, ready.tensor, read_object_mask(image.mask_file, ready.pixels.shape[:2])
 
     def _divide(
-        self, name: str, relation: Relation, division: str, partition: Partition, image: Tensor
+        self, name: str, graph: PatchGraph, division: str, partition: Partition, image: Tensor
     ) -> np.ndarray:
         network = self.measuring.network(name)
-        return divide(relation, division, partition, network, image, self.backend)
+        return divide(graph, division, partition, network, image, self.backend)
 
     def _try_all(self, image: LabelledImage) -> dict[str, float]:
         """Setting -> IoU on patches, for all that needs no choice by the autoencoder."""
@@ -114,12 +115,15 @@ class RelationStudy(Study):
             for name, setting, answer in controls(grid_hw, self.mean_mask)
         }
         for name, division in itertools.product(self.relations, (LOUVAIN, CUT)):
+            graphs: dict[tuple[int, float | None], PatchGraph] = {}
             for partition in partitions(division, len(variants_of(name))):
-                relation = relations[name, partition.variant]
-                labels = self._divide(name, relation, division, partition, cells)
+                key = partition.variant, partition.locality
+                if key not in graphs:
+                    graphs[key] = graph_of(relations[name, partition.variant], division, partition)
+                labels = self._divide(name, graphs[key], division, partition, cells)
                 ious = {
                     rule: mask_iou(found, target)
-                    for rule, found in cheap_foregrounds(labels, division).items()
+                    for rule, found in cheap_foregrounds(labels, division, graphs[key]).items()
                 }
                 ious[BEST_SEGMENT] = best_segment_iou(labels, target)
                 for rule, iou in ious.items():
@@ -139,13 +143,14 @@ class RelationStudy(Study):
             relation = relations[name, division]
             network = self.measuring.network(name)
             target = patch_mask(mask, relation.grid_hw)
-            labels = self._divide(name, relation, division, partition, cells)
+            graph = graph_of(relation, division, partition)
+            labels = self._divide(name, graph, division, partition, cells)
             candidates = [(division, partition, labels, {})]
             if division == LOUVAIN and GROWN in self.divisions:
                 grown = grow(network, cells, labels)
                 for count in NUM_REGIONS:
                     larger = grown.labels_at(num_regions=count)
-                    found = cheap_foregrounds(larger, GROWN)
+                    found = cheap_foregrounds(larger, GROWN, graph)
                     setting = partition._replace(num_regions=count)
                     candidates.append((GROWN, setting, larger, found))
             for how, setting, segments, found in candidates:
@@ -178,9 +183,10 @@ class RelationStudy(Study):
             else:
                 relation = relations[method.name]
                 name, division = method.relation, method.division
-                labels = self._divide(name, relation, division, method.partition, cells)
+                graph = graph_of(relation, division, method.partition)
+                labels = self._divide(name, graph, division, method.partition, cells)
                 network = self.measuring.network(name)
-                found = foreground_of(labels, division, method.rule, network, cells)
+                found = foreground_of(labels, division, method.rule, graph, network, cells)
                 answer, scores = Answer(labels, found), coherence(relation, labels)
             metrics[method.name], results[method.name] = score_answer(answer, scores, pixels, mask)
         return {

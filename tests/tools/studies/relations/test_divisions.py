@@ -19,6 +19,7 @@ from studies.relations.divisions import (
     controls,
     divide,
     foreground_of,
+    graph_of,
     inpainting_foregrounds,
     partitions,
 )
@@ -44,16 +45,19 @@ def same_partition(labels: np.ndarray, mask: np.ndarray) -> bool:
 def test_planted_segments_are_found(planted, division):
     for partition in partitions(division, 1):
         # Louvain with a locality may cut the background; the object stays whole.
-        labels = divide(planted, division, partition, small_mae(48), IMAGE)
+        graph = graph_of(planted, division, partition)
+        labels = divide(graph, division, partition, small_mae(48), IMAGE)
         if partition.locality is None and partition.share is None:
             assert same_partition(labels, OBJECT)
-            found = cheap_foregrounds(labels, division)
+            found = cheap_foregrounds(labels, division, graph)
             assert np.array_equal(found["least_border"], OBJECT)
+            assert division == CUT or np.array_equal(found["absorption_time"], OBJECT)
 
 
 def test_the_cut_names_a_side(planted):
-    labels = divide(planted, CUT, Partition(0, None), small_mae(48), IMAGE)
-    found = cheap_foregrounds(labels, CUT)[EIGENVECTOR_RULE]
+    graph = graph_of(planted, CUT, Partition(0, None))
+    labels = divide(graph, CUT, Partition(0, None), small_mae(48), IMAGE)
+    found = cheap_foregrounds(labels, CUT, graph)[EIGENVECTOR_RULE]
     assert np.array_equal(found, OBJECT)  # the smaller part has the larger entries
 
 
@@ -63,21 +67,23 @@ def test_growing_leaves_as_many_regions_as_asked_for():
     image = torch.randn(3, 48, 48)
     model = small_mae(48).eval()
     partition = Partition(0, 1.0, 1.4, None, 2)
-    start = divide(relation, LOUVAIN, partition, model, image)
+    graph = graph_of(relation, LOUVAIN, partition)
+    start = divide(graph, LOUVAIN, partition, model, image)
     assert start.max() + 1 > 2
-    grown = divide(relation, GROWN, partition, model, image)
+    grown = divide(graph, GROWN, partition, model, image)
     assert set(np.unique(grown)) == {0, 1}
     for label in np.unique(start):  # regions are merged, never cut
         assert len(np.unique(grown[start == label])) == 1
 
 
-def test_the_autoencoder_is_asked_once_for_all_weights():
+def test_the_autoencoder_is_asked_once_for_all_weights(planted):
     model, image = small_mae(48).eval(), torch.randn(3, 48, 48)
     labels = OBJECT.astype(np.int64)
+    graph = graph_of(planted, LOUVAIN, Partition(0, None))
     found = inpainting_foregrounds(labels, model, image)
     assert list(found) == ["inpainting_error/1", "inpainting_error/2"]
     for rule, mask in found.items():
-        assert np.array_equal(foreground_of(labels, LOUVAIN, rule, model, image), mask)
+        assert np.array_equal(foreground_of(labels, LOUVAIN, rule, graph, model, image), mask)
         assert np.array_equal(mask, OBJECT) or np.array_equal(mask, ~OBJECT)
     single = inpainting_foregrounds(labels * 0, model, image)
     assert not any(mask.any() for mask in single.values())
