@@ -11,7 +11,6 @@
         --report 300 360 --output output/photographs
     python tools/compare_relations.py --config-file quick/mae_tiny_imagenet.yaml \
         --dataset bsds500_test --size 96 128 --output output/bsds500
-    python tools/compare_relations.py --collect output/photographs_* --output output/quality
 
 Relations from reconstruction errors, encoder features, colours, pixels, and the distance alone,
 each divided by Louvain's method and by the normalised cut; and controls that look at no image.
@@ -19,8 +18,7 @@ Each relation that asks the autoencoder is measured with the same network untrai
 % of its training if the folder of MODEL.WEIGHTS or --early has such weights.
 Settings are chosen, with masks, on the images of --choose and reported on those of --report
 (numbers in the order of the names). OUTPUT gets table.md, table.json and table.png. The command may
-be interrupted and repeated: images that are done are kept. --collect plots IoU against the
-autoencoder's error, of the methods of --relations and --divisions.
+be interrupted and repeated: images that are done are kept.
 
 With --dataset, segments at several levels instead of one foreground: BSDS500's measures against
 people, at each --size, on patches and after refinement.
@@ -70,7 +68,7 @@ from studies.relations.partition_table import (
     partitions_json,
     partitions_markdown,
 )
-from studies.relations.picture import draw_quality, draw_study
+from studies.relations.picture import draw_study
 from studies.relations.relations import RELATIONS, Measuring, split_network
 from studies.relations.study import RelationStudy
 from studies.relations.table import as_json, collect_result, markdown
@@ -117,7 +115,6 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--early", type=Path, help="weights after 5 %% of the training (default: beside the others)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace other settings' results")
-    parser.add_argument("--collect", nargs="+", type=Path, help="folders of studies to plot")
     parser.add_argument("--output", type=Path, default=Path("output/compare_relations"))
     args = parse_with_overrides(parser, arguments)
     args.command = shlex.join(
@@ -131,8 +128,8 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     needed = ("config_file", *(() if args.dataset else ("images", "masks")))
     missing = [f"--{n.replace('_', '-')}" for n in needed if not getattr(args, n)]
-    if missing and not args.collect:
-        parser.error(f"give {', '.join(missing)}, or --collect")
+    if missing:
+        parser.error(f"give {', '.join(missing)}")
     if args.dataset and (args.images or args.masks or args.methods):
         parser.error("--dataset: expected neither --images nor --masks nor --methods with it")
     if not args.dataset and len(args.size or ()) > 1:
@@ -333,28 +330,10 @@ def compare_partitions(args: argparse.Namespace) -> str:
     return text
 
 
-def collect(args: argparse.Namespace) -> str:
-    tables = [json.loads((folder / TABLE_FILE).read_text()) for folder in args.collect]
-    names = dict.fromkeys(name for table in tables for name in table["results"])
-    names = [name for name in names if is_asked_for(name, args)]
-    path = args.output / "quality.png"
-    draw_quality(tables, names, path)
-    lines = [
-        f"{table['relative_error']:.3f}  "
-        + ", ".join(
-            f"{name}: {table['results'][name]['patch_iou']['mean']:.1f}"
-            for name in names
-            if name in table["results"]
-        )
-        for table in tables
-    ]
-    return "\n".join([*lines, str(path)])
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(arguments)
     setup_logger(name="d2_multitask", abbrev_name="d2_multitask")
-    work = collect if args.collect else compare_partitions if args.dataset else compare
+    work = compare_partitions if args.dataset else compare
     return exit_code(
         lambda: print(work(args)), interrupted="\nStopped. The same command continues from here.\n"
     )

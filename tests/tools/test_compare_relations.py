@@ -69,7 +69,7 @@ def test_table_of_all_relations_divisions_and_controls(compared):
     assert cv2.imread(str(compared / "table.png")) is not None
 
 
-def test_methods_of_another_study(compared, folder, tool, capsys):
+def test_methods_of_another_study(compared, folder, tool):
     more = ("--methods", str(compared / "methods.json"), "--report", "2", "4")
     assert tool.main(words(folder, "second", *more)) == 0
     first, second = (
@@ -77,16 +77,9 @@ def test_methods_of_another_study(compared, folder, tool, capsys):
         for name in ("first", "second")
     )
     assert first == second
-    assert (
-        tool.main(["--collect", str(compared), str(folder / "second"), "--output", str(folder)])
-        == 0
-    )
-    assert cv2.imread(str(folder / "quality.png")) is not None
-    printed = capsys.readouterr().out
-    assert "ridge / louvain" in printed and "ridge / normalised_cut" in printed
 
 
-def test_a_part_of_another_studys_methods(compared, folder, tool, capsys):
+def test_a_part_of_another_studys_methods(compared, folder, tool):
     more = ("--methods", str(compared / "methods.json"), "--report", "2", "4")
     assert tool.main(words(folder, "part", "--divisions", "louvain", *more)) == 0
     found = json.loads((folder / "part" / "table.json").read_text())["results"]
@@ -94,12 +87,6 @@ def test_a_part_of_another_studys_methods(compared, folder, tool, capsys):
         *("whole image", "centre disc", "mean mask"),
         *(f"{relation} / louvain" for relation in ("distance", "color", *RIDGES)),
     }
-    capsys.readouterr()
-    both = ["--collect", str(compared), str(folder / "part"), "--output", str(folder / "drawn")]
-    assert tool.main([*both, "--divisions", "louvain", "--relations", "ridge"]) == 0
-    printed = capsys.readouterr().out
-    assert "ridge / louvain" in printed and "centre disc" in printed
-    assert "normalised_cut" not in printed and "color" not in printed
 
 
 def test_methods_without_the_early_weights_or_the_mean_mask(compared, folder, tool, capsys):
@@ -159,14 +146,14 @@ def test_documented_commands(page, tool):
     assert commands
     for command in commands:
         args = tool.parse_args(shlex.split(command))
-        assert args.collect or find_config_file(args.config_file)
+        assert find_config_file(args.config_file)
 
 
 def test_arguments_that_are_missing(tool, capsys):
     with pytest.raises(SystemExit) as stop:
         tool.main(["--images", "x"])
     assert stop.value.code == 2
-    assert "give --config-file, --masks, or --collect" in capsys.readouterr().err
+    assert "give --config-file, --masks" in capsys.readouterr().err
     for words, message in (
         (["--size", "64", "96"], "--size: found 2 sizes, expected one without --dataset"),
         (["--dataset", "bsds500_val"], "--dataset: expected neither --images nor --masks"),
