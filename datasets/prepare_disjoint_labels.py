@@ -70,8 +70,7 @@ def split(json_file: str, output: Path) -> None:
         if task == "seg":
             write_maps(content, part["images"], output / "sem_seg", json_file)
         print(f"{output / task}.json: {len(part['images'])} images, {count} objects")
-    if DATA_REPORT.counts:
-        DATA_REPORT.log_totals()
+    DATA_REPORT.log_totals()
 
 
 def check(content: dict[str, Any], json_file: str) -> None:

@@ -43,7 +43,7 @@ from d2_multitask.cli.predict import split_overrides
 from d2_multitask.config import load_config
 from d2_multitask.data.datasets.catalog import load_dataset
 from d2_multitask.data.datasets.coco import CocoFormatDataset
-from d2_multitask.data.datasets.coco_json import check_map_names
+from d2_multitask.data.datasets.coco_json import check_ids, check_map_names
 from d2_multitask.data.datasets.from_config import register_datasets
 from d2_multitask.data.datasets.teacher import LABELS_FILE
 from d2_multitask.data.io import ImageReadError, read_image
@@ -155,13 +155,14 @@ def check_tasks(info: ModelInfo, args: argparse.Namespace) -> None:
     """
     outputs = [info.outputs[name].task for name in LABELLED if name in info.outputs]
     able = [task for task in info.tasks if task in outputs and task != "center"]
-    if wrong := [task for task in args.tasks or () if task not in able]:
-        raise ValueError(f"--tasks: found {wrong}, expected some of {able}")
     if info.outputs and not able:
         raise ValueError(
             f"found a network of the tasks {info.tasks}, expected one of det, pose, seg or "
             "foreground, whose predictions can be labels"
         )
+    if wrong := [task for task in args.tasks or () if task not in able]:
+        expected = f"some of {able}" if able else "no such option with a network of others"
+        raise ValueError(f"--tasks: found {wrong}, expected {expected}")
     args.tasks = args.tasks or able
     if args.classes and args.tasks and not {"det", "pose"}.intersection(args.tasks):
         raise ValueError(
@@ -308,6 +309,7 @@ def run(args: argparse.Namespace) -> None:
         register_datasets(load_config(args.data_config).DATASETS.REGISTER)
     images = find_images(args)
     check_map_names("--input", [image.file_name for image in images])
+    check_ids("--input", [{"id": i.image_id, "file_name": i.file_name} for i in images])
     content = label(args, teacher, images)
     if not content["images"]:
         raise ValueError(f"--input: none of the {len(images)} images could be read")

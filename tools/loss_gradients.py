@@ -7,7 +7,7 @@
         MODEL.WEIGHTS output/quick/mcn_seg_det_pose/model_final.pth
 
 With --run all checkpoints of a training, model_*.pth, otherwise the one of MODEL.WEIGHTS, which may
-be that of a backbone alone: then the gradients are those at the start of a training. The network
+be what a training starts from: the report says which tensors it has no values for. The network
 gets the same batches of DATASETS.TRAIN each time, as in training, and learns nothing.
 OUTPUT gets gradients.md, gradients.json and gradients.png: the share of each task in the sum of
 the gradients' norms, the cosine between two tasks (below 0: opposite directions), the condition
@@ -52,9 +52,6 @@ from studies.gradients.measure import Measurement, balancing_weights, measure, r
 from studies.gradients.picture import draw_gradients
 from studies.gradients.report import advice, fresh_note, report_json, report_markdown
 
-# How the names of tensors begin that no backbone has.
-HEADS = ("heads.", "roi_heads.", "proposal_generator.", "sem_seg_head.")
-
 
 def checkpoints(folder: Path) -> list[Path]:
     """Those of a training by iteration, the final one last.
@@ -73,34 +70,28 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def load_checkpoint(
     cfg: CfgNode, args: argparse.Namespace, model: nn.Module, file: str
-) -> tuple[dict[str, Any], int]:
+) -> tuple[dict[str, Any], list[str]]:
     """Load weights as trained, not averaged.
 
     Returns:
-        The file's other content, and how many tensors of the network it has no values for.
+        The file's other content, and the tensors of the network that it has no values for.
 
     Raises:
-        ValueError: it has none for some tensors, and is not the file of a backbone alone.
+        ValueError: it is of ``--run`` and has no values for some of them.
     """
     if not file:
         load_for_evaluation(cfg, model)  # warns
-        return {}, len(model.state_dict())
+        return {}, [name for name, _ in model.named_parameters()]
     checkpointer = MultitaskCheckpointer(model, use_ema=False)
     content = checkpointer.load(file)
-    report = checkpointer.report
-    there = [*report.matched, *report.unused, *(tensor.name for tensor in report.mismatched)]
-    has_heads = any(name.startswith(HEADS) for name in there)
-    if (missing := report.missing) and (args.run or has_heads):
-        of_run = (
-            f"such as {args.run / 'config.yaml'}"
-            if args.run
-            else "or in MODEL.WEIGHTS a backbone alone"
-        )
+    missing = checkpointer.report.missing
+    if missing and args.run:
         raise ValueError(
             f"--config-file {args.config_file}: {file} has no values for {len(missing)} tensors of "
-            f"its network, e.g. {missing[0]}; expected the training's own config, {of_run}"
+            f"its network, e.g. {missing[0]}; expected the training's own config, such as "
+            f"{args.run / 'config.yaml'}"
         )
-    return content, len(missing)
+    return content, missing
 
 
 def measure_all(cfg: CfgNode, args: argparse.Namespace) -> Iterator[Measurement]:

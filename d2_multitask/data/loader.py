@@ -22,6 +22,7 @@ from detectron2.utils import comm
 from d2_multitask.data.datasets.catalog import (
     LABEL_FREE_TASKS,
     load_dataset,
+    loaded_metadata,
     needs_labels,
     report_shared_files,
 )
@@ -82,8 +83,10 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts | ShardedImages:
     _check_teachers(cfg, sets)
     needs = label_needs(cfg)
     labels = {kind: kind.from_config(cfg) for *_, kind in needs}
-    for key in dict.fromkeys([*_OBJECT_METADATA, *(x.names_key for x in labels if x.names_key)]):
+    names_keys = dict.fromkeys(x.names_key for x in labels if x.names_key)
+    for key in dict.fromkeys([*_OBJECT_METADATA, *names_keys]):
         _check_agreement(key, list(sets))
+    for key in names_keys:
         _check_order(key, list(sets), cfg.DATASETS.TEST)
     for (name, dataset_dicts), label in itertools.product(sets.items(), labels.values()):
         if any(map(label.has, dataset_dicts)):
@@ -103,9 +106,12 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts | ShardedImages:
     _warn_of_unlabelled(sets)
     sets = {name: _with_labelled_keypoints(dicts) for name, dicts in sets.items()}
     dataset_dicts = _chain(sets, times)
-    if cfg.MODEL.TEACHERS or not LABEL_FREE_TASKS.isdisjoint(cfg.MODEL.TASKS):
+    if not LABEL_FREE_TASKS.isdisjoint(cfg.MODEL.TASKS):
         return dataset_dicts  # every image teaches something
-    dataset_dicts = filter_images(dataset_dicts, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+    filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    dataset_dicts = filter_images(
+        dataset_dicts, filter_empty, keep_unlabelled=bool(cfg.MODEL.TEACHERS)
+    )
     if not dataset_dicts:
         raise ValueError(
             f"DATASETS.TRAIN: no image of {list(sets)} is left for training, because none has an "
@@ -188,6 +194,8 @@ def filter_images(
     dataset_dicts: Sequence[dict[str, Any]],
     filter_empty: bool,
     report: ProblemReport = DATA_REPORT,
+    *,
+    keep_unlabelled: bool = False,
 ) -> DatasetDicts:
     """Leave out images that no task can learn from; what is left out is counted.
 
@@ -197,13 +205,15 @@ def filter_images(
             count) unless they come with a map of labels of their own. Without it they are kept:
             they teach what background looks like.
         report: where they are counted.
+        keep_unlabelled: keep images without any label.
     """
     map_fields = {field for label in all_labels() for field in label.fields}
     kept = []
     for record in dataset_dicts:
         has_map = any(map(record.get, map_fields))
         has_objects = any(not a.get("iscrowd", 0) for a in record.get("annotations", ()))
-        if has_map or has_objects or (not filter_empty and "annotations" in record):
+        is_kept = not filter_empty if "annotations" in record else keep_unlabelled
+        if has_map or has_objects or is_kept:
             kept.append(record)
         else:
             kind = EMPTY_IMAGE if "annotations" in record else NO_LABEL
@@ -322,11 +332,9 @@ def _check_agreement(key: str, names: Sequence[str]) -> None:
 
 
 def _check_order(key: str, train: Sequence[str], test: Sequence[str]) -> None:
-    """Names in another order would be those of others' results; as far as they are known."""
-    if key == "keypoint_flip_map":
-        return
-    names = [name for name in (*train, *test) if name in MetadataCatalog]
-    known = {name: MetadataCatalog.get(name).get(key) for name in names}
+    """Names in another order would be those of others' results."""
+    names = [name for name in (*train, *test) if name in DatasetCatalog]
+    known = {name: loaded_metadata(name).get(key) for name in names}
     known = {name: list(value) for name, value in known.items() if value is not None}
     expected = next((known[name] for name in train if name in known), None)
     for name in (name for name in test if name in known):

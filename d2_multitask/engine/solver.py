@@ -36,8 +36,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
-            f"MODEL.FREEZE: found {cfg.MODEL.FREEZE}, which leaves no parameter to learn, expected "
-            "fewer modules"
+            f"MODEL.FREEZE: found {cfg.MODEL.FREEZE}, which, maybe with MODEL.MAE_BACKBONE."
+            "FREEZE_ENCODER, leaves no parameter to learn, expected fewer modules"
         )
     name = cfg.SOLVER.OPTIMIZER
     for module in model.modules():

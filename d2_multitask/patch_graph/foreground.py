@@ -61,7 +61,7 @@ def choose_foreground(
         labels: (h, w), segments.
         rule: a key of `BORDER_RULES`, which look at the segments' places alone; or
             ``absorption_time``: the patches from which a random walk over the graph takes long to
-            leave the image (`absorption_times`), by Otsu's threshold, whatever the segments; or
+            leave the image (`absorption_times`), by Otsu's threshold; looks at no segments; or
             ``inpainting_error`` (R5): the union of segments that is worst reconstructed from the
             rest, and the rest from it (IEM, Savarese et al., CVPR 2021), less ``border_weight``
             times its share of the patches at the image's border; needs model and image.
@@ -74,7 +74,8 @@ def choose_foreground(
         dtype: as in `measure_relation`.
 
     Returns:
-        The decision; a single segment is "no object", and so is a flat image.
+        The decision; a flat image is "no object", and for all rules but ``absorption_time`` a
+        single segment.
 
     Raises:
         ValueError: unknown rule, labels that are no (h, w), what the rule needs is missing, or more
@@ -85,6 +86,10 @@ def choose_foreground(
         raise ValueError(f"Foreground: found the rule {rule!r}, expected one of {list(RULES)}")
     if labels.ndim != 2:
         raise ValueError(f"Foreground: found labels {labels.shape}, expected (h, w)")
+    if rule == ABSORPTION:
+        if graph is None:
+            raise ValueError(f"Foreground: the rule {rule!r} needs the graph of the patches")
+        return _decide(*_absorption(graph), threshold, rule)
     labels = canonical_labels(labels)
     nothing = Foreground(None, -np.inf, np.zeros((0, *labels.shape), bool), np.zeros(0), rule)
     if labels.max() == 0:
@@ -92,10 +97,6 @@ def choose_foreground(
     if rule in BORDER_RULES:
         candidates, scores = BORDER_RULES[rule](labels)
         return _decide(candidates, scores, threshold, rule)
-    if rule == ABSORPTION:
-        if graph is None:
-            raise ValueError(f"Foreground: the rule {rule!r} needs the graph of the patches")
-        return _decide(*_absorption(graph), threshold, rule)
     if model is None or image is None:
         raise ValueError(f"Foreground: the rule {rule!r} needs a model and an image")
     meter = ErrorMeter(model, image, dtype=dtype)

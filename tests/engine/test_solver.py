@@ -71,7 +71,7 @@ def test_frozen_parameters_are_left_out(name, cfg):
 
 def test_nothing_to_learn(cfg):
     cfg.MODEL.FREEZE = ["backbone", "heads"]
-    with pytest.raises(ValueError, match=r"MODEL.FREEZE: found \['backbone', 'heads'\], which lea"):
+    with pytest.raises(ValueError, match=r"MODEL.FREEZE: found \['backbone', 'heads'\], which, m"):
         build_optimizer(cfg, small_model().requires_grad_(False))
 
 

@@ -16,25 +16,37 @@ def random_graph(grid_hw: tuple[int, int], seed: int) -> PatchGraph:
     return graph_from_matrix((weights + weights.T) * (weights + weights.T > 0.8), grid_hw)
 
 
-def step_by_step(graph: PatchGraph) -> np.ndarray:
-    """The sum of the probabilities that the walk goes on for 0, 1, 2, ... steps more."""
+def walked(graph: PatchGraph) -> np.ndarray:
+    """Walks whose places are followed step by step, with copies of the border that end them."""
     h, w = graph.grid_hw
-    inside = np.zeros((h, w), bool)
-    inside[1:-1, 1:-1] = True
+    border = [i for i in range(h * w) if i // w in (0, h - 1) or i % w in (0, w - 1)]
     weights = graph.dense()
-    to_copies = weights[:, ~inside.flatten()].sum(1)
-    go_on = weights / (weights.sum(1) + to_copies)[:, None] / (1 + LEAK)
-    alive, times = np.ones(h * w), np.zeros(h * w)
-    for _ in range(20_000):
-        times += alive / (1 + LEAK)
-        alive = go_on @ alive
+    steps = np.zeros((h * w + len(border),) * 2)
+    steps[: h * w, : h * w] = weights
+    for number, patch in enumerate(border):
+        steps[: h * w, h * w + number] = weights[:, patch]
+        steps[patch, h * w + number] = weights[patch].max()
+    steps[: h * w] /= steps[: h * w].sum(1, keepdims=True)
+    times, alive = np.zeros(h * w), np.eye(h * w, h * w + len(border))
+    for _ in range(2000):
+        alive[:, h * w :] = 0
+        times += alive.sum(1)
+        alive = alive @ steps / (1 + LEAK)
     return times.reshape(h, w)
 
 
 @pytest.mark.parametrize("grid_hw", [(3, 4), (5, 5), (2, 3)])
 def test_times_are_those_of_the_walk(grid_hw) -> None:
     graph = random_graph(grid_hw, seed=1)
-    np.testing.assert_allclose(absorption_times(graph), step_by_step(graph), rtol=1e-9)
+    np.testing.assert_allclose(absorption_times(graph), walked(graph), rtol=1e-9)
+
+
+def test_two_patches_by_hand() -> None:
+    # the middle of 3x3 and one of the border: each goes to the other or leaves, t = 1 + t / 2
+    matrix = np.zeros((9, 9))
+    matrix[4, 1] = matrix[1, 4] = 0.7
+    times = absorption_times(graph_from_matrix(matrix, (3, 3)))
+    np.testing.assert_allclose(times, [[1, 2, 1], [1, 2, 1], [1, 1, 1]], rtol=2 * LEAK)
 
 
 def test_what_is_related_to_itself_alone_holds_the_walk_wherever_it_is() -> None:
@@ -49,19 +61,28 @@ def test_what_is_related_to_itself_alone_holds_the_walk_wherever_it_is() -> None
     np.testing.assert_array_equal(times > otsu_threshold(times), objects)
 
 
-def test_no_edges_and_parts_without_the_border() -> None:
-    matrix = np.zeros((9, 9))
-    np.testing.assert_allclose(absorption_times(graph_from_matrix(matrix, (3, 3))), 1 / (1 + LEAK))
-    matrix = np.zeros((16, 16))
-    matrix[5, 6] = matrix[6, 5] = 1.0  # two patches in the middle
-    times = absorption_times(graph_from_matrix(matrix, (4, 4)))
-    np.testing.assert_allclose(times[1, 1:3], 1 / LEAK)
+def test_no_edges_and_a_part_without_the_border() -> None:
+    matrix = np.zeros((36, 36))
+    np.testing.assert_array_equal(absorption_times(graph_from_matrix(matrix, (6, 6))), 1)
+    objects = np.zeros((6, 6), bool)
+    objects[2:4, 1:4] = True
+    flat = objects.flatten()
+    matrix = (flat[:, None] == flat) + 0.01
+    island = [27, 28]  # has no edges but one of its own, and does not hide the object
+    matrix[island] = matrix[:, island] = 0
+    matrix[27, 28] = matrix[28, 27] = 1e-3
+    times = absorption_times(graph_from_matrix(matrix, (6, 6)))
+    objects.flat[island] = True
+    np.testing.assert_array_equal(times > otsu_threshold(times), objects)
+    assert times.max() == times.flat[28]
 
 
-def test_every_patch_of_a_complete_graph_is_alike() -> None:
-    times = absorption_times(graph_from_matrix(np.ones((20, 20)), (4, 5)))
-    inside = times[1:-1, 1:-1]
-    np.testing.assert_allclose(inside, inside[0, 0])
+@pytest.mark.parametrize("grid_hw", [(4, 5), (2, 3), (9, 9)])
+def test_all_edges_alike_tell_nothing(grid_hw) -> None:
+    count = grid_hw[0] * grid_hw[1]
+    times = absorption_times(graph_from_matrix(np.ones((count, count)), grid_hw))
+    np.testing.assert_allclose(times, times[0, 0])
+    assert not (times > otsu_threshold(times)).any()
 
 
 @given(arrays(np.float64, st.integers(1, 12), elements=st.integers(0, 6).map(float)))

@@ -147,14 +147,16 @@ def read_images(
 def check_ids(where: str, images: Iterable[Mapping[str, Any]]) -> None:
     """
     Raises:
-        ValueError: two images have one id.
+        ValueError: two images have one id; an image that is listed twice is none.
     """
-    ids = Counter(as_id(image.get("id")) for image in images)
-    for image_id in (image_id for image_id, number in ids.items() if number > 1):
-        raise ValueError(
-            f"{where}: field 'images': found the id {shown(image_id)} twice, expected another id "
-            "for each image"
-        )
+    first_of: dict[Any, Mapping[str, Any]] = {}
+    for image in images:
+        image_id = as_id(image.get("id"))
+        if first_of.setdefault(image_id, image) != image:
+            raise ValueError(
+                f"{where}: field 'images': found the id {shown(image_id)} twice, expected another "
+                "id for each image"
+            )
 
 
 def check_map_names(where: str, file_names: Iterable[str]) -> None:

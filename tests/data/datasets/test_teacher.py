@@ -188,7 +188,7 @@ BAD = {
     "number": (lambda x: x.update(stuff_classes=5), "stuff_classes: found 5, expected a list of"),
     "text": (lambda x: x.update(stuff_classes="ab"), "stuff_classes: found 'ab', expected a list"),
     "twice": (
-        lambda x: x["images"].append(x["images"][1]),
+        lambda x: x["images"].append({**x["images"][1], "file_name": "c.png"}),
         "field 'images': found the id 2 twice, expected another id for each image",
     ),
 }
@@ -277,13 +277,23 @@ def test_confidences_of_16_bits(coco, entry, tmp_path):
         get_training_dicts(cfg)
 
 
-def test_classes_in_another_order_than_those_of_the_test(coco, entry, teacher):
-    teacher["stuff_classes"].reverse()
-    cfg = training(entry({"images": coco["images"]}), "seg")
+def test_classes_in_another_order_than_those_of_the_test(coco, write_coco, tmp_path):
+    """Also if nobody has loaded the test dataset yet; the tasks' own names alone count."""
+    write_coco(coco)
+    root = {"IMAGE_ROOT": str(tmp_path / "images")}
+    for name, classes in (("taught", ["person", "ball"]), ("true", ["ball", "person"])):
+        categories = [{"id": i, "name": x} for i, x in enumerate(classes, 7)]
+        content = {**coco, "categories": categories}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    register_datasets([{"NAME": "true", "JSON": str(tmp_path / "true.json"), **root}])
+    given = {"NAME": "taught", "JSON": str(tmp_path / "taught.json"), **root}
+    cfg = training(given, "det")
+    cfg.MODEL.CENTER_HEAD.NUM_CLASSES = 2
     cfg.DATASETS.TEST = ("true",)
-    MetadataCatalog.get("true").set(stuff_classes=["background", "person"])
-    with pytest.raises(ValueError, match=r"TEST: stuff_classes of dataset 'true'.*\['person', 'b"):
+    with pytest.raises(ValueError, match=r"TEST: thing_classes of dataset 'true'.*\['ball', 'pe"):
         get_training_dicts(cfg)
+    cfg.MODEL.TASKS = ["foreground"]
+    assert get_training_dicts(cfg)
 
 
 @pytest.mark.parametrize("root", [[5], [{"a": 1}], [""], [None], ["a", " "]])

@@ -47,7 +47,7 @@ class Measurement:
     losses: dict[str, float]
     by_loss: GradientStatistics
     by_task: GradientStatistics
-    fresh: int = 0
+    fresh: Sequence[str] = ()
 
     @property
     def pairs(self) -> dict[tuple[str, str], float]:
@@ -126,11 +126,14 @@ def read_curves(log: Path) -> dict[str, Curves]:
     curves: dict[str, Curves] = defaultdict(lambda: defaultdict(dict))
     with contextlib.suppress(FileNotFoundError), log.open(encoding="utf-8") as file:
         for line in file:
-            # a line that was cut, or that something else wrote
-            with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError):
+            entry = None
+            with contextlib.suppress(json.JSONDecodeError):  # a line that was cut
                 entry = json.loads(line)
-                for key, value in entry.items():
-                    if key.startswith("balance/") and math.isfinite(value):
-                        kind, task = key.removeprefix("balance/").split("-", 1)
-                        curves[kind][task][entry["iteration"]] = value
+            if not isinstance(entry, dict) or "iteration" not in entry:
+                continue
+            for key, value in entry.items():
+                kind, separator, task = key.removeprefix("balance/").partition("-")
+                is_curve = key.startswith("balance/") and separator and isinstance(value, float)
+                if is_curve and math.isfinite(value):
+                    curves[kind][task][entry["iteration"]] = value
     return curves

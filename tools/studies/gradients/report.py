@@ -77,13 +77,13 @@ def advice(cfg: CfgNode, measurements: Sequence[Measurement]) -> list[str]:
 
 
 def fresh_note(measurements: Sequence[Measurement]) -> list[str]:
-    """A sentence if not all of the network was trained."""
+    """A sentence if the weight file has not all of the network."""
     fresh = measurements[-1].fresh
     if not fresh:
         return []
     return [
-        f"MODEL.WEIGHTS has no values for {fresh} tensors of the network, those of its heads among "
-        "them: they are random, as at the start of a training."
+        f"MODEL.WEIGHTS has no values for {len(fresh)} tensors of the network, e.g. {fresh[0]}: "
+        "they have their initial values."
     ]
 
 
