@@ -55,8 +55,8 @@ SINGLE_TASKS = {
 # What the joint network changes beside its tasks: see its file.
 BALANCED = {
     "quick/mask_rcnn_in_detail": [
-        *("MODEL.SEM_SEG_HEAD.LOSS_WEIGHT", 4.0, "MODEL.BOUNDARY_HEAD.LOSS_WEIGHT", 60.0),
-        *("MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT", 0.25),
+        *("MODEL.SEM_SEG_HEAD.LOSS_WEIGHT", 3.0, "MODEL.BOUNDARY_HEAD.LOSS_WEIGHT", 60.0),
+        *("MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT", 2.5),
     ]
 }
 
