@@ -116,11 +116,13 @@ def divide(
 
 
 def cheap_foregrounds(
-    labels: np.ndarray, division: str, graph: PatchGraph
+    labels: np.ndarray, division: str, graph: PatchGraph, partition: Partition
 ) -> dict[str, np.ndarray]:
     """Rule -> (h, w) bool, for the rules that need no forward pass; "no object" is empty."""
-    # all edges of a graph that is cut are too many for a walk: every patch is like every other one
-    rules = BORDER_RULES if division == CUT else (ABSORPTION, *BORDER_RULES)
+    # With all edges every patch is like every other one, as in the graph that is cut; with edges to
+    # near patches alone a walk takes longest in the middle, whatever the image.
+    walk = division != CUT and partition.locality is None
+    rules = (ABSORPTION, *BORDER_RULES) if walk else BORDER_RULES
     how = {"graph": graph, "threshold": -np.inf}
     found = {rule: _mask(choose_foreground(labels, rule, **how).mask, labels) for rule in rules}
     if division == CUT:
@@ -155,13 +157,14 @@ def foreground_of(
     division: str,
     rule: str,
     graph: PatchGraph,
+    partition: Partition,
     model: MaskedAutoencoder,
     image: Tensor,
 ) -> np.ndarray:
     """(h, w) bool by one rule."""
     if rule.startswith(INPAINTING_RULE):
         return inpainting_foregrounds(labels, model, image)[rule]
-    return cheap_foregrounds(labels, division, graph)[rule]
+    return cheap_foregrounds(labels, division, graph, partition)[rule]
 
 
 @dataclass(frozen=True)

@@ -121,10 +121,8 @@ class RelationStudy(Study):
                 if key not in graphs:
                     graphs[key] = graph_of(relations[name, partition.variant], division, partition)
                 labels = self._divide(name, graphs[key], division, partition, cells)
-                ious = {
-                    rule: mask_iou(found, target)
-                    for rule, found in cheap_foregrounds(labels, division, graphs[key]).items()
-                }
+                masks = cheap_foregrounds(labels, division, graphs[key], partition)
+                ious = {rule: mask_iou(found, target) for rule, found in masks.items()}
                 ious[BEST_SEGMENT] = best_segment_iou(labels, target)
                 for rule, iou in ious.items():
                     table[setting_key(name, division, partition, rule)] = iou
@@ -150,7 +148,7 @@ class RelationStudy(Study):
                 grown = grow(network, cells, labels)
                 for count in NUM_REGIONS:
                     larger = grown.labels_at(num_regions=count)
-                    found = cheap_foregrounds(larger, GROWN, graph)
+                    found = cheap_foregrounds(larger, GROWN, graph, partition)
                     setting = partition._replace(num_regions=count)
                     candidates.append((GROWN, setting, larger, found))
             for how, setting, segments, found in candidates:
@@ -186,7 +184,9 @@ class RelationStudy(Study):
                 graph = graph_of(relation, division, method.partition)
                 labels = self._divide(name, graph, division, method.partition, cells)
                 network = self.measuring.network(name)
-                found = foreground_of(labels, division, method.rule, graph, network, cells)
+                found = foreground_of(
+                    labels, division, method.rule, graph, method.partition, network, cells
+                )
                 answer, scores = Answer(labels, found), coherence(relation, labels)
             metrics[method.name], results[method.name] = score_answer(answer, scores, pixels, mask)
         return {

@@ -49,15 +49,17 @@ def test_planted_segments_are_found(planted, division):
         labels = divide(graph, division, partition, small_mae(48), IMAGE)
         if partition.locality is None and partition.share is None:
             assert same_partition(labels, OBJECT)
-            found = cheap_foregrounds(labels, division, graph)
+            found = cheap_foregrounds(labels, division, graph, partition)
             assert np.array_equal(found["least_border"], OBJECT)
             assert division == CUT or np.array_equal(found["absorption_time"], OBJECT)
+        elif partition.locality:
+            assert "absorption_time" not in cheap_foregrounds(labels, division, graph, partition)
 
 
 def test_the_cut_names_a_side(planted):
     graph = graph_of(planted, CUT, Partition(0, None))
     labels = divide(graph, CUT, Partition(0, None), small_mae(48), IMAGE)
-    found = cheap_foregrounds(labels, CUT, graph)[EIGENVECTOR_RULE]
+    found = cheap_foregrounds(labels, CUT, graph, Partition(0, None))[EIGENVECTOR_RULE]
     assert np.array_equal(found, OBJECT)  # the smaller part has the larger entries
 
 
@@ -79,11 +81,14 @@ def test_growing_leaves_as_many_regions_as_asked_for():
 def test_the_autoencoder_is_asked_once_for_all_weights(planted):
     model, image = small_mae(48).eval(), torch.randn(3, 48, 48)
     labels = OBJECT.astype(np.int64)
-    graph = graph_of(planted, LOUVAIN, Partition(0, None))
+    partition = Partition(0, None)
+    graph = graph_of(planted, LOUVAIN, partition)
     found = inpainting_foregrounds(labels, model, image)
     assert list(found) == ["inpainting_error/1", "inpainting_error/2"]
     for rule, mask in found.items():
-        assert np.array_equal(foreground_of(labels, LOUVAIN, rule, graph, model, image), mask)
+        assert np.array_equal(
+            foreground_of(labels, LOUVAIN, rule, graph, partition, model, image), mask
+        )
         assert np.array_equal(mask, OBJECT) or np.array_equal(mask, ~OBJECT)
     single = inpainting_foregrounds(labels * 0, model, image)
     assert not any(mask.any() for mask in single.values())
