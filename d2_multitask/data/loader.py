@@ -86,8 +86,8 @@ def get_training_dicts(cfg: CfgNode) -> DatasetDicts | ShardedImages:
     names_keys = dict.fromkeys(x.names_key for x in labels if x.names_key)
     for key in dict.fromkeys([*_OBJECT_METADATA, *names_keys]):
         _check_agreement(key, list(sets))
-    for key in names_keys:
-        _check_order(key, list(sets), cfg.DATASETS.TEST)
+    if names_keys:
+        _check_order(list(names_keys), list(sets), cfg.DATASETS.TEST)
     for (name, dataset_dicts), label in itertools.product(sets.items(), labels.values()):
         if any(map(label.has, dataset_dicts)):
             label.check_classes(name, dataset_dicts)
@@ -331,16 +331,16 @@ def _check_agreement(key: str, names: Sequence[str]) -> None:
             )
 
 
-def _check_order(key: str, train: Sequence[str], test: Sequence[str]) -> None:
+def _check_order(keys: Sequence[str], train: Sequence[str], test: Sequence[str]) -> None:
     """Names in another order would be those of others' results."""
-    names = [name for name in (*train, *test) if name in DatasetCatalog]
-    known = {name: loaded_metadata(name).get(key) for name in names}
-    known = {name: list(value) for name, value in known.items() if value is not None}
-    expected = next((known[name] for name in train if name in known), None)
-    for name in (name for name in test if name in known):
-        if known[name] != expected and sorted(known[name]) == sorted(expected or ()):
+    trained = [MetadataCatalog.get(name) for name in train]  # which agree
+    tested = {name: loaded_metadata(name) for name in test if name in DatasetCatalog}
+    for key, (name, metadata) in itertools.product(keys, tested.items()):
+        expected = next((list(x.get(key)) for x in trained if x.get(key) is not None), [])
+        found = list(metadata.get(key) or ())
+        if found != expected and sorted(found) == sorted(expected):
             raise ValueError(
-                f"DATASETS.TEST: {key} of dataset {name!r}: found {known[name]}, expected the "
+                f"DATASETS.TEST: {key} of dataset {name!r}: found {found}, expected the "
                 f"order of the datasets of DATASETS.TRAIN, {expected}; reorder one of them"
             )
 

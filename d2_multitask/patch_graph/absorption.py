@@ -11,7 +11,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import spsolve
 
-from d2_multitask.patch_graph.graph import PatchGraph
+from d2_multitask.patch_graph.graph import PatchGraph, border_patches
 
 # A step ends the walk anywhere with about this probability, so that no time is above 1 / LEAK.
 LEAK = 1e-3
@@ -34,9 +34,7 @@ def absorption_times(graph: PatchGraph) -> np.ndarray:
         (h, w) float64, at least 1; 1 for a patch without edges. Patches from which no edges lead to
         the border, directly or over others, have the longest time of all others.
     """
-    border = np.ones(graph.grid_hw, bool)
-    border[1:-1, 1:-1] = False
-    border = border.flatten()
+    border = border_patches(graph.grid_hw).flatten()
     weights = sparse.csr_array(graph.weights)
     to_copies = weights[:, border].sum(1) + border * weights.max(axis=1).toarray().flatten()
     degree = (weights.sum(1) + to_copies) * (1 + LEAK)

@@ -16,7 +16,7 @@ from d2_multitask.patch_graph.absorption import absorption_times, otsu_threshold
 from d2_multitask.patch_graph.autoencoder import Autoencoder, ErrorMeter, is_flat
 from d2_multitask.patch_graph.communities import canonical_labels
 from d2_multitask.patch_graph.estimators import ERROR_EPS
-from d2_multitask.patch_graph.graph import PatchGraph
+from d2_multitask.patch_graph.graph import PatchGraph, border_patches
 
 MAX_COMMUNITIES = 7
 
@@ -121,9 +121,7 @@ def _decide(
 
 def border_share(masks: np.ndarray) -> np.ndarray:
     """(Q, h, w) bool -> (Q,): which share of the patches at the image's border each one covers."""
-    border = np.ones(masks.shape[1:], bool)
-    border[1:-1, 1:-1] = False
-    return masks[:, border].mean(1)
+    return masks[:, border_patches(masks.shape[1:])].mean(1)
 
 
 def _segments(labels: np.ndarray) -> np.ndarray:

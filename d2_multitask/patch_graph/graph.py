@@ -142,6 +142,13 @@ def _keep_strongest(weights: sparse.csr_array, neighbours: int) -> sparse.csr_ar
     return sparse.csr_array(kept.maximum(kept.T))
 
 
+def border_patches(grid_hw: tuple[int, int]) -> np.ndarray:
+    """(h, w) bool: the patches at the image's border."""
+    border = np.ones(grid_hw, bool)
+    border[1:-1, 1:-1] = False
+    return border
+
+
 def to_networkx(graph: PatchGraph) -> networkx.Graph:
     """Nodes 0..n-1 with ``position_yx`` and ``members`` (tuples); edges with ``weight``.
 
