@@ -56,7 +56,7 @@ SINGLE_TASKS = {
 BALANCED = {
     "quick/mask_rcnn_in_detail": [
         *("MODEL.SEM_SEG_HEAD.LOSS_WEIGHT", 3.0, "MODEL.BOUNDARY_HEAD.LOSS_WEIGHT", 60.0),
-        *("MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT", 2.5),
+        *("MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT", 3.5),
     ]
 }
 
