@@ -54,8 +54,8 @@ demo-clean: ## forget the demo's training and pictures, to start it anew
 benchmark: install ## measure every ratio of speed and size beside its target (output/benchmark)
 	@$(VENV)/bin/python tools/benchmark.py ratios $(BENCHMARK_ARGS)
 
-test: install ## the tests, without the slow ones, in two processes
-	$(VENV)/bin/python -m pytest -m "not slow" -n 2 --dist loadfile
+test: install ## the tests, without the slow ones
+	$(VENV)/bin/python -m pytest -m "not slow"
 
 test-slow: install ## the slow tests
 	$(VENV)/bin/python -m pytest -m slow

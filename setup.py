@@ -106,7 +106,7 @@ setup(
     extras_require={
         **EXTRAS,
         "dev": [
-            *("hypothesis", "pytest", "pytest-xdist", "ruff"),
+            *("hypothesis", "pytest", "ruff"),
             *EXTRAS["train"],
             *EXTRAS["export"],
             *EXTRAS["openvino"],
