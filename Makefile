@@ -55,7 +55,7 @@ benchmark: install ## measure every ratio of speed and size beside its target (o
 	@$(VENV)/bin/python tools/benchmark.py ratios $(BENCHMARK_ARGS)
 
 test: install ## the tests, without the slow ones
-	$(VENV)/bin/python -m pytest -m "not slow"
+	$(VENV)/bin/python -m pytest -m "not slow" -n auto --maxprocesses 8 --dist loadfile
 
 test-slow: install ## the slow tests
 	$(VENV)/bin/python -m pytest -m slow

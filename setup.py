@@ -106,7 +106,7 @@ setup(
     extras_require={
         **EXTRAS,
         "dev": [
-            *("hypothesis", "pytest", "ruff"),
+            *("hypothesis", "pytest", "pytest-xdist", "ruff"),
             *EXTRAS["train"],
             *EXTRAS["export"],
             *EXTRAS["openvino"],

@@ -39,6 +39,11 @@ class Problem(NamedTuple):
         return f"{self.kind}: {self.where}: {self.details}"
 
 
+def _encodable(text: str) -> str:
+    """Half surrogate pairs, which JSON and file names can hold, as escapes, for the log."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 class ProblemReport:
     """Counts problems by kind and logs the first few of each.
 
@@ -55,7 +60,7 @@ class ProblemReport:
 
     def add(self, kind: str, where: str, details: str) -> None:
         """Count a problem and log it if it is among the first of its kind in this process."""
-        problem = Problem(kind, where, details)
+        problem = Problem(kind, _encodable(where), _encodable(details))
         if self._count(problem):
             last = len(self._examples[kind]) == self.max_logged
             more = (

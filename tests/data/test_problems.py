@@ -33,6 +33,11 @@ def test_the_same_place_counts_once_but_the_times_are_told():
     assert report.summary() == "  1 x broken image, met 3 times (first: a.png: truncated)"
 
 
+def test_a_half_surrogate_pair_of_a_file_is_logged_as_an_escape(caplog):
+    ProblemReport().add("unknown part", "a.json: part \ud800", "file \udcff.jpg")
+    assert caplog.messages == [r"unknown part: a.json: part \ud800: file \udcff.jpg"]
+
+
 def test_totals_are_logged(caplog):
     report = ProblemReport()
     with caplog.at_level(logging.INFO):
