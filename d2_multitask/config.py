@@ -171,9 +171,10 @@ def _add_tiles_config(cfg: CfgNode) -> None:
 
 
 def _add_solver_config(cfg: CfgNode) -> None:
-    # "SGD" (Detectron2's), "ADAM" (CenterNet's) or "ADAMW".
+    # "SGD" (Detectron2's), "ADAM" (CenterNet's), "ADAMW", or for transformers "MUON": Muon for the
+    # weights of linear layers, AdamW for the rest.
     cfg.SOLVER.OPTIMIZER = "SGD"
-    # Decay rates of Adam's and AdamW's two averages; MAE's pre-training has (0.9, 0.95).
+    # Decay rates of the two averages of Adam and AdamW; MAE's pre-training has (0.9, 0.95).
     cfg.SOLVER.BETAS = (0.9, 0.999)
     # For vision transformers: the last block learns at this share of the rate, the one before it at
     # this share of that, and so on down to the patches. 1 = all at the same rate.

@@ -1,4 +1,4 @@
-"""The optimizer: SGD, Adam or AdamW, with Detectron2's parameter groups and gradient clipping."""
+"""The optimizer, with Detectron2's parameter groups and gradient clipping."""
 
 from __future__ import annotations
 
@@ -15,10 +15,57 @@ from torch import nn
 
 from d2_multitask.heads.build import TaskHeads
 
-# torch.optim class behind each adaptive optimizer; "SGD" is Detectron2's own builder.
+
+class Muon(torch.optim.Optimizer):
+    """PyTorch's Muon for the weights of linear layers, AdamW for everything else.
+
+    Muon's steps are scaled to the size of AdamW's (arXiv 2502.16982, section 2.2), so that one
+    learning rate and one weight decay are right for both.
+
+    Args:
+        groups: parameter groups; ``muon`` True in those of Muon, which hold matrices.
+        lr: learning rate.
+        weight_decay: decoupled.
+        betas: of AdamW.
+        foreach: of AdamW.
+    """
+
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        lr: float,
+        weight_decay: float,
+        betas: tuple[float, float],
+        foreach: bool,
+    ) -> None:
+        shared = {"lr": lr, "weight_decay": weight_decay}
+        matrices, others = ([g for g in groups if g["muon"] is wanted] for wanted in (True, False))
+        self._parts = (
+            torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **shared),
+            torch.optim.AdamW(others, betas=betas, foreach=foreach, **shared),
+        )
+        super().__init__([g for part in self._parts for g in part.param_groups], shared)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step of both; ``closure`` computes the loss anew."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part, is_muon in zip(self._parts, (True, False), strict=True):
+            # anew each time: loading a state replaces these objects
+            part.state = self.state
+            part.param_groups = [g for g in self.param_groups if g["muon"] is is_muon]
+            part.step()
+        return loss
+
+
+# Class behind each adaptive optimizer; "SGD" is Detectron2's own builder.
 ADAPTIVE_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "ADAM": torch.optim.Adam,
     "ADAMW": torch.optim.AdamW,
+    "MUON": Muon,
 }
 
 
@@ -27,12 +74,13 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
     Learning rate and weight decay of normalisation layers and biases follow Detectron2's keys
     (``SOLVER.WEIGHT_DECAY_NORM``, ``BIAS_LR_FACTOR``, ``WEIGHT_DECAY_BIAS``), gradient clipping
-    follows ``SOLVER.CLIP_GRADIENTS``. Adam and AdamW also follow ``SOLVER.BETAS``, ``LAYER_DECAY``,
+    follows ``SOLVER.CLIP_GRADIENTS``. All but SGD also follow ``SOLVER.BETAS``, ``LAYER_DECAY``,
     ``OFFSET_LR_FACTOR`` and ``UNDECAYED_PARAMETERS``.
 
     Raises:
         ValueError: the name is unknown, a number is out of range, nothing is left to learn, or
-            parts of the model are to learn at rates of their own with SGD, or are not there.
+            parts of the model are to learn at rates of their own with SGD, or are not there; Muon
+            without a linear layer, or with a PyTorch that does not have it.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
@@ -55,14 +103,35 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         raise ValueError(
             f"SOLVER.OPTIMIZER: found {name!r}, expected one of {['SGD', *ADAPTIVE_OPTIMIZERS]}"
         )
+    groups = _parameter_groups(cfg, model)
+    if name == "MUON":
+        groups = _matrices_apart(groups, model)
     optimizer = ADAPTIVE_OPTIMIZERS[name](
-        _parameter_groups(cfg, model),
+        groups,
         lr=cfg.SOLVER.BASE_LR,
         weight_decay=cfg.SOLVER.WEIGHT_DECAY,
         betas=_checked_betas(cfg.SOLVER.BETAS),
         foreach=True,  # one call for all parameters, as in Detectron2's SGD
     )
     return maybe_add_gradient_clipping(cfg, optimizer)
+
+
+def _matrices_apart(groups: list[dict[str, Any]], model: nn.Module) -> list[dict[str, Any]]:
+    """The groups, those of linear layers' weights marked for `Muon`."""
+    if not hasattr(torch.optim, "Muon"):
+        raise ValueError(
+            f"SOLVER.OPTIMIZER: found 'MUON' with PyTorch {torch.__version__}, expected PyTorch "
+            "2.9 or later, or 'ADAMW'"
+        )
+    layers = (module for module in model.modules() if isinstance(module, nn.Linear))
+    matrices = {layer.weight for layer in layers}
+    if not any(parameter in matrices for group in groups for parameter in group["params"]):
+        raise ValueError(
+            "SOLVER.OPTIMIZER: found 'MUON' for a model that learns no linear layer, expected a "
+            "transformer, or 'ADAMW'"
+        )
+    result = [{**group, "muon": False} for group in groups]
+    return _with_setting(result, matrices, "muon", True)
 
 
 def _parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
@@ -85,13 +154,13 @@ def _parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
     }
     if cfg.SOLVER.WEIGHT_DECAY_NORM is None or not forgotten:
         return groups
-    return _with_decay(groups, forgotten, cfg.SOLVER.WEIGHT_DECAY_NORM)
+    return _with_setting(groups, forgotten, "weight_decay", cfg.SOLVER.WEIGHT_DECAY_NORM)
 
 
-def _with_decay(
-    groups: list[dict[str, Any]], parameters: set[nn.Parameter], weight_decay: float
+def _with_setting(
+    groups: list[dict[str, Any]], parameters: set[nn.Parameter], key: str, value: Any
 ) -> list[dict[str, Any]]:
-    """The groups, where some parameters get a weight decay of their own."""
+    """The groups, where some parameters get a setting of their own."""
     result = []
     for group in groups:
         chosen = [p for p in group["params"] if p in parameters]
@@ -99,7 +168,7 @@ def _with_decay(
         if others:
             result.append({**group, "params": others})
         if chosen:
-            result.append({**group, "params": chosen, "weight_decay": weight_decay})
+            result.append({**group, "params": chosen, key: value})
     return result
 
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from detectron2.layers import get_norm
 from torch import nn
 
 from d2_multitask.config import get_multitask_cfg
-from d2_multitask.engine.solver import build_optimizer, layer_decay_factors
+from d2_multitask.engine.solver import Muon, build_optimizer, layer_decay_factors
 from d2_multitask.modeling.backbones import DeformableConv2d
 from mae_support import small_mae
 
@@ -27,7 +29,12 @@ def small_model() -> nn.Module:
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("SGD", torch.optim.SGD), ("ADAM", torch.optim.Adam), ("ADAMW", torch.optim.AdamW)],
+    [
+        ("SGD", torch.optim.SGD),
+        ("ADAM", torch.optim.Adam),
+        ("ADAMW", torch.optim.AdamW),
+        ("MUON", Muon),
+    ],
 )
 def test_name_chooses_the_optimizer(name, kind, cfg):
     cfg.SOLVER.OPTIMIZER = name
@@ -37,7 +44,7 @@ def test_name_chooses_the_optimizer(name, kind, cfg):
     assert optimizer.defaults["weight_decay"] == 0.1
 
 
-@pytest.mark.parametrize("name", ["SGD", "ADAM", "ADAMW"])
+@pytest.mark.parametrize("name", ["SGD", "ADAM", "ADAMW", "MUON"])
 def test_normalisation_has_its_own_weight_decay(name, cfg):
     cfg.SOLVER.OPTIMIZER = name
     model = small_model()
@@ -98,6 +105,56 @@ def test_adamw_step_is_that_of_the_paper(cfg):
     model.weight.grad = torch.full_like(model.weight, 5.0)
     optimizer.step()
     assert model.weight.item() == pytest.approx(2.0 - 0.01 * 0.1 * 2.0 - 0.01, abs=1e-6)
+
+
+def test_muon_turns_the_gradient_of_a_matrix_into_an_orthogonal_one(cfg):
+    """The first step keeps the gradient's singular vectors, all at a like length (2502.16982)."""
+    cfg.SOLVER.OPTIMIZER = "MUON"
+    torch.manual_seed(0)
+    layer = nn.Linear(24, 16)
+    start = layer.weight.detach().clone()
+    optimizer = build_optimizer(cfg, layer)
+    layer.weight.grad, layer.bias.grad = torch.randn(16, 24), torch.full((16,), 5.0)
+    u, lengths, v = torch.linalg.svd(layer.weight.grad, full_matrices=False)
+    assert lengths[0] > 5 * lengths[-1]
+    bias = layer.bias.detach().clone()
+    optimizer.step()
+    moved = (1 - 0.01 * 0.1) * start - layer.weight.detach()
+    turned = u.T @ moved @ v.T / (0.01 * 0.2 * 24**0.5)
+    assert turned.diagonal().min() > 0.6 and turned.diagonal().max() < 1.3
+    assert (turned - turned.diagonal().diag()).abs().max() < 0.05
+    assert torch.allclose(layer.bias, (1 - 0.01 * 0.1) * bias - 0.01, atol=1e-6)  # AdamW's
+
+
+def test_muon_resumes_exactly(cfg):
+    cfg.SOLVER.OPTIMIZER = "MUON"
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
+
+    def steps(model, optimizer, number):
+        for _ in range(number):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+
+    model = small_model()
+    optimizer = build_optimizer(cfg, model)
+    steps(model, optimizer, 2)
+    resumed = copy.deepcopy(model)
+    resumed_optimizer = build_optimizer(cfg, resumed)
+    resumed_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for each in ((model, optimizer), (resumed, resumed_optimizer)):
+        steps(*each, 2)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_muon_needs_linear_layers_and_a_pytorch_that_has_it(cfg, monkeypatch):
+    cfg.SOLVER.OPTIMIZER = "MUON"
+    with pytest.raises(ValueError, match=r"SOLVER\.OPTIMIZER: found 'MUON' for a model .*'ADAMW'"):
+        build_optimizer(cfg, nn.Conv2d(3, 4, 1))
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(ValueError, match="expected PyTorch 2.9 or later, or 'ADAMW'"):
+        build_optimizer(cfg, small_model())
 
 
 def test_unknown_name(cfg):
