@@ -8,6 +8,8 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import yaml
@@ -449,8 +451,11 @@ def merge_options(cfg: CfgNode, opts: Sequence[str]) -> None:
             raise ValueError(f"command line: {_suggest(key, known)}")
         elif key == "DATASETS.SAMPLING":  # a word or a list: yacs would keep it what it was
             cfg.DATASETS.SAMPLING = None
+        given = cfg._decode_cfg_value(value)
+        if type(given) is int and type(reduce(getitem, key.split("."), cfg)) is float:
+            given = float(given)  # yacs takes 1.0, but not 1
         try:
-            cfg.merge_from_list([key, value])
+            cfg.merge_from_list([key, given])
         except (ValueError, AssertionError) as error:
             raise ValueError(f"command line: {key} {value}: {error}") from None
 

@@ -28,6 +28,13 @@ def test_nothing_of_detectron2_changes() -> None:
     assert "TASKS" not in get_cfg().MODEL
 
 
+def test_a_whole_number_for_a_fraction() -> None:
+    cfg = load_config(opts=["SOLVER.LOSS_BALANCING_TEMPERATURE", "2"])
+    assert type(cfg.SOLVER.LOSS_BALANCING_TEMPERATURE) is float
+    with pytest.raises(ValueError, match=r"SOLVER\.LOSS_BALANCING_PERIOD 2\.5"):
+        load_config(opts=["SOLVER.LOSS_BALANCING_PERIOD", "2.5"])
+
+
 def test_option_after_overrides() -> None:
     with pytest.raises(ValueError, match="found --num-gpus among KEY VALUE pairs, expected optio"):
         load_config("", ["SEED", "1", "--num-gpus", "2"])

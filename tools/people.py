@@ -14,6 +14,7 @@ this network by itself from now on; its options may follow (python tools/predict
 from __future__ import annotations
 
 import argparse
+import glob
 import hashlib
 import shutil
 import subprocess
@@ -45,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args, rest = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
     if not {"--input", "--webcam"}.intersection(rest):
         parser.error("nothing to read: give --input FILE ..., --input FOLDER, or --webcam")
+    first = next(iter(rest[rest.index("--input") + 1 :]), "") if "--input" in rest else "webcam"
+    if not (Path(first).exists() or glob.has_magic(first) or first == "webcam"):
+        parser.error(f"--input {first}: no such file or folder")  # before 145 MB are fetched
     try:
         bring_weights(args.package)
     except (ValueError, OSError) as error:

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 _TAG = "last_checkpoint"
 _AVERAGES = ("ema",)
+# Key of a training state: the optimizer's name in SOLVER.OPTIMIZER.
+OPTIMIZER_NAME = "optimizer_name"
 # Options in which optimizers differ; other options differ between releases of PyTorch.
 _OPTIMIZER_KINDS = {"momentum", "dampening", "betas", "eps", "alpha", "rho", "lambd"}
 _MOMENTS = {"exp_avg", "exp_avg_sq", "momentum_buffer"}  # of the shape of their parameter
@@ -235,8 +237,12 @@ class MultitaskCheckpointer(DetectionCheckpointer):
         """Differences of the file's optimizers to ours; PyTorch finds some of them, steps later."""
         problems = []
         for key, item in self.checkpointables.items():
-            found = list(_optimizers(checkpoint.get(key)))
-            expected = list(_optimizers(item.state_dict()))
+            state = item.state_dict()
+            names = [list(_optimizer_names(each)) for each in (state, checkpoint.get(key))]
+            if all(names) and names[0] != names[1]:
+                own, file = (", ".join(each) for each in names)
+                return [f"SOLVER.OPTIMIZER: found {own}, expected {file} as in the file"]
+            found, expected = list(_optimizers(checkpoint.get(key))), list(_optimizers(state))
             pairs = zip(map(_describe, found), map(_describe, expected), strict=False)
             problems += [f"found {file}, expected {own}" for file, own in pairs if file != own]
             if not problems and len(found) == 1 and hasattr(item, "optimizer"):
@@ -309,6 +315,16 @@ def _optimizers(state: Any) -> Iterator[Mapping[str, Any]]:
                 yield from _optimizers(value)
 
 
+def _optimizer_names(state: Any) -> Iterator[str]:
+    """What a training state says under `OPTIMIZER_NAME`, however deep."""
+    if isinstance(state, Mapping):
+        for key, value in state.items():
+            if key == OPTIMIZER_NAME:
+                yield str(value)
+            else:
+                yield from _optimizer_names(value)
+
+
 def _describe(optimizer: Mapping[str, Any]) -> str:
     """Numbers of parameters per group, and the options that tell the kind."""
     groups = optimizer["param_groups"]
@@ -343,8 +359,8 @@ def _find_file(path: str) -> str:
     if not os.path.isfile(local):
         raise FileNotFoundError(
             f"There is no weight file {path} (looked for {os.path.abspath(local)}). Check the "
-            "path; to resume without it, name another checkpoint in the file last_checkpoint; to "
-            "start anew, leave out --resume"
+            "path: MODEL.WEIGHTS, or with --resume what the file last_checkpoint names. Without "
+            "--resume, a training starts anew"
         )
     return local
 

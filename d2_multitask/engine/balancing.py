@@ -261,6 +261,11 @@ def build_balancer(cfg: CfgNode, model: nn.Module) -> LossBalancer | None:
         return None
     numbers = (solver.LOSS_BALANCING_PERIOD, solver.LOSS_BALANCING_TEMPERATURE)
     balancer = LossBalancer(method, task_names(model), *numbers)
+    if len(balancer.tasks) == 1:
+        logger.warning(
+            "SOLVER.LOSS_BALANCING: found %r and one task, %s: there is nothing to balance",
+            *(method, balancer.tasks[0]),
+        )
     backbone = getattr(model, "backbone", None)
     learned = backbone is not None and any(p.requires_grad for p in backbone.parameters())
     if method != UNCERTAINTY and not learned:

@@ -40,11 +40,12 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         shared = {"lr": lr, "weight_decay": weight_decay}
         matrices, others = ([g for g in groups if g["muon"] is wanted] for wanted in (True, False))
-        self._parts = (
-            torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **shared),
-            torch.optim.AdamW(others, betas=betas, foreach=foreach, **shared),
-        )
-        super().__init__([g for part in self._parts for g in part.param_groups], shared)
+        muon = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **shared)
+        self._parts = [(True, muon)]
+        if others:
+            adamw = torch.optim.AdamW(others, betas=betas, foreach=foreach, **shared)
+            self._parts.append((False, adamw))
+        super().__init__([g for _, part in self._parts for g in part.param_groups], shared)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -53,7 +54,7 @@ class Muon(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for part, is_muon in zip(self._parts, (True, False), strict=True):
+        for is_muon, part in self._parts:
             # anew each time: loading a state replaces these objects
             part.state = self.state
             part.param_groups = [g for g in self.param_groups if g["muon"] is is_muon]
@@ -61,6 +62,8 @@ class Muon(torch.optim.Optimizer):
         return loss
 
 
+# Of a transformer's numbers, nearly all are weights of linear layers.
+_LEAST_SHARE = 0.5
 # Class behind each adaptive optimizer; "SGD" is Detectron2's own builder.
 ADAPTIVE_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "ADAM": torch.optim.Adam,
@@ -74,13 +77,13 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
     Learning rate and weight decay of normalisation layers and biases follow Detectron2's keys
     (``SOLVER.WEIGHT_DECAY_NORM``, ``BIAS_LR_FACTOR``, ``WEIGHT_DECAY_BIAS``), gradient clipping
-    follows ``SOLVER.CLIP_GRADIENTS``. All but SGD also follow ``SOLVER.BETAS``, ``LAYER_DECAY``,
-    ``OFFSET_LR_FACTOR`` and ``UNDECAYED_PARAMETERS``.
+    follows ``SOLVER.CLIP_GRADIENTS``. All but SGD also follow ``SOLVER.BETAS`` (of `Muon`, what is
+    not Muon's), ``LAYER_DECAY``, ``OFFSET_LR_FACTOR`` and ``UNDECAYED_PARAMETERS``.
 
     Raises:
         ValueError: the name is unknown, a number is out of range, nothing is left to learn, or
             parts of the model are to learn at rates of their own with SGD, or are not there; Muon
-            without a linear layer, or with a PyTorch that does not have it.
+            for a model that is no transformer, or with a PyTorch that does not have it.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
@@ -96,7 +99,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
             if cfg.SOLVER[key] != 1:
                 raise ValueError(
                     f"SOLVER.{key}: found {cfg.SOLVER[key]} with SOLVER.OPTIMIZER 'SGD', "
-                    "expected 'ADAM' or 'ADAMW'"
+                    f"expected one of {[*ADAPTIVE_OPTIMIZERS]}"
                 )
         return build_sgd(cfg, model)
     if name not in ADAPTIVE_OPTIMIZERS:
@@ -125,10 +128,12 @@ def _matrices_apart(groups: list[dict[str, Any]], model: nn.Module) -> list[dict
         )
     layers = (module for module in model.modules() if isinstance(module, nn.Linear))
     matrices = {layer.weight for layer in layers}
-    if not any(parameter in matrices for group in groups for parameter in group["params"]):
+    learned = [parameter for group in groups for parameter in group["params"]]
+    share = sum(p.numel() for p in learned if p in matrices) / sum(p.numel() for p in learned)
+    if share < _LEAST_SHARE:
         raise ValueError(
-            "SOLVER.OPTIMIZER: found 'MUON' for a model that learns no linear layer, expected a "
-            "transformer, or 'ADAMW'"
+            f"SOLVER.OPTIMIZER: found 'MUON' for a model of which {share:.1%} are weights of "
+            "linear layers, which alone learn by Muon; expected a transformer, or 'ADAMW'"
         )
     result = [{**group, "muon": False} for group in groups]
     return _with_setting(result, matrices, "muon", True)

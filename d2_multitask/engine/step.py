@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from d2_multitask.checkpoint.checkpointer import OPTIMIZER_NAME
 from d2_multitask.data.sampler import DATASET_KEY, seed_random_states
 from d2_multitask.engine.balancing import LossBalancer, SharedGradientError, build_balancer
 from d2_multitask.engine.hooks import unwrap
@@ -24,7 +25,7 @@ from d2_multitask.losses import sum_over_workers
 logger = logging.getLogger(__name__)
 
 Batch = list[dict[str, Any]]
-_OPTIMIZER_NAME, BALANCING_KEY = "optimizer_name", "loss_balancing"
+BALANCING_KEY = "loss_balancing"
 # Skipped steps in a row, each of which halves the scale: gradients that are not finite with a
 # billionth of it will not become finite.
 _MOST_SKIPPED = 30
@@ -107,7 +108,7 @@ class FloatStep(SimpleTrainer):
 
     def state_dict(self) -> dict[str, Any]:
         """Detectron2's, with the optimizer's name and the weights of the tasks."""
-        state = {**super().state_dict(), _OPTIMIZER_NAME: optimizer_name(self.optimizer)}
+        state = {**super().state_dict(), OPTIMIZER_NAME: optimizer_name(self.optimizer)}
         if self.balancer is not None:
             state[BALANCING_KEY] = self.balancer.state_dict()
         return state
@@ -118,10 +119,12 @@ class FloatStep(SimpleTrainer):
         Raises:
             ValueError: with another optimizer; Adam's numbers would fit AdamW, for example.
         """
-        expected = optimizer_name(self.optimizer)
-        found = state_dict.get(_OPTIMIZER_NAME, expected)
+        found = optimizer_name(self.optimizer)
+        expected = state_dict.get(OPTIMIZER_NAME, found)
         if found != expected:
-            raise ValueError(f"SOLVER.OPTIMIZER: found {found!r}, expected {expected!r}")
+            raise ValueError(
+                f"SOLVER.OPTIMIZER: found {found!r}, expected {expected!r} as in the checkpoint"
+            )
         super().load_state_dict(state_dict)
         if self.balancer is not None and BALANCING_KEY in state_dict:
             self.balancer.load_state_dict(state_dict[BALANCING_KEY])

@@ -236,6 +236,13 @@ def test_what_does_not_fit_is_refused_before_the_first_step(opts, model, message
         step_of([], "SOLVER.LOSS_BALANCING", "gradient_norm", *opts, model=model())
 
 
+def test_one_task_has_nothing_to_balance(caplog):
+    model = Network()
+    del model.heads["b"], model.heads["c"]
+    step_of([], "SOLVER.LOSS_BALANCING", "gradient_norm", model=model)
+    assert "found 'gradient_norm' and one task, a: there is nothing to balance" in caplog.text
+
+
 def test_another_method_begins_anew(caplog):
     caplog.set_level("INFO", logger="d2_multitask")
     first = step_of([BATCH], "SOLVER.LOSS_BALANCING", "gradient_norm")

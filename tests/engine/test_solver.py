@@ -150,8 +150,9 @@ def test_muon_resumes_exactly(cfg):
 
 def test_muon_needs_linear_layers_and_a_pytorch_that_has_it(cfg, monkeypatch):
     cfg.SOLVER.OPTIMIZER = "MUON"
-    with pytest.raises(ValueError, match=r"SOLVER\.OPTIMIZER: found 'MUON' for a model .*'ADAMW'"):
-        build_optimizer(cfg, nn.Conv2d(3, 4, 1))
+    with pytest.raises(ValueError, match=r"SOLVER\.OPTIMIZER: found 'MUON' .* 30\.8% .*'ADAMW'"):
+        build_optimizer(cfg, nn.Sequential(nn.Conv2d(3, 4, 1), nn.Linear(4, 2)))
+    assert len(build_optimizer(cfg, nn.Linear(3, 4, bias=False)).param_groups) == 1
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(ValueError, match="expected PyTorch 2.9 or later, or 'ADAMW'"):
         build_optimizer(cfg, small_model())
@@ -260,7 +261,7 @@ def test_offsets_have_a_rate_of_their_own(name, cfg):
         ("ADAMW", 0.0, Deformable, r"OFFSET_LR_FACTOR: found 0.0, expected a number in \(0, 1\]"),
         ("ADAMW", float("nan"), Deformable, "found nan, expected a number"),
         ("ADAMW", 0.5, small_model, "found 0.5 for a model without deformable convolutions"),
-        ("SGD", 0.5, Deformable, "with SOLVER.OPTIMIZER 'SGD', expected 'ADAM' or 'ADAMW'"),
+        ("SGD", 0.5, Deformable, r"'SGD', expected one of \['ADAM', 'ADAMW', 'MUON'"),
     ],
 )
 def test_rates_of_offsets_that_cannot_be(optimizer, factor, model, message, cfg):

