@@ -452,7 +452,8 @@ def merge_options(cfg: CfgNode, opts: Sequence[str]) -> None:
         elif key == "DATASETS.SAMPLING":  # a word or a list: yacs would keep it what it was
             cfg.DATASETS.SAMPLING = None
         given = cfg._decode_cfg_value(value)
-        if type(given) is int and type(reduce(getitem, key.split("."), cfg)) is float:
+        known_value = reduce(getitem, key.split("."), cfg) if key in known else None
+        if type(given) is int and type(known_value) is float:
             given = float(given)  # yacs takes 1.0, but not 1
         try:
             cfg.merge_from_list([key, given])
