@@ -451,12 +451,11 @@ def merge_options(cfg: CfgNode, opts: Sequence[str]) -> None:
             raise ValueError(f"command line: {_suggest(key, known)}")
         elif key == "DATASETS.SAMPLING":  # a word or a list: yacs would keep it what it was
             cfg.DATASETS.SAMPLING = None
-        given = cfg._decode_cfg_value(value)
-        known_value = reduce(getitem, key.split("."), cfg) if key in known else None
-        if type(given) is int and type(known_value) is float:
-            given = float(given)  # yacs takes 1.0, but not 1
+        if key in known and isinstance(reduce(getitem, key.split("."), cfg), float):
+            given = cfg._decode_cfg_value(value)
+            value = float(given) if type(given) is int else value  # yacs takes 1.0, but not 1
         try:
-            cfg.merge_from_list([key, given])
+            cfg.merge_from_list([key, value])
         except (ValueError, AssertionError) as error:
             raise ValueError(f"command line: {key} {value}: {error}") from None
 
