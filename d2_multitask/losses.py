@@ -287,7 +287,8 @@ def direction_loss(prediction: Tensor, target: Tensor) -> Tensor:
 class LabelWatch:
     """Looks for tasks whose losses are exactly 0 for a whole period: no label reached them.
 
-    Batches may differ in which losses they have, for example if datasets alternate.
+    And for teachers, ``loss_<task>_teacher``, of which no image had need. Batches may differ in
+    which losses they have, for example if datasets alternate.
     """
 
     def __init__(self, period: int = 200) -> None:
@@ -314,10 +315,19 @@ class LabelWatch:
 
     def _warn(self) -> None:
         tasks: dict[str, bool] = {}
+        teachers: list[bool] = []
         flags = torch.cat(list(self._learned.values())).tolist() if self._learned else []
         for name, learned in zip(itertools.chain.from_iterable(self._learned), flags, strict=True):
             task = name.removeprefix("loss_").split("_")[0]
             tasks[task] = tasks.get(task, False) or learned
+            if name.endswith("_teacher"):
+                teachers.append(learned)
+        if teachers and not any(teachers):
+            logger.warning(
+                "MODEL.TEACHERS have taught nothing in %d batches: every image has labels of what "
+                "they teach. If that holds for all images, leave them out: they cost time.",
+                self.period,
+            )
         for task in (task for task, learned in tasks.items() if not learned):
             logger.warning(
                 "Task %r has learned nothing in %d batches: its losses were 0, because no label of "

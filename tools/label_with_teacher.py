@@ -318,7 +318,7 @@ def run(args: argparse.Namespace) -> None:
     maps = sorted(path.name for path in args.output.iterdir() if path.is_dir())
     objects = f"{len(content['annotations'])} objects" if "annotations" in content else "no objects"
     print(f"{len(content['images'])} images, {objects}, maps: {', '.join(maps) or 'none'}")
-    if not content.get("annotations", True):
+    if content.get("annotations") == []:
         print("Warning: no object was found. To training, these images show none")
     print(f"Labels: {args.output}\nTo train with them, in a dataset: TEACHER_ROOT: {args.output}")
 

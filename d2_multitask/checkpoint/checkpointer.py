@@ -237,16 +237,17 @@ class MultitaskCheckpointer(DetectionCheckpointer):
         """Differences of the file's optimizers to ours; PyTorch finds some of them, steps later."""
         problems = []
         for key, item in self.checkpointables.items():
-            state = item.state_dict()
-            names = [list(_optimizer_names(each)) for each in (state, checkpoint.get(key))]
-            if all(names) and names[0] != names[1]:
-                own, file = (", ".join(each) for each in names)
-                return [f"SOLVER.OPTIMIZER: found {own}, expected {file} as in the file"]
-            found, expected = list(_optimizers(checkpoint.get(key))), list(_optimizers(state))
-            pairs = zip(map(_describe, found), map(_describe, expected), strict=False)
-            problems += [f"found {file}, expected {own}" for file, own in pairs if file != own]
+            found = list(_optimizers(checkpoint.get(key)))
+            expected = list(_optimizers(item.state_dict()))
+            for (name, file), (own_name, own) in zip(found, expected, strict=False):
+                if name and own_name and name != own_name:
+                    problems.append(
+                        f"SOLVER.OPTIMIZER: found {own_name!r}, expected {name!r} as in the file"
+                    )
+                elif _describe(file) != _describe(own):
+                    problems.append(f"found {_describe(file)}, expected {_describe(own)}")
             if not problems and len(found) == 1 and hasattr(item, "optimizer"):
-                problems += _other_shapes(found[0], item.optimizer)
+                problems += _other_shapes(found[0][1], item.optimizer)
         return problems
 
 
@@ -305,24 +306,14 @@ def _problem(path: str) -> str:
     return ""
 
 
-def _optimizers(state: Any) -> Iterator[Mapping[str, Any]]:
-    """The states of optimizers in a training state, however deep."""
+def _optimizers(state: Any, name: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Names, as far as they are said, and states of optimizers in a training state."""
     if isinstance(state, Mapping):
         if "param_groups" in state:
-            yield state
+            yield name, state
         else:
             for value in state.values():
-                yield from _optimizers(value)
-
-
-def _optimizer_names(state: Any) -> Iterator[str]:
-    """What a training state says under `OPTIMIZER_NAME`, however deep."""
-    if isinstance(state, Mapping):
-        for key, value in state.items():
-            if key == OPTIMIZER_NAME:
-                yield str(value)
-            else:
-                yield from _optimizer_names(value)
+                yield from _optimizers(value, state.get(OPTIMIZER_NAME, ""))
 
 
 def _describe(optimizer: Mapping[str, Any]) -> str:

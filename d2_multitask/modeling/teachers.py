@@ -6,7 +6,6 @@ label of it; how, each head says itself (`TaskHead.distill`).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +19,6 @@ from d2_multitask.heads.base import Lesson
 from d2_multitask.heads.build import TaskHeads
 from d2_multitask.modeling.mcn import MultitaskCenterNet
 from d2_multitask.targets.encode import BatchLabels, image_cells
-
-logger = logging.getLogger(__name__)
-
-IDLE_BATCHES = 20
 
 
 @dataclass(frozen=True)
@@ -95,7 +90,6 @@ class Teachers:
 
     def __init__(self, teachers: Sequence[Teacher]) -> None:
         self._teachers = tuple(teachers)
-        self._idle = 0  # batches in which nothing was taught; -1 once something was, or it was said
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teachers:
         return self
@@ -104,25 +98,8 @@ class Teachers:
         """Task -> the lesson of each of its teachers."""
         tasks = dict.fromkeys(task for teacher in self._teachers for task in teacher.tasks)
         missing = {task: heads[task].unlabelled(labels) for task in tasks}
-        self._tell_if_idle(missing)
         lessons: dict[str, list[Lesson]] = {task: [] for task in tasks}
         for teacher in self._teachers:
             for task, lesson in teacher.lessons(labels, missing).items():
                 lessons[task].append(lesson)
         return lessons
-
-    def _tell_if_idle(self, missing: Mapping[str, Tensor]) -> None:
-        """Warn once if no image of the first batches lacks a label of what is taught."""
-        if self._idle < 0:
-            return
-        self._idle += 1
-        if any(rows.any() for rows in missing.values()):
-            self._idle = -1
-        elif self._idle == IDLE_BATCHES:
-            self._idle = -1
-            logger.warning(
-                "MODEL.TEACHERS: each image of the first %d batches has labels of %s, so nothing "
-                "was taught, and the teachers cost time. If that holds for all images, leave them "
-                "out",
-                *(IDLE_BATCHES, ", ".join(missing)),
-            )

@@ -84,14 +84,16 @@ class Stop(HookBase):
             raise InterruptedError
 
 
-@pytest.mark.parametrize(("first", "then"), [("ADAM", "ADAMW"), ("ADAMW", "SGD")])
+@pytest.mark.parametrize(
+    ("first", "then"), [("ADAM", "ADAMW"), ("ADAMW", "ADAM"), ("ADAMW", "SGD")]
+)
 def test_another_optimizer_is_refused(first, then, people, tmp_path):
     cfg = tiny_cfg(people, tmp_path, DATASETS__TEST=(), SOLVER__OPTIMIZER=first)
     MultitaskTrainer(cfg).train()
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True  # not another optimizer
     MultitaskTrainer(cfg).resume_or_load(True)
     cfg.SOLVER.OPTIMIZER = then
-    expected = rf"model_final\.pth.*SOLVER\.OPTIMIZER: found {then}, expected {first} as in"
+    expected = rf"model_final\.pth.*SOLVER\.OPTIMIZER: found '{then}', expected '{first}' as in"
     with pytest.raises(ValueError, match=expected):
         MultitaskTrainer(cfg).resume_or_load(True)
 

@@ -261,7 +261,10 @@ def test_offsets_have_a_rate_of_their_own(name, cfg):
         ("ADAMW", 0.0, Deformable, r"OFFSET_LR_FACTOR: found 0.0, expected a number in \(0, 1\]"),
         ("ADAMW", float("nan"), Deformable, "found nan, expected a number"),
         ("ADAMW", 0.5, small_model, "found 0.5 for a model without deformable convolutions"),
-        ("SGD", 0.5, Deformable, r"'SGD', expected one of \['ADAM', 'ADAMW', 'MUON'"),
+        (
+            *("SGD", 0.5, Deformable),
+            r"with SOLVER\.OPTIMIZER 'SGD', expected one of \['ADAM', 'ADAMW', 'MUON'\]",
+        ),
     ],
 )
 def test_rates_of_offsets_that_cannot_be(optimizer, factor, model, message, cfg):

@@ -13,7 +13,7 @@ from d2_multitask.checkpoint import Description, read_checkpoint
 from d2_multitask.checkpoint.description import parse_description
 from fuzz.mutation import mutated_bytes, number_of_mutants
 
-MUTANTS = number_of_mutants(50)
+MUTANTS = number_of_mutants(200)
 WEIGHTS = {"conv.weight": torch.arange(600.0).view(20, 30), "bn.bias": torch.ones(7)}
 
 

@@ -21,7 +21,7 @@ from d2_multitask.data.labels.sem_seg import from_source
 from d2_multitask.data.problems import DATA_REPORT
 from fuzz.mutation import mutated_form, mutated_json, number_of_mutants
 
-MUTANTS = number_of_mutants(200)
+MUTANTS = number_of_mutants(400)
 HEIGHT, WIDTH = 24, 32
 COCO = {
     "images": [

@@ -21,7 +21,7 @@ from d2_multitask.data.mapper import MultitaskDatasetMapper
 from d2_multitask.evaluation.coco.evaluator import MultitaskCOCOEvaluator
 from fuzz.mutation import VALUES, number_of_mutants
 
-MUTANTS = number_of_mutants(100)
+MUTANTS = number_of_mutants(300)
 NAME, HEIGHT, WIDTH = "fuzzed_dicts", 24, 32
 RLE = {"size": [HEIGHT, WIDTH], "counts": "R3`080000000000000n>"}
 

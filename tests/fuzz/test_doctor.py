@@ -19,7 +19,7 @@ from fuzz.mutation import mutated_bytes, mutated_form, mutated_json, number_of_m
 from fuzz.test_coco_json import COCO, HEIGHT, WIDTH
 from fuzz.test_custom_dicts import _mutant
 
-MUTANTS = number_of_mutants(50)
+MUTANTS = number_of_mutants(150)
 NAME = "fuzzed_by_doctor"
 
 

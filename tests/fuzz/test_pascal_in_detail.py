@@ -18,7 +18,7 @@ from detail_files.validate import validate_file
 from detail_miniature import HEIGHT, WIDTH, miniature
 from fuzz.mutation import mutated_form, mutated_json, number_of_mutants
 
-MUTANTS = number_of_mutants(50)
+MUTANTS = number_of_mutants(200)
 
 
 def _check(record: dict[str, Any]) -> None:

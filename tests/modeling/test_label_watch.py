@@ -23,6 +23,18 @@ def test_task_without_labels_is_named_once_a_period(caplog) -> None:
     assert all("Task 'seg' has learned nothing in 3 batches" in m for m in caplog.messages)
 
 
+def test_teachers_that_teach_nothing_are_named(caplog) -> None:
+    one, zero = torch.tensor(1.0), torch.tensor(0.0)
+    for taught, warnings in ((zero, 1), (one, 0)):
+        watch = LabelWatch(period=2)
+        caplog.clear()
+        for pose in (zero, taught):
+            losses = {"loss_seg": one, "loss_pose_offset": one}
+            watch.update({**losses, "loss_seg_teacher": zero, "loss_pose_teacher": pose})
+        assert len(caplog.messages) == warnings
+        assert all("MODEL.TEACHERS have taught nothing in 2" in m for m in caplog.messages)
+
+
 def test_tasks_that_take_turns_are_counted_by_name(caplog, monkeypatch) -> None:
     """Datasets take turns, so that each batch has other losses than the one before."""
     watch = LabelWatch(period=6)

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from d2_multitask.heads.base import Lesson
 from d2_multitask.heads.box import BoxHead
 from d2_multitask.heads.center import ObjectGrid
-from d2_multitask.modeling import teachers
 from d2_multitask.modeling.teachers import Teacher, Teachers
 from modeling.test_mcn import model_of
 from support import labelled_image, without
@@ -53,20 +52,6 @@ def test_losses_of_what_is_not_labelled_only() -> None:
     assert {name: float(complete[name]) for name in TAUGHT} == dict.fromkeys(TAUGHT, 0.0)
     sum(losses.values()).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
-
-
-def test_teachers_that_teach_nothing_are_named_once(monkeypatch, caplog) -> None:
-    monkeypatch.setattr(teachers, "IDLE_BATCHES", 2)
-    complete, partial = [labelled_image(seed=1)], thirds()
-    for batches, warnings in (([complete] * 3, 1), ([complete, partial, complete], 0)):
-        model = model_of(TASKS)
-        model.teachers = Teachers([Teacher(trained(["seg"]), ("seg",))])
-        caplog.clear()
-        for batch in batches:
-            model(batch)
-        assert len(caplog.messages) == warnings
-        if warnings:
-            assert "first 2 batches has labels of seg, so nothing was taught" in caplog.text
 
 
 def test_each_task_is_asked_about_its_own_images() -> None:
