@@ -35,7 +35,7 @@ def shared_pixels(segments: np.ndarray, regions: np.ndarray) -> np.ndarray:
 
 def _numbers(labels: np.ndarray, name: str) -> np.ndarray:
     """(N,) int64, small enough to be counted."""
-    flat = labels.ravel().astype(np.int64)
+    flat = labels.ravel().astype(np.int64, copy=False)
     if flat.min() < 0:
         raise ValueError(f"{name}: found the number {flat.min()}, expected 0 or more")
     return flat if flat.max() <= len(flat) else np.unique(flat, return_inverse=True)[1]

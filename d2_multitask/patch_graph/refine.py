@@ -5,7 +5,7 @@ Letters: H x W pixels, h x w patches, K labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -50,85 +50,79 @@ def guided_filter(
     height, width = guide.shape[:2]
     small_hw = (-(-height // subsampling), -(-width // subsampling))
     # float64: variances are small differences of large numbers
-    small_guide = _resized(np.asarray(guide, np.float64), small_hw)
-    stacked = np.asarray(values, np.float64).reshape(height, width, -1)
-    slope, intercept = _window_functions(
-        small_guide, _resized(stacked, small_hw), max(1, radius // subsampling), epsilon
-    )
-    functions = np.concatenate([slope.reshape(*small_hw, -1), intercept], axis=2)
-    functions = _resized(functions.astype(np.float32), (height, width))
-    num_values = stacked.shape[2]
-    slope = functions[..., :-num_values].reshape(height, width, 3, num_values)
-    colors = np.asarray(guide, np.float32)
-    filtered = np.einsum("hwck,hwc->hwk", slope, colors) + functions[..., -num_values:]
-    return filtered.reshape(values.shape)
+    colors = [np.ascontiguousarray(color) for color in np.moveaxis(guide, 2, 0)]
+    small_colors = [_resized(color.astype(np.float64), small_hw) for color in colors]
+    windows = _Windows(np.stack(small_colors), max(1, radius // subsampling), epsilon)
+    colors = [color.astype(np.float32) for color in colors]
+    filtered = []
+    # one after the other: planes of one channel stay in the processor's cache
+    for plane in np.moveaxis(values.reshape(height, width, -1), 2, 0):
+        slopes, intercept = windows.functions(_resized(plane.astype(np.float64), small_hw))
+        result = _resized(intercept.astype(np.float32), (height, width))
+        for color, slope in zip(colors, slopes, strict=True):
+            result += color * _resized(slope.astype(np.float32), (height, width))
+        filtered.append(result)
+    return np.stack(filtered, axis=2).reshape(values.shape)
 
 
-def _resized(image: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:
-    """(H, W, C) -> (H', W', C), by means of areas to smaller sizes, linear to larger ones."""
-    if image.shape[:2] == image_hw:
-        return np.ascontiguousarray(image)
-    method = cv2.INTER_AREA if image_hw < image.shape[:2] else cv2.INTER_LINEAR
-    return _by_fours(image, lambda four: cv2.resize(four, image_hw[::-1], interpolation=method))
+def _resized(plane: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:
+    """(H, W) -> (H', W'), by means of areas to smaller sizes, linear to larger ones."""
+    if plane.shape == image_hw:
+        return plane
+    method = cv2.INTER_AREA if image_hw < plane.shape else cv2.INTER_LINEAR
+    return cv2.resize(plane, image_hw[::-1], interpolation=method)
 
 
-def _by_fours(image: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Apply a function of OpenCV to an (H, W, C) image: many take no more than four channels."""
-    fours = np.split(image, range(4, image.shape[2], 4), axis=2)
-    results = [function(np.ascontiguousarray(four)) for four in fours]
-    return np.concatenate([np.atleast_3d(result) for result in results], axis=2)
+class _Windows:
+    """The windows around a guide's pixels: fits of functions of its colour, (3, H, W)."""
 
-
-def _window_functions(
-    guide: np.ndarray, values: np.ndarray, radius: int, epsilon: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Each pixel's function of the colour: slopes (H, W, 3, K) and intercepts (H, W, K)."""
-    window = _WindowMean(guide.shape[:2], radius)
-    mean_guide = window(guide)
-    inverse = _inverse_covariance(guide, mean_guide, window, epsilon)
-    num_values = values.shape[2]
-    mean = window(values)
-    products = (guide[..., :, None] * values[..., None, :]).reshape(*guide.shape[:2], -1)
-    products = window(products).reshape(*guide.shape, num_values)
-    covariance = products - mean_guide[..., :, None] * mean[..., None, :]
-    slope = inverse @ covariance  # (H, W, 3, K)
-    intercept = mean - (slope * mean_guide[..., :, None]).sum(2)
-    slope = window(slope.reshape(*guide.shape[:2], -1)).reshape(slope.shape)
-    return slope, window(intercept)
-
-
-class _WindowMean:
-    """Mean over the part of a square window that is inside the image; (H, W, C) -> (H, W, C)."""
-
-    def __init__(self, image_hw: tuple[int, int], radius: int) -> None:
+    def __init__(self, guide: np.ndarray, radius: int, epsilon: float) -> None:
+        self.guide = guide
         self.size = (2 * radius + 1, 2 * radius + 1)
-        self.count = self._sum(np.ones(image_hw))[..., None]
+        self.count = self._sum(np.ones(guide.shape[1:]))
+        self.mean_guide = np.stack([self._mean(color) for color in guide])
+        self.inverse = self._inverse_covariance(epsilon)
 
-    def _sum(self, values: np.ndarray) -> np.ndarray:
+    def functions(self, values: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        """Of values (H, W) each pixel's function, the mean of its windows': slopes, three (H, W),
+        and intercept (H, W).
+        """
+        mean = self._mean(values)
+        covariance = [
+            self._mean(color * values) - mean_color * mean
+            for color, mean_color in zip(self.guide, self.mean_guide, strict=True)
+        ]
+        slopes = [_dot(row, covariance) for row in self.inverse]
+        intercept = mean - _dot(self.mean_guide, slopes)
+        return [self._mean(slope) for slope in slopes], self._mean(intercept)
+
+    def _mean(self, plane: np.ndarray) -> np.ndarray:
+        """Over the part of each window that is inside the image; (H, W) -> (H, W)."""
+        return self._sum(plane) / self.count
+
+    def _sum(self, plane: np.ndarray) -> np.ndarray:
         return cv2.boxFilter(
-            values, cv2.CV_64F, self.size, normalize=False, borderType=cv2.BORDER_CONSTANT
+            plane, cv2.CV_64F, self.size, normalize=False, borderType=cv2.BORDER_CONSTANT
         )
 
-    def __call__(self, values: np.ndarray) -> np.ndarray:
-        return _by_fours(values, self._sum) / self.count
+    def _inverse_covariance(self, epsilon: float) -> list[list[np.ndarray]]:
+        """3 x 3 planes (H, W): inverse of each window's covariance of colours plus epsilon."""
+        rr, rg, rb, gg, gb, bb = (
+            self._mean(self.guide[i] * self.guide[j]) - self.mean_guide[i] * self.mean_guide[j]
+            for i, j in zip(*np.triu_indices(3), strict=True)
+        )
+        rr, gg, bb = rr + epsilon, gg + epsilon, bb + epsilon
+        # the adjugate of a symmetric 3x3 matrix; np.linalg.inv is many times slower on pixels
+        a, b, c = gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb
+        d, e, f = rr * bb - rb * rb, rg * rb - rr * gb, rr * gg - rg * rg
+        determinant = _dot((rr, rg, rb), (a, b, c))
+        a, b, c, d, e, f = (x / determinant for x in (a, b, c, d, e, f))
+        return [[a, b, c], [b, d, e], [c, e, f]]
 
 
-def _inverse_covariance(
-    guide: np.ndarray, mean: np.ndarray, window: _WindowMean, epsilon: float
-) -> np.ndarray:
-    """(H, W, 3, 3): inverse of each window's covariance of colours plus epsilon."""
-    rows, columns = np.triu_indices(3)
-    covariance = (
-        window(guide[..., rows] * guide[..., columns]) - mean[..., rows] * mean[..., columns]
-    )
-    rr, rg, rb, gg, gb, bb = np.moveaxis(covariance, 2, 0)
-    rr, gg, bb = rr + epsilon, gg + epsilon, bb + epsilon
-    # the adjugate of a symmetric 3x3 matrix; np.linalg.inv is many times slower on pixels
-    a, b, c = gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb
-    d, e, f = rr * bb - rb * rb, rg * rb - rr * gb, rr * gg - rg * rg
-    determinant = rr * a + rg * b + rb * c
-    adjugate = np.stack([a, b, c, b, d, e, c, e, f], axis=2) / determinant[..., None]
-    return adjugate.reshape(*adjugate.shape[:2], 3, 3)
+def _dot(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> np.ndarray:
+    """Of two vectors of three planes (H, W)."""
+    return first[0] * second[0] + first[1] * second[1] + first[2] * second[2]
 
 
 def refine_labels(
