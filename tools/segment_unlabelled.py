@@ -1,13 +1,15 @@
 #!/usr/bin/env python
 """Segments images without any labels, by a masked autoencoder: what is needed to reconstruct what.
 
-    python tools/segment_unlabelled.py --config-file quick/mae_pretrain.yaml --input photos/ \
+    python tools/segment_unlabelled.py --input photos/ --output output/segments
+    python tools/segment_unlabelled.py --config-file quick/mae_pretrain.yaml --input images/ \
         --output output/segments MODEL.WEIGHTS output/quick/mae_pretrain/model_final.pth
     python tools/segment_unlabelled.py ... --input a.jpg --click 120 80     # what helps this patch?
     python tools/segment_unlabelled.py ... --masks photos_masks/            # how good is it?
     python tools/segment_unlabelled.py ... --input photos_shards/shards.json     # tar files
 
-OUTPUT gets label maps, foregrounds, overlays, picture strips (patches, graph, communities, larger
+Without --config-file: the autoencoder that comes with the package, and the settings that were chosen
+for photographs (PHOTOGRAPHS below; options change single ones). OUTPUT gets label maps, foregrounds, overlays, picture strips (patches, graph, communities, larger
 graphs, segments), the graphs, and two datasets in COCO format: segments.json, all segments, and
 objects.json, the foregrounds. DATASETS.REGISTER makes training sets of them:
 configs/quick/mask_rcnn_segments.yaml. See d2_multitask/segmenting/output_folder.py.
@@ -38,7 +40,7 @@ from detectron2.utils import comm
 from tabulate import tabulate
 from tqdm import tqdm
 
-import d2_multitask  # noqa: F401 (registers datasets and networks)
+import d2_multitask
 from d2_multitask.config import load_config
 from d2_multitask.data.io import ImageReadError, ShardError, read_image
 from d2_multitask.data.shard_files import PREFIX
@@ -78,13 +80,27 @@ MIN_LONG_SIDE = 480  # pixels of overlays
 SHEET_NAME = "strips.png"
 MAX_SHEET_STRIPS = 20
 SHEET_WIDTH = 1600  # pixels
+# The options without --config-file, and the network: docs/results.md, "Photographs".
+PHOTOGRAPHS = {
+    "config_file": "quick/mae_tiny_imagenet.yaml",
+    "relation": ["color", "encoder_features", "ridge"],
+    "size": 96,
+    "shifts": 2,
+    "tiles": False,
+    "resolution": 0.3,
+    "grow": False,
+    "foreground": "absorption_time",
+}
+WEIGHTS = Path(d2_multitask.__file__).parent / "weights" / "mae_tiny_imagenet.safetensors"
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, help="path, or name below configs/")
+    parser.add_argument(
+        "--config-file", help="path, or name below configs/ (default: for photographs)"
+    )
     parser.add_argument("--input", nargs="+", required=True, help="images, folders, or shards")
     parser.add_argument("--output", type=Path, default=Path("output/segments"))
     parser.add_argument("--max-images", type=int, help="the first ones only")
@@ -104,6 +120,10 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add_settings(parser)
     args = parse_with_overrides(parser, arguments)
+    if args.config_file is None:
+        parser.set_defaults(**PHOTOGRAPHS)
+        args = parse_with_overrides(parser, arguments)
+        args.opts = ["MODEL.WEIGHTS", str(WEIGHTS), *args.opts]
     for name in ("max_images", "size"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')}: found {getattr(args, name)}, expected >= 1")

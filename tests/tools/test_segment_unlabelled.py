@@ -170,6 +170,21 @@ def test_objects_by_maskcut(folder, tool, capsys):
     assert [o["segmentation"] for o in objects] == [s["segmentation"] for s in expected]
 
 
+def test_photographs_need_no_config(tool, capsys, tmp_path):
+    photograph = Path(__file__).parents[2] / "docs" / "pictures" / "photographs" / "astronaut.jpg"
+    told = ("--passes", "120", "--shifts", "1", "--no-pictures", "--output", str(tmp_path))
+    assert tool.main(["--input", str(photograph), *told]) == 0
+    assert "1 images: 1 segmented" in capsys.readouterr().out
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    assert settings["kinds"] == ["color", "encoder_features", "ridge"] and settings["size"] == 96
+    assert settings["foreground"] == "absorption_time" and not settings["tile_hw"]
+    assert settings["shifts"] == 1  # options change single ones
+    assert settings["weights"].endswith("mae_tiny_imagenet.safetensors")
+    found = cv2.imread(str(tmp_path / "foreground" / "astronaut.png"), cv2.IMREAD_GRAYSCALE) > 0
+    assert found[:, 150:350].mean() > 2 * found[:, 400:].mean()  # she sits in the middle, a flag
+    assert 0.1 < found.mean() < 0.7
+
+
 def test_bad_input_is_told_without_a_traceback(folder, tool, capsys, tmp_path):
     arguments = words(folder, "bad")
     arguments[3] = str(tmp_path)
