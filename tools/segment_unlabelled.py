@@ -8,8 +8,10 @@
     python tools/segment_unlabelled.py ... --masks photos_masks/            # how good is it?
     python tools/segment_unlabelled.py ... --input photos_shards/shards.json     # tar files
 
-Without --config-file: the autoencoder that comes with the package, and the settings that were chosen
-for photographs (PHOTOGRAPHS below; options change single ones). OUTPUT gets label maps, foregrounds, overlays, picture strips (patches, graph, communities, larger
+Without --config-file: the autoencoder that comes with the package, with the settings that were
+chosen for photographs (PHOTOGRAPHS below); options change single ones.
+
+OUTPUT gets label maps, foregrounds, overlays, picture strips (patches, graph, communities, larger
 graphs, segments), the graphs, and two datasets in COCO format: segments.json, all segments, and
 objects.json, the foregrounds. DATASETS.REGISTER makes training sets of them:
 configs/quick/mask_rcnn_segments.yaml. See d2_multitask/segmenting/output_folder.py.
