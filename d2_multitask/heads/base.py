@@ -194,8 +194,9 @@ def check_class_ids(ids: Sequence[int], num_classes: int, key: str) -> None:
 class Branch(nn.Sequential):
     """3x3 convolution, ReLU, 1x1 convolution: one output of CenterNet (its section 5.1).
 
-    With ``conv_dim`` 0 the 1x1 convolution alone is left. If ``separable``, the first is a
-    depthwise 3x3 convolution and a 1x1 convolution (arXiv 1704.04861), as in MoveNet.
+    With ``conv_dim`` 0 the 1x1 convolution alone is left, on normalised features if there is a
+    norm: MAE's linear classification (arXiv 2111.06377, appendix A.1). If ``separable``, the first
+    is a depthwise 3x3 convolution and a 1x1 convolution (arXiv 1704.04861), as in MoveNet.
     """
 
     def __init__(
@@ -214,7 +215,8 @@ class Branch(nn.Sequential):
             in_channels: channels of the feature map.
             conv_dim: channels between the two convolutions.
             out_channels: channels of the prediction.
-            norm: normalisation after the 3x3 convolution, a name of ``detectron2.layers.get_norm``.
+            norm: normalisation after the 3x3 convolution, or of the features; a name of
+                ``detectron2.layers.get_norm``.
             bias: initial bias of the last layer.
             weight_std: standard deviation of the last layer's initial weights; ``None`` keeps
                 PyTorch's initialisation, as CenterNet does for its heatmaps.
@@ -241,6 +243,8 @@ class Branch(nn.Sequential):
             if hidden.bias is not None:
                 nn.init.zeros_(hidden.bias)
             layers.append(hidden)
+        elif norm:
+            layers.append(get_norm(norm, in_channels))
         predictor = Conv2d(conv_dim or in_channels, out_channels, 1)
         if weight_std is not None:
             nn.init.normal_(predictor.weight, std=weight_std)

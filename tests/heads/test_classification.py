@@ -50,6 +50,21 @@ def test_padding_changes_no_answer() -> None:
     torch.testing.assert_close(answers([small])[0], answers([large, small])[1])
 
 
+def test_a_linear_layer_on_normalised_features() -> None:
+    """Features of another scale and mean give the same answers, in training and after it."""
+    head = classification_head(CONV_DIM=0, NORM="BN", MAP_STRIDE=4)
+    features = {"p2": torch.randn(4, 8, 8, 8)}
+    other = {"p2": 0.1 * features["p2"] + 7}
+    torch.testing.assert_close(
+        head.layers(other)["class_map"], head.layers(features)["class_map"], atol=1e-3, rtol=0.0
+    )
+    for _ in range(200):  # the running averages
+        head.layers(features)
+    expected = head.layers(features)["class_map"]
+    head.eval()
+    torch.testing.assert_close(head.layers(features)["class_map"], expected, atol=1e-2, rtol=0.0)
+
+
 def test_unknown_labels_and_images_cost_nothing() -> None:
     head = classification_head()
     known = labelled_image(seed=1)

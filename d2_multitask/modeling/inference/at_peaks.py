@@ -104,4 +104,6 @@ def compute_at_peaks(model: nn.Module) -> int:
 
 def is_plain_branch(branch: nn.Module) -> bool:
     """Whether it is a :class:`CellBranch` with a hidden layer that has no norm."""
-    return isinstance(branch, CellBranch) and len(branch) > 1 and branch[-2].norm is None
+    if not isinstance(branch, CellBranch) or len(branch) == 1:
+        return False
+    return isinstance(branch[-2], nn.Conv2d) and branch[-2].norm is None
