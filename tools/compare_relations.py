@@ -56,6 +56,7 @@ from d2_multitask.segmenting.images import (
 from d2_multitask.segmenting.output_folder import claim_folder
 from studies.relations.divisions import DIVISIONS, MEAN_MASK
 from studies.relations.images import RESULTS, LabelledImage, Study
+from studies.relations.levels import RESOLUTIONS
 from studies.relations.methods import (
     Method,
     method_as_json,
@@ -246,6 +247,7 @@ def study_settings(args: argparse.Namespace, networks: Networks, long_side: int)
         "seed": args.seed,
         "relations": args.relations,
         "divisions": args.divisions,
+        "levels": args.dataset and list(RESOLUTIONS),
         "backend": args.backend,
         "images": args.dataset or str(args.images),
         "choose": [args.dataset and args.choose_dataset or str(args.choose_images), args.choose],

@@ -13,7 +13,8 @@ from d2_multitask.patch_graph import Relation, grow
 from studies.relations.divisions import CUT, GROWN, LOUVAIN, Partition, divide, graph_of
 from studies.relations.normalised_cut import recursive_cut
 
-RESOLUTIONS = (0.1, 0.2, 0.4, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0)  # of Louvain's method
+# Of Louvain's method: from the whole image to more segments than people draw in BSDS500 val.
+RESOLUTIONS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.45, 0.7, 1.5)
 NUM_SEGMENTS = (2, 3, 4, 6, 8, 12, 16)
 GROWN_FROM = 3.0  # resolution of the communities that grow
 
