@@ -54,7 +54,7 @@ class ClassificationHead(TaskHead):
                 one stride and concatenated.
             num_classes: classes.
             conv_dim: channels of the 3x3 convolution.
-            norm: normalisation after it.
+            norm: normalisation after it; without one (``conv_dim`` 0), of the features.
             map_stride: that stride, pixels.
             ignore_value: label that is ignored.
             loss_weight: weight of the loss.
