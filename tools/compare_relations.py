@@ -247,7 +247,7 @@ def study_settings(args: argparse.Namespace, networks: Networks, long_side: int)
         "seed": args.seed,
         "relations": args.relations,
         "divisions": args.divisions,
-        "levels": args.dataset and list(RESOLUTIONS),
+        **({"levels": RESOLUTIONS} if args.dataset else {}),  # foregrounds have none
         "backend": args.backend,
         "images": args.dataset or str(args.images),
         "choose": [args.dataset and args.choose_dataset or str(args.choose_images), args.choose],

@@ -50,10 +50,10 @@ def guided_filter(
     height, width = guide.shape[:2]
     small_hw = (-(-height // subsampling), -(-width // subsampling))
     # float64: variances are small differences of large numbers
-    colors = [np.ascontiguousarray(color) for color in np.moveaxis(guide, 2, 0)]
-    small_colors = [_resized(color.astype(np.float64), small_hw) for color in colors]
-    windows = _Windows(np.stack(small_colors), max(1, radius // subsampling), epsilon)
-    colors = [color.astype(np.float32) for color in colors]
+    planes = [np.ascontiguousarray(color, np.float64) for color in np.moveaxis(guide, 2, 0)]
+    small_guide = np.stack([_resized(plane, small_hw) for plane in planes])
+    windows = _Windows(small_guide, max(1, radius // subsampling), epsilon)
+    colors = [plane.astype(np.float32) for plane in planes]
     filtered = []
     # one after the other: planes of one channel stay in the processor's cache
     for plane in np.moveaxis(values.reshape(height, width, -1), 2, 0):
