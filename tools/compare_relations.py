@@ -6,7 +6,7 @@
         --masks datasets/synthetic_textures/same_palette/test/masks \
         --choose-images datasets/synthetic_textures/same_palette/val/images \
         --choose-masks datasets/synthetic_textures/same_palette/val/masks --output output/textures
-    python tools/compare_relations.py --config-file quick/mae_photographs.yaml \
+    python tools/compare_relations.py --config-file quick/mae_tiny_imagenet.yaml \
         --images datasets/ecssd/images --masks datasets/ecssd/masks --choose 360 400 \
         --report 300 360 --output output/photographs
     python tools/compare_relations.py --config-file quick/mae_tiny_imagenet.yaml \

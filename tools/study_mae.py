@@ -52,9 +52,16 @@ FOREGROUND_SIDE = 96  # pixels at least, as in these configs
 # From ViT-B on, the quick configs' rates for small networks are too high: 0.0002 instead of 0.001,
 # as in mae_foreground.yaml.
 WIDE, RATE_OF_WIDE = 768, 0.2
+# How segments become proposals, as in docs/segments.md: options, and the file of their objects.
+PROPOSALS = {
+    "segments": (["--resolution", "3", "--no-grow", "--foreground", "none"], "segments.json"),
+    "maskcut": (["--foreground", "maskcut"], "objects.json"),
+}
 DATASETS = Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
-ECSSD = Path("datasets/ecssd")  # as in the configs
-TINY_IMAGENET = DATASETS / "tiny-imagenet-200"
+PEOPLE, TINY_IMAGENET = DATASETS / "synthetic_people", DATASETS / "tiny-imagenet-200"
+# as in the configs:
+COCO_PEOPLE, ECSSD = Path("datasets/coco_people"), Path("datasets/ecssd")
+TUD = Path("datasets/tud_pedestrians")
 
 
 class Step(NamedTuple):
@@ -84,8 +91,9 @@ class Study:
 
     def steps(self) -> list[Step]:
         """All of them, the shortest ones first."""
-        parts = [self.reconstruction(), self.classification(), self.foreground(), self.mcn()]
-        return [step for part in (*parts, self.relations()) for step in part]
+        parts = (self.reconstruction(), self.classification(), self.foreground(), self.mcn())
+        parts += (self.proposals(), self.relations())
+        return [step for part in parts for step in part]
 
     def reconstruction(self) -> Iterable[Step]:
         """The network's error beside that of a smooth surface."""
@@ -134,13 +142,59 @@ class Study:
             yield self.comparison(f"foreground_{number}", configs, metrics, ECSSD, SEEDS)
 
     def mcn(self) -> Iterable[Step]:
-        """Persons: segmentation, boxes and keypoints."""
-        configs = {
-            row: self.row("mcn_mae_seg_det_pose", weights)
-            for row, weights in (("mcn_scratch", ""), ("mcn_pretrained", self.weights))
-        }
+        """Persons, drawn and photographed: segmentation, boxes and keypoints."""
         metrics = ("sem_seg/IoU-person", "bbox/AP", "keypoints/AP")
-        yield self.comparison("mcn", configs, metrics, DATASETS / "synthetic_people")
+        for name, base, dataset in (
+            ("mcn", "mcn_mae_seg_det_pose", PEOPLE),
+            ("mcn_tud", "mcn_mae_tud_pedestrians", TUD),
+        ):
+            configs = {
+                f"{name}_{row}": self.row(base, weights)
+                for row, weights in (("scratch", ""), ("pretrained", self.weights))
+            }
+            yield self.comparison(name, configs, metrics, dataset)
+
+    def proposals(self) -> Iterable[Step]:
+        """Whether every object is among the segments, and a detector that learned from them."""
+        for part, images in (
+            ("train", PEOPLE / "train" / "images"),
+            ("synthetic", PEOPLE / "val" / "images"),
+            ("coco", COCO_PEOPLE / "images"),
+        ):
+            for kind, (options, _) in PROPOSALS.items():
+                step = f"{kind}_{part}"
+                words = ["segment_unlabelled.py", "--config-file", self.config_file]
+                words += ["--input", str(images), "--output", self.folder(step), *options]
+                words += ["--size", str(2 * max(self.size_hw)), "--relation", "encoder_features"]
+                words += ["--no-tiles", "--no-pictures", *self.opts, "MODEL.WEIGHTS", self.weights]
+                yield Step(step, words, images)
+        for part, dataset, folder in (
+            ("synthetic", "synthetic_people_val", PEOPLE),
+            ("coco", "coco_people_val", COCO_PEOPLE),
+        ):
+            step = f"proposals_{part}"
+            words = ["evaluate_proposals.py", "--config-file", "quick/mask_rcnn_proposals.yaml"]
+            words += ["--dataset", dataset, "--grid", *"123456", "--output", self.folder(step)]
+            yield Step(step, [*words, "--segments", *self.objects(part)], folder)
+        configs = {
+            f"detector_{kind}": self.detector(kind, file)
+            for kind, file in zip(PROPOSALS, self.objects("train"), strict=True)
+        }
+        metrics = ("bbox/AP", "segm/AP", "bbox_class_agnostic/AR@100", "segm_class_agnostic/AR@100")
+        yield self.comparison("detectors", configs, metrics, PEOPLE)
+
+    def objects(self, part: str) -> list[str]:
+        """The files of proposals of some images."""
+        return [self.folder(f"{kind}_{part}/{file}") for kind, (_, file) in PROPOSALS.items()]
+
+    def detector(self, kind: str, file: str) -> dict[str, Any]:
+        """A Mask R-CNN that learns from them."""
+        name = f"study_{kind}"
+        entry = {"NAME": name, "JSON": file, "IMAGE_ROOT": str(PEOPLE / "train" / "images")}
+        sets = {"REGISTER": [entry], "TRAIN": [name], "TEST": ["synthetic_people_val"]}
+        model = {"DEVICE": self.cfg.MODEL.DEVICE}
+        base = find_config_file("quick/mask_rcnn_proposals.yaml")
+        return {"_BASE_": base, "MODEL": model, "DATASETS": sets}
 
     def relations(self) -> Iterable[Step]:
         """Which segments its errors and features give."""

@@ -44,9 +44,11 @@ def test_dry_run_of_vit_large(folder, monkeypatch, capsys):
     assert tool.main(words("--dry-run", *opts, config="mae_pretrain_base.yaml")) == 0
     lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     assert {line[1].rpartition("/")[2] for line in lines} == {
-        *("train_net.py", "compare_tasks.py", "compare_relations.py")
+        *("train_net.py", "compare_tasks.py", "compare_relations.py"),
+        *("segment_unlabelled.py", "evaluate_proposals.py"),
     }
-    assert all("MODEL.MAE.SIZE" in line for line in lines) and not os.path.exists("study")
+    asked = [line for line in lines if "evaluate_proposals" not in line[1]]
+    assert all("MODEL.MAE.SIZE" in line for line in asked) and not os.path.exists("study")
     with pytest.raises(SystemExit):
         tool.main(words("--seeds", "4"))
     assert tool.main(words("--steps", "nothing", *opts)) == 2
@@ -63,15 +65,23 @@ def test_every_config_can_be_built_and_has_the_network(config, side, patch, rate
         config_file=config, weights="w.pth", output=tmp_path, opts=["MODEL.DEVICE", "cpu"]
     )
     configs = {k: v for step in tool.Study(args).steps() for k, v in step.configs.items()}
-    assert len(configs) == 2 + 4 + 12 + 2
+    assert len(configs) == 2 + 4 + 12 + 4 + 2
     for name, content in configs.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
         cfg = load_config(str(tmp_path / f"{name}.yaml"))
+        if name.startswith("reconstruction"):  # KEY VALUE of its command
+            assert list(cfg.MODEL.MAE.IMAGE_SIZE) == [side, side]
+            continue
+        assert cfg.MODEL.DEVICE == "cpu"
+        if name.startswith("detector"):
+            kind = name.partition("_")[2]
+            entry = cfg.DATASETS.REGISTER[0]
+            assert entry["JSON"].startswith(str(tmp_path / f"{kind}_train"))
+            assert cfg.DATASETS.TRAIN == (entry["NAME"],)
+            continue
         assert list(cfg.MODEL.MAE.IMAGE_SIZE) == [side, side]
-        if not name.startswith("reconstruction"):
-            untrained = name.rpartition("_")[2] == "untrained" or "scratch" in name
-            assert cfg.MODEL.WEIGHTS == ("" if untrained else "w.pth")
-            assert cfg.MODEL.DEVICE == "cpu"
+        untrained = name.rpartition("_")[2] == "untrained" or "scratch" in name
+        assert cfg.MODEL.WEIGHTS == ("" if untrained else "w.pth")
     cfg = load_config(str(tmp_path / "decoder_32.yaml"))
     assert cfg.MODEL.FOREGROUND_HEAD.UPSCALE == patch and cfg.DATASETS.TRAIN == ("ecssd_32",)
     assert list(cfg.INPUT.RANDOM_RESIZED_CROP.SIZE) == [max(side, 96)] * 2
