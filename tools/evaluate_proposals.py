@@ -67,22 +67,27 @@ def read_results(file: Path, records: Sequence[Mapping[str, Any]]) -> Results:
         ValueError: the file is no such file, or has no segments of some of the images.
     """
     content = read_json(str(file))
-    images = {image["id"]: image for image in content.get("images", ())}
+    images, annotations = (content.get(key, ()) for key in ("images", "annotations"))
+    for what, entries, fields in (
+        ("image", images, ("id", "file_name", "height", "width")),
+        ("annotation", annotations, ("image_id", *FIELDS)),
+    ):
+        wrong = next((e for e in entries if any(field not in e for field in fields)), None)
+        if wrong is not None:
+            raise ValueError(
+                f"{file}: {what} {wrong.get('id')!r}: found no {' or no '.join(fields)}, expected "
+                "all, as tools/segment_unlabelled.py writes them"
+            )
     ids = _ids_of_files(file, images, records)
-    found = [a for a in content.get("annotations", ()) if a["image_id"] in ids]
-    if missing := [a["id"] for a in found if any(field not in a for field in FIELDS)]:
-        raise ValueError(
-            f"{file}: annotation {missing[0]!r}: found no {' or no '.join(FIELDS)}, expected all, "
-            "as tools/segment_unlabelled.py writes them"
-        )
+    found = [a for a in annotations if a["image_id"] in ids]
     return [{"image_id": ids[a["image_id"]], **{f: a[f] for f in FIELDS}} for a in found]
 
 
 def _ids_of_files(
-    file: Path, images: Mapping[Any, Mapping[str, Any]], records: Sequence[Mapping[str, Any]]
+    file: Path, images: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]
 ) -> dict[Any, Any]:
     """The file's image id -> the dataset's, for every image of the dataset, by their names."""
-    by_name = {image["file_name"]: image for image in images.values()}
+    by_name = {image["file_name"]: image for image in images}
     ids = {}
     for record in records:
         parts = Path(record["file_name"]).parts
@@ -97,6 +102,11 @@ def _ids_of_files(
         if found != expected:
             raise ValueError(
                 f"{file}: image {parts[-1]}: found (height, width) {found}, expected {expected}"
+            )
+        if image["id"] in ids:
+            raise ValueError(
+                f"{file}: found one image {image['file_name']} for two of the dataset, the second "
+                f"of them {record['file_name']}; segment the folder that holds both"
             )
         ids[image["id"]] = record["image_id"]
     return ids
@@ -117,6 +127,8 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.config_file:
         register_datasets(load_config(find_config_file(args.config_file)).DATASETS.REGISTER)
     records = load_dataset(args.dataset)
+    if not any("annotations" in record for record in records):
+        raise ValueError(f"--dataset: found {args.dataset}, which has no objects; expected some")
     labels = {"annotations": [], **coco_ground_truth(args.dataset, records)}
     proposals = {str(file): read_results(file, records) for file in args.segments}
     if args.grid:

@@ -57,6 +57,8 @@ PROPOSALS = {
     "segments": (["--resolution", "3", "--no-grow", "--foreground", "none"], "segments.json"),
     "maskcut": (["--foreground", "maskcut"], "objects.json"),
 }
+# What the steps set, and KEY VALUE would override: also in the rows without pre-training.
+OWN_KEYS = ("MODEL.WEIGHTS", "MODEL.TASKS", "OUTPUT_DIR", "SEED")
 DATASETS = Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
 PEOPLE, TINY_IMAGENET = DATASETS / "synthetic_people", DATASETS / "tiny-imagenet-200"
 # as in the configs:
@@ -84,6 +86,16 @@ class Study:
     """The steps for one autoencoder."""
 
     def __init__(self, args: argparse.Namespace) -> None:
+        """Read the config.
+
+        Raises:
+            ValueError: a key is unknown or the study's own, or a value is wrong.
+        """
+        if own := [key for key in OWN_KEYS if key in args.opts[::2]]:
+            raise ValueError(
+                f"command line: found {own[0]}, which the study sets itself; expected --weights "
+                "and --output"
+            )
         self.config_file = str(Path(find_config_file(args.config_file)).resolve())
         self.cfg: CfgNode = load_config(self.config_file, args.opts)
         self.weights, self.output, self.opts = args.weights, args.output, args.opts

@@ -14,10 +14,9 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.evaluation import DatasetEvaluator
-from PIL import Image
 
 from d2_multitask.data.datasets.folders import images_by_stem, stem_of
-from d2_multitask.data.io import read_image
+from d2_multitask.data.io import ImageReadError, read_label_map
 from d2_multitask.data.labels.masks import encode
 from d2_multitask.evaluation.base import gathered
 from d2_multitask.evaluation.coco.class_agnostic import class_agnostic_recall
@@ -309,21 +308,30 @@ def mask_files(mask_root: str | Path, names: Sequence[str]) -> dict[str, Path]:
 
 
 def read_object_mask(file: str | Path, size_hw: tuple[int, int] | None = None) -> np.ndarray:
-    """Read a mask: the object has 1 in masks of 0 and 1, else 128 to 255.
+    """Read a mask: the object has 1 in masks of 0 and 1, else 128 to 255 (soft borders are cut).
 
     Args:
-        file: the image.
-        size_hw: (h, w) to resize to, by nearest pixels; ``None`` = as it is.
+        file: an image of one channel, of three equal ones, or with the mask in alpha.
+        size_hw: (h, w) of the image that it belongs to; ``None`` = not known.
 
     Returns:
         (H, W) bool.
 
     Raises:
-        ImageReadError: the file is missing or broken; names it.
+        ImageReadError: the file is missing or broken, has another size, or holds other numbers,
+            such as those of several classes; names it.
     """
-    values = read_image(str(file), "L")[..., 0]
+    values = read_label_map(str(file), grey_colors=True, expected_size=size_hw)
+    if size_hw is not None and values.shape != tuple(size_hw):
+        raise ImageReadError(
+            f"{file}: found a mask of {values.shape[1]}x{values.shape[0]}, expected "
+            f"{size_hw[1]}x{size_hw[0]} as the image (width x height)"
+        )
     mask = values >= (1 if values.max(initial=0) <= 1 else 128)
-    if size_hw is not None and mask.shape != tuple(size_hw):
-        size_wh = (size_hw[1], size_hw[0])
-        mask = np.asarray(Image.fromarray(mask).resize(size_wh, Image.Resampling.NEAREST))
+    dark = (values != 0) & ~mask
+    if values.max(initial=0) > 255 or np.count_nonzero(dark) > np.count_nonzero(mask):
+        raise ImageReadError(
+            f"{file}: found the numbers {np.unique(values)[:8].tolist()}, expected 0 and 1, or 0 "
+            "and 255 with soft borders at most; save a mask of the object"
+        )
     return mask

@@ -59,6 +59,18 @@ def test_a_row_for_each_file_and_the_grid(tool, proposals, tmp_path, capsys):
     assert "| grid 1 3 " in table and table in capsys.readouterr().out
 
 
+def test_an_image_is_that_of_one_folder(tool, tmp_path):
+    size = {"height": HEIGHT, "width": WIDTH}
+    records = [
+        {"file_name": f"/data/{folder}/1.png", "image_id": number, **size}
+        for number, folder in enumerate("ab")
+    ]
+    file = tmp_path / "segments.json"  # of the images of a, which has no folder in its names
+    file.write_text(json.dumps({"images": [{"id": 1, "file_name": "1.png", **size}]}))
+    with pytest.raises(ValueError, match="one image 1.png for two .* the second of them /data/b"):
+        tool.read_results(file, records)
+
+
 def test_what_is_wrong_is_said(tool, proposals, capsys):
     words, file = proposals
 
@@ -74,7 +86,9 @@ def test_what_is_wrong_is_said(tool, proposals, capsys):
     smaller = {**good, "images": [{**i, "height": 9} for i in good["images"]]}
     assert f"found (height, width) (9, {WIDTH}), expected ({HEIGHT}, {WIDTH})" in told(smaller)
     labels = {**good, "annotations": [{"id": 5, "image_id": 1, "bbox": [0, 0, 9, 9]}]}
-    assert "annotation 5: found no score or no segmentation" in told(labels)
+    assert "annotation 5: found no image_id or no score or no segm" in told(labels)
+    unnamed = {**good, "images": [{"id": 1, "file_name": name}]}
+    assert "image 1: found no id or no file_name or no height" in told(unnamed)
     for wrong, message in (
         ((), "found neither --segments nor --grid"),
         (("--grid", "0"), "found 0"),

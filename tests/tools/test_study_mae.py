@@ -109,4 +109,6 @@ def test_steps_are_run_once_and_failures_are_named(folder, monkeypatch, capsys):
     again = words("--steps", "reconstruction_ecssd", *SMALL_MAE)
     assert tool.main(again) == 0 and stamp.stat().st_mtime_ns == before
     assert tool.main([*again, "SEED", "3"]) == 2
+    assert "found SEED, which the study sets itself" in capsys.readouterr().err
+    assert tool.main([*again, "MODEL.MAE.NORM_PIX_LOSS", "True"]) == 2
     assert "found a step with other command than now" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from d2_multitask.data.io import ImageReadError
 from d2_multitask.evaluation.segments import mask_files, read_object_mask
 
 
@@ -20,9 +21,27 @@ def test_levels(tmp_path, values):
     assert read_object_mask(save(tmp_path / "m.png", values)).tolist() == [[False, True]]
 
 
+def test_kinds_of_files(tmp_path):
+    Image.fromarray(np.array([[0, 1]], np.uint16)).save(tmp_path / "deep.png")
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    palette.putpalette([0, 0, 0, 128, 0, 0])
+    palette.save(tmp_path / "palette.png")
+    Image.fromarray(np.array([[[0, 0], [0, 255]]], np.uint8), "LA").save(tmp_path / "alpha.png")
+    for name in ("deep", "palette", "alpha"):
+        assert read_object_mask(tmp_path / f"{name}.png").tolist() == [[False, True]], name
+
+
+@pytest.mark.parametrize("values", [[[0, 2]], [[0, 1, 2, 3]], [[0, 15, 15, 255]]])
+def test_numbers_of_classes_are_refused(tmp_path, values):
+    with pytest.raises(ImageReadError, match="m.png: found the numbers .* expected 0 and 1"):
+        read_object_mask(save(tmp_path / "m.png", values))
+
+
 def test_size(tmp_path):
     path = save(tmp_path / "m.png", [[0, 255]])
-    assert read_object_mask(path, (2, 4)).tolist() == [[False, False, True, True]] * 2
+    assert read_object_mask(path, (1, 2)).tolist() == [[False, True]]
+    with pytest.raises(ImageReadError, match="found a mask of 2x1, expected 4x2 as the image"):
+        read_object_mask(path, (2, 4))
 
 
 def test_files_are_found_by_name(tmp_path):
