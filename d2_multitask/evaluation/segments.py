@@ -20,6 +20,7 @@ from d2_multitask.data.io import ImageReadError, read_label_map
 from d2_multitask.data.labels.masks import encode
 from d2_multitask.evaluation.base import gathered
 from d2_multitask.evaluation.coco.class_agnostic import class_agnostic_recall
+from d2_multitask.evaluation.regions import best_overlaps, shared_pixels
 
 _NAMES = {
     "iou": "IoU",
@@ -61,31 +62,24 @@ def best_segment_iou(segments: np.ndarray, mask: np.ndarray) -> float:
         segments: integers >= 0, any shape.
         mask: bool, same shape.
     """
-    labels = segments.ravel()
-    sizes = np.bincount(labels)
-    inside = np.bincount(labels[mask.ravel()], minlength=len(sizes))
-    unions = sizes + np.count_nonzero(mask) - inside
-    return float((inside[sizes > 0] / unions[sizes > 0]).max())
+    return float(best_overlaps(shared_pixels(segments, mask.astype(np.int64)))[1:].max(initial=0))
 
 
 def adjusted_rand_index(first: np.ndarray, second: np.ndarray) -> float:
     """Agreement of two partitions, corrected for chance (Hubert and Arabie 1985, equation 5).
 
     Args:
-        first: integers, any shape.
-        second: integers, same shape.
+        first: integers >= 0, any shape.
+        second: integers >= 0, same shape.
 
     Returns:
         1 for the same partition, about 0 for unrelated ones, possibly negative. 1 if both have a
         single segment, or both a segment per element.
     """
-    _, rows = np.unique(first.ravel(), return_inverse=True)
-    _, columns = np.unique(second.ravel(), return_inverse=True)
-    num_columns = int(columns.max()) + 1
-    counts = np.bincount(rows * num_columns + columns)
-    together = _pairs(counts)
-    first_pairs, second_pairs = _pairs(np.bincount(rows)), _pairs(np.bincount(columns))
-    expected = first_pairs * second_pairs / max(_pairs(np.array([rows.size])), 1.0)
+    shared = shared_pixels(first, second)
+    together = _pairs(shared)
+    first_pairs, second_pairs = _pairs(shared.sum(axis=1)), _pairs(shared.sum(axis=0))
+    expected = first_pairs * second_pairs / max(_pairs(shared.sum()), 1.0)
     highest = (first_pairs + second_pairs) / 2
     if highest == expected:
         return 1.0
@@ -132,7 +126,9 @@ def measure_segments(
         patch_iou=patch_iou,
         best_iou=best_segment_iou(segments[labelled], mask[labelled]) if mask.any() else np.nan,
         corloc=_is_located(foreground, objects),
-        ari=adjusted_rand_index(segments[labelled], objects[labelled]),
+        ari=adjusted_rand_index(segments[labelled], objects[labelled])
+        if labelled.any()
+        else np.nan,
     )
 
 
