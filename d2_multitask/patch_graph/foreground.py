@@ -67,15 +67,15 @@ def choose_foreground(
             times its share of the patches at the image's border; needs model and image.
         graph: of the patches, for ``absorption_time``.
         model: for ``inpainting_error``.
-        image: (3, H, W), likewise.
+        image: (3, H, W), likewise; other rules only ask whether it is flat.
         threshold: a score has to be above it, or the answer is "no object". All rules score a
             candidate 0 that is as good as chance.
         border_weight: see above.
         dtype: as in `measure_relation`.
 
     Returns:
-        The decision; a flat image is "no object", and for all rules but ``absorption_time`` a
-        single segment.
+        The decision; a flat image is "no object", by any rule if it is given, and for all rules but
+        ``absorption_time`` a single segment.
 
     Raises:
         ValueError: unknown rule, labels that are no (h, w), what the rule needs is missing, or more
@@ -86,22 +86,20 @@ def choose_foreground(
         raise ValueError(f"Foreground: found the rule {rule!r}, expected one of {list(RULES)}")
     if labels.ndim != 2:
         raise ValueError(f"Foreground: found labels {labels.shape}, expected (h, w)")
-    if rule == ABSORPTION:
-        if graph is None:
-            raise ValueError(f"Foreground: the rule {rule!r} needs the graph of the patches")
-        return _decide(*_absorption(graph), threshold, rule)
+    if rule == ABSORPTION and graph is None:
+        raise ValueError(f"Foreground: the rule {rule!r} needs the graph of the patches")
     labels = canonical_labels(labels)
-    nothing = Foreground(None, -np.inf, np.zeros((0, *labels.shape), bool), np.zeros(0), rule)
-    if labels.max() == 0:
-        return nothing
+    flat = image is not None and is_flat(image)
+    if flat or (rule != ABSORPTION and labels.max() == 0):
+        return Foreground(None, -np.inf, np.zeros((0, *labels.shape), bool), np.zeros(0), rule)
+    if rule == ABSORPTION:
+        return _decide(*_absorption(graph), threshold, rule)
     if rule in BORDER_RULES:
         candidates, scores = BORDER_RULES[rule](labels)
         return _decide(candidates, scores, threshold, rule)
     if model is None or image is None:
         raise ValueError(f"Foreground: the rule {rule!r} needs a model and an image")
     meter = ErrorMeter(model, image, dtype=dtype)
-    if is_flat(image):
-        return nothing
     candidates, scores = _inpainting_error(labels, meter, border_weight)
     return _decide(candidates, scores, threshold, rule, meter.passes, meter.seconds)
 
@@ -210,7 +208,12 @@ def merge_smallest(labels: np.ndarray, count: int = MAX_COMMUNITIES) -> np.ndarr
 
     Returns:
         (h, w) int64, canonical labels.
+
+    Raises:
+        ValueError: ``count`` is below 1.
     """
+    if count < 1:
+        raise ValueError(f"Merging: found count={count}, expected at least 1")
     labels = canonical_labels(labels)
     while labels.max() + 1 > count:
         smallest = np.bincount(labels.flatten()).argmin()

@@ -5,7 +5,7 @@ Letters: H x W pixels, h x w patches, K labels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -42,27 +42,44 @@ def guided_filter(
             f"Guided filter: found a guide {guide.shape} and values {values.shape}, expected "
             "(H, W, 3) and (H, W) or (H, W, K)"
         )
-    if radius < 1 or not epsilon > 0 or subsampling < 1:
-        raise ValueError(
-            f"Guided filter: found radius={radius}, epsilon={epsilon}, subsampling={subsampling}, "
-            "expected more than 0"
-        )
-    height, width = guide.shape[:2]
-    small_hw = (-(-height // subsampling), -(-width // subsampling))
-    # float64: variances are small differences of large numbers
-    planes = [np.ascontiguousarray(color, np.float64) for color in np.moveaxis(guide, 2, 0)]
-    small_guide = np.stack([_resized(plane, small_hw) for plane in planes])
-    windows = _Windows(small_guide, max(1, radius // subsampling), epsilon)
-    colors = [plane.astype(np.float32) for plane in planes]
-    filtered = []
-    # one after the other: planes of one channel stay in the processor's cache
-    for plane in np.moveaxis(values.reshape(height, width, -1), 2, 0):
-        slopes, intercept = windows.functions(_resized(plane.astype(np.float64), small_hw))
-        result = _resized(intercept.astype(np.float32), (height, width))
-        for color, slope in zip(colors, slopes, strict=True):
-            result += color * _resized(slope.astype(np.float32), (height, width))
-        filtered.append(result)
-    return np.stack(filtered, axis=2).reshape(values.shape)
+    filtered = _GuidedFilter(np.moveaxis(guide, 2, 0), radius, epsilon, subsampling)
+    planes = np.moveaxis(values.reshape(*guide.shape[:2], -1), 2, 0)
+    return np.stack([filtered(plane) for plane in planes], axis=2).reshape(values.shape)
+
+
+class _GuidedFilter:
+    """`guided_filter` of one guide, for one plane of values after the other.
+
+    That takes the least memory, and planes of one channel stay in the processor's cache.
+    """
+
+    def __init__(
+        self, colors: Iterable[np.ndarray], radius: int, epsilon: float, subsampling: int
+    ) -> None:
+        """The guide's three channels (H, W) in [0, 1]; the rest as in `guided_filter`."""
+        if radius < 1 or not epsilon > 0 or subsampling < 1:
+            raise ValueError(
+                f"Guided filter: found radius={radius}, epsilon={epsilon}, "
+                f"subsampling={subsampling}, expected more than 0"
+            )
+        self.colors, small_colors = [], []
+        for color in colors:
+            # float64: variances are small differences of large numbers
+            plane = np.ascontiguousarray(color, np.float64)
+            self.image_hw = plane.shape
+            self.small_hw = tuple(-(-side // subsampling) for side in plane.shape)
+            small_colors.append(_resized(plane, self.small_hw))
+            self.colors.append(plane.astype(np.float32))
+        self.windows = _Windows(np.stack(small_colors), max(1, radius // subsampling), epsilon)
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """(H, W) -> (H, W) float32."""
+        small = _resized(values.astype(np.float64), self.small_hw)
+        slopes, intercept = self.windows.functions(small)
+        result = _resized(intercept.astype(np.float32), self.image_hw)
+        for color, slope in zip(self.colors, slopes, strict=True):
+            result += color * _resized(slope.astype(np.float32), self.image_hw)
+        return result
 
 
 def _resized(plane: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:
@@ -151,16 +168,20 @@ def refine_labels(
             f"Refinement: found an image {image.shape} {image.dtype}, expected (H, W, 3) uint8"
         )
     squares = stretch_labels(patch_labels, image.shape[:2])
-    labels, inverse = np.unique(squares, return_inverse=True)
+    labels = np.unique(patch_labels)
     if len(labels) == 1:
         return squares
     if radius is None:
         radius = max(-(-image.shape[i] // patch_labels.shape[i]) for i in range(2))
-    members = inverse.reshape(squares.shape)[..., None] == np.arange(len(labels))
-    filtered = guided_filter(
-        image / 255, members, radius, epsilon, subsampling=max(1, radius // FINE_RADIUS)
-    )
-    return labels[filtered.argmax(2)]
+    colors = (color / 255 for color in np.moveaxis(image, 2, 0))
+    filtered = _GuidedFilter(colors, radius, epsilon, subsampling=max(1, radius // FINE_RADIUS))
+    best = np.full(squares.shape, -np.inf, np.float32)
+    found = squares.copy()
+    for label in labels:
+        membership = filtered(squares == label)
+        np.copyto(found, label, where=membership > best)
+        np.maximum(best, membership, out=best)
+    return found
 
 
 def stretch_labels(patch_labels: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:

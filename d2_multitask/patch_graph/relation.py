@@ -116,7 +116,8 @@ def measure_relation(
     """Measure one kind of relation on one image; arguments and errors as of `measure_anytime`.
 
     Returns:
-        The relation from the whole budget. An image of one colour has the relation 0, at no cost.
+        The relation from the whole budget. An image of one colour has the relation 0, at no cost;
+        ``distance`` looks at no colour.
     """
     (relation,) = measure_anytime(model, image, kind, budget, only_last=True, **options)
     return relation
@@ -160,17 +161,18 @@ def measure_anytime(
     """
     start = time.perf_counter()
     grid_hw = patch_grid_of(image, model.patch_size)
+    if kind in ESTIMATORS:
+        meter = ErrorMeter(model, image, batch_size=batch_size, dtype=dtype)
+    elif kind not in SIMILARITIES:
+        known = [*ESTIMATORS, *SIMILARITIES]
+        raise ValueError(f"Relation: found the kind {kind!r}, expected one of {known}")
+    if kind != "distance" and is_flat(image):
+        yield Relation(torch.zeros(2 * (math.prod(grid_hw),)), grid_hw, name=kind)
+        return
     if kind in SIMILARITIES:
         matrix = SIMILARITIES[kind](model, image, **settings)
         passes = int(kind == "encoder_features")
         yield Relation(matrix, grid_hw, None, passes, time.perf_counter() - start, kind)
-        return
-    if kind not in ESTIMATORS:
-        known = [*ESTIMATORS, *SIMILARITIES]
-        raise ValueError(f"Relation: found the kind {kind!r}, expected one of {known}")
-    meter = ErrorMeter(model, image, batch_size=batch_size, dtype=dtype)
-    if is_flat(image):
-        yield Relation(torch.zeros(2 * (meter.num_patches,)), grid_hw, name=kind)
         return
     estimator = ESTIMATORS[kind](meter.num_patches, seed=seed, **settings)
     rounds = _rounds(estimator, meter, budget or Budget(), only_last)

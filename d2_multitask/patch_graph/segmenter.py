@@ -65,14 +65,15 @@ class SegmenterSettings:
         backend: of Louvain's method.
         grow: measure regions again and merge them (R4).
         num_segments: merge until so many are left; ``None`` = by ``merge_threshold`` alone.
-        merge_threshold: merge until the best score is below it; ``None`` = by ``num_segments``.
-            Both ``None``: the communities are the segments, and all merges are in the dendrogram.
+        merge_threshold: of growing: merge until the best score is below it; ``None`` = by
+            ``num_segments``. Both ``None``: the communities are the segments, and all merges are
+            in the dendrogram.
         foreground: a rule of `choose_foreground`, or ``None`` = no decision. The rule
             ``inpainting_error`` is given at most 7 segments, by growing (or else by merging the
             smallest). ``maskcut``: the segments are the objects of `mask_cut`, and the rest, in
             place of communities.
         foreground_threshold: see `choose_foreground`.
-        border_weight: likewise.
+        border_weight: likewise; of ``inpainting_error`` alone.
         tile_hw: (h, w) patches of a tile; larger images are tiled. ``None`` = never.
         shifts: of `measure_shifted`; from the graph on a patch is a cell of it, also in numbers of
             patches such as ``locality``.
@@ -81,8 +82,9 @@ class SegmenterSettings:
         dtype: ``torch.bfloat16`` = mixed precision.
 
     Raises:
-        ValueError: MaskCut with another relation than ``encoder_features``, or with settings of
-            communities or rules.
+        ValueError: fewer segments than 1; settings that are not used: a ``merge_threshold`` without
+            growing, a ``border_weight`` of another rule, those of communities or rules with
+            MaskCut; or MaskCut with another relation than ``encoder_features``.
     """
 
     kinds: tuple[str, ...] = ("ridge",)
@@ -106,18 +108,27 @@ class SegmenterSettings:
     dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
-        if self.foreground != MASKCUT:
-            return
-        if self.kinds != (RELATION,):
-            raise ValueError(
-                f"Foreground {MASKCUT!r}: found the relation {' '.join(self.kinds)}, expected "
-                f"{RELATION}: the threshold of its graph is a cosine"
-            )
-        for field in (f for f in fields(self) if f.name not in MASKCUT_FIELDS):
+        if self.num_segments is not None and self.num_segments < 1:
+            raise ValueError(f"num_segments: found {self.num_segments}, expected at least 1")
+        if self.foreground == MASKCUT:
+            if self.kinds != (RELATION,):
+                raise ValueError(
+                    f"Foreground {MASKCUT!r}: found the relation {' '.join(self.kinds)}, expected "
+                    f"{RELATION}: the threshold of its graph is a cosine"
+                )
+            unused = {f.name for f in fields(self)} - {*MASKCUT_FIELDS}
+            self._refuse(f"Foreground {MASKCUT!r}", unused)
+        if not self.grow:
+            self._refuse("Without growing", {"merge_threshold"})
+        if self.foreground != "inpainting_error":
+            self._refuse(f"Foreground {self.foreground!r}", {"border_weight"})
+
+    def _refuse(self, why: str, unused: set[str]) -> None:
+        """Raise a ValueError if a setting is given that is not used."""
+        for field in (f for f in fields(self) if f.name in unused):
             if (found := getattr(self, field.name)) != field.default:
                 raise ValueError(
-                    f"Foreground {MASKCUT!r}: {field.name}: found {found}, expected "
-                    f"{field.default}: it is not used"
+                    f"{why}: {field.name}: found {found}, expected {field.default}: it is not used"
                 )
 
 
@@ -126,7 +137,7 @@ class Segmentation:
     """All that was found on the way.
 
     Attributes:
-        relation: of the patches; ``None`` for a tiled image.
+        relation: of the patches, of ``ridge`` without standard error; ``None`` for a tiled image.
         graph: of the patches.
         levels: Louvain's levels, (h, w) int64 each, finest first.
         dendrogram: of the growing; ``None`` without it.
@@ -180,7 +191,8 @@ def segment_image(
             the normalised image itself, H x W.
 
     Returns:
-        The segments and everything on the way to them. A flat image has one segment.
+        The segments and everything on the way to them. A flat image has one segment (unless
+        ``distance`` divides it) and no object.
 
     Raises:
         ValueError: see `measure_relation`, `graph_from_relation`, `louvain`, `choose_foreground`.

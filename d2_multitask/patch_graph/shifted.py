@@ -49,7 +49,7 @@ def measure_shifted(
         image: (3, H, W).
         kind: of relation.
         budget: of each shift.
-        shifts: s; 1 = `measure_relation`.
+        shifts: s; 1 = `measure_relation`, of ``ridge`` without the standard error.
         seed: of the first shift's sets, seed + 1 of the second one's, and so on.
         **options: of `measure_relation`.
 
@@ -62,6 +62,8 @@ def measure_shifted(
     patch = model.patch_size
     if shifts < 1 or patch % shifts:
         raise ValueError(f"Shifts: found {shifts}, expected a divisor of the patch's side {patch}")
+    if kind == "ridge":
+        options.setdefault("with_standard_error", False)
     if shifts == 1:
         return measure_relation(model, image, kind, budget, seed=seed, **options)
     start = time.perf_counter()

@@ -138,9 +138,13 @@ def test_a_high_threshold_is_no_object() -> None:
     assert foreground.mask is None and foreground.score > 0
 
 
-def test_a_flat_image_is_no_object() -> None:
-    foreground = choose_foreground(LABELS, model=small_mae(32).eval(), image=torch.ones(3, 32, 48))
-    assert foreground.mask is None and foreground.passes == 0
+@pytest.mark.parametrize("rule", RULES)
+def test_a_flat_image_is_no_object(rule) -> None:
+    inside = OBJECT.flatten()
+    graph = graph_from_matrix((inside[:, None] == inside) + 0.01, LABELS.shape)
+    how = {"graph": graph, "model": small_mae(32).eval()}
+    foreground = choose_foreground(LABELS, rule, image=torch.ones(3, 32, 48), **how)
+    assert foreground.mask is None and foreground.passes == 0 and foreground.rule == rule
 
 
 def test_a_network() -> None:
@@ -157,6 +161,8 @@ def test_small_segments_go_to_the_neighbour_with_the_longest_common_edge() -> No
     assert merge_smallest(labels, 2).tolist() == [[0, 0, 1, 1]] * 3
     assert merge_smallest(labels, 1).max() == 0
     assert merge_smallest(labels, 5).tolist() == labels.tolist()
+    with pytest.raises(ValueError, match="found count=0, expected at least 1"):
+        merge_smallest(labels, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -102,6 +104,20 @@ def test_photographs_of_any_size_with_many_labels(image_hw, num_labels) -> None:
     labels = refine_labels(patch_labels, image)
     assert labels.shape == image_hw
     assert set(np.unique(labels)) <= set(range(num_labels))
+
+
+def test_the_largest_membership_in_the_memory_of_a_few_planes() -> None:
+    patch_labels = np.random.default_rng(0).integers(-5, 30, (9, 12))
+    image = np.random.default_rng(1).integers(0, 256, (270, 360, 3)).astype(np.uint8)
+    names = np.unique(patch_labels)
+    members = stretch_labels(patch_labels, (270, 360))[..., None] == names
+    filtered = guided_filter(image / 255, members, 30, 1e-4, subsampling=3)
+    tracemalloc.start()
+    labels = refine_labels(patch_labels, image)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(labels, names[filtered.argmax(2)])
+    assert peak < 0.7 * filtered.nbytes
 
 
 def test_one_label_stays_one() -> None:

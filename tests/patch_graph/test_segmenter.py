@@ -9,6 +9,7 @@ import torch
 
 from d2_multitask.patch_graph.foreground import RULES
 from d2_multitask.patch_graph.graph import PatchGraph
+from d2_multitask.patch_graph.relation import measure_relation
 from d2_multitask.patch_graph.segmenter import (
     SegmenterSettings,
     segment_image,
@@ -119,6 +120,51 @@ def test_a_flat_image_is_one_segment_without_an_object() -> None:
         assert not found.patch_labels.any() and not found.pixel_labels.any()
         assert found.scores.tolist() == [1.0] and found.foreground_mask is None
         assert found.foreground.mask is None and found.passes == 0
+
+
+def test_a_flat_image_by_relations_of_one_pass() -> None:
+    """The settings for photographs, MaskCut, and the control that looks at no pixel."""
+    model = small_mae(96).eval()
+    noise = 0.03 * torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(0))
+    kinds = ("color", "encoder_features", "ridge")
+    how = {"shifts": 2, "resolution": 0.3, "grow": False, "foreground": "absorption_time"}
+    maskcut = SegmenterSettings(kinds=("encoder_features",), foreground="maskcut")
+    for settings in (SegmenterSettings(kinds=kinds, **how), maskcut):
+        for image in (torch.full((3, 96, 96), 0.7), 0.7 + noise):
+            found = segment_image(model, image, settings)
+            assert not found.patch_labels.any() and not found.pixel_labels.any()
+            assert found.foreground.mask is None and found.passes == 0
+    control = segment_image(model, noise, SegmenterSettings(kinds=("distance",), **how))
+    assert control.patch_labels.any() and control.foreground.mask is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_segments": 0}, "num_segments: found 0, expected at least 1"),
+        (
+            {"merge_threshold": 0.0, "grow": False},
+            "Without growing: merge_threshold: found 0.0, expected None: it is not used",
+        ),
+        (
+            {"border_weight": 0.5, "foreground": "least_border"},
+            "Foreground 'least_border': border_weight: found 0.5, expected 1.0: it is not used",
+        ),
+        ({"border_weight": 0.5, "foreground": None}, "Foreground None: border_weight: found 0.5"),
+    ],
+)
+def test_settings_that_would_not_be_used_are_refused(changes, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        SegmenterSettings(**changes)
+
+
+def test_no_standard_error_is_computed_that_nobody_reads() -> None:
+    image = torch.randn(3, 48, 48, generator=torch.Generator().manual_seed(0))
+    model = small_mae(32).eval()
+    found = segment_image(model, image, SegmenterSettings(seed=3, grow=False, foreground=None))
+    expected = measure_relation(model, image, seed=3)
+    assert found.relation.standard_error is None and expected.standard_error is not None
+    assert torch.equal(found.relation.matrix, expected.matrix)
 
 
 def test_tiles_of_one_colour_are_one_segment() -> None:
