@@ -32,6 +32,7 @@ import argparse
 import json
 import shlex
 import sys
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,10 +49,10 @@ from d2_multitask.evaluation.segments import mask_files
 from d2_multitask.exits import exit_code
 from d2_multitask.patch_graph.communities import BACKENDS
 from d2_multitask.segmenting.images import (
-    ImageFiles,
     checksum,
     default_long_side,
     find_images,
+    network_as_json,
 )
 from d2_multitask.segmenting.output_folder import claim_folder
 from studies.relations.divisions import DIVISIONS, MEAN_MASK
@@ -131,8 +132,14 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     missing = [f"--{n.replace('_', '-')}" for n in needed if not getattr(args, n)]
     if missing:
         parser.error(f"give {', '.join(missing)}")
-    if args.dataset and (args.images or args.masks or args.methods):
-        parser.error("--dataset: expected neither --images nor --masks nor --methods with it")
+    chosen_on = ("choose_images", "choose_masks")
+    for name, others in (
+        ("dataset", ("images", "masks", "methods", *chosen_on)),
+        ("methods", ("choose", *chosen_on)),
+    ):
+        found = [f"--{n.replace('_', '-')}" for n in others if getattr(args, n)]
+        if getattr(args, name) and found:
+            parser.error(f"--{name}: found {', '.join(found)} with it, expected none of them")
     if not args.dataset and len(args.size or ()) > 1:
         parser.error(f"--size: found {len(args.size)} sizes, expected one without --dataset")
     for name, least in (
@@ -155,16 +162,21 @@ def chosen_items(
     return items[start:stop]
 
 
-def chosen_files(folder: Path, chosen: Sequence[int] | None, option: str) -> ImageFiles:
+def labelled(
+    folder: Path,
+    masks: Path,
+    chosen: Sequence[int] | None,
+    option: str,
+    most: int | None = None,
+    prefix: str = "",
+) -> list[LabelledImage]:
     files = find_images([folder])
-    return ImageFiles(files.root, list(chosen_items(files.names, chosen, option, folder)))
-
-
-def labelled(files: ImageFiles, masks: Path, prefix: str) -> list[LabelledImage]:
-    found = mask_files(masks, files.names)
+    # of the whole folder: names of two parts of it must not meet
+    outputs = dict(zip(files.names, files.outputs(), strict=True))
+    found = mask_files(masks, chosen_items(files.names, chosen, option, folder)[:most])
     return [
-        LabelledImage(f"{prefix}{output}", files.root / name, found[name])
-        for name, output in zip(files.names, files.outputs(), strict=True)
+        LabelledImage(f"{prefix}{outputs[name]}", files.root / name, mask)
+        for name, mask in found.items()
     ]
 
 
@@ -176,16 +188,13 @@ def image_sets(
         choose = dataset_images(args.choose_dataset, args.choose, "--choose")
         report = dataset_images(args.dataset, args.report, "--report")[: args.num_images]
         return different(choose, report), report
-    reported = chosen_files(args.images, args.report, "--report")
-    reported = ImageFiles(reported.root, reported.names[: args.num_images])
-    report = labelled(reported, args.masks, "")
+    report = labelled(args.images, args.masks, args.report, "--report", args.num_images)
     if args.methods:
         return [], report
-    root = args.choose_images or args.images
-    files = chosen_files(root, args.choose, "--choose")
+    folders = (args.choose_images or args.images, args.choose_masks or args.masks)
     # Two folders may hold files of the same names, whose results must not meet.
     prefix = "chosen_on/" if args.choose_images else ""
-    choose = labelled(files, args.choose_masks or args.masks, prefix)
+    choose = labelled(*folders, args.choose, "--choose", prefix=prefix)
     return different(choose, report), report
 
 
@@ -201,7 +210,7 @@ def different(
     choose: Sequence[LabelledImage], report: Sequence[LabelledImage]
 ) -> Sequence[LabelledImage]:
     """Images to choose on, if none of them is reported."""
-    both = {image.file for image in choose} & {image.file for image in report}
+    both = {image.file.resolve() for image in choose} & {i.file.resolve() for i in report}
     if both:
         raise ValueError(
             f"--choose, --report: found {len(both)} images in both, such as {sorted(both)[0]}; "
@@ -215,9 +224,15 @@ def progress(items: Iterable[Any], what: str) -> Iterable[Any]:
 
 
 def make_study(
-    kind: type[AnyStudy], args: argparse.Namespace, networks: Networks, size: int, folder: Path
+    kind: type[AnyStudy],
+    args: argparse.Namespace,
+    networks: Networks,
+    size: int,
+    folder: Path,
+    choose: Sequence[LabelledImage],
 ) -> AnyStudy:
-    claim_folder(folder, study_settings(args, networks, size), RESULTS, args.overwrite)
+    settings = study_settings(args, networks, size, choose)
+    claim_folder(folder, settings, RESULTS, args.overwrite)
     relations = folder / "relations"
     measuring = Measuring(
         networks.model, args.passes, args.seed, relations, networks.controls, args.shifts
@@ -234,11 +249,15 @@ def make_study(
     )
 
 
-def study_settings(args: argparse.Namespace, networks: Networks, long_side: int) -> dict[str, Any]:
-    """Everything that the files of single images depend on."""
+def study_settings(
+    args: argparse.Namespace, networks: Networks, long_side: int, choose: Sequence[LabelledImage]
+) -> dict[str, Any]:
+    """Everything that the files of single images depend on, without the masks reported on."""
+    names = ("images", "masks", "choose_images", "choose_masks")
+    folders = {name: str(getattr(args, name).resolve()) for name in names if getattr(args, name)}
+    masks = " ".join(checksum(image.mask_file) for image in choose)
     return {
-        "weights": networks.cfg.MODEL.WEIGHTS,
-        "weights_crc32": checksum(networks.cfg.MODEL.WEIGHTS),
+        **network_as_json(networks.cfg),
         "untrained_seed": networks.cfg.SEED,
         "early_crc32": networks.early and checksum(str(networks.early)),
         "size": long_side,
@@ -249,8 +268,9 @@ def study_settings(args: argparse.Namespace, networks: Networks, long_side: int)
         "divisions": args.divisions,
         **({"levels": RESOLUTIONS} if args.dataset else {}),  # foregrounds have none
         "backend": args.backend,
-        "images": args.dataset or str(args.images),
-        "choose": [args.dataset and args.choose_dataset or str(args.choose_images), args.choose],
+        **({"datasets": [args.dataset, args.choose_dataset]} if args.dataset else folders),
+        "choose": args.choose,
+        "chosen_masks_crc32": f"{zlib.crc32(masks.encode()):08x}",
         "methods": args.methods and json.loads(args.methods.read_text()),
     }
 
@@ -285,7 +305,7 @@ def compare(args: argparse.Namespace) -> str:
     choose, report = image_sets(args)
     networks = load_networks(args.config_file, args.opts, args.early)
     sizes = args.size or [default_long_side(networks.model)]
-    study = make_study(RelationStudy, args, networks, sizes[0], args.output)
+    study = make_study(RelationStudy, args, networks, sizes[0], args.output, choose)
     if args.methods:
         methods = known_methods(args, networks)
         study.mean_mask = known_mean_mask(args, methods)
@@ -317,7 +337,7 @@ def compare_partitions(args: argparse.Namespace) -> str:
     results, methods = {}, {}
     for size in args.size or [default_long_side(networks.model)]:
         folder = args.output / f"size_{size}"
-        study = make_study(PartitionStudy, args, networks, size, folder)
+        study = make_study(PartitionStudy, args, networks, size, folder, choose)
         methods[size] = study.choose(choose)
         check_baselines(args, [GRID, *(method.name for method in methods[size])])
         records = study.report(report, methods[size])

@@ -16,9 +16,10 @@ graphs, segments), the graphs, and two datasets in COCO format: segments.json, a
 objects.json, the foregrounds. DATASETS.REGISTER makes training sets of them:
 configs/quick/mask_rcnn_segments.yaml. See d2_multitask/segmenting/output_folder.py.
 
-The same command continues where an earlier one was stopped. Several processes share the images:
-torchrun --nproc-per-node N tools/segment_unlabelled.py ... Exit code: 0; 1 if no image could be
-segmented; 2 if something was typed wrong; 130 if interrupted.
+The same command continues where an earlier one was stopped; images that have changed since are
+segmented again. Several processes share the images: torchrun --nproc-per-node N
+tools/segment_unlabelled.py ... Exit code: 0; 1 if no image could be segmented; 2 if something was
+typed wrong; 130 if interrupted.
 """
 
 from __future__ import annotations
@@ -59,13 +60,18 @@ from d2_multitask.patch_graph.relation import ESTIMATORS, SIMILARITIES
 from d2_multitask.patch_graph.segmenter import relation_of_patch
 from d2_multitask.segmenting.images import (
     ReadyImage,
-    checksum,
     default_long_side,
     find_images,
     load_autoencoder,
+    network_as_json,
     read_ready,
 )
-from d2_multitask.segmenting.output_folder import PICTURES, OutputFolder, evaluate_folder
+from d2_multitask.segmenting.output_folder import (
+    PICTURES,
+    SHEET_NAME,
+    OutputFolder,
+    evaluate_folder,
+)
 from d2_multitask.visualization import style
 from d2_multitask.visualization.contact_sheet import contact_sheet, side_by_side
 from d2_multitask.visualization.segments import (
@@ -79,7 +85,6 @@ logger = logging.getLogger("d2_multitask.segment_unlabelled")
 DEFAULTS = SegmenterSettings()
 NO_RULE = "none"
 MIN_LONG_SIDE = 480  # pixels of overlays
-SHEET_NAME = "strips.png"
 MAX_SHEET_STRIPS = 20
 SHEET_WIDTH = 1600  # pixels
 # The options without --config-file, and the network: docs/results.md, "Photographs".
@@ -194,13 +199,9 @@ def settings_of(args: argparse.Namespace, model: MaskedAutoencoder) -> Segmenter
 
 
 def settings_as_json(settings: SegmenterSettings, cfg: CfgNode, long_side: int) -> dict[str, Any]:
-    """Everything that the segments depend on."""
-    weights = cfg.MODEL.WEIGHTS
-    result = {**dataclasses.asdict(settings), "size": long_side, "weights": weights}
-    result["dtype"] = str(settings.dtype or torch.float32)
-    if Path(weights).is_file():
-        result["weights_crc32"] = checksum(weights)
-    return result
+    """Everything that the segments depend on, without the images."""
+    how = {**dataclasses.asdict(settings), "dtype": str(settings.dtype or torch.float32)}
+    return {**how, "size": long_side, **network_as_json(cfg)}
 
 
 def draw(image: ReadyImage, result: Segmentation) -> dict[str, np.ndarray]:
@@ -219,7 +220,7 @@ class Segmenting:
         self.cfg, self.model = load_autoencoder(args.config_file, args.opts)
         self.long_side = args.size or default_long_side(self.model)
         self.settings = settings_of(args, self.model)
-        files = find_images(args.input)
+        files = find_images(args.input, args.output)
         self.files = dataclasses.replace(files, names=files.names[: args.max_images])
         self.counts: Counter[str] = Counter()
         self.left_out: list[str] = []
@@ -227,11 +228,13 @@ class Segmenting:
     def read(self, name: str) -> ReadyImage:
         """One of the images, ready for the network."""
         file = self.files.file(name)
-        return read_ready(file, self.model, self.long_side, self.cfg.INPUT.FORMAT)
+        how = (self.long_side, self.cfg.INPUT.FORMAT, self.settings.shifts)
+        return read_ready(file, self.model, *how)
 
     def segment_all(self) -> OutputFolder:
         """Segment this process's share of what is not done yet; write the datasets of all."""
         described = settings_as_json(self.settings, self.cfg, self.long_side)
+        described["input"] = str(self.files.root.resolve())  # what is written is named below it
         if self.files.addresses:  # the names of what is written are numbers in these shards
             content = "\n".join(self.files.addresses.values()).encode()
             described["shards"] = (
@@ -239,15 +242,14 @@ class Segmenting:
                 f"their places {zlib.crc32(content):08x}"
             )
         if not comm.is_main_process():
-            comm.synchronize()  # the first process may have to remove what other settings gave
+            comm.synchronize()  # the first process may have to remove what others gave
         folder = OutputFolder(self.args.output, described, self.args.overwrite)
+        missing = folder.missing(self.files)
         if comm.is_main_process():
             comm.synchronize()
-        pairs = list(zip(self.files.names, self.files.outputs(), strict=True))
-        missing = [pair for pair in pairs if folder.record(pair[1]) is None]
         comm.synchronize()  # every process has seen the same before one begins to write
         if comm.is_main_process():
-            self.counts["done before"] += len(pairs) - len(missing)
+            self.counts["done before"] += len(self.files.names) - len(missing)
         # In one piece, so that a process reads its own shards only.
         ends = [len(missing) * (comm.get_rank() + n) // comm.get_world_size() for n in (0, 1)]
         share = missing[slice(*ends)]
@@ -282,7 +284,10 @@ class Segmenting:
             self.counts["unreadable" if unreadable else "of an unusable size"] += 1
             self.left_out.append(str(error))
             return
-        result = segment_image(self.model, image.tensor, self.settings, pixels=image.pixels)
+        try:
+            result = segment_image(self.model, image.tensor, self.settings, pixels=image.pixels)
+        except ValueError as error:  # of the settings, such as too few passes: not this image alone
+            raise ValueError(f"{self.files.file(name)}: {error}") from None
         pictures = draw(image, result) if self.args.pictures else {}
         folder.save(output, self.files.file_name(name), result, pictures)
         self.counts["segmented"] += 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +24,14 @@ from d2_multitask.data.datasets.shards import ShardSet
 from d2_multitask.data.io import read_image
 from d2_multitask.data.shard_files import PREFIX, address, images_in, is_remote
 from d2_multitask.engine.predictor import find_weights
-from d2_multitask.engine.setup import fall_back_to_cpu, find_config_file
+from d2_multitask.engine.setup import fall_back_to_cpu, find_config_file, flat
 from d2_multitask.engine.trainer import load_for_evaluation
 from d2_multitask.modeling.mae import MaskedAutoencoder
+
+logger = logging.getLogger(__name__)
+
+# Config keys, and beginnings of such, that an autoencoder's answers depend on beside its weights.
+NETWORK_KEYS = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.MAE.")
 
 
 @dataclass(frozen=True)
@@ -56,25 +63,27 @@ class ImageFiles:
     def outputs(self) -> list[str]:
         """Names without endings for what is written; with the ending where two would be equal."""
         stems = [Path(name).with_suffix("").as_posix() for name in self.names]
-        times = Counter(stems)
+        times, names = Counter(stems), set(self.names)  # a.jpg.png: the name of a.jpg
         return [
-            stem if times[stem] == 1 else name for stem, name in zip(stems, self.names, strict=True)
+            stem if times[stem] == 1 and stem not in names else name
+            for stem, name in zip(stems, self.names, strict=True)
         ]
 
 
-def find_images(inputs: Sequence[str | Path]) -> ImageFiles:
+def find_images(inputs: Sequence[str | Path], output: Path | None = None) -> ImageFiles:
     """The image files that paths stand for.
 
     Args:
         inputs: files, and folders with all that is below them; or shards, as the key ``SHARDS`` of
             a dataset names them: an index (.json), or tar files in brace notation.
+        output: folder of ``--output``; where it is in one of the folders its images are left out.
 
     Returns:
         The files, each once, below their common folder.
 
     Raises:
-        ValueError: an input does not exist, a folder holds no image, or a shard is cut or behind
-            an address.
+        ValueError: an input does not exist, a folder holds no image (outside of ``output``), or a
+            shard is cut or behind an address.
     """
     shards = [str(given) for given in inputs if str(given).endswith((".tar", ".json"))]
     if len(shards) == len(inputs):
@@ -84,21 +93,35 @@ def find_images(inputs: Sequence[str | Path]) -> ImageFiles:
             f"--input: found the shards {shards[0]} among {[str(i) for i in inputs]}, expected "
             "shards alone, or files and folders"
         )
-    found: dict[Path, None] = {}
+    found: dict[Path, None] = {}  # the folders resolved, but no link to an image
+    folders = []
     for given in map(Path, inputs):
-        if given.is_dir():
-            records = ImageFolder("--input", str(given))()
-            found.update(dict.fromkeys(Path(record["file_name"]) for record in records))
-        elif given.is_file():
-            found[given] = None
-        else:
+        if not given.exists():
             raise ValueError(f"--input: found no file and no folder {given}")
-    folders = [path if path.is_dir() else path.parent for path in map(Path, inputs)]
-    root = Path(os.path.commonpath([folder.resolve() for folder in folders]))
-    if len(folders) == 1:
-        root = folders[0]
-        return ImageFiles(root, [path.relative_to(root).as_posix() for path in found])
-    return ImageFiles(root, [path.resolve().relative_to(root).as_posix() for path in found])
+        folder = given if given.is_dir() else given.parent
+        names = _images_of_folder(folder, output) if given.is_dir() else [given.name]
+        folders.append(folder.resolve())
+        found.update(dict.fromkeys(folders[-1] / name for name in names))
+    root = Path(os.path.commonpath(folders))
+    names = [path.relative_to(root).as_posix() for path in found]
+    return ImageFiles(folder if len(folders) == 1 else root, names)
+
+
+def _images_of_folder(folder: Path, output: Path | None) -> list[str]:
+    """Names below the folder, without those of an output folder in it."""
+    names = [record["image_id"] for record in ImageFolder("--input", str(folder))()]
+    root, output = folder.resolve(), output and output.resolve()
+    if output is None or not output.is_relative_to(root):
+        return names
+    kept = [name for name in names if not (root / name).is_relative_to(output)]
+    if not kept:
+        raise ValueError(
+            f"--input: found {len(names)} images in {folder}, all of them in --output {output}; "
+            "expected images outside of it"
+        )
+    if len(kept) < len(names):
+        logger.info("%d of them left out: they are in --output", len(names) - len(kept))
+    return kept
 
 
 def _images_of_shards(inputs: Sequence[str]) -> ImageFiles:
@@ -119,17 +142,20 @@ def _images_of_shards(inputs: Sequence[str]) -> ImageFiles:
     return ImageFiles(Path(root), list(addresses), addresses)
 
 
-def working_size(image_hw: tuple[int, int], patch_size: int, long_side: int) -> tuple[int, int]:
+def working_size(
+    image_hw: tuple[int, int], patch_size: int, long_side: int, shifts: int = 1
+) -> tuple[int, int]:
     """The size (h, w) at which an image is segmented.
 
     Args:
         image_hw: of the image.
         patch_size: both sides become multiples of it.
         long_side: of the result, pixels.
+        shifts: cells along a side of a patch.
 
     Raises:
-        ValueError: the image is smaller than a patch, or so narrow that its shorter side would
-            hold less than two patches.
+        ValueError: the image is smaller than a patch, so narrow that its shorter side would hold
+            less than two patches, or has fewer pixels than cells along a side.
     """
     height, width = image_hw
     if min(image_hw) < patch_size:
@@ -144,6 +170,12 @@ def working_size(image_hw: tuple[int, int], patch_size: int, long_side: int) -> 
             f"found an image of {width}x{height} pixels (width x height), which at a longer side "
             f"of {long_side} has less than two patches of {patch_size} pixels across; expected a "
             "larger --size"
+        )
+    if width < shifts * columns or height < shifts * rows:
+        raise ValueError(
+            f"found an image of {width}x{height} pixels (width x height) for "
+            f"{shifts * columns}x{shifts * rows} cells, expected a pixel for each; a smaller "
+            "--size or fewer --shifts make fewer cells"
         )
     return rows * patch_size, columns * patch_size
 
@@ -162,7 +194,11 @@ class ReadyImage:
 
 
 def read_ready(
-    file: str | Path, model: MaskedAutoencoder, long_side: int, input_format: str = "RGB"
+    file: str | Path,
+    model: MaskedAutoencoder,
+    long_side: int,
+    input_format: str = "RGB",
+    shifts: int = 1,
 ) -> ReadyImage:
     """Read an image and bring it to its working size, by bicubic filtering as in training.
 
@@ -171,13 +207,14 @@ def read_ready(
         model: gives patch, normalisation and device.
         long_side: see `working_size`.
         input_format: ``INPUT.FORMAT``, the network's order of channels.
+        shifts: see `working_size`.
 
     Raises:
         ValueError: the file cannot be read (`ImageReadError`), or see `working_size`; names it.
     """
     pixels = read_image(str(file), "RGB")
     try:
-        height, width = working_size(pixels.shape[:2], model.patch_size, long_side)
+        height, width = working_size(pixels.shape[:2], model.patch_size, long_side, shifts)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
@@ -217,6 +254,14 @@ def load_autoencoder(config_file: str, opts: list[str]) -> tuple[CfgNode, Masked
     model = build_model(cfg).eval()
     load_for_evaluation(cfg, model)
     return cfg, model
+
+
+def network_as_json(cfg: CfgNode) -> dict[str, Any]:
+    """All that the answers of a network of `load_autoencoder` depend on."""
+    weights = cfg.MODEL.WEIGHTS
+    crc = checksum(weights) if Path(weights).is_file() else None
+    read = {key: value for key, value in flat(cfg).items() if key.startswith(NETWORK_KEYS)}
+    return {"weights": weights, "weights_crc32": crc, **read}
 
 
 def checksum(file: str | Path) -> str:

@@ -6,13 +6,15 @@
         foreground/<name>.png   255 = object
         overlays/<name>.png     segments over the image
         strips/<name>.png       from patches to segments
+        strips.png              those of the first images
         graphs/<name>.npz       the graph of the patches
         records/<name>.json     segments and objects as COCO annotations, costs
         segments.json           all segments of all images, COCO format
         objects.json            the foregrounds' connected parts, or MaskCut's objects, COCO format
 
 Contract: each file is written in one step, the record of an image last. A record means that the
-image is done; who stops the program loses the image at work and no other.
+image is done, if it is not older than the image and names it; who stops the program loses the image
+at work and no other.
 """
 
 from __future__ import annotations
@@ -41,10 +43,20 @@ OBJECTS = "objects"
 CATEGORY_NAMES = {SEGMENTS: "segment", OBJECTS: "object"}
 MIN_AREA = 0.005  # share of the image
 SETTINGS_FILE = "settings.json"
+SHEET_NAME = "strips.png"
 PICTURES = ("overlays", "strips")
+# Folder -> ending; records first: while all are removed none is without its files.
+KINDS = {
+    "records": ".json",
+    "graphs": ".npz",
+    **dict.fromkeys(("labels", "foreground", *PICTURES), ".png"),
+}
 # Fields of settings.json that earlier versions wrote and no option could change.
 FIXED_SETTINGS = ("batch_size", "overlap", "power", "relation_settings")
-RESULTS = ("records/**/*.json", "segments.json", "objects.json")
+RESULTS = (
+    *(f"{kind}/**/*{ending}" for kind, ending in KINDS.items()),
+    *(f"{SEGMENTS}.json", f"{OBJECTS}.json", SHEET_NAME),
+)
 
 
 class OutputFolder:
@@ -65,8 +77,7 @@ class OutputFolder:
 
     def file(self, kind: str, name: str) -> Path:
         """Where a file of an image is; ``name`` as of `ImageFiles.outputs`."""
-        suffix = {"graphs": ".npz", "records": ".json"}.get(kind, ".png")
-        return self.path / kind / f"{name}{suffix}"
+        return self.path / kind / f"{name}{KINDS[kind]}"
 
     def record(self, name: str) -> dict[str, Any] | None:
         """What is known of an image that is done, else ``None``."""
@@ -74,6 +85,23 @@ class OutputFolder:
             return json.loads(self.file("records", name).read_text())
         except (OSError, ValueError):
             return None
+
+    def missing(self, files: ImageFiles) -> list[tuple[str, str]]:
+        """Name and output's name of the images that are not done, or have changed since.
+
+        Records of the latter are removed, so one process has to ask before the others.
+        """
+        missing = []
+        for name, output in zip(files.names, files.outputs(), strict=True):
+            record, file = self.record(output), self.file("records", output)
+            # shards are compared as a whole, by the settings
+            changed = 0.0 if files.addresses else (files.root / name).stat().st_mtime
+            if record is None:
+                missing.append((name, output))
+            elif record["file_name"] != files.file_name(name) or file.stat().st_mtime < changed:
+                file.unlink()
+                missing.append((name, output))
+        return missing
 
     def save(
         self,
@@ -181,7 +209,8 @@ def claim_folder(
         for pattern in results:
             for old in path.glob(pattern):
                 old.unlink()
-    write_json(file, wanted, indent=1)
+    if found != wanted:  # several processes may be here
+        write_json(file, wanted, indent=1)
     return wanted
 
 

@@ -10,11 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
+from d2_multitask.config import load_config
 from d2_multitask.data.io import read_image
 from d2_multitask.segmenting.images import (
     ImageFiles,
     default_long_side,
     find_images,
+    network_as_json,
     read_ready,
     working_size,
 )
@@ -39,6 +41,31 @@ def test_files_and_folders_have_a_common_root(tmp_path):
     one, other = save(tmp_path / "x" / "1.png"), save(tmp_path / "y" / "2.png")
     files = find_images([other, one.parent, one])
     assert files.root == tmp_path.resolve() and files.names == ["y/2.png", "x/1.png"]
+
+
+def test_a_file_by_two_paths_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "x" / "1.png")
+    files = find_images(["x/1.png", tmp_path / "x" / "1.png", "x/../x"])
+    assert files.names == ["1.png"] and files.root == tmp_path.resolve() / "x"
+
+
+def test_links_to_images_elsewhere(tmp_path):
+    outside = save(tmp_path / "outside" / "1.png")
+    for name in ("x", "y"):
+        (tmp_path / "inside" / name).mkdir(parents=True)
+        (tmp_path / "inside" / name / "link.png").symlink_to(outside)
+    files = find_images([tmp_path / "inside" / "x", tmp_path / "inside" / "y"])
+    assert files.names == ["x/link.png", "y/link.png"]
+    assert read_image(files.file("y/link.png")).shape == (30, 40, 3)
+
+
+def test_an_output_folder_among_the_images(tmp_path):
+    save(tmp_path / "a.png"), save(tmp_path / "out" / "labels" / "a.png")
+    assert find_images([tmp_path], tmp_path / "out").names == ["a.png"]
+    assert find_images([tmp_path / "out" / "labels"], tmp_path / "out").names == ["a.png"]
+    with pytest.raises(ValueError, match="found 2 images in .*, all of them in --output"):
+        find_images([tmp_path], tmp_path)
 
 
 def test_absent_and_empty(tmp_path):
@@ -87,8 +114,8 @@ def test_shards_that_cannot_be_used(tmp_path):
 
 
 def test_names_of_outputs_differ(tmp_path):
-    files = ImageFiles(tmp_path, ["a.jpg", "a.png", "b/a.png"])
-    assert files.outputs() == ["a.jpg", "a.png", "b/a"]
+    files = ImageFiles(tmp_path, ["a.jpg", "a.jpg.png", "a.png", "b/a.png"])
+    assert files.outputs() == ["a.jpg", "a.jpg.png", "a.png", "b/a"]
 
 
 @pytest.mark.parametrize(
@@ -100,6 +127,9 @@ def test_working_size(image_hw, expected):
 
 
 def test_sizes_that_cannot_be_used():
+    assert working_size((16, 16), 8, 64, shifts=2) == (64, 64)
+    with pytest.raises(ValueError, match="16x15 pixels .* for 16x16 cells.* smaller --size"):
+        working_size((15, 16), 8, 64, shifts=2)
     with pytest.raises(ValueError, match="200x7 pixels .* at least one patch of 8x8"):
         working_size((7, 200), 8, 64)
     with pytest.raises(ValueError, match="less than two patches .* larger --size"):
@@ -118,6 +148,21 @@ def test_pixels_and_channels(tmp_path):
     assert torch.allclose(rgb.tensor[:, 0, 0], normalised)
     assert bgr.tensor[2, 0, 0] > 0 > bgr.tensor[0, 0, 0]
     assert np.array_equal(rgb.pixels, bgr.pixels)
+
+
+def test_what_a_network_depends_on(tmp_path):
+    (tmp_path / "mae.pth").write_bytes(b"weights")
+    opts = ["MODEL.WEIGHTS", str(tmp_path / "mae.pth")]
+    found = network_as_json(load_config("quick/mae_textures.yaml", opts))
+    assert found["weights_crc32"] == "1ad27358"
+    for key, value in (
+        ("INPUT.FORMAT", "BGR"),
+        ("MODEL.PIXEL_MEAN", "[1.0, 2.0, 3.0]"),
+        ("MODEL.PIXEL_STD", "[1.0, 2.0, 3.0]"),
+        ("MODEL.MAE.POSITION_RESIZE", "sincos"),
+    ):
+        other = network_as_json(load_config("quick/mae_textures.yaml", [*opts, key, value]))
+        assert [k for k in found if other[k] != found[k]] == [key]
 
 
 def test_messages_name_the_file(tmp_path):

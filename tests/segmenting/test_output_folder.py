@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from pycocotools import mask as coco_mask
 
 from d2_multitask.data.io import read_label_map
 from d2_multitask.patch_graph import SegmenterSettings, segment_image
+from d2_multitask.segmenting.images import ImageFiles
 from d2_multitask.segmenting.output_folder import (
+    PICTURES,
     OutputFolder,
     object_annotations,
     segment_annotations,
@@ -69,6 +72,42 @@ def test_other_settings_are_refused(tmp_path, result):
         OutputFolder(tmp_path, {"seed": 0, "passes": 5})
     folder = OutputFolder(tmp_path, {"seed": 0, "passes": 5}, overwrite=True)
     assert folder.record("a") is None
+
+
+def test_nothing_is_left_of_other_settings(tmp_path, result):
+    folder = OutputFolder(tmp_path, {"seed": 0})
+    picture = np.zeros((5, 5, 3), np.uint8)
+    folder.save("x/a", "x/a.jpg", result, dict.fromkeys(PICTURES, picture))
+    folder.write_datasets(["x/a"])
+    (tmp_path / "strips.png").touch()
+    (tmp_path / "labels" / "notes.txt").touch()  # nobody's
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 11
+    OutputFolder(tmp_path, {"seed": 1}, overwrite=True)
+    left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(left) == ["notes.txt", "settings.json"]
+
+
+def test_the_same_settings_are_not_written_again(tmp_path):
+    """Processes that did would meet in one unfinished file."""
+    OutputFolder(tmp_path, {"seed": 0})
+    written = (tmp_path / "settings.json").stat().st_ino
+    OutputFolder(tmp_path, {"seed": 0})
+    assert (tmp_path / "settings.json").stat().st_ino == written
+
+
+def test_what_has_changed_since_is_missing(tmp_path, result):
+    folder = OutputFolder(tmp_path / "out", {})
+    for name in ("a.jpg", "a.png", "b.png"):
+        (tmp_path / name).touch()
+    folder.save("a", "a.jpg", result, {})
+    folder.save("b", "b.png", result, {})
+    files = ImageFiles(tmp_path, ["a.jpg", "b.png"])
+    assert folder.missing(files) == []
+    assert folder.missing(ImageFiles(tmp_path, ["a.png", "b.png"])) == [("a.png", "a")]
+    later = folder.file("records", "b").stat().st_mtime + 1
+    os.utime(tmp_path / "b.png", (later, later))
+    assert folder.missing(files) == [("a.jpg", "a"), ("b.png", "b")]
+    assert folder.record("b") is None  # nor is it in the datasets
 
 
 def test_folders_of_earlier_versions_go_on(tmp_path):

@@ -109,6 +109,45 @@ def test_nothing_is_chosen_on_what_is_reported(folder, tool, capsys):
     assert "found 1 images in both, such as" in capsys.readouterr().err
     assert tool.main(words(folder, "third", "--choose", "0", "9")) == 2
     assert "--choose: found 0 9, expected START < STOP of the 4 images" in capsys.readouterr().err
+    drawn = folder / "synthetic_textures" / "other_palette" / "test"
+    again = ("--choose-images", str(drawn / ".." / "test" / "images"))
+    assert tool.main(words(folder, "third", *again)) == 2
+    assert "found 4 images in both, such as" in capsys.readouterr().err
+
+
+def test_parts_of_a_folder_have_names_of_their_own(folder, tool, tmp_path):
+    image = next((folder / "synthetic_textures/other_palette/test/images").iterdir())
+    for name in ("a.jpg", "a.png"):
+        shutil.copy(image, tmp_path / name)
+    parts = [tool.labelled(tmp_path, tmp_path, part, "--choose") for part in ((0, 1), (1, 2))]
+    assert [image.name for part in parts for image in part] == ["a.jpg", "a.png"]
+
+
+def test_other_masks_and_other_networks_need_another_folder(compared, folder, tool, capsys):
+    parts = ("--choose", "0", "2", "--report", "2", "4")
+    other = folder / "other_masks"
+    if not other.exists():
+        shutil.copytree(folder / "synthetic_textures/other_palette/test/masks", other)
+    for more, message in (
+        (("--masks", str(other)), f"masks: found '{folder}"),
+        (("--choose-masks", str(other)), "choose_masks: found None, now "),
+        (("INPUT.FORMAT", "BGR"), "INPUT.FORMAT: found 'RGB', now 'BGR'"),
+        (("MODEL.PIXEL_STD", "[1, 1, 1]"), "MODEL.PIXEL_STD: found"),
+        (("MODEL.MAE.POSITION_RESIZE", "sincos"), "MODEL.MAE.POSITION_RESIZE: found 'bicubic'"),
+    ):
+        assert tool.main(words(folder, "first", *parts, *more)) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_corrected_masks_of_choosing_need_another_folder(compared, folder, tool, capsys):
+    mask = min((folder / "synthetic_textures/other_palette/test/masks").iterdir())
+    before = mask.read_bytes()
+    cv2.imwrite(str(mask), np.zeros((64, 64), np.uint8))
+    try:
+        assert tool.main(words(folder, "first", "--choose", "0", "2", "--report", "2", "4")) == 2
+    finally:
+        mask.write_bytes(before)
+    assert "chosen_masks_crc32: found" in capsys.readouterr().err
 
 
 def test_cells_of_half_a_patch(folder, tool):
@@ -156,8 +195,13 @@ def test_arguments_that_are_missing(tool, capsys):
     assert "give --config-file, --masks" in capsys.readouterr().err
     for words, message in (
         (["--size", "64", "96"], "--size: found 2 sizes, expected one without --dataset"),
-        (["--dataset", "bsds500_val"], "--dataset: expected neither --images nor --masks"),
+        (["--dataset", "bsds500_val"], "--dataset: found --images, --masks with it"),
+        (["--methods", "x", "--choose", "0", "1"], "--methods: found --choose with it"),
+        (["--methods", "x", "--choose-masks", "x"], "--methods: found --choose-masks with it"),
     ):
         with pytest.raises(SystemExit):
             tool.main(["--config-file", "x", "--images", "x", "--masks", "x", *words])
         assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        tool.main(["--config-file", "x", "--dataset", "x", "--choose-images", "x"])
+    assert "--dataset: found --choose-images with it" in capsys.readouterr().err

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -102,6 +104,48 @@ def test_other_settings_need_another_folder(segmented, folder, tool, capsys):
     assert "seed: found 0, now 3; pass --overwrite" in capsys.readouterr().err
 
 
+def test_images_of_another_folder_need_another_output(segmented, folder, tool, capsys, tmp_path):
+    """Also those of the same names."""
+    for name in ("000000.png", "000001.png"):
+        shutil.copy(folder / "images" / name, tmp_path)
+    arguments = words(folder, "output", "--foreground", "least_border")
+    arguments[3] = str(tmp_path)
+    assert tool.main(arguments) == 2
+    moved = f"input: found '{folder / 'images'}', now '{tmp_path}'; pass --overwrite"
+    assert moved in capsys.readouterr().err
+    arguments = words(folder, "output", "--foreground", "least_border", "INPUT.FORMAT", "BGR")
+    assert tool.main(arguments) == 2
+    assert "INPUT.FORMAT: found 'RGB', now 'BGR'; pass --overwrite" in capsys.readouterr().err
+
+
+def test_an_image_that_has_changed_is_segmented_again(folder, tool, capsys, tmp_path):
+    image = tmp_path / "images" / "a.png"
+    image.parent.mkdir()
+    shutil.copy(folder / "images" / "000000.png", image)
+    arguments = words(folder, "changed", "--no-pictures")
+    arguments[3] = str(image.parent)
+    assert tool.main(arguments) == tool.main(arguments) == 0
+    assert "1 images: 1 done before\n" in capsys.readouterr().out
+    image.write_bytes(b"broken now")
+    later = (folder / "changed" / "records" / "a.json").stat().st_mtime + 1
+    os.utime(image, (later, later))
+    assert tool.main(arguments) == 1
+    assert "1 images: 1 unreadable" in capsys.readouterr().out
+    assert not json.loads((folder / "changed" / "segments.json").read_text())["images"]
+
+
+def test_images_with_fewer_pixels_than_cells_are_left_out(folder, tool, capsys, tmp_path):
+    shutil.copy(folder / "images" / "000000.png", tmp_path / "a.png")
+    cv2.imwrite(str(tmp_path / "b.png"), np.random.default_rng(0).integers(0, 255, (16, 16, 3)))
+    more = ("--relation", "color", "--size", "160", "--shifts", "2", "--no-tiles", "--no-grow")
+    arguments = words(folder, "small", *more, "--foreground", "none", "--no-pictures")
+    arguments[3] = str(tmp_path)
+    assert tool.main(arguments) == 0
+    told = capsys.readouterr()
+    assert "2 images: 1 segmented, 1 of an unusable size" in told.out
+    assert "b.png: found an image of 16x16 pixels (width x height) for 20x20 cells" in told.err
+
+
 def test_shards_up_to_what_training_reads(folder, tool, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     good = [(folder / "images" / f"00000{n}.png").read_bytes() for n in (0, 1)]
@@ -160,6 +204,8 @@ def test_objects_by_maskcut(folder, tool, capsys):
     more = ("--foreground", "maskcut", "--min-score", "0.4")
     assert tool.main(words(folder, "cut", *more)) == 2  # the relation is ridge
     assert "found the relation ridge, expected encoder_features" in capsys.readouterr().err
+    assert tool.main(words(folder, "cut", "--num-segments", "0")) == 2
+    assert "num_segments: found 0, expected" in capsys.readouterr().err
     assert tool.main(words(folder, "cut", "--relation", "encoder_features", *more)) == 0
     segments, objects = (
         json.loads((folder / "cut" / f"{name}.json").read_text())["annotations"]
@@ -197,7 +243,7 @@ def test_bad_input_is_told_without_a_traceback(folder, tool, capsys, tmp_path):
     arguments[3] = str(folder / "images")
     arguments[arguments.index("--output") + 1] = str(tmp_path / "budget")
     assert tool.main(arguments) == 2
-    assert "passes" in capsys.readouterr().err
+    assert "000000.png: Budget: found 2 passes" in capsys.readouterr().err
     arguments[1] = "quick/mcn_det.yaml"
     assert tool.main(arguments) == 2
     assert "expected 'MaskedAutoencoder'" in capsys.readouterr().err

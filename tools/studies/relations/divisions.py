@@ -34,6 +34,8 @@ from studies.relations.normalised_cut import normalised_cut
 LOUVAIN, GROWN, CUT = "louvain", "grown", "normalised_cut"
 DIVISIONS = (LOUVAIN, GROWN, CUT)
 """Louvain's communities; the same after measuring and merging regions (R4); two parts."""
+# Settings of what grows are those of the communities that it grows from.
+CHOSEN_AS = {LOUVAIN: LOUVAIN, GROWN: LOUVAIN, CUT: CUT}
 MEAN_MASK = "mean mask"
 EIGENVECTOR_RULE = "eigenvector"
 INPAINTING_RULE = "inpainting_error"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from typing import Any
 
 from d2_multitask.data.whole_files import write_json
 from d2_multitask.modeling.mae import MaskedAutoencoder
-from studies.relations.divisions import DIVISIONS
+from d2_multitask.segmenting.images import ReadyImage, read_ready
+from studies.relations.divisions import CHOSEN_AS, DIVISIONS
 from studies.relations.methods import Method
 from studies.relations.relations import (
     RELATIONS,
@@ -79,6 +81,7 @@ class Study:
         self.input_format = input_format
         self.relations = with_controls(relations, measuring.controls)
         self.divisions = tuple(divisions)
+        self.chosen_divisions = sorted({CHOSEN_AS[division] for division in divisions})
         self.backend = backend
         self.progress = progress
 
@@ -97,15 +100,20 @@ class Study:
             for image in self.progress(images, "report")
         ]
 
+    def ready(self, image: LabelledImage) -> ReadyImage:
+        """The image as the network gets it."""
+        how = (self.long_side, self.input_format, self.measuring.shifts)
+        return read_ready(image.file, self.model, *how)
+
     def _kept(self, stage: str, image: LabelledImage, work: Callable[[LabelledImage], Any]) -> Any:
-        """What an earlier run has found for the image, or else what ``work`` finds."""
+        """What an earlier run has found with the same mask, or else what ``work`` finds."""
         file = self.folder / stage / f"{image.name}.json"
-        try:
-            return json.loads(file.read_text())
-        except (OSError, ValueError):
-            found = json.loads(json.dumps(work(image)))
-            write_json(file, found)
-            return found
+        with contextlib.suppress(OSError, ValueError):
+            if file.stat().st_mtime >= image.mask_file.stat().st_mtime:
+                return json.loads(file.read_text())
+        found = json.loads(json.dumps(work(image)))
+        write_json(file, found)
+        return found
 
     def _measure(self, image: LabelledImage, methods: Sequence[Method]) -> dict[str, Any]:
         raise NotImplementedError

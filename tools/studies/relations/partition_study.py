@@ -19,8 +19,7 @@ from d2_multitask.evaluation.partitions import grid, measure_partitions
 from d2_multitask.evaluation.regions import best_overlaps, shared_pixels
 from d2_multitask.patch_graph import enlarge
 from d2_multitask.patch_graph.refine import refine_labels, stretch_labels
-from d2_multitask.segmenting.images import read_ready
-from studies.relations.divisions import CUT, GROWN, LOCALITIES, LOUVAIN, Partition
+from studies.relations.divisions import GROWN, LOCALITIES, LOUVAIN, Partition
 from studies.relations.images import LabelledImage, Study
 from studies.relations.levels import levels_of
 from studies.relations.methods import Method, best_methods, setting_key
@@ -30,8 +29,6 @@ from studies.relations.scoring import shrunk
 GRID = "regular grid"
 GRID_LEVELS = (1, 2, 3, 4, 5, 6, 8)
 PATCHES, REFINED = "patches", "refined"
-# Settings of what grows are those of the communities that it grows from.
-CHOSEN_AS = {LOUVAIN: LOUVAIN, GROWN: LOUVAIN, CUT: CUT}
 
 
 class PartitionStudy(Study):
@@ -60,13 +57,12 @@ class PartitionStudy(Study):
 
     def _try_all(self, image: LabelledImage) -> dict[str, list[float]]:
         """Setting -> covering of each level, on every second pixel of rows and columns."""
-        ready = read_ready(image.file, self.model, self.long_side, self.input_format)
+        ready = self.ready(image)
         people = [person.segments[::2, ::2] for person in read_partitions(image.mask_file)]
         relations = self.measuring.relations(image.name, ready.tensor, self._variants())
         cells = enlarge(ready.tensor, self.measuring.shifts)
         table = {}
-        divisions = sorted({CHOSEN_AS[division] for division in self.divisions})
-        for name, division in itertools.product(self.relations, divisions):
+        for name, division in itertools.product(self.relations, self.chosen_divisions):
             for number, locality in itertools.product(range(len(variants_of(name))), LOCALITIES):
                 partition = Partition(number, locality)
                 relation, network = relations[name, number], self.measuring.network(name)
@@ -80,7 +76,7 @@ class PartitionStudy(Study):
         """Method -> ``patches`` and ``refined``: fields of `PartitionCounts`; ``segments``: numbers
         of them. A regular grid is not refined.
         """
-        ready = read_ready(image.file, self.model, self.long_side, self.input_format)
+        ready = self.ready(image)
         people = read_partitions(image.mask_file)
         image_hw = people[0].segments.shape
         pixels, _ = shrunk(ready.pixels, np.zeros(image_hw, bool))

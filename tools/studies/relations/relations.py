@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -159,6 +160,8 @@ class Measuring:
             kind: ESTIMATORS[kind](meter.num_patches, seed=self.seed, **SAME_SETS[kind])
             for kind in kinds
         }
+        if self.passes < max(e.required_passes for e in estimators.values()):
+            return {}  # measured one by one, which says how many it takes
         visible = estimators[kinds[0]].draw(self.passes)
         errors = meter.errors(visible)
         for estimator in estimators.values():
@@ -200,5 +203,5 @@ def _read(file: Path) -> dict[str, Tensor]:
     try:
         with np.load(file, allow_pickle=False) as content:
             return {kind: torch.from_numpy(content[kind]) for kind in content}
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, BadZipFile):
         return {}

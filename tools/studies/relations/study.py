@@ -22,9 +22,7 @@ from d2_multitask.evaluation.segments import (
 )
 from d2_multitask.patch_graph import PatchGraph, enlarge, grow
 from d2_multitask.patch_graph.autoencoder import patch_grid_of
-from d2_multitask.segmenting.images import read_ready
 from studies.relations.divisions import (
-    CUT,
     GROWN,
     LOUVAIN,
     NUM_REGIONS,
@@ -85,7 +83,7 @@ class RelationStudy(Study):
                 key=lambda p, r=relation, d=division: mean[setting_key(r, d, p, BEST_SEGMENT)],
             )
             for relation in self.relations
-            for division in (LOUVAIN, CUT)
+            for division in self.chosen_divisions
         }
         for image in self.progress(images, "settings of what asks the autoencoder"):
             tables.append(self._kept("choose_asking", image, lambda i: self._try_asking(i, best)))
@@ -94,7 +92,7 @@ class RelationStudy(Study):
 
     def _read(self, image: LabelledImage) -> tuple[np.ndarray, Tensor, np.ndarray]:
         """Pixels (H, W, 3), tensor (3, H', W'), mask (H, W)."""
-        ready = read_ready(image.file, self.model, self.long_side, self.input_format)
+        ready = self.ready(image)
         return ready.pixels, ready.tensor, read_object_mask(image.mask_file, ready.pixels.shape[:2])
 
     def _divide(
@@ -114,7 +112,7 @@ class RelationStudy(Study):
             setting_key(name, "", None, setting): mask_iou(answer.foreground, target)
             for name, setting, answer in controls(grid_hw, self.mean_mask)
         }
-        for name, division in itertools.product(self.relations, (LOUVAIN, CUT)):
+        for name, division in itertools.product(self.relations, self.chosen_divisions):
             graphs: dict[tuple[int, float | None], PatchGraph] = {}
             for partition in partitions(division, len(variants_of(name))):
                 key = partition.variant, partition.locality

@@ -13,6 +13,7 @@ from d2_multitask.evaluation.segments import SegmentMetrics
 from studies.relations.differences import (
     NOT_DISTINGUISHABLE,
     Estimate,
+    difference,
     difference_table,
     estimate,
     grid_table,
@@ -62,10 +63,6 @@ class StudyResult:
     def estimate(self, name: str, metric: str = MAIN) -> Estimate:
         """Of one method."""
         return estimate(self.metrics[name][metric])
-
-    def difference(self, name: str, baseline: str, metric: str = MAIN) -> Estimate:
-        """Of two methods on the same images."""
-        return estimate(self.metrics[name][metric] - self.metrics[baseline][metric])
 
     @property
     def values(self) -> dict[str, np.ndarray]:
@@ -127,18 +124,23 @@ def markdown(result: StudyResult, baselines: Sequence[str], command: str = "") -
 
 def as_json(result: StudyResult, baselines: Sequence[str], command: str = "") -> dict[str, Any]:
     """The same numbers, and those of each image."""
+    values = result.values
+    differences = {
+        name: {b: found for b in baselines if (found := difference(values, name, b))}
+        for name in values
+    }
     return {
         "command": command,
         "num_images": result.num_images,
         "num_chosen_on": result.num_chosen_on,
         "relative_error": result.relative_error,
-        NOT_DISTINGUISHABLE: list(undistinguished(result.values)),
+        NOT_DISTINGUISHABLE: list(undistinguished(values)),
         "methods": [method_as_json(method) for method in result.methods],
         "results": {
             method.name: {
                 **{k: result.estimate(method.name, k)._asdict() for k in _HEADERS},
                 **result.recalls[method.name],
-                "differences": {b: result.difference(method.name, b)._asdict() for b in baselines},
+                "differences": {b: d._asdict() for b, d in differences[method.name].items()},
                 "images": {
                     k: np.round(v, 4).tolist() for k, v in result.metrics[method.name].items()
                 },

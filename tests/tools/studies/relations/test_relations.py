@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from d2_multitask.patch_graph import Budget, measure_relation, measure_shifted, rank_average
@@ -28,6 +29,23 @@ def test_what_is_kept_is_read(tmp_path):
     # Another seed would measure something else, if it measured.
     again, _ = Measuring(model, 50, 7, tmp_path).base_relations("x/a", IMAGE, {"ridge"})
     assert torch.equal(first["ridge"], again["ridge"])
+
+
+@pytest.mark.parametrize("kept", [10, -5])
+def test_what_is_cut_is_measured_again(tmp_path, kept):
+    measuring = Measuring(small_mae(32).eval(), 50, 0, tmp_path)
+    first, _ = measuring.base_relations("a", IMAGE, {"ridge"})
+    content = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").write_bytes(content[:kept])
+    again, _ = measuring.base_relations("a", IMAGE, {"ridge"})
+    assert torch.equal(first["ridge"], again["ridge"])
+    assert (tmp_path / "a.npz").read_bytes() == content
+
+
+def test_too_few_passes(tmp_path):
+    measuring = Measuring(small_mae(32).eval(), 10, 0, tmp_path)
+    with pytest.raises(ValueError, match="found 10 passes.* expected at least"):
+        measuring.base_relations("a", IMAGE, {"ridge", "conditional_means"})
 
 
 def test_mixtures(tmp_path):

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from d2_multitask.evaluation.segments import mask_iou, patch_mask, read_object_mask
+from studies.relations.images import LabelledImage
 from studies.relations.methods import (
     Method,
     method_as_json,
     method_from_json,
 )
 from studies.relations.picture import draw_study
+from studies.relations.study import RelationStudy
 from studies.relations.table import (
     as_json,
     collect_result,
@@ -67,6 +71,44 @@ def test_a_stopped_study_goes_on(studied, make_study, textures, monkeypatch):
     assert again.report(textures[2:], methods) == records
 
 
+def test_a_corrected_mask_is_measured_again(studied, make_study, textures, tmp_path, monkeypatch):
+    _, methods, records = studied
+    again = make_study()
+    monkeypatch.setattr(again, "_measure", lambda image, methods: image.mask_file.stem)
+    mask = tmp_path / "corrected.png"
+    mask.touch()
+    kept = again.folder / "report" / f"{textures[2].name}.json"
+    os.utime(mask, ns=(kept.stat().st_mtime_ns - 10**9,) * 2)
+    image = replace(textures[2], mask_file=mask)
+    assert again.report([image], methods) == records[:1]
+    before = kept.read_text()
+    os.utime(mask, ns=(kept.stat().st_mtime_ns + 10**9,) * 2)
+    assert again.report([image], methods) == ["corrected"]
+    kept.write_text(before)
+
+
+def test_only_what_is_asked_for_is_divided(make_study, textures, tmp_path, monkeypatch):
+    study = make_study()
+    study = RelationStudy(
+        study.measuring, tmp_path, long_side=64, relations=("color",), divisions=("grown",)
+    )
+    asked = []
+    divide = study._divide
+    monkeypatch.setattr(study, "_divide", lambda *a: asked.append(a[2]) or divide(*a))
+    assert [m.name for m in study.choose(textures[:1]) if m.division] == ["color / grown"]
+    assert set(asked) == {"louvain"}  # what it grows from
+
+
+def test_images_with_fewer_pixels_than_cells(make_study, tmp_path):
+    study = make_study()
+    measuring = replace(study.measuring, shifts=8)
+    study = RelationStudy(measuring, tmp_path, long_side=64, relations=("color",))
+    Image.new("RGB", (20, 20)).save(tmp_path / "small.png")
+    image = LabelledImage("small", tmp_path / "small.png", tmp_path / "small.png")
+    with pytest.raises(ValueError, match=r"small\.png: found an image of 20x20 .* 32x32 cells"):
+        study.ready(image)
+
+
 def test_relations_are_measured_once(studied, make_study, textures):
     study, _, _ = studied
     files = sorted(study.measuring.folder.iterdir())
@@ -91,6 +133,7 @@ def test_tables_and_pictures(studied, tmp_path):
     base = np.array(content["results"]["distance / louvain"]["images"]["patch_iou"])
     difference = ours["differences"]["distance / louvain"]
     assert difference["mean"] == pytest.approx((values - base).mean(), abs=1e-3)
+    assert list(content["results"]["centre disc"]["differences"]) == ["distance / louvain"]
     draw_study(result, tmp_path / "table.png")
     assert np.asarray(Image.open(tmp_path / "table.png").convert("L")).std() > 5
 
