@@ -8,8 +8,8 @@
 One method at several levels: --segments takes a folder for each, with a label map <image>.png (the
 number of each pixel's segment) for every image, as tools/segment_unlabelled.py writes them; --mat
 one folder of <image>.mat as the BSDS benchmark reads them: an ultrametric contour map "ucm2", which
-is cut at the thresholds, or a cell "segs" of label maps; --grid N divides every image into N x N
-rectangles, a control.
+is cut at the thresholds, or a cell "segs" of label maps. Controls that ask no network: --grid N
+divides every image into N x N rectangles, --color-regions N into regions of like colours.
 
 OUTPUT gets results.json, and the counts of each image: the same command continues where an earlier
 one was stopped. Exit code: 0; 2 if something was typed wrong or a file is missing; 130 if
@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 import d2_multitask  # noqa: F401 (registers datasets)
 from d2_multitask.data.datasets.bsds500 import Partition, load_partitioned, read_partitions
-from d2_multitask.data.io import read_label_map
+from d2_multitask.data.io import read_image, read_label_map
 from d2_multitask.data.whole_files import whole_file, write_json
 from d2_multitask.evaluation.boundary.precision_recall import even_thresholds
 from d2_multitask.evaluation.partitions import (
@@ -44,6 +44,8 @@ from d2_multitask.evaluation.partitions import (
     summarize_partitions,
 )
 from d2_multitask.exits import exit_code
+from d2_multitask.patch_graph.color_regions import color_regions
+from d2_multitask.patch_graph.refine import stretch_labels
 from d2_multitask.segmenting.output_folder import claim_folder
 
 RESULTS_FILE = "results.json"
@@ -58,6 +60,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument("--segments", nargs="+", type=Path, help="folders of label maps, one a level")
     what.add_argument("--mat", type=Path, help="folder of MATLAB files")
     what.add_argument("--grid", nargs="+", type=int, metavar="N", help="N x N rectangles, a level")
+    what.add_argument("--color-regions", nargs="+", type=int, metavar="N", help="so many, a level")
     parser.add_argument("--dataset", default="bsds500_test", help="(default: %(default)s)")
     parser.add_argument("--num-images", type=int, help="the first ones only")
     parser.add_argument("--thresholds", type=int, default=99, help="of contour maps")
@@ -68,8 +71,9 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ("num_images", "thresholds", "num_workers"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')}: found {getattr(args, name)}, expected >= 1")
-    if args.grid and min(args.grid) < 1:
-        parser.error(f"--grid: found {min(args.grid)}, expected >= 1")
+    for name in ("grid", "color_regions"):
+        if (found := min(getattr(args, name) or [1])) < 1:
+            parser.error(f"--{name.replace('_', '-')}: found {found}, expected >= 1")
     return args
 
 
@@ -80,9 +84,13 @@ def input_files(args: argparse.Namespace, name: str) -> list[Path]:
 
 
 def levels_of(
-    args: argparse.Namespace, name: str, shape_hw: tuple[int, int]
+    args: argparse.Namespace, record: dict[str, Any], shape_hw: tuple[int, int]
 ) -> Iterable[np.ndarray | Partition]:
-    files = input_files(args, name)
+    files = input_files(args, record["image_id"])
+    if args.color_regions:
+        regions = color_regions(read_image(record["file_name"], "RGB"))
+        levels = (regions.labels_at(num_regions=number) for number in args.color_regions)
+        return [stretch_labels(level, shape_hw) for level in levels]
     if args.mat:
         return read_levels(files[0], even_thresholds(args.thresholds))
     if args.grid:
@@ -100,7 +108,7 @@ def measured(args: argparse.Namespace, record: dict[str, Any]) -> PartitionCount
             return PartitionCounts(*(counts[field] for field in PartitionCounts._fields))
     people = read_partitions(record["partitions_file_name"])
     try:
-        counts = measure_partitions(levels_of(args, name, people[0].segments.shape), people)
+        counts = measure_partitions(levels_of(args, record, people[0].segments.shape), people)
     except ValueError as error:
         raise ValueError(f"image {name}: {error}") from None
     with whole_file(file) as unfinished, unfinished.open("wb") as stream:
@@ -127,7 +135,9 @@ def _one_thread() -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     records = images_of(args)
-    settings = {key: getattr(args, key) for key in ("dataset", "grid", "thresholds")}
+    settings = {
+        key: getattr(args, key) for key in ("dataset", "grid", "color_regions", "thresholds")
+    }
     settings |= {"mat": args.mat and str(args.mat), "segments": list(map(str, args.segments or ()))}
     claim_folder(args.output, settings, (COUNTS, RESULTS_FILE), args.overwrite)
     with ProcessPoolExecutor(args.num_workers, initializer=_one_thread) as pool:

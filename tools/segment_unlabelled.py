@@ -97,6 +97,7 @@ PHOTOGRAPHS = {
     "resolution": 0.3,
     "grow": False,
     "foreground": "absorption_time",
+    "color_regions": 40,
 }
 WEIGHTS = Path(d2_multitask.__file__).parent / "weights" / "mae_tiny_imagenet.safetensors"
 
@@ -169,6 +170,9 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--shifts", type=int, default=DEFAULTS.shifts, help="2: cells of half a patch"
     )
+    group.add_argument(
+        "--color-regions", type=int, metavar="N", help="segments follow N regions of like colours"
+    )
     group.add_argument("--refine", action=yes_or_no, default=DEFAULTS.refine, help="follow edges")
     group.add_argument("--seed", type=int, default=DEFAULTS.seed)
     group.add_argument("--bf16", action="store_true", help="mixed precision")
@@ -192,6 +196,7 @@ def settings_of(args: argparse.Namespace, model: MaskedAutoencoder) -> Segmenter
         border_weight=args.border_weight,
         tile_hw=tuple(model.encoder.grid_hw) if args.tiles else None,
         shifts=args.shifts,
+        color_regions=args.color_regions,
         refine=args.refine,
         seed=args.seed,
         dtype=torch.bfloat16 if args.bf16 else None,

@@ -8,7 +8,7 @@
 - `growing.py`: larger and larger graphs; `foreground.py`: which segments are the object;
   `absorption.py`: by random walks that end at the border;
   `maskcut.py`: several objects by cuts, in place of communities;
-  `refine.py`: patches to pixels;
+  `refine.py`: patches to pixels; `color_regions.py`: whose borders they follow;
 - `segmenter.py`: all of it, one image in, segments out, and its settings.
 
 No part of it needs Detectron2 nor a trainer.

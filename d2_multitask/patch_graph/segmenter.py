@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from d2_multitask.patch_graph.autoencoder import Autoencoder, patch_grid_of
+from d2_multitask.patch_graph.color_regions import color_regions, follow_regions
 from d2_multitask.patch_graph.communities import (
     consensus,
     join_isolated,
@@ -43,6 +44,7 @@ MASKCUT_FIELDS = (
     "foreground",
     "tile_hw",
     "shifts",
+    "color_regions",
     "refine",
     "seed",
     "dtype",
@@ -77,7 +79,9 @@ class SegmenterSettings:
         tile_hw: (h, w) patches of a tile; larger images are tiled. ``None`` = never.
         shifts: of `measure_shifted`; from the graph on a patch is a cell of it, also in numbers of
             patches such as ``locality``.
-        refine: pixel labels that follow edges; else patches are squares.
+        color_regions: pixel labels that follow so many `color_regions`; ``None`` = none.
+        refine: pixel labels that follow edges; else patches are squares. With colour regions it is
+            for images that are larger than those.
         seed: of everything random.
         dtype: ``torch.bfloat16`` = mixed precision.
 
@@ -103,13 +107,15 @@ class SegmenterSettings:
     border_weight: float = 1.0
     tile_hw: tuple[int, int] | None = None
     shifts: int = 1
+    color_regions: int | None = None
     refine: bool = True
     seed: int = 0
     dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
-        if self.num_segments is not None and self.num_segments < 1:
-            raise ValueError(f"num_segments: found {self.num_segments}, expected at least 1")
+        for field in ("num_segments", "color_regions"):
+            if (found := getattr(self, field)) is not None and found < 1:
+                raise ValueError(f"{field}: found {found}, expected at least 1")
         if self.foreground == MASKCUT:
             if self.kinds != (RELATION,):
                 raise ValueError(
@@ -338,7 +344,10 @@ def _on_pixels(
     mask = None if foreground is None else foreground.mask
     # both in one number, so that they are refined together
     both = 2 * labels + (mask if mask is not None else 0)
-    if settings.refine:
+    if settings.color_regions is not None:
+        regions = color_regions(pixels).labels_at(num_regions=settings.color_regions)
+        both = follow_regions(both, regions)
+    if settings.refine and both.shape != pixels.shape[:2]:
         both = refine_labels(both, pixels)
     else:
         both = stretch_labels(both, pixels.shape[:2])

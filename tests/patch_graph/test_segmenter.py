@@ -64,6 +64,22 @@ def test_planted_segments_and_the_object_are_found() -> None:
     assert 0 < found.share_after_measuring < 1
 
 
+def test_segments_follow_regions_of_colours() -> None:
+    """Of the pixels that are given: two halves, of which the larger share of patches decides."""
+    pixels = np.zeros((24, 24, 3), np.uint8)
+    pixels[:, 13:] = 200
+    settings = SegmenterSettings(color_regions=2, foreground=None)
+    found = segment_image(grouped_autoencoder(), numbered_image(GRID), settings, pixels=pixels)
+    left, right = found.pixel_labels[:, :13], found.pixel_labels[:, 13:]
+    assert np.ptp(left) == np.ptp(right) == 0
+    rows, columns = np.mgrid[:24, :24] * GRID[0] // 24
+    for half, label in ((slice(13), left[0, 0]), (slice(13, None), right[0, 0])):
+        votes = np.bincount(found.patch_labels[rows, columns][:, half].ravel())
+        assert votes.argmax() == label
+    with pytest.raises(ValueError, match="color_regions: found 0, expected at least 1"):
+        SegmenterSettings(color_regions=0)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

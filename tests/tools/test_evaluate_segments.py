@@ -75,6 +75,13 @@ def test_grid(tool, folder):
     assert scores["covering-ODS"] == 50
 
 
+def test_regions_of_like_colours(tool, folder):
+    for record in tool.load_partitioned(NAME):
+        pixels = np.repeat(100 * halves(column=15)[..., None], 3, axis=2).astype(np.uint8)
+        Image.fromarray(pixels).save(record["file_name"])
+    assert evaluated(tool, folder, "--color-regions", "2", "--num-images", "1")["VI-ODS"] == 0
+
+
 def test_what_is_wrong_is_said(tool, folder, capsys):
     level = write_maps(folder, "fine", (15, 15))
     words = ["--dataset", NAME, "--output", str(folder / "out")]
