@@ -64,7 +64,7 @@ from studies.relations.methods import (
     method_from_json,
 )
 from studies.relations.networks import Networks, load_networks
-from studies.relations.partition_study import GRID, PATCHES, REFINED, PartitionStudy
+from studies.relations.partition_study import COLOR_REGIONS, GRID, PIXELS, PartitionStudy
 from studies.relations.partition_table import (
     collect_partitions,
     partitions_json,
@@ -76,7 +76,7 @@ from studies.relations.study import RelationStudy
 from studies.relations.table import as_json, collect_result, markdown
 
 BASELINES = ("distance / louvain", "color / louvain", "centre disc")
-PARTITION_BASELINES = (GRID, "distance / louvain", "color / louvain")
+PARTITION_BASELINES = (GRID, COLOR_REGIONS, "distance / louvain", "color / louvain")
 METHODS_FILE = "methods.json"
 MEAN_MASK_FILE = "mean_mask.npy"
 Item = TypeVar("Item")
@@ -339,9 +339,9 @@ def compare_partitions(args: argparse.Namespace) -> str:
         folder = args.output / f"size_{size}"
         study = make_study(PartitionStudy, args, networks, size, folder, choose)
         methods[size] = study.choose(choose)
-        check_baselines(args, [GRID, *(method.name for method in methods[size])])
+        check_baselines(args, [GRID, COLOR_REGIONS, *(method.name for method in methods[size])])
         records = study.report(report, methods[size])
-        results[size] = {w: collect_partitions(records, w) for w in (PATCHES, REFINED)}
+        results[size] = {w: collect_partitions(records, w) for w in PIXELS}
     note = (
         f"{len(report)} images; scale and locality of each method were chosen on {len(choose)} "
         f"other images. {networks.note}"

@@ -18,6 +18,7 @@ from d2_multitask.data.datasets.bsds500 import read_partitions
 from d2_multitask.evaluation.partitions import grid, measure_partitions
 from d2_multitask.evaluation.regions import best_overlaps, shared_pixels
 from d2_multitask.patch_graph import enlarge
+from d2_multitask.patch_graph.color_regions import color_regions, follow_regions
 from d2_multitask.patch_graph.refine import refine_labels, stretch_labels
 from studies.relations.divisions import GROWN, LOCALITIES, LOUVAIN, Partition
 from studies.relations.images import LabelledImage, Study
@@ -26,9 +27,15 @@ from studies.relations.methods import Method, best_methods, setting_key
 from studies.relations.relations import variants_of
 from studies.relations.scoring import shrunk
 
-GRID = "regular grid"
+# Controls that ask no network, at levels of their own.
+GRID, COLOR_REGIONS = "regular grid", "colour regions"
 GRID_LEVELS = (1, 2, 3, 4, 5, 6, 8)
-PATCHES, REFINED = "patches", "refined"
+REGION_LEVELS = (2, 3, 4, 5, 6, 8, 10, 14, 20)
+# How labels of patches become labels of pixels: as squares, by a guided filter, or by following so
+# many colour regions, as tools/segment_unlabelled.py does with photographs.
+PATCHES, REFINED, FOLLOWED = "patches", "refined", "followed"
+PIXELS = (PATCHES, REFINED, FOLLOWED)
+NUM_REGIONS = 40
 
 
 class PartitionStudy(Study):
@@ -73,8 +80,9 @@ class PartitionStudy(Study):
         return table
 
     def _measure(self, image: LabelledImage, methods: Sequence[Method]) -> dict[str, Any]:
-        """Method -> ``patches`` and ``refined``: fields of `PartitionCounts`; ``segments``: numbers
-        of them. A regular grid is not refined.
+        """Method -> each of `PIXELS`: fields of `PartitionCounts`; ``segments``: numbers of them.
+
+        The controls have the same pixels three times.
         """
         ready = self.ready(image)
         people = read_partitions(image.mask_file)
@@ -86,20 +94,30 @@ class PartitionStudy(Study):
             {m.name: variants_of(m.relation)[m.partition.variant] for m in methods},
         )
         cells = enlarge(ready.tensor, self.measuring.shifts)
-        squares = counts([grid(number, image_hw) for number in GRID_LEVELS], people)
-        numbers = [number**2 for number in GRID_LEVELS]
-        found = {GRID: {PATCHES: squares, REFINED: squares, "segments": numbers}}
+        regions = color_regions(ready.pixels)
+        followed = regions.labels_at(num_regions=NUM_REGIONS)
+        squares = [grid(number, image_hw) for number in GRID_LEVELS]
+        merged = [regions.labels_at(num_regions=number) for number in REGION_LEVELS]
+        found = {}
+        for name, levels in ((GRID, squares), (COLOR_REGIONS, merged)):
+            measured = counts((stretch_labels(level, image_hw) for level in levels), people)
+            numbers = [len(np.unique(level)) for level in levels]
+            found[name] = {**dict.fromkeys(PIXELS, measured), "segments": numbers}
         for method in methods:
             relation, network = relations[method.name], self.measuring.network(method.relation)
             levels = levels_of(
                 relation, method.division, method.partition, network, cells, self.backend
             )
-            refined = (stretch_labels(refine_labels(x, pixels), image_hw) for x in levels)
-            found[method.name] = {
-                PATCHES: counts((stretch_labels(level, image_hw) for level in levels), people),
-                REFINED: counts(refined, people),
-                "segments": [len(np.unique(level)) for level in levels],
+            by = {
+                PATCHES: levels,
+                REFINED: (refine_labels(level, pixels) for level in levels),
+                FOLLOWED: (follow_regions(level, followed) for level in levels),
             }
+            found[method.name] = {
+                name: counts((stretch_labels(x, image_hw) for x in labels), people)
+                for name, labels in by.items()
+            }
+            found[method.name]["segments"] = [len(np.unique(level)) for level in levels]
         return found
 
 

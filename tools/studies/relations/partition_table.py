@@ -16,10 +16,14 @@ from studies.relations.differences import (
     undistinguished,
 )
 from studies.relations.methods import Method, method_as_json
-from studies.relations.partition_study import PATCHES, REFINED
+from studies.relations.partition_study import FOLLOWED, NUM_REGIONS, PATCHES, REFINED
 from studies.relations.table import shown_settings
 
-_TITLES = {PATCHES: "on patches", REFINED: "after refinement"}
+_TITLES = {
+    PATCHES: "on patches",
+    REFINED: "after refinement",
+    FOLLOWED: f"following {NUM_REGIONS} colour regions",
+}
 _DIGITS = {"VI-ODS": 2, "VI-OIS": 2}
 COLUMNS = (
     *("covering-ODS", "covering-OIS", "covering-best", "PRI-ODS", "PRI-OIS"),
@@ -29,7 +33,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class PartitionResult:
-    """Of one working size, on patches or refined.
+    """Of one working size and one of `PIXELS`.
 
     Attributes:
         scores: method -> those of `summarize_partitions`, and ``segments``: their mean number at
@@ -42,7 +46,7 @@ class PartitionResult:
 
 
 def collect_partitions(records: Sequence[Mapping[str, Any]], what: str) -> PartitionResult:
-    """Records of `PartitionStudy.report` -> result; ``what``: `PATCHES` or `REFINED`."""
+    """Records of `PartitionStudy.report` -> result; ``what``: one of `PIXELS`."""
     scores, covering = {}, {}
     for name in records[0]:
         images = [PartitionCounts(*map(np.asarray, record[name][what])) for record in records]
@@ -56,7 +60,7 @@ def collect_partitions(records: Sequence[Mapping[str, Any]], what: str) -> Parti
 
 
 Results = Mapping[int, Mapping[str, PartitionResult]]
-"""Working size -> `PATCHES` or `REFINED` -> result."""
+"""Working size -> `PIXELS` -> result."""
 
 
 def partitions_markdown(

@@ -15,7 +15,16 @@ from mae_support import small_mae
 from studies.relations.divisions import DIVISIONS, GROWN, LOUVAIN, Partition
 from studies.relations.images import LabelledImage
 from studies.relations.levels import NUM_SEGMENTS, RESOLUTIONS, levels_of
-from studies.relations.partition_study import GRID, PATCHES, REFINED, PartitionStudy, covering
+from studies.relations.partition_study import (
+    COLOR_REGIONS,
+    FOLLOWED,
+    GRID,
+    PATCHES,
+    PIXELS,
+    REFINED,
+    PartitionStudy,
+    covering,
+)
 from studies.relations.partition_table import (
     collect_partitions,
     partitions_json,
@@ -56,7 +65,7 @@ def test_levels_are_scored_as_by_hand(studied):
     names = ("color", "encoder_features", "encoder_features (untrained)")
     expected = [f"{relation} / {division}" for relation in names for division in DIVISIONS]
     assert [method.name for method in methods] == expected
-    assert list(records[0]) == [GRID, *expected]
+    assert list(records[0]) == [GRID, COLOR_REGIONS, *expected]
     result = collect_partitions(records, PATCHES)
     # two colours are two parts, whose border is one of patches too
     assert result.scores["color / normalised_cut"]["covering-ODS"] == pytest.approx(100)
@@ -65,6 +74,10 @@ def test_levels_are_scored_as_by_hand(studied):
     # of the grid's levels one segment is the best: it covers 3/4 with IoU 3/4, 1/4 with 1/4
     assert result.scores[GRID]["covering-ODS"] == pytest.approx(100 * 10 / 16)
     assert collect_partitions(records, REFINED).scores[GRID] == result.scores[GRID]
+    # the image's two colours are people's halves
+    assert result.scores[COLOR_REGIONS]["covering-ODS"] == 100
+    followed = collect_partitions(records, FOLLOWED).scores
+    assert followed["color / normalised_cut"]["VI-ODS"] == 0
 
 
 def test_cells_of_half_a_patch(tmp_path):
@@ -87,12 +100,12 @@ def test_cells_of_half_a_patch(tmp_path):
 
 def test_table(studied):
     methods, records = studied
-    results = {64: {what: collect_partitions(records, what) for what in (PATCHES, REFINED)}}
+    results = {64: {what: collect_partitions(records, what) for what in PIXELS}}
     text = partitions_markdown(results, {64: methods}, [GRID], "Two images.", "command")
     verdict = (
         "- encoder_features / louvain: not distinguishable from an untrained autoencoder (+0.0 ±"
     )
-    assert text.count(verdict) == 2 and "## 64 pixels, after refinement" in text
+    assert text.count(verdict) == 3 and "## 64 pixels, after refinement" in text
     assert "| against regular grid |" in " ".join(text.split())
     content = json.loads(json.dumps(partitions_json(results, {64: methods}, "", "")))
     assert len(content["results"]["64"]["patches"]["covering"]["color / grown"]) == 2
