@@ -135,39 +135,34 @@ def _merge(superpixels: np.ndarray, lab: np.ndarray, contrast: np.ndarray) -> De
     color = np.stack([np.bincount(flat, lab[..., c].ravel(), count) for c in range(3)], axis=1)
     length, strength = _lines(superpixels, contrast, count)
 
-    def differences(region: int) -> np.ndarray:
-        mean = color / area[:, None]
-        found = _differences(
-            mean[region] - mean,
-            strength[region] / np.maximum(length[region], 1),
-            area[region],
-            area,
-            flat.size,
-        )
-        return np.where(length[region] > 0, found, np.inf)
+    def differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        steps = color[first] / area[first, None] - color[second] / area[second, None]
+        mean = strength[first, second] / length[first, second]
+        return _differences(steps, mean, area[first], area[second], flat.size)
 
-    table = np.stack([differences(region) for region in range(count)])
-    nearest = table.argmin(axis=1)
+    table = np.full((count, count), np.inf)
+    pairs = np.nonzero(length)
+    table[pairs] = differences(*pairs)
+    nearest, lowest = table.argmin(axis=1), table.min(axis=1)
     names = np.arange(count)
     merges = []
     for new in range(count, 2 * count - 1):
-        kept = int(table[np.arange(count), nearest].argmin())
+        kept = int(lowest.argmin())
         gone = int(nearest[kept])
         first, second = sorted((int(names[kept]), int(names[gone])))
-        merges.append(Merge(first, second, new, -float(table[kept, gone])))
+        merges.append(Merge(first, second, new, -float(lowest[kept])))
         names[kept] = new
         for sums in (area, color, length, strength):
             sums[kept] += sums[gone]
-        for sums in (length, strength):
-            sums[:, kept], sums[kept, kept] = sums[kept], 0
-            sums[gone], sums[:, gone] = 0, 0
-        table[kept] = differences(kept)
-        table[:, kept] = table[kept]
-        table[gone], table[:, gone] = np.inf, np.inf
-        nearer = table[kept] < table[np.arange(count), nearest]
-        nearest[nearer] = kept
-        changed = np.flatnonzero(np.isin(nearest, (kept, gone)) & ~nearer)
+        for sums, nothing in ((length, 0), (strength, 0), (table, np.inf)):
+            sums[:, kept], sums[kept, kept] = sums[kept], nothing
+            sums[gone], sums[:, gone] = nothing, nothing
+        touched = np.flatnonzero(length[kept])
+        found = differences(np.full(len(touched), kept), touched)
+        table[kept, touched], table[touched, kept] = found, found
+        changed = np.array([kept, gone, *touched])  # no other region's neighbours have changed
         nearest[changed] = table[changed].argmin(axis=1)
+        lowest[changed] = table[changed, nearest[changed]]
     return Dendrogram(np.arange(count), tuple(merges))
 
 

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
+from d2_multitask.patch_graph import color_regions as module
 from d2_multitask.patch_graph.color_regions import (
     COLOR_UNIT,
     CONTRAST_WEIGHT,
     SIZE_EXPONENT,
-    _contrast,
     color_regions,
     follow_regions,
 )
@@ -55,20 +55,22 @@ def difference(labels, first, second, lab, contrast):
     return (color + CONTRAST_WEIGHT * np.mean(line)) * size**SIZE_EXPONENT
 
 
-@pytest.mark.parametrize("count", [12, 5, 3])
-def test_the_least_different_pair_is_merged(pixels, count):
+def test_the_least_different_pair_is_merged_each_time(pixels, monkeypatch):
+    monkeypatch.setattr(module, "MAX_SUPERPIXELS", 60)
+    pixels = np.ascontiguousarray(pixels[:24, :30])
     lab = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2Lab).astype(np.float64)
-    contrast = _contrast(lab.astype(np.float32))
+    contrast = module._contrast(lab.astype(np.float32))
     found = color_regions(pixels)
-    before, after = (found.labels_at(num_regions=number) for number in (count, count - 1))
-    assert len(np.unique(before)) == count and len(np.unique(after)) == count - 1
-    table = {
-        (i, j): difference(before, i, j, lab, contrast) for i in range(count) for j in range(i)
-    }
-    (i, j), lowest = min(table.items(), key=lambda item: item[1])
-    assert len(np.unique(after[(before == i) | (before == j)])) == 1
-    number = len(found.merges.merges) - (count - 1)
-    assert -found.merges.merges[number].score == pytest.approx(lowest, rel=1e-4)
+    merges = found.merges.merges
+    assert 30 < len(merges) < 60
+    for count in range(len(merges) + 1, 1, -1):
+        before, after = (found.labels_at(num_regions=number) for number in (count, count - 1))
+        assert len(np.unique(before)) == count and len(np.unique(after)) == count - 1
+        pairs = [(i, j) for i in range(count) for j in range(i)]
+        costs = [difference(before, i, j, lab, contrast) for i, j in pairs]
+        i, j = pairs[int(np.argmin(costs))]
+        assert len(np.unique(after[(before == i) | (before == j)])) == 1
+        assert -merges[len(merges) + 1 - count].score == pytest.approx(min(costs), rel=1e-4)
 
 
 def test_every_region_is_in_one_piece(pixels):
