@@ -55,9 +55,10 @@ def difference(labels, first, second, lab, contrast):
     return (color + CONTRAST_WEIGHT * np.mean(line)) * size**SIZE_EXPONENT
 
 
-def test_the_least_different_pair_is_merged_each_time(pixels, monkeypatch):
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_least_different_pair_is_merged_each_time(seed, monkeypatch):
     monkeypatch.setattr(module, "MAX_SUPERPIXELS", 60)
-    pixels = np.ascontiguousarray(pixels[:24, :30])
+    pixels = np.random.default_rng(seed).integers(0, 256, (24, 30, 3)).astype(np.uint8)
     lab = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2Lab).astype(np.float64)
     contrast = module._contrast(lab.astype(np.float32))
     found = color_regions(pixels)
