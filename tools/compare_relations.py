@@ -123,7 +123,6 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
         ["python", "tools/compare_relations.py", *(arguments or sys.argv[1:])]
     )
     check_arguments(parser, args)
-    args.baselines = args.baselines or list(PARTITION_BASELINES if args.dataset else BASELINES)
     return args
 
 
@@ -311,24 +310,27 @@ def compare(args: argparse.Namespace) -> str:
         study.mean_mask = known_mean_mask(args, methods)
     else:
         methods = study.choose(choose)
-    check_baselines(args, [method.name for method in methods])
+    baselines = baselines_among(args, [method.name for method in methods], BASELINES)
     write_json(args.output / METHODS_FILE, [method_as_json(m) for m in methods], indent=1)
     if study.mean_mask is not None:
         with whole_file(args.output / MEAN_MASK_FILE) as unfinished, unfinished.open("wb") as file:
             np.save(file, study.mean_mask)
     records = study.report(report, methods)
     result = collect_result(records, methods, len(choose), networks.note)
-    text = markdown(result, args.baselines, args.command)
+    text = markdown(result, baselines, args.command)
     write_text(args.output / "table.md", text)
-    write_json(args.output / TABLE_FILE, as_json(result, args.baselines, args.command))
+    write_json(args.output / TABLE_FILE, as_json(result, baselines, args.command))
     draw_study(result, args.output / "table.png")
     return text
 
 
-def check_baselines(args: argparse.Namespace, names: Sequence[str]) -> None:
-    unknown = set(args.baselines) - set(names)
-    if unknown:
+def baselines_among(
+    args: argparse.Namespace, names: Sequence[str], defaults: Sequence[str]
+) -> Sequence[str]:
+    """Those of --baselines, or those of the defaults that are rows of the table."""
+    if unknown := set(args.baselines or ()) - set(names):
         raise ValueError(f"--baselines: found {sorted(unknown)}, expected some of {names}")
+    return args.baselines or [name for name in defaults if name in names]
 
 
 def compare_partitions(args: argparse.Namespace) -> str:
@@ -339,14 +341,15 @@ def compare_partitions(args: argparse.Namespace) -> str:
         folder = args.output / f"size_{size}"
         study = make_study(PartitionStudy, args, networks, size, folder, choose)
         methods[size] = study.choose(choose)
-        check_baselines(args, [GRID, COLOR_REGIONS, *(method.name for method in methods[size])])
+        names = [GRID, COLOR_REGIONS, *(method.name for method in methods[size])]
+        baselines = baselines_among(args, names, PARTITION_BASELINES)
         records = study.report(report, methods[size])
         results[size] = {w: collect_partitions(records, w) for w in PIXELS}
     note = (
         f"{len(report)} images; scale and locality of each method were chosen on {len(choose)} "
         f"other images. {networks.note}"
     )
-    text = partitions_markdown(results, methods, args.baselines, note, args.command)
+    text = partitions_markdown(results, methods, baselines, note, args.command)
     write_text(args.output / "table.md", text)
     write_json(args.output / TABLE_FILE, partitions_json(results, methods, note, args.command))
     return text
