@@ -170,9 +170,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--shifts", type=int, default=DEFAULTS.shifts, help="2: cells of half a patch"
     )
-    group.add_argument(
-        "--color-regions", type=int, metavar="N", help="segments follow N regions of like colours"
-    )
+    words = "segments follow N regions of like colours (0: a guided filter)"
+    group.add_argument("--color-regions", type=int, metavar="N", help=words)
     group.add_argument("--refine", action=yes_or_no, default=DEFAULTS.refine, help="follow edges")
     group.add_argument("--seed", type=int, default=DEFAULTS.seed)
     group.add_argument("--bf16", action="store_true", help="mixed precision")
@@ -196,7 +195,7 @@ def settings_of(args: argparse.Namespace, model: MaskedAutoencoder) -> Segmenter
         border_weight=args.border_weight,
         tile_hw=tuple(model.encoder.grid_hw) if args.tiles else None,
         shifts=args.shifts,
-        color_regions=args.color_regions,
+        color_regions=args.color_regions or None,
         refine=args.refine,
         seed=args.seed,
         dtype=torch.bfloat16 if args.bf16 else None,
