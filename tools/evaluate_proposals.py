@@ -16,6 +16,7 @@ OUTPUT gets table.md and results.json. Exit code: 0; 2 if something was typed wr
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,7 +81,24 @@ def read_results(file: Path, records: Sequence[Mapping[str, Any]]) -> Results:
             )
     ids = _ids_of_files(file, images, records)
     found = [a for a in annotations if a["image_id"] in ids]
+    sizes = {image["id"]: [image["height"], image["width"]] for image in images}
+    for entry in found:
+        if fault := _fault(entry, sizes[entry["image_id"]]):
+            raise ValueError(f"{file}: annotation {entry.get('id')!r}: {fault}")
     return [{"image_id": ids[a["image_id"]], **{f: a[f] for f in FIELDS}} for a in found]
+
+
+def _fault(annotation: Mapping[str, Any], size_hw: list[int]) -> str | None:
+    """What COCO's evaluation could not use."""
+    mask, score, box = (annotation[field] for field in ("segmentation", "score", "bbox"))
+    is_mask = isinstance(mask, dict) and isinstance(mask.get("counts"), str)
+    if not is_mask or mask.get("size") != size_hw:
+        return f"segmentation: expected a compressed RLE of the image's size {size_hw}"
+    if not isinstance(score, int | float) or not math.isfinite(score):
+        return f"score: found {score!r}, expected a number"
+    if not isinstance(box, list) or len(box) != 4:
+        return f"bbox: found {box!r}, expected [x, y, width, height]"
+    return None
 
 
 def _ids_of_files(
@@ -88,6 +106,8 @@ def _ids_of_files(
 ) -> dict[Any, Any]:
     """The file's image id -> the dataset's, for every image of the dataset, by their names."""
     by_name = {image["file_name"]: image for image in images}
+    if len(by_name) < len(images):
+        raise ValueError(f"{file}: found images of one file_name, expected each image once")
     ids = {}
     for record in records:
         parts = Path(record["file_name"]).parts

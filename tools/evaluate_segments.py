@@ -19,6 +19,7 @@ interrupted.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -150,6 +151,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception: its workers end too
     stopped = "\nStopped. The same command continues from here.\n"
     return exit_code(lambda: evaluate(args), stopped)
 

@@ -50,12 +50,13 @@ from d2_multitask.data.shard_files import PREFIX
 from d2_multitask.data.whole_files import write_png
 from d2_multitask.engine.processes import SHARE, Run, in_this_process
 from d2_multitask.engine.setup import device_of, find_config_file, flat, parse_with_overrides
+from d2_multitask.evaluation.segments import mask_files
 from d2_multitask.exits import exit_code
 from d2_multitask.modeling.mae import MaskedAutoencoder
 from d2_multitask.patch_graph import Segmentation, SegmenterSettings, segment_image
 from d2_multitask.patch_graph.communities import BACKENDS
 from d2_multitask.patch_graph.foreground import RULES
-from d2_multitask.patch_graph.maskcut import MASKCUT
+from d2_multitask.patch_graph.maskcut import MASKCUT, RELATION
 from d2_multitask.patch_graph.relation import ESTIMATORS, SIMILARITIES
 from d2_multitask.patch_graph.segmenter import relation_of_patch
 from d2_multitask.segmenting.images import (
@@ -129,7 +130,11 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_settings(parser)
     args = parse_with_overrides(parser, arguments)
     if args.config_file is None:
-        parser.set_defaults(**PHOTOGRAPHS)
+        known = set(PHOTOGRAPHS)
+        if args.foreground == MASKCUT:  # divides the graph of features itself
+            known -= {"relation", "resolution", "grow"}
+            parser.set_defaults(relation=[RELATION])
+        parser.set_defaults(**{key: PHOTOGRAPHS[key] for key in known})
         args = parse_with_overrides(parser, arguments)
         args.opts = ["MODEL.WEIGHTS", str(WEIGHTS), *args.opts]
     for name in ("max_images", "size"):
@@ -226,6 +231,8 @@ class Segmenting:
         self.settings = settings_of(args, self.model)
         files = find_images(args.input, args.output)
         self.files = dataclasses.replace(files, names=files.names[: args.max_images])
+        if args.masks:
+            mask_files(args.masks, [])  # a missing folder is said before the work
         self.counts: Counter[str] = Counter()
         self.left_out: list[str] = []
 

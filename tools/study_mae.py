@@ -58,7 +58,10 @@ PROPOSALS = {
     "maskcut": (["--foreground", "maskcut"], "objects.json"),
 }
 # What the steps set, and KEY VALUE would override: also in the rows without pre-training.
-OWN_KEYS = ("MODEL.WEIGHTS", "MODEL.TASKS", "OUTPUT_DIR", "SEED")
+OWN_KEYS = (
+    *("MODEL.WEIGHTS", "MODEL.TASKS", "OUTPUT_DIR", "SEED"),
+    *("DATASETS.REGISTER", "DATASETS.TRAIN", "DATASETS.TEST"),
+)
 DATASETS = Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
 PEOPLE, TINY_IMAGENET = DATASETS / "synthetic_people", DATASETS / "tiny-imagenet-200"
 # as in the configs:
@@ -100,6 +103,11 @@ class Study:
         self.cfg: CfgNode = load_config(self.config_file, args.opts)
         self.weights, self.output, self.opts = args.weights, args.output, args.opts
         self.size_hw = list(self.cfg.MODEL.MAE.IMAGE_SIZE)
+        if (found := self.cfg.MODEL.META_ARCHITECTURE) != "MaskedAutoencoder":
+            raise ValueError(
+                f"{args.config_file}: MODEL.META_ARCHITECTURE: found {found!r}, expected "
+                "'MaskedAutoencoder', the config of a pre-training"
+            )
 
     def steps(self) -> list[Step]:
         """All of them, the shortest ones first."""
@@ -341,6 +349,8 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print("\n".join(shown(step) for step in steps if step.name in wanted))
         return 0
+    if not Path(args.weights).is_file():
+        raise ValueError(f"--weights: found no file {args.weights}")
     weights = {"weights": args.weights, "CRC-32 of the weights": checksum(args.weights)}
     states = {}
     stamps = {s.name: {**weights, "command": shown(s), "configs": dict(s.configs)} for s in steps}

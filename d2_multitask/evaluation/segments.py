@@ -323,9 +323,11 @@ def read_object_mask(file: str | Path, size_hw: tuple[int, int] | None = None) -
             f"{file}: found a mask of {values.shape[1]}x{values.shape[0]}, expected "
             f"{size_hw[1]}x{size_hw[0]} as the image (width x height)"
         )
+    if values.max(initial=0) > 255:  # 16 bits
+        values = values // 257
     mask = values >= (1 if values.max(initial=0) <= 1 else 128)
     dark = (values != 0) & ~mask
-    if values.max(initial=0) > 255 or np.count_nonzero(dark) > np.count_nonzero(mask):
+    if np.count_nonzero(dark) > np.count_nonzero(mask):
         raise ImageReadError(
             f"{file}: found the numbers {np.unique(values)[:8].tolist()}, expected 0 and 1, or 0 "
             "and 255 with soft borders at most; save a mask of the object"

@@ -39,7 +39,10 @@ class ColorRegions(NamedTuple):
     merges: Dendrogram
 
     def labels_at(self, *, num_regions: int) -> np.ndarray:
-        """The regions when so many are left, (H', W') int64, 0..num_regions-1."""
+        """The regions when so many are left, (H', W') int64, 0, 1, ...
+
+        There are fewer where the image has fewer superpixels, at most `MAX_SUPERPIXELS`.
+        """
         return self.merges.labels_at(num_regions=num_regions)[self.superpixels]
 
 

@@ -346,7 +346,11 @@ def _on_pixels(
     both = 2 * labels + (mask if mask is not None else 0)
     if settings.color_regions is not None:
         regions = color_regions(pixels).labels_at(num_regions=settings.color_regions)
-        both = follow_regions(both, regions)
+        both = 2 * follow_regions(labels, regions)
+        if mask is not None:
+            found = follow_regions(mask.astype(np.int64), regions)
+            # an object that wins no region keeps its patches
+            both += found if found.any() else stretch_labels(mask, regions.shape)
     if settings.refine and both.shape != pixels.shape[:2]:
         both = refine_labels(both, pixels)
     else:

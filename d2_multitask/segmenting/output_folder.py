@@ -200,7 +200,7 @@ def claim_folder(
     file = path / SETTINGS_FILE
     wanted = json.loads(json.dumps(settings))
     found = _read_settings(file)
-    if found is not None and found != wanted:
+    if found is not None and _given(found) != _given(wanted):
         if not overwrite:
             raise ValueError(
                 f"{file}: an earlier run had other settings: {_difference(found, wanted)}; pass "
@@ -212,6 +212,11 @@ def claim_folder(
     if found != wanted:  # several processes may be here
         write_json(file, wanted, indent=1)
     return wanted
+
+
+def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Without those that are ``None``, which earlier versions did not know."""
+    return {key: value for key, value in settings.items() if value is not None}
 
 
 def _read_settings(file: Path) -> dict[str, Any] | None:

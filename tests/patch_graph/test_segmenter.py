@@ -76,6 +76,10 @@ def test_segments_follow_regions_of_colours() -> None:
     for half, label in ((slice(13), left[0, 0]), (slice(13, None), right[0, 0])):
         votes = np.bincount(found.patch_labels[rows, columns][:, half].ravel())
         assert votes.argmax() == label
+    # an object that wins no region keeps its patches
+    whole = SegmenterSettings(color_regions=1)
+    found = segment_image(grouped_autoencoder(), numbered_image(GRID), whole, pixels=pixels)
+    np.testing.assert_array_equal(found.foreground_mask, np.kron(OBJECT, np.ones((4, 4), bool)))
     with pytest.raises(ValueError, match="color_regions: found 0, expected at least 1"):
         SegmenterSettings(color_regions=0)
 

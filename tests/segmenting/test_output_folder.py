@@ -68,6 +68,7 @@ def test_datasets_hold_what_is_done(tmp_path, result):
 def test_other_settings_are_refused(tmp_path, result):
     OutputFolder(tmp_path, {"seed": 0, "passes": 9}).save("a", "a.png", result, {})
     OutputFolder(tmp_path, {"seed": 0, "passes": 9})
+    OutputFolder(tmp_path, {"seed": 0, "passes": 9, "later": None})
     with pytest.raises(ValueError, match=r"passes: found 9, now 5; pass --overwrite"):
         OutputFolder(tmp_path, {"seed": 0, "passes": 5})
     folder = OutputFolder(tmp_path, {"seed": 0, "passes": 5}, overwrite=True)

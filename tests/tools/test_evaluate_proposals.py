@@ -87,6 +87,15 @@ def test_what_is_wrong_is_said(tool, proposals, capsys):
     assert f"found (height, width) (9, {WIDTH}), expected ({HEIGHT}, {WIDTH})" in told(smaller)
     labels = {**good, "annotations": [{"id": 5, "image_id": 1, "bbox": [0, 0, 9, 9]}]}
     assert "annotation 5: found no image_id or no score or no segm" in told(labels)
+    first = good["annotations"][0]
+    for change, message in (
+        ({"score": float("nan")}, "annotation 1: score: found nan, expected a number"),
+        ({"segmentation": [[0, 0, 9, 0, 9, 9]]}, "segmentation: expected a compressed RLE"),
+        ({"bbox": [0, 0, 9]}, "bbox: found [0, 0, 9], expected [x, y, width, height]"),
+    ):
+        assert message in told({**good, "annotations": [{**first, **change}]})
+    twice = {**good, "images": [*good["images"], {**good["images"][0], "id": 9}]}
+    assert "found images of one file_name" in told(twice)
     unnamed = {**good, "images": [{"id": 1, "file_name": name}]}
     assert "image 1: found no id or no file_name or no height" in told(unnamed)
     for wrong, message in (

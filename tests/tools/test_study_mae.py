@@ -51,6 +51,8 @@ def test_dry_run_of_vit_large(folder, monkeypatch, capsys):
     assert all("MODEL.MAE.SIZE" in line for line in asked) and not os.path.exists("study")
     with pytest.raises(SystemExit):
         tool.main(words("--seeds", "4"))
+    assert tool.main(words("--dry-run", config="quick/mcn_seg_det.yaml")) == 2
+    assert "META_ARCHITECTURE: found 'MultitaskCenterNet'" in capsys.readouterr().err
     assert tool.main(words("--steps", "nothing", *opts)) == 2
     assert "--steps: found ['nothing'], expected some of" in capsys.readouterr().err
 
