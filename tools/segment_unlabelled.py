@@ -54,6 +54,7 @@ from d2_multitask.evaluation.segments import mask_files
 from d2_multitask.exits import exit_code
 from d2_multitask.modeling.mae import MaskedAutoencoder
 from d2_multitask.patch_graph import Segmentation, SegmenterSettings, segment_image
+from d2_multitask.patch_graph.color_regions import NUM_REGIONS
 from d2_multitask.patch_graph.communities import BACKENDS
 from d2_multitask.patch_graph.foreground import RULES
 from d2_multitask.patch_graph.maskcut import MASKCUT, RELATION
@@ -98,7 +99,7 @@ PHOTOGRAPHS = {
     "resolution": 0.3,
     "grow": False,
     "foreground": "absorption_time",
-    "color_regions": 40,
+    "color_regions": NUM_REGIONS,
 }
 WEIGHTS = Path(d2_multitask.__file__).parent / "weights" / "mae_tiny_imagenet.safetensors"
 

@@ -41,7 +41,8 @@ from d2_multitask.data.whole_files import write_json, write_text
 from d2_multitask.engine.setup import find_config_file, parse_with_overrides
 from d2_multitask.exits import exit_code
 from d2_multitask.modeling.mae.config import find_size
-from d2_multitask.segmenting.images import checksum
+from d2_multitask.segmenting.images import check_autoencoder, checksum
+from studies.tasks.plan import OWN_KEYS as TRAINING_KEYS
 
 TOOLS = Path(__file__).resolve().parent
 STAMP = "finished.json"
@@ -59,7 +60,7 @@ PROPOSALS = {
 }
 # What the steps set, and KEY VALUE would override: also in the rows without pre-training.
 OWN_KEYS = (
-    *("MODEL.WEIGHTS", "MODEL.TASKS", "OUTPUT_DIR", "SEED"),
+    *(*TRAINING_KEYS, "MODEL.WEIGHTS"),
     *("DATASETS.REGISTER", "DATASETS.TRAIN", "DATASETS.TEST"),
 )
 DATASETS = Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
@@ -103,11 +104,7 @@ class Study:
         self.cfg: CfgNode = load_config(self.config_file, args.opts)
         self.weights, self.output, self.opts = args.weights, args.output, args.opts
         self.size_hw = list(self.cfg.MODEL.MAE.IMAGE_SIZE)
-        if (found := self.cfg.MODEL.META_ARCHITECTURE) != "MaskedAutoencoder":
-            raise ValueError(
-                f"{args.config_file}: MODEL.META_ARCHITECTURE: found {found!r}, expected "
-                "'MaskedAutoencoder', the config of a pre-training"
-            )
+        check_autoencoder(self.cfg)
 
     def steps(self) -> list[Step]:
         """All of them, the shortest ones first."""

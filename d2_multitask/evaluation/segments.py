@@ -17,6 +17,7 @@ from detectron2.evaluation import DatasetEvaluator
 
 from d2_multitask.data.datasets.folders import images_by_stem, stem_of
 from d2_multitask.data.io import ImageReadError, read_label_map
+from d2_multitask.data.labels.foreground import check_size
 from d2_multitask.data.labels.masks import encode
 from d2_multitask.evaluation.base import gathered
 from d2_multitask.evaluation.coco.class_agnostic import class_agnostic_recall
@@ -318,11 +319,8 @@ def read_object_mask(file: str | Path, size_hw: tuple[int, int] | None = None) -
             such as those of several classes; names it.
     """
     values = read_label_map(str(file), grey_colors=True, expected_size=size_hw)
-    if size_hw is not None and values.shape != tuple(size_hw):
-        raise ImageReadError(
-            f"{file}: found a mask of {values.shape[1]}x{values.shape[0]}, expected "
-            f"{size_hw[1]}x{size_hw[0]} as the image (width x height)"
-        )
+    if size_hw is not None:
+        check_size(str(file), values, size_hw)
     if values.max(initial=0) > 255:  # 16 bits
         values = values // 257
     mask = values >= (1 if values.max(initial=0) <= 1 else 128)

@@ -23,6 +23,7 @@ LONG_SIDE, MAX_SUPERPIXELS = 480, 1500
 SCALES = (1.0, 2.0, 4.0)  # of the contrast at a pixel, standard deviations in pixels
 COLOR_UNIT = 30.0  # a distance in CIELAB that counts as much as twice the image's mean contrast
 CONTRAST_WEIGHT = 0.5
+NUM_REGIONS = 40  # that segments of photographs follow
 SIZE_EXPONENT = 0.25  # small regions are merged before large ones of the same difference
 
 
@@ -68,8 +69,28 @@ def color_regions(pixels: np.ndarray) -> ColorRegions:
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     lab = cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
     contrast = _contrast(lab)
-    superpixels = _superpixels(lab, contrast)
-    return ColorRegions(superpixels, _merge(superpixels, lab, contrast))
+    superpixels, sums = _superpixels(lab, contrast)
+    return ColorRegions(superpixels, _merge(sums))
+
+
+class _Sums(NamedTuple):
+    """Over the pixels of each of K regions, and over the lines between pairs that touch, E of them.
+
+    Attributes:
+        area: (K,) pixels.
+        color: (K, 3), of CIELAB.
+        first: (E,) region on one side of a line; each pair once.
+        second: (E,) on the other side.
+        length: (E,) pairs of pixels across the line.
+        strength: (E,) of the contrast, the higher one of each pair of pixels.
+    """
+
+    area: np.ndarray
+    color: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    length: np.ndarray
+    strength: np.ndarray
 
 
 def _contrast(lab: np.ndarray) -> np.ndarray:
@@ -83,8 +104,8 @@ def _contrast(lab: np.ndarray) -> np.ndarray:
     return total / len(SCALES)
 
 
-def _superpixels(lab: np.ndarray, contrast: np.ndarray) -> np.ndarray:
-    """At most `MAX_SUPERPIXELS`, (H, W) int64.
+def _superpixels(lab: np.ndarray, contrast: np.ndarray) -> tuple[np.ndarray, _Sums]:
+    """At most `MAX_SUPERPIXELS`, (H, W) int64, and their sums.
 
     From pixels on, in each round the regions are merged with their least different neighbours,
     where the difference is at most the median; the rounds double the regions' sizes.
@@ -118,7 +139,8 @@ def _superpixels(lab: np.ndarray, contrast: np.ndarray) -> np.ndarray:
         keys, lines = np.unique(ends[0, apart] * count + ends[1, apart], return_inverse=True)
         first, second = np.divmod(keys, count)
         length, strength = (np.bincount(lines, sums[apart]) for sums in (length, strength))
-    return labels.reshape(height, width)
+    sums = _Sums(area, color, first, second, length, strength)
+    return labels.reshape(height, width), sums
 
 
 def _differences(
@@ -130,18 +152,18 @@ def _differences(
     return (color + CONTRAST_WEIGHT * contrast) * size**SIZE_EXPONENT
 
 
-def _merge(superpixels: np.ndarray, lab: np.ndarray, contrast: np.ndarray) -> Dendrogram:
-    """Greedily; sums over pixels and lines are added up, so that no pixel is visited again."""
-    count = int(superpixels.max()) + 1
-    flat = superpixels.ravel()
-    area = np.bincount(flat, minlength=count).astype(np.float64)
-    color = np.stack([np.bincount(flat, lab[..., c].ravel(), count) for c in range(3)], axis=1)
-    length, strength = _lines(superpixels, contrast, count)
+def _merge(sums: _Sums) -> Dendrogram:
+    """Greedily; sums of regions are added up, so that no pixel is visited again."""
+    area, color = sums.area.copy(), sums.color.copy()
+    count, total = len(area), int(area.sum())
+    length, strength = np.zeros((2, count, count))
+    for table, values in ((length, sums.length), (strength, sums.strength)):
+        table[sums.first, sums.second] = table[sums.second, sums.first] = values
 
     def differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         steps = color[first] / area[first, None] - color[second] / area[second, None]
         mean = strength[first, second] / length[first, second]
-        return _differences(steps, mean, area[first], area[second], flat.size)
+        return _differences(steps, mean, area[first], area[second], total)
 
     table = np.full((count, count), np.inf)
     pairs = np.nonzero(length)
@@ -155,11 +177,11 @@ def _merge(superpixels: np.ndarray, lab: np.ndarray, contrast: np.ndarray) -> De
         first, second = sorted((int(names[kept]), int(names[gone])))
         merges.append(Merge(first, second, new, -float(lowest[kept])))
         names[kept] = new
-        for sums in (area, color, length, strength):
-            sums[kept] += sums[gone]
-        for sums, nothing in ((length, 0), (strength, 0), (table, np.inf)):
-            sums[:, kept], sums[kept, kept] = sums[kept], nothing
-            sums[gone], sums[:, gone] = nothing, nothing
+        for values in (area, color, length, strength):
+            values[kept] += values[gone]
+        for values, nothing in ((length, 0), (strength, 0), (table, np.inf)):
+            values[:, kept], values[kept, kept] = values[kept], nothing
+            values[gone], values[:, gone] = nothing, nothing
         touched = np.flatnonzero(length[kept])
         found = differences(np.full(len(touched), kept), touched)
         table[kept, touched], table[touched, kept] = found, found
@@ -183,24 +205,3 @@ def follow_regions(patch_labels: np.ndarray, regions: np.ndarray) -> np.ndarray:
     count = int(squares.max()) + 1
     votes = np.bincount((regions * count + squares).ravel(), minlength=(regions.max() + 1) * count)
     return votes.reshape(-1, count).argmax(axis=1)[regions]
-
-
-def _lines(
-    superpixels: np.ndarray, contrast: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of pixels on the line between two superpixels, and the sum of their contrasts; (K, K)
-    each, symmetric.
-    """
-    length, strength = (np.zeros(count * count) for _ in range(2))
-    for first, second in (
-        ((slice(1, None), slice(None)), (slice(None, -1), slice(None))),
-        ((slice(None), slice(1, None)), (slice(None), slice(None, -1))),
-    ):
-        apart = superpixels[first] != superpixels[second]
-        pairs = (superpixels[first] * count + superpixels[second])[apart]
-        highest = np.maximum(contrast[first], contrast[second])[apart]
-        length += np.bincount(pairs, minlength=count * count)
-        strength += np.bincount(pairs, highest, count * count)
-    tables = (sums.reshape(count, count) for sums in (length, strength))
-    length, strength = (table + table.T for table in tables)
-    return length, strength

@@ -342,15 +342,13 @@ def _on_pixels(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Segments (H, W) int64, and the object (H, W) bool or ``None``, with the same edges."""
     mask = None if foreground is None else foreground.mask
-    # both in one number, so that they are refined together
-    both = 2 * labels + (mask if mask is not None else 0)
+    cells = np.zeros(labels.shape, np.int64) if mask is None else mask.astype(np.int64)
     if settings.color_regions is not None:
         regions = color_regions(pixels).labels_at(num_regions=settings.color_regions)
-        both = 2 * follow_regions(labels, regions)
-        if mask is not None:
-            found = follow_regions(mask.astype(np.int64), regions)
-            # an object that wins no region keeps its patches
-            both += found if found.any() else stretch_labels(mask, regions.shape)
+        labels, found = (follow_regions(each, regions) for each in (labels, cells))
+        # an object that wins no region keeps its patches
+        cells = found if found.any() else stretch_labels(cells, regions.shape)
+    both = 2 * labels + cells  # in one number, so that they are refined together
     if settings.refine and both.shape != pixels.shape[:2]:
         both = refine_labels(both, pixels)
     else:

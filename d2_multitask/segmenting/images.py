@@ -244,16 +244,21 @@ def load_autoencoder(config_file: str, opts: list[str]) -> tuple[CfgNode, Masked
     """
     cfg = load_config(find_config_file(config_file), opts)
     fall_back_to_cpu(cfg)
-    if cfg.MODEL.META_ARCHITECTURE != MaskedAutoencoder.__name__:
-        raise ValueError(
-            f"MODEL.META_ARCHITECTURE: found {cfg.MODEL.META_ARCHITECTURE!r}, expected "
-            f"{MaskedAutoencoder.__name__!r}, which reconstructs patches"
-        )
+    check_autoencoder(cfg)
     cfg.MODEL.WEIGHTS = find_weights(cfg)
     cfg.freeze()
     model = build_model(cfg).eval()
     load_for_evaluation(cfg, model)
     return cfg, model
+
+
+def check_autoencoder(cfg: CfgNode) -> None:
+    """Raise a ValueError if the config is another network's."""
+    if cfg.MODEL.META_ARCHITECTURE != MaskedAutoencoder.__name__:
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE: found {cfg.MODEL.META_ARCHITECTURE!r}, expected "
+            f"{MaskedAutoencoder.__name__!r}, which reconstructs patches"
+        )
 
 
 def network_as_json(cfg: CfgNode) -> dict[str, Any]:

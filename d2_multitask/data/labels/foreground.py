@@ -174,11 +174,7 @@ def read_foreground(
         expected_size=size,
         report=report,
     )
-    if mask.shape != size:
-        raise ImageReadError(
-            f"{file_name}: found a mask of {mask.shape[1]}x{mask.shape[0]}, expected "
-            f"{size[1]}x{size[0]} as the image (width x height)"
-        )
+    check_size(file_name, mask, size)
     if mask.min() < 0 or mask.max() > 255:
         raise ImageReadError(
             f"{file_name}: found values {mask.min()}..{mask.max()}, expected 0..255; save it with "
@@ -193,6 +189,15 @@ def read_foreground(
     result = table[mask]
     _check_values(file_name, mask, result, values)
     return result
+
+
+def check_size(file_name: str, mask: np.ndarray, size: tuple[int, int]) -> None:
+    """Raise an `ImageReadError` if a mask has not the size (h, w) of its image."""
+    if mask.shape != tuple(size):
+        raise ImageReadError(
+            f"{file_name}: found a mask of {mask.shape[1]}x{mask.shape[0]}, expected "
+            f"{size[1]}x{size[0]} as the image (width x height)"
+        )
 
 
 def _check_values(file_name: str, mask: np.ndarray, result: np.ndarray, values: MaskValues) -> None:

@@ -18,7 +18,7 @@ from d2_multitask.data.datasets.bsds500 import read_partitions
 from d2_multitask.evaluation.partitions import grid, measure_partitions
 from d2_multitask.evaluation.regions import best_overlaps, shared_pixels
 from d2_multitask.patch_graph import enlarge
-from d2_multitask.patch_graph.color_regions import color_regions, follow_regions
+from d2_multitask.patch_graph.color_regions import NUM_REGIONS, color_regions, follow_regions
 from d2_multitask.patch_graph.refine import refine_labels, stretch_labels
 from studies.relations.divisions import GROWN, LOCALITIES, LOUVAIN, Partition
 from studies.relations.images import LabelledImage, Study
@@ -35,7 +35,6 @@ REGION_LEVELS = (2, 3, 4, 5, 6, 8, 10, 14, 20)
 # many colour regions, as tools/segment_unlabelled.py does with photographs.
 PATCHES, REFINED, FOLLOWED = "patches", "refined", "followed"
 PIXELS = (PATCHES, REFINED, FOLLOWED)
-NUM_REGIONS = 40
 
 
 class PartitionStudy(Study):

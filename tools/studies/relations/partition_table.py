@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from d2_multitask.evaluation.partitions import PartitionCounts, summarize_partitions
+from d2_multitask.patch_graph.color_regions import NUM_REGIONS
 from studies.relations.differences import (
     NOT_DISTINGUISHABLE,
     difference_table,
@@ -16,7 +17,7 @@ from studies.relations.differences import (
     undistinguished,
 )
 from studies.relations.methods import Method, method_as_json
-from studies.relations.partition_study import FOLLOWED, NUM_REGIONS, PATCHES, REFINED
+from studies.relations.partition_study import FOLLOWED, PATCHES, REFINED
 from studies.relations.table import shown_settings
 
 _TITLES = {
