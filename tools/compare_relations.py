@@ -92,7 +92,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=Path, help="folder of images")
     parser.add_argument("--masks", type=Path, help="folder of their masks")
     parser.add_argument("--dataset", help="such as bsds500_test, in place of --images")
-    parser.add_argument("--choose-dataset", default="bsds500_val", help="(default: %(default)s)")
+    parser.add_argument("--choose-dataset", help="(default: bsds500_val)")
     parser.add_argument("--report", type=int, nargs=2, metavar=("START", "STOP"))
     parser.add_argument("--num-images", type=int, help="report on so many of them at most")
     parser.add_argument("--choose-images", type=Path, help="(default: --images)")
@@ -139,6 +139,9 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         found = [f"--{n.replace('_', '-')}" for n in others if getattr(args, n)]
         if getattr(args, name) and found:
             parser.error(f"--{name}: found {', '.join(found)} with it, expected none of them")
+    if args.choose_dataset and not args.dataset:
+        parser.error("--choose-dataset: expected --dataset with it")
+    args.choose_dataset = args.choose_dataset or "bsds500_val"
     if not args.dataset and len(args.size or ()) > 1:
         parser.error(f"--size: found {len(args.size)} sizes, expected one without --dataset")
     for name, least in (

@@ -13,6 +13,7 @@ from detectron2.solver import build_optimizer as build_sgd
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from torch import nn
 
+from d2_multitask.config import get_multitask_cfg
 from d2_multitask.heads.build import TaskHeads
 
 
@@ -147,7 +148,7 @@ def _parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
         bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
         lr_factor_func=_lr_factors(cfg, model),
-        overrides={name: {"weight_decay": 0.0} for name in cfg.SOLVER.UNDECAYED_PARAMETERS},
+        overrides={name: {"weight_decay": 0.0} for name in _undecayed(cfg, model)},
     )
     # Detectron2 forgets its own norm ("LN" of feature pyramids) among the norms that it knows.
     forgotten = {
@@ -160,6 +161,19 @@ def _parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
     if cfg.SOLVER.WEIGHT_DECAY_NORM is None or not forgotten:
         return groups
     return _with_setting(groups, forgotten, "weight_decay", cfg.SOLVER.WEIGHT_DECAY_NORM)
+
+
+def _undecayed(cfg: CfgNode, model: nn.Module) -> list[str]:
+    names = cfg.SOLVER.UNDECAYED_PARAMETERS
+    # the defaults are MAE's, and not every model has them
+    known = {*get_multitask_cfg().SOLVER.UNDECAYED_PARAMETERS}
+    known |= {name.rpartition(".")[2] for name, _ in model.named_parameters()}
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(
+            f"SOLVER.UNDECAYED_PARAMETERS: found {unknown}, of which the model has none, expected "
+            "last parts of its parameters' names, such as 'pos_embed'"
+        )
+    return names
 
 
 def _with_setting(

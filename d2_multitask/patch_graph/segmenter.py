@@ -87,8 +87,9 @@ class SegmenterSettings:
 
     Raises:
         ValueError: fewer segments than 1; settings that are not used: a ``merge_threshold`` without
-            growing, a ``border_weight`` of another rule, those of communities or rules with
-            MaskCut; or MaskCut with another relation than ``encoder_features``.
+            growing, a ``foreground_threshold`` without a rule, a ``border_weight`` of another rule,
+            those of communities or rules with MaskCut; or MaskCut with another relation than
+            ``encoder_features``.
     """
 
     kinds: tuple[str, ...] = ("ridge",)
@@ -126,6 +127,8 @@ class SegmenterSettings:
             self._refuse(f"Foreground {MASKCUT!r}", unused)
         if not self.grow:
             self._refuse("Without growing", {"merge_threshold"})
+        if self.foreground is None:
+            self._refuse("Foreground None", {"foreground_threshold"})
         if self.foreground != "inpainting_error":
             self._refuse(f"Foreground {self.foreground!r}", {"border_weight"})
 

@@ -223,6 +223,12 @@ def test_layer_decay_reaches_the_optimizer(cfg):
     assert rates[model.decoder.mask_token] == pytest.approx(0.01)
 
 
+def test_undecayed_parameters_have_to_be_there(cfg):
+    cfg.SOLVER.OPTIMIZER, cfg.SOLVER.UNDECAYED_PARAMETERS = "ADAMW", ["pos_embed", "cls_tokens"]
+    with pytest.raises(ValueError, match=r"UNDECAYED_PARAMETERS: found \['cls_tokens'\], of which"):
+        build_optimizer(cfg, small_mae())
+
+
 @pytest.mark.parametrize(
     ("optimizer", "decay", "message"),
     [

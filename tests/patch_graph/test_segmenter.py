@@ -171,6 +171,10 @@ def test_a_flat_image_by_relations_of_one_pass() -> None:
             "Foreground 'least_border': border_weight: found 0.5, expected 1.0: it is not used",
         ),
         ({"border_weight": 0.5, "foreground": None}, "Foreground None: border_weight: found 0.5"),
+        (
+            {"foreground_threshold": 0.5, "foreground": None},
+            "Foreground None: foreground_threshold: found 0.5",
+        ),
     ],
 )
 def test_settings_that_would_not_be_used_are_refused(changes, message) -> None:

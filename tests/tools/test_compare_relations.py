@@ -196,6 +196,7 @@ def test_arguments_that_are_missing(tool, capsys):
     for words, message in (
         (["--size", "64", "96"], "--size: found 2 sizes, expected one without --dataset"),
         (["--dataset", "bsds500_val"], "--dataset: found --images, --masks with it"),
+        (["--choose-dataset", "x"], "--choose-dataset: expected --dataset with it"),
         (["--methods", "x", "--choose", "0", "1"], "--methods: found --choose with it"),
         (["--methods", "x", "--choose-masks", "x"], "--methods: found --choose-masks with it"),
     ):
