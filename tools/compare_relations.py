@@ -64,7 +64,14 @@ from studies.relations.methods import (
     method_from_json,
 )
 from studies.relations.networks import Networks, load_networks
-from studies.relations.partition_study import COLOR_REGIONS, GRID, PIXELS, PartitionStudy
+from studies.relations.partition_study import (
+    COLOR_REGIONS,
+    GRID,
+    GROWN_FROM,
+    PIXELS,
+    PartitionStudy,
+    grown_rows,
+)
 from studies.relations.partition_table import (
     collect_partitions,
     partitions_json,
@@ -268,7 +275,8 @@ def study_settings(
         "seed": args.seed,
         "relations": args.relations,
         "divisions": args.divisions,
-        **({"levels": RESOLUTIONS} if args.dataset else {}),  # foregrounds have none
+        # foregrounds have neither
+        **({"levels": RESOLUTIONS, "grown_from": GROWN_FROM} if args.dataset else {}),
         "backend": args.backend,
         **({"datasets": [args.dataset, args.choose_dataset]} if args.dataset else folders),
         "choose": args.choose,
@@ -344,7 +352,8 @@ def compare_partitions(args: argparse.Namespace) -> str:
         folder = args.output / f"size_{size}"
         study = make_study(PartitionStudy, args, networks, size, folder, choose)
         methods[size] = study.choose(choose)
-        names = [GRID, COLOR_REGIONS, *(method.name for method in methods[size])]
+        controls = [GRID, COLOR_REGIONS, *grown_rows(networks.controls)]
+        names = [*controls, *(method.name for method in methods[size])]
         baselines = baselines_among(args, names, PARTITION_BASELINES)
         records = study.report(report, methods[size])
         results[size] = {w: collect_partitions(records, w) for w in PIXELS}

@@ -1,15 +1,20 @@
-"""From a relation to segments at several levels, from coarse to fine.
+"""From a relation, or from regions, to segments at several levels, from coarse to fine.
 
-Letters: h x w patches.
+Letters: h x w patches, H x W pixels.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from torch import Tensor
 
 from d2_multitask.modeling.mae import MaskedAutoencoder
 from d2_multitask.patch_graph import Relation, grow
+from d2_multitask.patch_graph.autoencoder import patch_grid_of
+from d2_multitask.patch_graph.color_regions import follow_regions
+from d2_multitask.patch_graph.refine import stretch_labels
 from studies.relations.divisions import CUT, GROWN, LOUVAIN, Partition, divide, graph_of
 from studies.relations.normalised_cut import recursive_cut
 
@@ -53,3 +58,22 @@ def levels_of(
         return communities
     grown = grow(model, image, communities[0])
     return [grown.labels_at(num_regions=number) for number in NUM_SEGMENTS]
+
+
+def grown_regions(
+    regions: np.ndarray, numbers: Sequence[int], model: MaskedAutoencoder, image: Tensor
+) -> list[np.ndarray]:
+    """Regions that grow by how they help to reconstruct each other, (H, W) int64 each.
+
+    Args:
+        regions: (H, W), 0..R-1, of the start. A patch is of the region that most of it is in.
+        numbers: of regions.
+        model: measures them.
+        image: (3, h p, w p), normalised; p: the model's patch.
+    """
+    height, width = patch_grid_of(image, model.patch_size)
+    patches = stretch_labels(np.arange(height * width).reshape(height, width), regions.shape)
+    _, places = np.unique(patches, return_index=True)
+    start = follow_regions(regions, patches).ravel()[places].reshape(height, width)
+    grown = grow(model, image, start)
+    return [follow_regions(grown.labels_at(num_regions=n), regions) for n in numbers]

@@ -22,19 +22,27 @@ from d2_multitask.patch_graph.color_regions import NUM_REGIONS, color_regions, f
 from d2_multitask.patch_graph.refine import refine_labels, stretch_labels
 from studies.relations.divisions import GROWN, LOCALITIES, LOUVAIN, Partition
 from studies.relations.images import LabelledImage, Study
-from studies.relations.levels import levels_of
+from studies.relations.levels import grown_regions, levels_of
 from studies.relations.methods import Method, best_methods, setting_key
-from studies.relations.relations import variants_of
+from studies.relations.relations import of_network, variants_of
 from studies.relations.scoring import shrunk
 
 # Controls that ask no network, at levels of their own.
 GRID, COLOR_REGIONS = "regular grid", "colour regions"
 GRID_LEVELS = (1, 2, 3, 4, 5, 6, 8)
 REGION_LEVELS = (2, 3, 4, 5, 6, 8, 10, 14, 20)
+# So many colour regions, which grow by errors between them in place of colour.
+GROWN_FROM = 60
 # How labels of patches become labels of pixels: as squares, by a guided filter, or by following so
 # many colour regions, as tools/segment_unlabelled.py does with photographs.
 PATCHES, REFINED, FOLLOWED = "patches", "refined", "followed"
 PIXELS = (PATCHES, REFINED, FOLLOWED)
+
+
+def grown_rows(networks: Iterable[str]) -> dict[str, str]:
+    """Name of the row -> `COLOR_REGIONS` with each network, which measures them as they grow."""
+    regions = [of_network(COLOR_REGIONS, network) for network in ("", *networks)]
+    return {f"{name} / {GROWN}": name for name in regions}
 
 
 class PartitionStudy(Study):
@@ -81,7 +89,7 @@ class PartitionStudy(Study):
     def _measure(self, image: LabelledImage, methods: Sequence[Method]) -> dict[str, Any]:
         """Method -> each of `PIXELS`: fields of `PartitionCounts`; ``segments``: numbers of them.
 
-        The controls have the same pixels three times.
+        The controls, and colour regions that grow, have the same pixels three times.
         """
         ready = self.ready(image)
         people = read_partitions(image.mask_file)
@@ -97,8 +105,13 @@ class PartitionStudy(Study):
         followed = regions.labels_at(num_regions=NUM_REGIONS)
         squares = [grid(number, image_hw) for number in GRID_LEVELS]
         merged = [regions.labels_at(num_regions=number) for number in REGION_LEVELS]
+        start = regions.labels_at(num_regions=GROWN_FROM)
+        grown = {
+            name: grown_regions(start, REGION_LEVELS, self.measuring.network(relation), cells)
+            for name, relation in grown_rows(self.measuring.controls).items()
+        }
         found = {}
-        for name, levels in ((GRID, squares), (COLOR_REGIONS, merged)):
+        for name, levels in {GRID: squares, COLOR_REGIONS: merged, **grown}.items():
             measured = counts((stretch_labels(level, image_hw) for level in levels), people)
             numbers = [len(np.unique(level)) for level in levels]
             found[name] = {**dict.fromkeys(PIXELS, measured), "segments": numbers}

@@ -11,10 +11,11 @@ from PIL import Image
 
 from bsds_support import halves, write_ground_truth
 from d2_multitask.patch_graph import Relation
+from d2_multitask.patch_graph.communities import canonical_labels
 from mae_support import small_mae
 from studies.relations.divisions import DIVISIONS, GROWN, LOUVAIN, Partition
 from studies.relations.images import LabelledImage
-from studies.relations.levels import NUM_SEGMENTS, RESOLUTIONS, levels_of
+from studies.relations.levels import NUM_SEGMENTS, RESOLUTIONS, grown_regions, levels_of
 from studies.relations.partition_study import (
     COLOR_REGIONS,
     FOLLOWED,
@@ -65,7 +66,8 @@ def test_levels_are_scored_as_by_hand(studied):
     names = ("color", "encoder_features", "encoder_features (untrained)")
     expected = [f"{relation} / {division}" for relation in names for division in DIVISIONS]
     assert [method.name for method in methods] == expected
-    assert list(records[0]) == [GRID, COLOR_REGIONS, *expected]
+    grown = ["colour regions / grown", "colour regions (untrained) / grown"]
+    assert list(records[0]) == [GRID, COLOR_REGIONS, *grown, *expected]
     result = collect_partitions(records, PATCHES)
     # two colours are two parts, whose border is one of patches too
     assert result.scores["color / normalised_cut"]["covering-ODS"] == pytest.approx(100)
@@ -78,6 +80,19 @@ def test_levels_are_scored_as_by_hand(studied):
     assert result.scores[COLOR_REGIONS]["covering-ODS"] == 100
     followed = collect_partitions(records, FOLLOWED).scores
     assert followed["color / normalised_cut"]["VI-ODS"] == 0
+
+
+def test_regions_grow_from_those_of_the_pixels():
+    """Regions end inside patches; one that is most of no patch goes with the patch it is in."""
+    regions = np.zeros((HEIGHT, WIDTH), np.int64)
+    regions[:, 21:], regions[:, 45:], regions[10:13, 2:5] = 1, 2, 3
+    torch.manual_seed(0)
+    image = torch.rand(3, HEIGHT, WIDTH)
+    three, two = grown_regions(regions, (3, 2), small_mae(64, 8).eval(), image)
+    np.testing.assert_array_equal(three, np.where(regions == 3, 0, regions))
+    merged = canonical_labels(two)
+    alone = 2 if merged[0, 0] == merged[0, 30] else 0
+    np.testing.assert_array_equal(merged == merged[regions == alone][0], three == alone)
 
 
 def test_cells_of_half_a_patch(tmp_path):
