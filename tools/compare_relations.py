@@ -152,7 +152,10 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     if not args.dataset and len(args.size or ()) > 1:
         parser.error(f"--size: found {len(args.size)} sizes, expected one without --dataset")
     for name, least in (
-        *(("passes", args.passes), ("num-images", args.num_images or 1)),
+        *(
+            ("passes", args.passes),
+            ("num-images", 1 if args.num_images is None else args.num_images),
+        ),
         ("size", min(args.size or (1,))),
     ):
         if least < 1:
@@ -287,7 +290,12 @@ def study_settings(
 
 def known_methods(args: argparse.Namespace, networks: Networks) -> list[Method]:
     """Of --methods; without those of "early" if there are no such weights."""
-    methods = [method_from_json(entry) for entry in json.loads(args.methods.read_text())]
+    try:
+        methods = [method_from_json(entry) for entry in json.loads(args.methods.read_text())]
+    except (TypeError, KeyError) as error:
+        raise ValueError(
+            f"--methods: found {args.methods}, which no study wrote: {error}"
+        ) from None
     known = ("", *networks.controls)
     return [
         m for m in methods if is_asked_for(m.name, args) and split_network(m.relation)[1] in known

@@ -47,6 +47,7 @@ from d2_multitask.evaluation.partitions import (
 from d2_multitask.exits import exit_code
 from d2_multitask.patch_graph.color_regions import color_regions
 from d2_multitask.patch_graph.refine import stretch_labels
+from d2_multitask.segmenting.images import checksum
 from d2_multitask.segmenting.output_folder import claim_folder
 
 RESULTS_FILE = "results.json"
@@ -100,20 +101,24 @@ def levels_of(
 
 
 def measured(args: argparse.Namespace, record: dict[str, Any]) -> PartitionCounts:
-    """Counts of one image; those of an earlier run if its segments have not changed since."""
+    """Counts of one image; those of an earlier run if the same files were read."""
     name = record["image_id"]
     file = args.output / COUNTS.replace("*", name)
-    changed = [path.stat().st_mtime for path in input_files(args, name)]
-    if file.is_file() and file.stat().st_mtime > max(changed, default=0):
+    inputs = [*input_files(args, name), record["partitions_file_name"]]
+    if args.color_regions:
+        inputs.append(record["file_name"])
+    crc32 = [checksum(path) for path in inputs]
+    if file.is_file():
         with np.load(file) as counts:
-            return PartitionCounts(*(counts[field] for field in PartitionCounts._fields))
+            if "crc32" in counts and counts["crc32"].tolist() == crc32:
+                return PartitionCounts(*(counts[field] for field in PartitionCounts._fields))
     people = read_partitions(record["partitions_file_name"])
     try:
         counts = measure_partitions(levels_of(args, record, people[0].segments.shape), people)
     except ValueError as error:
         raise ValueError(f"image {name}: {error}") from None
     with whole_file(file) as unfinished, unfinished.open("wb") as stream:
-        np.savez(stream, **counts._asdict())
+        np.savez(stream, crc32=crc32, **counts._asdict())
     return counts
 
 

@@ -58,6 +58,9 @@ def chosen(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Ten
     lost = [name for name, value in found.items() if not value.isfinite().all()]
     if lost:
         raise ValueError(f"{lost[:3]} have numbers beyond float16's range of 65504")
+    lost = [name for name, value in found.items() if weights[name].any() and not value.any()]
+    if lost:
+        raise ValueError(f"{lost[:3]} have only numbers that are 0 in float16, below 6e-8")
     return found
 
 

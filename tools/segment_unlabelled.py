@@ -27,6 +27,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import math
 import signal
 import sys
 import zlib
@@ -138,6 +139,11 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.set_defaults(**{key: PHOTOGRAPHS[key] for key in known})
         args = parse_with_overrides(parser, arguments)
         args.opts = ["MODEL.WEIGHTS", str(WEIGHTS), *args.opts]
+    if math.isnan(args.min_score):
+        parser.error("--min-score: found nan, expected a number")
+    unused = [f"--{name}" for name in ("sheet", "masks") if getattr(args, name)]
+    if args.click and unused:
+        parser.error(f"--click: found {', '.join(unused)} with it, expected none of them")
     for name in ("max_images", "size"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')}: found {getattr(args, name)}, expected >= 1")
@@ -256,7 +262,7 @@ class Segmenting:
         if not comm.is_main_process():
             comm.synchronize()  # the first process may have to remove what others gave
         folder = OutputFolder(self.args.output, described, self.args.overwrite)
-        missing = folder.missing(self.files)
+        missing = folder.missing(self.files, PICTURES if self.args.pictures else ())
         if comm.is_main_process():
             comm.synchronize()
         comm.synchronize()  # every process has seen the same before one begins to write
@@ -287,6 +293,7 @@ class Segmenting:
 
     def segment_one(self, folder: OutputFolder, name: str, output: str) -> None:
         """Segment one image; what cannot be segmented is counted and listed at the end."""
+        modified = self.files.modified(name)
         try:
             image = self.read(name)
         except ShardError:  # not this image alone
@@ -301,7 +308,7 @@ class Segmenting:
         except ValueError as error:  # of the settings, such as too few passes: not this image alone
             raise ValueError(f"{self.files.file(name)}: {error}") from None
         pictures = draw(image, result) if self.args.pictures else {}
-        folder.save(output, self.files.file_name(name), result, pictures)
+        folder.save(output, self.files.file_name(name), result, pictures, modified)
         self.counts["segmented"] += 1
 
     def write_sheet(self, folder: OutputFolder) -> None:

@@ -283,7 +283,10 @@ def is_finished(study: Study, step: Step, expected: Mapping[str, Any]) -> bool:
     file = study.output / step.name / STAMP
     if not file.is_file():
         return False
-    found = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        found = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise ValueError(f"{file}: damaged; delete {file.parent}") from None
     changed = [key for key in expected if found.get(key) != expected[key]]
     if changed:
         raise ValueError(

@@ -85,7 +85,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name, value in (("passes", self.passes), ("seconds", self.seconds)):
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise ValueError(f"Budget: found {value} {name}, expected more than 0")
 
 

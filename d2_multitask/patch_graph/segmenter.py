@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,10 +87,10 @@ class SegmenterSettings:
         dtype: ``torch.bfloat16`` = mixed precision.
 
     Raises:
-        ValueError: fewer segments than 1; settings that are not used: a ``merge_threshold`` without
-            growing, a ``foreground_threshold`` without a rule, a ``border_weight`` of another rule,
-            those of communities or rules with MaskCut; or MaskCut with another relation than
-            ``encoder_features``.
+        ValueError: fewer segments than 1, a seed below 0, a threshold that is no number; settings
+            that are not used: a ``merge_threshold`` without growing, a ``foreground_threshold``
+            without a rule, a ``border_weight`` of another rule, those of communities or rules with
+            MaskCut; or MaskCut with another relation than ``encoder_features``.
     """
 
     kinds: tuple[str, ...] = ("ridge",)
@@ -114,9 +115,11 @@ class SegmenterSettings:
     dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
-        for field in ("num_segments", "color_regions"):
-            if (found := getattr(self, field)) is not None and found < 1:
-                raise ValueError(f"{field}: found {found}, expected at least 1")
+        for field, least in (("num_segments", 1), ("color_regions", 1), ("seed", 0)):
+            if (found := getattr(self, field)) is not None and found < least:
+                raise ValueError(f"{field}: found {found}, expected at least {least}")
+        if math.isnan(self.foreground_threshold):
+            raise ValueError("foreground_threshold: found nan, expected a number")
         if self.foreground == MASKCUT:
             if self.kinds != (RELATION,):
                 raise ValueError(

@@ -54,6 +54,10 @@ class ImageFiles:
         """What `read_image` opens."""
         return self.addresses.get(name) or str(self.root / name)
 
+    def modified(self, name: str) -> float:
+        """When the file was changed, 0 for shards: those are compared as a whole."""
+        return 0.0 if self.addresses else (self.root / name).stat().st_mtime
+
     def file_name(self, name: str) -> str:
         """Of the image in a COCO file, below the dataset's ``IMAGE_ROOT``: the folder, or for
         shards `PREFIX`.

@@ -13,7 +13,7 @@
         objects.json            the foregrounds' connected parts, or MaskCut's objects, COCO format
 
 Contract: each file is written in one step, the record of an image last. A record means that the
-image is done, if it is not older than the image and names it; who stops the program loses the image
+image is done, if it is of that file as it is now; who stops the program loses the image
 at work and no other.
 """
 
@@ -86,20 +86,23 @@ class OutputFolder:
         except (OSError, ValueError):
             return None
 
-    def missing(self, files: ImageFiles) -> list[tuple[str, str]]:
+    def missing(self, files: ImageFiles, pictures: Sequence[str] = ()) -> list[tuple[str, str]]:
         """Name and output's name of the images that are not done, or have changed since.
 
-        Records of the latter are removed, so one process has to ask before the others.
+        So are those without one of the ``pictures`` (of `PICTURES`). Records of what was done are
+        removed, so one process has to ask before the others.
         """
         missing = []
         for name, output in zip(files.names, files.outputs(), strict=True):
-            record, file = self.record(output), self.file("records", output)
-            # shards are compared as a whole, by the settings
-            changed = 0.0 if files.addresses else (files.root / name).stat().st_mtime
-            if record is None:
-                missing.append((name, output))
-            elif record["file_name"] != files.file_name(name) or file.stat().st_mtime < changed:
-                file.unlink()
+            found, now = self.record(output), files.modified(name)
+            # records of earlier versions do not have the time
+            if (
+                found is None
+                or found["file_name"] != files.file_name(name)
+                or found.get("modified", now) != now
+                or not all(self.file(kind, output).is_file() for kind in pictures)
+            ):
+                self.file("records", output).unlink(missing_ok=True)
                 missing.append((name, output))
         return missing
 
@@ -109,6 +112,7 @@ class OutputFolder:
         file_name: str,
         result: Segmentation,
         pictures: Mapping[str, np.ndarray],
+        modified: float,
     ) -> dict[str, Any]:
         """Write all files of an image; returns its record.
 
@@ -117,6 +121,7 @@ class OutputFolder:
             file_name: of the image, below the folder of all images.
             result: its segments.
             pictures: those of `PICTURES` that are wanted, (H, W, 3) uint8 RGB.
+            modified: see `ImageFiles.modified`, before the image was read.
         """
         labels, mask = result.pixel_labels, result.foreground_mask
         dtype = np.uint8 if labels.max() < 256 else np.uint16
@@ -128,7 +133,7 @@ class OutputFolder:
             write_png(self.file(kind, name), picture, compress_level=6)
         with whole_file(self.file("graphs", name)) as unfinished, unfinished.open("wb") as file:
             save_npz(result.graph, file)
-        record = record_of(file_name, result)
+        record = {**record_of(file_name, result), "modified": modified}
         write_json(self.file("records", name), record)
         return record
 
@@ -189,26 +194,27 @@ def claim_folder(
         path: the folder; made if it is not there.
         settings: everything that the results depend on, as JSON can hold it.
         results: patterns of the files below it that depend on the settings.
-        overwrite: remove such files of an earlier run with other settings.
+        overwrite: remove such files of an earlier run with other settings, or unknown ones.
 
     Returns:
         The settings as JSON gives them back.
 
     Raises:
-        ValueError: an earlier run had other settings; says which.
+        ValueError: there are results of other settings, says which, or of unknown ones.
     """
     file = path / SETTINGS_FILE
     wanted = json.loads(json.dumps(settings))
     found = _read_settings(file)
-    if found is not None and _given(found) != _given(wanted):
+    old = [result for pattern in results for result in path.glob(pattern)]
+    if old and (found is None or _given(found) != _given(wanted)):
         if not overwrite:
+            difference = "unknown ones" if found is None else _difference(found, wanted)
             raise ValueError(
-                f"{file}: an earlier run had other settings: {_difference(found, wanted)}; pass "
+                f"{file}: an earlier run had other settings: {difference}; pass "
                 "--overwrite to replace its results, or use another --output"
             )
-        for pattern in results:
-            for old in path.glob(pattern):
-                old.unlink()
+        for result in old:
+            result.unlink(missing_ok=True)
     if found != wanted:  # several processes may be here
         write_json(file, wanted, indent=1)
     return wanted

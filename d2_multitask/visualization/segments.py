@@ -82,7 +82,9 @@ def draw_graph(
     order = np.argsort(weight)[-edges_per_node * graph.num_nodes :]
     shares = weight[order] / max(float(weight.max(initial=0)), 1e-12)
     shades = (80 + 175 * shares).astype(np.uint8)[:, None]
-    colors = cv2.applyColorMap(shades, style.HEATMAP_COLORS).reshape(-1, 3)[:, ::-1].tolist()
+    # OpenCV has no colours of nothing: the graph of an image of one colour has no edges
+    colored = cv2.applyColorMap(shades, style.HEATMAP_COLORS) if len(shades) else shades
+    colors = colored.reshape(-1, 3)[:, ::-1].tolist()
     base = style.line_width((height, width))
     for k, share, color in zip(order, shares, colors, strict=True):
         ends = fixed[first[k]].tolist(), fixed[second[k]].tolist()

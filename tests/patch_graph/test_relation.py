@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 
 import pytest
@@ -153,7 +154,7 @@ def test_fewer_passes_than_patches_are_warned_of() -> None:
         measure_relation(model, numbered_image((10, 10)), budget=Budget(60))
 
 
-@pytest.mark.parametrize("budget", [{"passes": 0}, {"seconds": -1.0}])
+@pytest.mark.parametrize("budget", [{"passes": 0}, {"seconds": -1.0}, {"seconds": math.nan}])
 def test_empty_budgets_are_refused(budget) -> None:
     with pytest.raises(ValueError, match="expected more than 0"):
         Budget(**budget)

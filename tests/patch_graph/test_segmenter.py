@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import replace
 
@@ -162,6 +163,8 @@ def test_a_flat_image_by_relations_of_one_pass() -> None:
     ("changes", "message"),
     [
         ({"num_segments": 0}, "num_segments: found 0, expected at least 1"),
+        ({"seed": -1}, "seed: found -1, expected at least 0"),
+        ({"foreground_threshold": math.nan}, "foreground_threshold: found nan, expected a number"),
         (
             {"merge_threshold": 0.0, "grow": False},
             "Without growing: merge_threshold: found 0.0, expected None: it is not used",

@@ -37,7 +37,7 @@ def test_files_of_an_image(tmp_path, result):
     folder = OutputFolder(tmp_path, {"seed": 0})
     assert folder.record("x/a") is None
     picture = np.zeros((5, 5, 3), np.uint8)
-    folder.save("x/a", "x/a.jpg", result, {"overlays": picture})
+    folder.save("x/a", "x/a.jpg", result, {"overlays": picture}, 1.0)
     assert np.array_equal(read_label_map(str(tmp_path / "labels/x/a.png")), result.pixel_labels)
     with np.load(tmp_path / "graphs/x/a.npz") as graph:
         found = [graph[name] for name in ("first", "second", "weight")]
@@ -51,8 +51,8 @@ def test_files_of_an_image(tmp_path, result):
 
 def test_datasets_hold_what_is_done(tmp_path, result):
     folder = OutputFolder(tmp_path, {"seed": 0})
-    folder.save("b", "b.png", result, {})
-    folder.save("a", "a.png", result, {})
+    folder.save("b", "b.png", result, {}, 1.0)
+    folder.save("a", "a.png", result, {}, 1.0)
     (tmp_path / "records" / "broken.json").write_text('{"file_na')  # as if the disk had been full
     paths = folder.write_datasets(["a", "absent", "broken", "b"])
     assert [path.name for path in paths] == ["segments.json", "objects.json"]
@@ -66,7 +66,7 @@ def test_datasets_hold_what_is_done(tmp_path, result):
 
 
 def test_other_settings_are_refused(tmp_path, result):
-    OutputFolder(tmp_path, {"seed": 0, "passes": 9}).save("a", "a.png", result, {})
+    OutputFolder(tmp_path, {"seed": 0, "passes": 9}).save("a", "a.png", result, {}, 1.0)
     OutputFolder(tmp_path, {"seed": 0, "passes": 9})
     OutputFolder(tmp_path, {"seed": 0, "passes": 9, "later": None})
     with pytest.raises(ValueError, match=r"passes: found 9, now 5; pass --overwrite"):
@@ -78,7 +78,7 @@ def test_other_settings_are_refused(tmp_path, result):
 def test_nothing_is_left_of_other_settings(tmp_path, result):
     folder = OutputFolder(tmp_path, {"seed": 0})
     picture = np.zeros((5, 5, 3), np.uint8)
-    folder.save("x/a", "x/a.jpg", result, dict.fromkeys(PICTURES, picture))
+    folder.save("x/a", "x/a.jpg", result, dict.fromkeys(PICTURES, picture), 1.0)
     folder.write_datasets(["x/a"])
     (tmp_path / "strips.png").touch()
     (tmp_path / "labels" / "notes.txt").touch()  # nobody's
@@ -100,15 +100,34 @@ def test_what_has_changed_since_is_missing(tmp_path, result):
     folder = OutputFolder(tmp_path / "out", {})
     for name in ("a.jpg", "a.png", "b.png"):
         (tmp_path / name).touch()
-    folder.save("a", "a.jpg", result, {})
-    folder.save("b", "b.png", result, {})
     files = ImageFiles(tmp_path, ["a.jpg", "b.png"])
+    folder.save("a", "a.jpg", result, {}, files.modified("a.jpg"))
+    folder.save("b", "b.png", result, {}, files.modified("b.png"))
     assert folder.missing(files) == []
     assert folder.missing(ImageFiles(tmp_path, ["a.png", "b.png"])) == [("a.png", "a")]
-    later = folder.file("records", "b").stat().st_mtime + 1
-    os.utime(tmp_path / "b.png", (later, later))
+    os.utime(tmp_path / "b.png", (1, 1))  # another file, which is older
     assert folder.missing(files) == [("a.jpg", "a"), ("b.png", "b")]
     assert folder.record("b") is None  # nor is it in the datasets
+
+
+def test_pictures_that_are_asked_for_later_are_made(tmp_path, result):
+    folder, files = OutputFolder(tmp_path / "out", {}), ImageFiles(tmp_path, ["a.jpg"])
+    (tmp_path / "a.jpg").touch()
+    folder.save("a", "a.jpg", result, {}, files.modified("a.jpg"))
+    assert folder.missing(files) == []
+    assert folder.missing(files, ("overlays",)) == [("a.jpg", "a")]
+
+
+def test_results_of_unknown_settings_are_no_results(tmp_path, result):
+    """A folder without results takes any settings: the first ones may have been refused."""
+    OutputFolder(tmp_path, {"resolution": 0})
+    folder = OutputFolder(tmp_path, {"resolution": 1})
+    folder.save("a", "a.jpg", result, {}, 1.0)
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(ValueError, match="an earlier run had other settings: unknown ones"):
+        OutputFolder(tmp_path, {"resolution": 1})
+    OutputFolder(tmp_path, {"resolution": 1}, overwrite=True)
+    assert folder.record("a") is None
 
 
 def test_folders_of_earlier_versions_go_on(tmp_path):

@@ -157,7 +157,7 @@ def test_cells_of_half_a_patch(folder, tool):
     with np.load(next((folder / "cells" / "relations").iterdir())) as kept:
         assert kept["ridge"].shape == (64, 64)  # of 4x4 patches
     record = json.loads(next((folder / "cells" / "report").iterdir()).read_text())
-    assert set(record["metrics"]) >= {"centre disc", "ridge / grown", "color / louvain"}
+    assert set(record["found"]["metrics"]) >= {"centre disc", "ridge / grown", "color / louvain"}
 
 
 def test_segments_against_people(folder, tool, monkeypatch, capsys):
@@ -196,6 +196,7 @@ def test_arguments_that_are_missing(tool, capsys):
     for words, message in (
         (["--size", "64", "96"], "--size: found 2 sizes, expected one without --dataset"),
         (["--dataset", "bsds500_val"], "--dataset: found --images, --masks with it"),
+        (["--num-images", "0"], "--num-images: found 0, expected >= 1"),
         (["--choose-dataset", "x"], "--choose-dataset: expected --dataset with it"),
         (["--methods", "x", "--choose", "0", "1"], "--methods: found --choose with it"),
         (["--methods", "x", "--choose-masks", "x"], "--methods: found --choose-masks with it"),

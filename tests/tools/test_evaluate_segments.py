@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from bsds_support import halves, write_image
+from bsds_support import halves, write_ground_truth, write_image
 from d2_multitask.data.datasets.bsds500 import Bsds500
 from d2_multitask.data.datasets.catalog import register
 from support import REPOSITORY
@@ -67,6 +69,10 @@ def test_it_continues_and_notices_what_changed(tool, folder, monkeypatch):
     monkeypatch.undo()
     write_maps(folder, "fine", (15, 10))
     assert evaluated(tool, folder, "--segments", level)["covering-ODS"] == 100
+    truth = Path(tool.load_partitioned(NAME)[1]["partitions_file_name"])
+    write_ground_truth(truth, [halves(column=5)])
+    os.utime(truth, (1, 1))  # another file, which is older
+    assert evaluated(tool, folder, "--segments", level)["covering-ODS"] < 100
 
 
 def test_grid(tool, folder):

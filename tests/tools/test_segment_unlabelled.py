@@ -187,6 +187,10 @@ def test_click_a_patch(folder, tool, capsys):
     assert tool.main(arguments) == 0
     picture = cv2.imread(capsys.readouterr().out.strip())
     assert picture.shape[1] > picture.shape[0] and picture.std() > 10
+    for more in (["--sheet"], ["--masks", "x"]):
+        with pytest.raises(SystemExit):
+            tool.main([*arguments, *more])
+        assert f"--click: found {more[0]} with it" in capsys.readouterr().err
     arguments[arguments.index("--click") + 1] = "400"
     assert tool.main(arguments) == 2
     assert "(400, 20), expected a pixel of the image of 64x64" in capsys.readouterr().err

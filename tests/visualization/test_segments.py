@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -55,6 +57,11 @@ def test_foreground_keeps_its_pixels():
 def test_strong_edges_are_brighter():
     picture = draw_graph(GREY, line_graph()).astype(int).sum(2)
     assert picture[30, 20] > picture[30, 60] > picture[5, 5]  # between the first, the last, none
+
+
+def test_a_graph_without_edges():
+    graph = replace(line_graph(), weights=np.zeros_like(line_graph().weights))
+    assert draw_graph(GREY, graph).max() == 255  # the nodes
 
 
 def test_regions_as_nodes():

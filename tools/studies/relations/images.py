@@ -11,7 +11,7 @@ from typing import Any
 
 from d2_multitask.data.whole_files import write_json
 from d2_multitask.modeling.mae import MaskedAutoencoder
-from d2_multitask.segmenting.images import ReadyImage, read_ready
+from d2_multitask.segmenting.images import ReadyImage, checksum, read_ready
 from studies.relations.divisions import CHOSEN_AS, DIVISIONS
 from studies.relations.methods import Method
 from studies.relations.relations import (
@@ -106,13 +106,15 @@ class Study:
         return read_ready(image.file, self.model, *how)
 
     def _kept(self, stage: str, image: LabelledImage, work: Callable[[LabelledImage], Any]) -> Any:
-        """What an earlier run has found with the same mask, or else what ``work`` finds."""
+        """What an earlier run has found with the same image and mask, or else ``work`` finds."""
         file = self.folder / stage / f"{image.name}.json"
-        with contextlib.suppress(OSError, ValueError):
-            if file.stat().st_mtime >= image.mask_file.stat().st_mtime:
-                return json.loads(file.read_text())
+        read = [checksum(image.file), checksum(image.mask_file)]
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            known = json.loads(file.read_text())
+            if known["image_mask_crc32"] == read:
+                return known["found"]
         found = json.loads(json.dumps(work(image)))
-        write_json(file, found)
+        write_json(file, {"image_mask_crc32": read, "found": found})
         return found
 
     def _measure(self, image: LabelledImage, methods: Sequence[Method]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -133,7 +134,8 @@ class Measuring:
         height, width = patch_grid_of(image, self.model.patch_size)
         grid_hw = (self.shifts * height, self.shifts * width)
         file = self.folder / f"{name}.npz"
-        known = _read(file)
+        image_crc32 = zlib.crc32(image.cpu().numpy().tobytes())
+        known = _read(file, image_crc32)
         missing = sorted(kinds - known.keys())
         for network in ("", *self.controls):
             shared = [kind for kind in SAME_SETS if of_network(kind, network) in missing]
@@ -148,7 +150,8 @@ class Measuring:
                 known[key] = relation.matrix
         if missing:
             with whole_file(file) as unfinished, unfinished.open("wb") as stream:
-                np.savez_compressed(stream, **{k: m.numpy() for k, m in known.items()})
+                matrices = {kind: matrix.numpy() for kind, matrix in known.items()}
+                np.savez_compressed(stream, image_crc32=image_crc32, **matrices)
         return {kind: known[kind] for kind in kinds}, grid_hw
 
     def _from_same_sets(self, image: Tensor, kinds: list[str], network: str) -> dict[str, Tensor]:
@@ -199,9 +202,13 @@ class Measuring:
         return measure_shifted(network, image, kind, shifts=self.shifts, **variant.settings)
 
 
-def _read(file: Path) -> dict[str, Tensor]:
+def _read(file: Path, image_crc32: int) -> dict[str, Tensor]:
+    """Relations that were measured on this image."""
     try:
         with np.load(file, allow_pickle=False) as content:
-            return {kind: torch.from_numpy(content[kind]) for kind in content}
-    except (OSError, ValueError, EOFError, BadZipFile):
+            kinds = [name for name in content if name != "image_crc32"]
+            if content["image_crc32"] != image_crc32:
+                return {}
+            return {kind: torch.from_numpy(content[kind]) for kind in kinds}
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile):
         return {}

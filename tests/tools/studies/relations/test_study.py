@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from d2_multitask.evaluation.segments import mask_iou, patch_mask, read_object_mask
@@ -71,20 +73,31 @@ def test_a_stopped_study_goes_on(studied, make_study, textures, monkeypatch):
     assert again.report(textures[2:], methods) == records
 
 
-def test_a_corrected_mask_is_measured_again(studied, make_study, textures, tmp_path, monkeypatch):
+@pytest.mark.parametrize("what", ["file", "mask_file"])
+def test_another_image_or_mask_is_measured_again(
+    what, studied, make_study, textures, tmp_path, monkeypatch
+):
     _, methods, records = studied
     again = make_study()
-    monkeypatch.setattr(again, "_measure", lambda image, methods: image.mask_file.stem)
-    mask = tmp_path / "corrected.png"
-    mask.touch()
-    kept = again.folder / "report" / f"{textures[2].name}.json"
-    os.utime(mask, ns=(kept.stat().st_mtime_ns - 10**9,) * 2)
-    image = replace(textures[2], mask_file=mask)
+    monkeypatch.setattr(again, "_measure", lambda image, methods: "again")
+    other = tmp_path / "other.png"
+    shutil.copy(getattr(textures[2], what), other)
+    image = replace(textures[2], **{what: other})
     assert again.report([image], methods) == records[:1]
+    kept = again.folder / "report" / f"{textures[2].name}.json"
     before = kept.read_text()
-    os.utime(mask, ns=(kept.stat().st_mtime_ns + 10**9,) * 2)
-    assert again.report([image], methods) == ["corrected"]
+    other.write_bytes(other.read_bytes() + b"\0")
+    os.utime(other, (1, 1))  # it is older than what was kept
+    assert again.report([image], methods) == ["again"]
     kept.write_text(before)
+
+
+def test_relations_of_another_image_are_measured_again(make_study, textures, tmp_path):
+    measuring = replace(make_study().measuring, folder=tmp_path)
+    first, second = (torch.rand(3, 64, 64) for _ in range(2))
+    found = [measuring.base_relations("a", image, {"ridge"})[0] for image in (first, second, first)]
+    assert not found[0]["ridge"].equal(found[1]["ridge"])
+    assert found[0]["ridge"].equal(found[2]["ridge"])
 
 
 def test_only_what_is_asked_for_is_divided(make_study, textures, tmp_path, monkeypatch):
@@ -114,7 +127,7 @@ def test_relations_are_measured_once(studied, make_study, textures):
     files = sorted(study.measuring.folder.iterdir())
     assert [file.stem for file in files] == [image.name for image in textures]
     with np.load(files[0]) as kept:
-        assert set(kept) == {"ridge", "ridge (untrained)"}
+        assert set(kept) == {"ridge", "ridge (untrained)", "image_crc32"}
         assert kept["ridge"].shape == (16, 16)
 
 
