@@ -16,9 +16,8 @@ OUTPUT gets table.md and results.json. Exit code: 0; 2 if something was typed wr
 from __future__ import annotations
 
 import argparse
-import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,11 @@ from tabulate import tabulate
 import d2_multitask  # noqa: F401 (registers datasets)
 from d2_multitask.config import load_config
 from d2_multitask.data.datasets.catalog import load_dataset
+from d2_multitask.data.datasets.coco_annotations import as_file_name, as_id, as_integer, as_number
 from d2_multitask.data.datasets.coco_json import read_json
 from d2_multitask.data.datasets.from_config import register_datasets
+from d2_multitask.data.labels.masks import clean_segmentation
+from d2_multitask.data.problems import shown
 from d2_multitask.data.whole_files import write_json, write_text
 from d2_multitask.engine.setup import find_config_file
 from d2_multitask.evaluation.coco.class_agnostic import class_agnostic_scores
@@ -39,9 +41,10 @@ from d2_multitask.evaluation.segments import segment_results
 from d2_multitask.exits import exit_code
 
 METRICS = {"segm": "masks", "bbox": "boxes"}
-FIELDS = ("score", "segmentation", "bbox")
 
 Results = list[dict[str, Any]]
+Fields = Mapping[str, tuple[Callable[[Any], Any], str]]
+"""Field -> a function that reads it, ``None`` for what cannot be used, and what is expected."""
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -68,37 +71,81 @@ def read_results(file: Path, records: Sequence[Mapping[str, Any]]) -> Results:
         ValueError: the file is no such file, or has no segments of some of the images.
     """
     content = read_json(str(file))
-    images, annotations = (content.get(key, ()) for key in ("images", "annotations"))
-    for what, entries, fields in (
-        ("image", images, ("id", "file_name", "height", "width")),
-        ("annotation", annotations, ("image_id", *FIELDS)),
-    ):
-        wrong = next((e for e in entries if any(field not in e for field in fields)), None)
-        if wrong is not None:
-            raise ValueError(
-                f"{file}: {what} {wrong.get('id')!r}: found no {' or no '.join(fields)}, expected "
-                "all, as tools/segment_unlabelled.py writes them"
-            )
+    images = _entries(file, content, "image", _IMAGE_FIELDS)
+    annotations = _entries(file, content, "annotation", _ANNOTATION_FIELDS)
     ids = _ids_of_files(file, images, records)
-    found = [a for a in annotations if a["image_id"] in ids]
-    sizes = {image["id"]: [image["height"], image["width"]] for image in images}
-    for entry in found:
-        if fault := _fault(entry, sizes[entry["image_id"]]):
-            raise ValueError(f"{file}: annotation {entry.get('id')!r}: {fault}")
-    return [{"image_id": ids[a["image_id"]], **{f: a[f] for f in FIELDS}} for a in found]
+    sizes = {image["id"]: (image["height"], image["width"]) for image in images}
+    results = []
+    for index, entry in enumerate(annotations):
+        image_id, where = entry["image_id"], f"{file}: {_name('annotation', index, entry)}"
+        if image_id not in sizes:
+            raise ValueError(
+                f"{where}: image_id: found {shown(image_id)}, expected that of an image of the file"
+            )
+        if image_id not in ids:
+            continue
+        try:  # pycocotools never returns from some that are broken
+            mask = clean_segmentation(entry["segmentation"], *sizes[image_id], allow_empty=True)
+        except ValueError as error:
+            raise ValueError(f"{where}: segmentation: {error}") from error
+        fields = {"score": entry["score"], "segmentation": mask, "bbox": entry["bbox"]}
+        results.append({"image_id": ids[image_id], **fields})
+    return results
 
 
-def _fault(annotation: Mapping[str, Any], size_hw: list[int]) -> str | None:
-    """What COCO's evaluation could not use."""
-    mask, score, box = (annotation[field] for field in ("segmentation", "score", "bbox"))
-    is_mask = isinstance(mask, dict) and isinstance(mask.get("counts"), str)
-    if not is_mask or mask.get("size") != size_hw:
-        return f"segmentation: expected a compressed RLE of the image's size {size_hw}"
-    if not isinstance(score, int | float) or not math.isfinite(score):
-        return f"score: found {score!r}, expected a number"
-    if not isinstance(box, list) or len(box) != 4:
-        return f"bbox: found {box!r}, expected [x, y, width, height]"
-    return None
+def _entries(file: Path, content: Mapping[str, Any], what: str, fields: Fields) -> Results:
+    """The file's images or annotations, with the fields as they were read."""
+    entries = content.get(f"{what}s", [])
+    if not isinstance(entries, list):
+        raise ValueError(f"{file}: {what}s: found {shown(entries)}, expected a list of objects")
+    result = []
+    for index, entry in enumerate(entries):
+        where = f"{file}: {_name(what, index, entry)}"
+        if not isinstance(entry, dict):
+            raise ValueError(f"{where}: found {shown(entry)}, expected an object")
+        if any(field not in entry for field in fields):
+            raise ValueError(
+                f"{where}: found no {' or no '.join(fields)}, expected all, as "
+                "tools/segment_unlabelled.py writes them"
+            )
+        values = {field: read(entry[field]) for field, (read, _) in fields.items()}
+        for field in (field for field, value in values.items() if value is None):
+            found, expected = shown(entry[field]), fields[field][1]
+            raise ValueError(f"{where}: {field}: found {found}, expected {expected}")
+        result.append({**entry, **values})
+    return result
+
+
+def _name(what: str, index: int, entry: Any) -> str:
+    """An entry for messages: by its id or, without one, by its place in the list."""
+    entry_id = as_id(entry.get("id")) if isinstance(entry, dict) else None
+    return f"{what}s[{index}]" if entry_id is None else f"{what} {shown(entry_id)}"
+
+
+def _as_rle(value: Any) -> dict[str, Any] | None:
+    return value if isinstance(value, dict) and isinstance(value.get("counts"), str) else None
+
+
+def _as_box(value: Any) -> list[float] | None:
+    numbers = list(map(as_number, value)) if isinstance(value, list) else []
+    is_box = len(numbers) == 4 and None not in numbers and min(numbers[2:]) >= 0
+    return numbers if is_box else None
+
+
+_ID = (as_id, "a number or text")
+_PIXELS = (as_integer, "a number of pixels")
+_IMAGE_FIELDS: Fields = {
+    "id": _ID,
+    "file_name": (as_file_name, "a file name"),
+    "height": _PIXELS,
+    "width": _PIXELS,
+}
+_ANNOTATION_FIELDS: Fields = {
+    "image_id": _ID,
+    "score": (as_number, "a number"),
+    "segmentation": (_as_rle, "a compressed RLE"),
+    "bbox": (_as_box, "[x, y, width, height], finite numbers, no side below 0"),
+}
 
 
 def _ids_of_files(
@@ -147,9 +194,11 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.config_file:
         register_datasets(load_config(find_config_file(args.config_file)).DATASETS.REGISTER)
     records = load_dataset(args.dataset)
-    if not any("annotations" in record for record in records):
-        raise ValueError(f"--dataset: found {args.dataset}, which has no objects; expected some")
-    labels = {"annotations": [], **coco_ground_truth(args.dataset, records)}
+    if all(a.get("iscrowd") for r in records for a in r.get("annotations", ())):
+        raise ValueError(
+            f"--dataset: found {args.dataset}, which has no labelled object; expected some"
+        )
+    labels = coco_ground_truth(args.dataset, records)
     proposals = {str(file): read_results(file, records) for file in args.segments}
     if args.grid:
         proposals[f"grid {' '.join(map(str, args.grid))}"] = grid_results(args.grid, records)

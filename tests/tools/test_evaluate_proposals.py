@@ -90,7 +90,10 @@ def test_what_is_wrong_is_said(tool, proposals, capsys):
     first = good["annotations"][0]
     for change, message in (
         ({"score": float("nan")}, "annotation 1: score: found nan, expected a number"),
-        ({"segmentation": [[0, 0, 9, 0, 9, 9]]}, "segmentation: expected a compressed RLE"),
+        (
+            {"segmentation": [[0, 0, 9, 0, 9, 9]]},
+            "found [[0, 0, 9, 0, 9, 9]], expected a compressed RLE",
+        ),
         ({"bbox": [0, 0, 9]}, "bbox: found [0, 0, 9], expected [x, y, width, height]"),
     ):
         assert message in told({**good, "annotations": [{**first, **change}]})
@@ -105,6 +108,72 @@ def test_what_is_wrong_is_said(tool, proposals, capsys):
         with pytest.raises(SystemExit):
             tool.main([*words, *wrong])
         assert message in capsys.readouterr().err
+
+
+RLE = {"size": [HEIGHT, WIDTH]}
+IMAGE = {"height": HEIGHT, "width": WIDTH}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"segmentation": {**RLE, "counts": "zzzzé"}}, "segmentation: found RLE counts that are"),
+        ({"segmentation": {**RLE, "counts": "0"}}, "found RLE counts for 0 pixels, expected 4800"),
+        ({"segmentation": {**RLE, "counts": "OQf4"}}, "counts for 4800 pixels, .* no negative"),
+        ({"segmentation": {**RLE, "counts": "z"}}, "found RLE counts that end inside a number"),
+        ({"bbox": ["a", 1, 2, 3]}, r"bbox: found \['a', 1, 2, 3\], expected \[x, y, width, height"),
+        ({"bbox": [1, 1, -2, None]}, r"bbox: found \[1, 1, -2, None\], expected"),
+        ({"bbox": [1, 1, -2, 3]}, r"bbox: found \[1, 1, -2, 3\], expected"),
+        ({"bbox": [1, 1, float("inf"), 3]}, r"bbox: found \[1, 1, inf, 3\], expected"),
+        ({"image_id": [1]}, r"image_id: found \[1\], expected a number or text"),
+        ({"image_id": 77}, "image_id: found 77, expected that of an image of the file"),
+        ({"score": True}, "score: found True, expected a number"),
+    ],
+)
+def test_a_broken_annotation_is_said(tool, proposals, monkeypatch, capsys, change, message):
+    words, file = proposals
+    monkeypatch.delattr(tool, "class_agnostic_scores")  # it hangs on some of these
+    content = json.loads(file.read_text())
+    content["annotations"][1] |= change
+    file.write_text(json.dumps(content))
+    assert tool.main([*words, "--segments", str(file)]) == 2
+    assert re.fullmatch(f"Error: {file}: annotation 2: .*{message}.*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": None}, "images: found None, expected a list of objects"),
+        ({"images": [3]}, "images[0]: found 3, expected an object"),
+        (
+            {"images": [{"id": 1, "file_name": ["x"], **IMAGE}]},
+            "image 1: file_name: found ['x'], expected a file name",
+        ),
+        (
+            {"images": [{"id": [1], "file_name": "1.png", **IMAGE}]},
+            "images[0]: id: found [1], expected a number or text",
+        ),
+        (
+            {"images": [{"id": 1, "file_name": "1.png", "height": "60", "width": WIDTH}]},
+            "image 1: height: found '60', expected a number of pixels",
+        ),
+        ({"annotations": {}}, "annotations: found {}, expected a list of objects"),
+        ({"annotations": ["a"]}, "annotations[0]: found 'a', expected an object"),
+    ],
+)
+def test_wrong_types_are_said(tool, proposals, capsys, change, message):
+    words, file = proposals
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    assert tool.main([*words, "--segments", str(file)]) == 2
+    assert capsys.readouterr().err == f"Error: {file}: {message}\n"
+
+
+@pytest.mark.parametrize("objects", [[], [{**OBJECTS[0], "iscrowd": 1}]])
+def test_a_dataset_without_an_object_is_said(tool, proposals, tmp_path, capsys, objects):
+    words, file = proposals
+    (tmp_path / "labels.json").write_text(json.dumps(coco_json(objects)))
+    assert tool.main([*words, "--segments", str(file)]) == 2
+    assert f"found {NAME}, which has no labelled object" in capsys.readouterr().err
 
 
 def test_commands_of_the_documentation(tool):
