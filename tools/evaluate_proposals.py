@@ -71,55 +71,58 @@ def read_results(file: Path, records: Sequence[Mapping[str, Any]]) -> Results:
         ValueError: the file is no such file, or has no segments of some of the images.
     """
     content = read_json(str(file))
-    images = _entries(file, content, "image", _IMAGE_FIELDS)
-    annotations = _entries(file, content, "annotation", _ANNOTATION_FIELDS)
+    images = _read_each(file, content, "image", lambda entry: _read_fields(entry, _IMAGE_FIELDS))
     ids = _ids_of_files(file, images, records)
     sizes = {image["id"]: (image["height"], image["width"]) for image in images}
-    results = []
-    for index, entry in enumerate(annotations):
-        image_id, where = entry["image_id"], f"{file}: {_name('annotation', index, entry)}"
-        if image_id not in sizes:
-            raise ValueError(
-                f"{where}: image_id: found {shown(image_id)}, expected that of an image of the file"
-            )
-        if image_id not in ids:
-            continue
-        try:  # pycocotools never returns from some that are broken
-            mask = clean_segmentation(entry["segmentation"], *sizes[image_id], allow_empty=True)
-        except ValueError as error:
-            raise ValueError(f"{where}: segmentation: {error}") from error
-        fields = {"score": entry["score"], "segmentation": mask, "bbox": entry["bbox"]}
-        results.append({"image_id": ids[image_id], **fields})
-    return results
+    results = _read_each(file, content, "annotation", lambda entry: _read_result(entry, sizes))
+    return [{**r, "image_id": ids[r["image_id"]]} for r in results if r["image_id"] in ids]
 
 
-def _entries(file: Path, content: Mapping[str, Any], what: str, fields: Fields) -> Results:
-    """The file's images or annotations, with the fields as they were read."""
+def _read_each(
+    file: Path, content: Mapping[str, Any], what: str, read: Callable[[Any], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """What ``read`` gives of each image or annotation; its errors get the file and the entry."""
     entries = content.get(f"{what}s", [])
     if not isinstance(entries, list):
         raise ValueError(f"{file}: {what}s: found {shown(entries)}, expected a list of objects")
     result = []
     for index, entry in enumerate(entries):
-        where = f"{file}: {_name(what, index, entry)}"
-        if not isinstance(entry, dict):
-            raise ValueError(f"{where}: found {shown(entry)}, expected an object")
-        if any(field not in entry for field in fields):
-            raise ValueError(
-                f"{where}: found no {' or no '.join(fields)}, expected all, as "
-                "tools/segment_unlabelled.py writes them"
-            )
-        values = {field: read(entry[field]) for field, (read, _) in fields.items()}
-        for field in (field for field, value in values.items() if value is None):
-            found, expected = shown(entry[field]), fields[field][1]
-            raise ValueError(f"{where}: {field}: found {found}, expected {expected}")
-        result.append({**entry, **values})
+        try:
+            result.append(read(entry))
+        except ValueError as error:
+            entry_id = as_id(entry.get("id")) if isinstance(entry, dict) else None
+            name = f"{what}s[{index}]" if entry_id is None else f"{what} {shown(entry_id)}"
+            raise ValueError(f"{file}: {name}: {error}") from error
     return result
 
 
-def _name(what: str, index: int, entry: Any) -> str:
-    """An entry for messages: by its id or, without one, by its place in the list."""
-    entry_id = as_id(entry.get("id")) if isinstance(entry, dict) else None
-    return f"{what}s[{index}]" if entry_id is None else f"{what} {shown(entry_id)}"
+def _read_fields(entry: Any, fields: Fields) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        raise ValueError(f"found {shown(entry)}, expected an object")
+    if any(field not in entry for field in fields):
+        raise ValueError(
+            f"found no {' or no '.join(fields)}, expected all, as tools/segment_unlabelled.py "
+            "writes them"
+        )
+    values = {field: read(entry[field]) for field, (read, _) in fields.items()}
+    for field in (field for field, value in values.items() if value is None):
+        found, expected = shown(entry[field]), fields[field][1]
+        raise ValueError(f"{field}: found {found}, expected {expected}")
+    return values
+
+
+def _read_result(annotation: Any, sizes: Mapping[Any, tuple[int, int]]) -> dict[str, Any]:
+    result = _read_fields(annotation, _ANNOTATION_FIELDS)
+    image_id = result["image_id"]
+    if image_id not in sizes:
+        raise ValueError(
+            f"image_id: found {shown(image_id)}, expected that of an image of the file"
+        )
+    try:  # pycocotools never returns from some that are broken
+        mask = clean_segmentation(result["segmentation"], *sizes[image_id], allow_empty=True)
+    except ValueError as error:
+        raise ValueError(f"segmentation: {error}") from error
+    return {**result, "segmentation": mask}
 
 
 def _as_rle(value: Any) -> dict[str, Any] | None:

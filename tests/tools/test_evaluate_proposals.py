@@ -120,7 +120,7 @@ IMAGE = {"height": HEIGHT, "width": WIDTH}
         ({"segmentation": {**RLE, "counts": "zzzzé"}}, "segmentation: found RLE counts that are"),
         ({"segmentation": {**RLE, "counts": "0"}}, "found RLE counts for 0 pixels, expected 4800"),
         ({"segmentation": {**RLE, "counts": "OQf4"}}, "counts for 4800 pixels, .* no negative"),
-        ({"segmentation": {**RLE, "counts": "z"}}, "found RLE counts that end inside a number"),
+        ({"segmentation": {**RLE, "counts": "R"}}, "found RLE counts that end inside a number"),
         ({"bbox": ["a", 1, 2, 3]}, r"bbox: found \['a', 1, 2, 3\], expected \[x, y, width, height"),
         ({"bbox": [1, 1, -2, None]}, r"bbox: found \[1, 1, -2, None\], expected"),
         ({"bbox": [1, 1, -2, 3]}, r"bbox: found \[1, 1, -2, 3\], expected"),
