@@ -41,6 +41,12 @@ $(VENV)/.installed: tools/install.py setup.py
 	@$(VENV)/bin/python tools/install.py $(INSTALL_ARGS)
 	@touch $@
 
+ifneq ($(IMAGES),)
+ifneq ($(shell test -e "$(IMAGES)" && echo there),there)
+$(error IMAGES: found no $(IMAGES), expected a folder of photographs, or a photograph)
+endif
+endif
+
 people: install ## find people in photographs, IMAGES=folder (output/people)
 	@$(VENV)/bin/python tools/people.py --input "$(or $(IMAGES),docs/pictures/photographs)" \
 		--output output/people --contact-sheet

@@ -247,6 +247,13 @@ def test_help_is_the_default_and_lists_every_target():
 
 
 @needs_make
+def test_photographs_are_looked_for_before_the_installation():
+    command = ["make", "--dry-run", "people", "IMAGES=none"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "IMAGES: found no none, expected a folder" in done.stderr
+
+
+@needs_make
 def test_stamp_is_written_only_by_a_complete_installation(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "tools").mkdir()

@@ -48,6 +48,8 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.num_images < 1:
         parser.error(f"--num-images: found {args.num_images}, expected >= 1")
+    if not cv2.haveImageWriter(str(args.output)):
+        parser.error(f"--output: found {args.output}, expected a .png or .jpg file")
     return args
 
 

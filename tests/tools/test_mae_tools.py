@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from support import REPOSITORY
-from tool_support import run_tool
+from tool_support import load_tool, run_tool
 
 QUICK = (
     *("--config-file", "mae.yaml"),
@@ -75,6 +75,12 @@ def test_eval_only_gives_the_same_numbers(trained, folder):
     assert done.returncode == 0, done.stdout + done.stderr
     first, second = ((f / "results.json").read_text() for f in (trained, again))
     assert json.loads(first) == json.loads(second)
+
+
+def test_a_picture_needs_an_ending(capsys):
+    with pytest.raises(SystemExit):
+        load_tool("visualize_reconstruction.py").main(["--config-file", "x", "--output", "out/recon"])
+    assert "--output: found out/recon, expected a .png or .jpg file" in capsys.readouterr().err
 
 
 @pytest.mark.slow
