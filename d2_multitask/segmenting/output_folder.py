@@ -205,8 +205,8 @@ def claim_folder(
     file = path / SETTINGS_FILE
     wanted = json.loads(json.dumps(settings))
     found = _read_settings(file)
-    old = [result for pattern in results for result in path.glob(pattern)]
-    if old and (found is None or _given(found) != _given(wanted)):
+    same = found is not None and _given(found) == _given(wanted)
+    if old := [] if same else [result for pattern in results for result in path.glob(pattern)]:
         if not overwrite:
             difference = "unknown ones" if found is None else _difference(found, wanted)
             raise ValueError(

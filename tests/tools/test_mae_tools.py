@@ -78,8 +78,9 @@ def test_eval_only_gives_the_same_numbers(trained, folder):
 
 
 def test_a_picture_needs_an_ending(capsys):
+    tool = load_tool("visualize_reconstruction.py")
     with pytest.raises(SystemExit):
-        load_tool("visualize_reconstruction.py").main(["--config-file", "x", "--output", "out/recon"])
+        tool.main(["--config-file", "x", "--output", "out/recon"])
     assert "--output: found out/recon, expected a .png or .jpg file" in capsys.readouterr().err
 
 
