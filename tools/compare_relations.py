@@ -130,6 +130,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
         ["python", "tools/compare_relations.py", *(arguments or sys.argv[1:])]
     )
     check_arguments(parser, args)
+    args.choose_dataset = args.choose_dataset or "bsds500_val"
     return args
 
 
@@ -148,18 +149,15 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
             parser.error(f"--{name}: found {', '.join(found)} with it, expected none of them")
     if args.choose_dataset and not args.dataset:
         parser.error("--choose-dataset: expected --dataset with it")
-    args.choose_dataset = args.choose_dataset or "bsds500_val"
     if not args.dataset and len(args.size or ()) > 1:
         parser.error(f"--size: found {len(args.size)} sizes, expected one without --dataset")
-    for name, least in (
-        *(
-            ("passes", args.passes),
-            ("num-images", 1 if args.num_images is None else args.num_images),
-        ),
+    for name, found in (
+        ("passes", args.passes),
+        ("num-images", args.num_images),
         ("size", min(args.size or (1,))),
     ):
-        if least < 1:
-            parser.error(f"--{name}: found {least}, expected >= 1")
+        if found is not None and found < 1:
+            parser.error(f"--{name}: found {found}, expected >= 1")
 
 
 def chosen_items(

@@ -206,7 +206,8 @@ def claim_folder(
     wanted = json.loads(json.dumps(settings))
     found = _read_settings(file)
     same = found is not None and _given(found) == _given(wanted)
-    if old := [] if same else [result for pattern in results for result in path.glob(pattern)]:
+    old = [] if same else [result for pattern in results for result in path.glob(pattern)]
+    if old:
         if not overwrite:
             difference = "unknown ones" if found is None else _difference(found, wanted)
             raise ValueError(

@@ -206,9 +206,9 @@ def _read(file: Path, image_crc32: int) -> dict[str, Tensor]:
     """Relations that were measured on this image."""
     try:
         with np.load(file, allow_pickle=False) as content:
-            kinds = [name for name in content if name != "image_crc32"]
-            if content["image_crc32"] != image_crc32:
+            known = dict(content)
+            if known.pop("image_crc32") != image_crc32:
                 return {}
-            return {kind: torch.from_numpy(content[kind]) for kind in kinds}
+            return {kind: torch.from_numpy(matrix) for kind, matrix in known.items()}
     except (OSError, ValueError, EOFError, KeyError, BadZipFile):
         return {}
